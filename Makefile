@@ -1,0 +1,36 @@
+# The two commands are `make quickstart` and `make test`; both install what they need first.
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install quickstart test test-slow check clean
+
+help:
+	@echo 'make quickstart   install, run one real sweep (about 5 minutes), show its leaderboard, promote the best trial'
+	@echo 'make test         install and run the test suite'
+	@echo 'make test-slow    the long tests: a killed driver, a whole quickstart'
+	@echo 'make check        lint, format and types'
+	@echo 'make install      make the environment alone, in $(VENV)'
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt scripts/install
+	@bash scripts/install '$(VENV)'
+	@touch '$(STAMP)'
+
+quickstart: install
+	@bash scripts/quickstart '$(BIN)'
+
+test: install
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf '$(VENV)' build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,302 @@
+"""The command line: parse, call, print, exit code. Data go to stdout; progress and messages to stderr.
+
+Heavy libraries are imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scalesweep import __version__
+from scalesweep.errors import OutsideError, ScalesweepError, did_you_mean
+
+if TYPE_CHECKING:
+    from scalesweep.sweep.preflight import Plan
+
+
+class _Group(click.Group):
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise click.UsageError(f"no such command {args[0]!r}\n\nhint: {did_you_mean(args[0], self.commands)}", ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _say(text: str = "") -> None:
+    click.echo(text, err=True)
+
+
+def _run_dir(ctx: click.Context, param: click.Parameter, value: str) -> Path:  # noqa: ARG001
+    return Path(value)
+
+
+_spec_argument = click.argument("spec", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
+_run_argument = click.argument("run_dir", metavar="RUN_DIR", callback=_run_dir)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
+_set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the sweep file: --set budget.gpu_hours=40"
+)
+_address_option = click.option(
+    "--address",
+    metavar="ADDR",
+    help="Running Ray cluster to use: 'auto' on one of its nodes, or HOST:PORT of its head. Default: start a local one.",
+)
+_gpus_option = click.option(
+    "--num-gpus", type=click.IntRange(min=0), help="GPUs of the local cluster (logical ones where the machine has fewer)."
+)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="scalesweep")
+def cli() -> None:
+    """Search jointly over model size, GPU count, unfreezing, learning-rate schedule and regularization.
+
+    \b
+    A sweep from start to end:
+      scalesweep plan        sweeps/quickstart.yaml    check everything, say what it costs
+      scalesweep launch      sweeps/quickstart.yaml    run the trials, stop the poor ones early
+      scalesweep leaderboard runs/quickstart           compare them
+      scalesweep promote     runs/quickstart           train the best one to the end and export it
+      scalesweep resume      runs/quickstart           after any interruption
+
+    Exit codes: 0 done; 2 your input is at fault; 3 the sweep ended without a usable trial; 4 a cluster, disk or
+    hub failed; 130 interrupted (resumable).
+    """
+
+
+@cli.command()
+@_spec_argument
+@_set_option
+@_gpus_option
+@_json_option
+def plan(spec: Path, overrides: tuple[str, ...], num_gpus: int | None, as_json: bool) -> None:
+    """Check a sweep and say what it will cost, before any compute.
+
+    Reads the sweep file and its search space, finds the models and the data, tokenizes the data once (later commands
+    reuse it), and prints the resolved space, the ladder, the rungs and the cost at most. Nothing is trained.
+    """
+    import json
+
+    from scalesweep.report.plan import print_plan
+
+    checked = _checked_plan(spec, overrides, None, num_gpus)
+    if as_json:
+        click.echo(json.dumps(checked.as_json(), indent=2, ensure_ascii=False))
+    else:
+        print_plan(checked.spec, checked.as_json())
+
+
+def _checked_plan(spec_path: Path, overrides: tuple[str, ...], address: str | None, num_gpus: int | None) -> Plan:
+    from scalesweep.spec import load_sweep
+
+    spec = load_sweep(spec_path, overrides)
+    from scalesweep.report.terminal import step_progress
+    from scalesweep.sweep.launch import local_slots
+    from scalesweep.sweep.preflight import check_static, preflight
+
+    slots = None if address else local_slots(spec, num_gpus)
+    check_static(spec, slots)  # seconds before the libraries that the rest needs are loaded
+    with step_progress("checking models and data") as progress:
+        return preflight(spec, slots, spec_path.parent, progress)
+
+
+@cli.command()
+@_spec_argument
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Run folder to make. Default: runs/NAME.")
+@_address_option
+@_gpus_option
+@_set_option
+@_json_option
+def launch(
+    spec: Path, run_dir: Path | None, address: str | None, num_gpus: int | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Run a sweep: propose trials, train them, stop the poor ones early.
+
+    The run folder keeps everything: the record (record.jsonl), the Optuna study (study.log), checkpoints, W&B runs.
+    Ctrl-C stops cleanly and says how to resume.
+
+    \b
+    On this machine:       scalesweep launch sweeps/quickstart.yaml
+    On a Ray cluster:      scalesweep launch sweeps/bert-ladder.yaml --address auto --run-dir /shared/runs/bert
+    With a larger budget:  scalesweep launch sweeps/bert-ladder.yaml --set budget.gpu_hours=200
+    """
+    from scalesweep.sweep.launch import launch as run
+
+    checked = _checked_plan(spec, overrides, address, num_gpus)
+    folder = run_dir or Path("runs") / checked.spec.name
+    _drive(lambda: run(checked, folder, address, num_gpus), folder, as_json)
+
+
+@cli.command()
+@_run_argument
+@_address_option
+@_gpus_option
+@_json_option
+def resume(run_dir: Path, address: str | None, num_gpus: int | None, as_json: bool) -> None:
+    """Continue a sweep that was interrupted or whose driver died.
+
+    Needs only the run folder. Finished trials stay as they are; unfinished ones go on from their last checkpoint; the
+    rungs and the Optuna study are rebuilt from the record.
+    """
+    from scalesweep.sweep.launch import resume as run
+
+    _drive(lambda: run(run_dir, address, num_gpus), run_dir, as_json)
+
+
+def _drive(run: Callable[[], Any], run_dir: Path, as_json: bool) -> None:
+    """Run or resume a sweep, then show its leaderboard and what to do next."""
+    import json
+
+    from scalesweep.report.leaderboard import leaderboard_json
+    from scalesweep.report.terminal import print_leaderboard
+
+    try:
+        record = run()
+    except KeyboardInterrupt:
+        if (run_dir / "sweep.json").exists():
+            _say(f"\ninterrupted; nothing that was reported is lost. Continue with: scalesweep resume {run_dir}")
+        raise
+    if as_json:
+        click.echo(json.dumps(leaderboard_json(record), indent=2, ensure_ascii=False))
+        return
+    print_leaderboard(record, limit=10)
+    _say(f"\nrun folder    {run_dir}")
+    if (wandb_dir := run_dir / "wandb").is_dir():
+        offline = len(list(wandb_dir.glob("offline-run-*")))
+        _say(
+            f"W&B runs      {wandb_dir}"
+            + (f"  ({offline} offline; upload with: wandb sync {wandb_dir}/offline-run-*)" if offline else "")
+        )
+    _say(f"Optuna study  {run_dir}/study.log  (optuna-dashboard {run_dir}/study.log)")
+    _say(f"next          scalesweep promote {run_dir}")
+
+
+@cli.command()
+@_run_argument
+@_json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV to stdout.")
+@click.option(
+    "--by",
+    type=click.Choice(["rung", "metric"]),
+    default="rung",
+    show_default=True,
+    help="rung: a trial judged at a higher rung stands above any that was not. metric: best value, wherever it was reached.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Show the first N trials only (table).")
+def leaderboard(run_dir: Path, as_json: bool, as_csv: bool, by: Any, limit: int | None) -> None:
+    """Rank the trials of a sweep, finished or running; needs no server.
+
+    ★ marks the Pareto front: trials that no other one beats in both metric and GPU seconds.
+    """
+    import json
+
+    from scalesweep.record import read_record
+    from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json
+    from scalesweep.report.terminal import print_leaderboard
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    record = read_record(run_dir)
+    if as_json:
+        click.echo(json.dumps(leaderboard_json(record, by), indent=2, ensure_ascii=False))
+    elif as_csv:
+        click.echo(leaderboard_csv(record, by), nl=False)
+    else:
+        print_leaderboard(record, by, limit)
+
+
+@cli.command()
+@_run_argument
+@click.option(
+    "--trial", default="best", show_default=True, metavar="NAME", help="Trial to promote, or 'best' of the leaderboard."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the model. Default: RUN_DIR/promoted/TRIAL.")
+@click.option(
+    "--train-on",
+    type=click.Choice(["train+validation", "train"]),
+    default="train+validation",
+    show_default=True,
+    help="Splits that the final run learns from.",
+)
+@click.option(
+    "--num-gpus", type=click.IntRange(min=1), help="Workers of the final run. Default: the trial's. Never changes the result."
+)
+@click.option(
+    "--max-t", type=click.IntRange(min=1), help="Length of the final run (steps or tokens). Default: a finished trial's."
+)
+@click.option("--force", is_flag=True, help="Replace an earlier promotion, and look at the test split again.")
+@_json_option
+def promote(
+    run_dir: Path,
+    trial: str,
+    output: Path | None,
+    train_on: str,
+    num_gpus: int | None,
+    max_t: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train a trial's config to the end, test it once, export the model.
+
+    The output is a transformers folder (safetensors, tokenizer, model card, provenance.json). It is reloaded with plain
+    transformers and must predict the same before it counts.
+    """
+    import json
+
+    from scalesweep.promotion.promote import promote as run
+    from scalesweep.report.terminal import step_progress
+
+    with step_progress("training the final run") as progress:
+        result = run(
+            run_dir,
+            trial_name=trial,
+            train_on=tuple(train_on.split("+")),
+            output=output,
+            num_gpus=num_gpus,
+            max_t=max_t,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    config = result["final_run"]["config"]
+    click.echo(f"promoted {result['trial']['name']} ({config['model_size']}, {config['unfreezing']}) trained on {train_on}")
+    for name, value in result["test"].items():
+        click.echo(f"  test {name.removeprefix('eval_'):<14} {value:.4f}")
+    _say(f"\nmodel         {result['output']}  (reloaded with transformers: predicts the same)")
+    _say(
+        f"next          python -c \"from transformers import pipeline; print(pipeline('{_pipeline(result)}', '{result['output']}')('…'))\""
+    )
+
+
+def _pipeline(result: dict[str, Any]) -> str:
+    return "text-classification" if result["task"] == "sequence-classification" else "text-generation"
+
+
+def main() -> None:
+    """Entry point of the `scalesweep` command."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ScalesweepError as error:
+        _say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _say(f"error: {OutsideError(what, 'is the disk full, or the folder read-only?')}")
+        sys.exit(OutsideError.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,398 @@
+"""Tokens on disk: written once per data, tokenizer and length, then memory-mapped by every worker.
+
+A token folder holds, per split, flat arrays with the examples one after the other:
+
+    SPLIT.tokens.npy   int32  [tokens]
+    SPLIT.offsets.npy  int64  [examples + 1]  example i is tokens[offsets[i]:offsets[i + 1]]
+    SPLIT.bytes.npy    int64  [examples]      UTF-8 bytes of the text that the example covers
+    SPLIT.labels.npy   int64  [examples]      classification only
+    SPLIT.types.npy    uint8  [tokens]        sentence pairs only, where the tokenizer has token types
+
+and `meta.json`, which is written last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalesweep.data.prepare import PreparedText, prepare
+from scalesweep.data.problems import DataProblem
+from scalesweep.errors import OutsideError, UserError
+from scalesweep.spec.sweep import DataSpec
+
+__all__ = ["TokenizedData", "TokenizedSplit", "prepare", "tokenize"]
+
+FORMAT = 1
+TEXTS_AT_ONCE = 1000
+IGNORED = -100  # torch's cross-entropy leaves these labels out
+Progress = Callable[[int, int], None]
+
+
+def tokenize(
+    prepared: PreparedText,
+    spec: DataSpec,
+    task: str,
+    tokenizer: Any,
+    tokenizer_fingerprint: str,
+    cache_dir: Path,
+    progress: Progress | None = None,
+) -> Path:
+    """The token folder for this text and tokenizer; made if there is none yet.
+
+    Of several processes that ask for the same folder at once, one makes it and the others wait. A folder exists under
+    its name only when complete. `progress` is told (examples done, examples in all).
+
+    sequence-classification: one example per row, special tokens added, cut to `spec.max_length` tokens.
+    causal-lm: nothing is cut away. A document is BOS (or, lacking it, EOS), its tokens, and EOS where there is one. It is
+    laid out in examples of `spec.max_length` tokens, each further one beginning with the last token of the one before:
+    as the first token of an example is never predicted, every token of a document is predicted exactly once. So the sum
+    of losses over the sum of `bytes` compares across tokenizers. A document's bytes are booked on its first example.
+
+    Raises:
+        DataProblem: `spec.max_length` has no room for text beside the special tokens.
+        UserError: a slow tokenizer, or for causal-lm one with neither BOS nor EOS.
+        OutsideError: the folder can't be written.
+    """
+    _check_tokenizer(prepared, spec, task, tokenizer)
+    identity = {
+        "format": FORMAT,
+        "data": prepared.fingerprint,
+        "tokenizer": tokenizer_fingerprint,
+        "task": task,
+        "max_length": spec.max_length,
+    }
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    folder = cache_dir / f"tokens-{key}"
+    if folder.is_dir():
+        return folder
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with _locked(cache_dir / f"tokens-{key}.lock"):
+            if not folder.is_dir():
+                # Whatever stands under this name was left by a process that died: the lock is ours.
+                unfinished = cache_dir / f"tokens-{key}.unfinished"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                try:
+                    _write(unfinished, prepared, spec, task, tokenizer, identity, progress)
+                    unfinished.rename(folder)
+                finally:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise OutsideError(f"tokens can't be written to {cache_dir}: {error}", "check free space and permissions") from error
+    return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; the system frees it when the process ends, however it ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _check_tokenizer(prepared: PreparedText, spec: DataSpec, task: str, tokenizer: Any) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"{type(tokenizer).__name__} is a slow tokenizer", "use a model that has a tokenizer.json")
+    if task == "causal-lm":
+        if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+            # Without a start the first token of a document can't be predicted, and losses per byte would not compare.
+            raise UserError("the tokenizer has neither a BOS nor an EOS token", "causal-lm needs a decoder's tokenizer")
+        return
+    least = tokenizer.num_special_tokens_to_add(pair=prepared.pairs is not None) + (1 if prepared.pairs is None else 2)
+    if spec.max_length < least:
+        key = ("data", "max_length")
+        raise DataProblem(key, f"{spec.max_length} leaves no room for text", f"this tokenizer needs at least {least}")
+
+
+def _write(
+    folder: Path,
+    prepared: PreparedText,
+    spec: DataSpec,
+    task: str,
+    tokenizer: Any,
+    identity: dict[str, Any],
+    progress: Progress | None,
+) -> None:
+    meta: dict[str, Any] = {
+        **identity,
+        "classes": prepared.classes,
+        "summary": prepared.summary,
+        "notes": list(prepared.notes),
+        "splits": {},
+    }
+    total, done = sum(len(texts) for texts in prepared.texts.values()), 0
+    for split, texts in prepared.texts.items():
+        parts: dict[str, list[np.ndarray]] = {"tokens": [], "lengths": [], "bytes": [], "types": []}
+        figures = {"rows": len(texts), "truncated": 0, "unknown_tokens": 0}
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            some = texts[start : start + TEXTS_AT_ONCE]
+            if task == "causal-lm":
+                _add_documents(parts, figures, some, spec.max_length, tokenizer)
+            else:
+                pairs = prepared.pairs[split][start : start + TEXTS_AT_ONCE] if prepared.pairs is not None else None
+                _add_rows(parts, figures, some, pairs, spec.max_length, tokenizer)
+            done += len(some)
+            if progress is not None:
+                progress(done, total)
+        lengths = np.concatenate(parts["lengths"])
+        arrays = {
+            "tokens": np.concatenate(parts["tokens"]),
+            "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            "bytes": np.concatenate(parts["bytes"]),
+        }
+        if parts["types"]:
+            arrays["types"] = np.concatenate(parts["types"])
+        if task != "causal-lm":
+            arrays["labels"] = prepared.labels[split]
+        for name, array in arrays.items():
+            _save(folder / f"{split}.{name}.npy", array)
+        tokens = int(lengths.sum(dtype=np.int64))
+        meta["splits"][split] = figures | {"examples": len(lengths), "tokens": tokens, "bytes": int(arrays["bytes"].sum())}
+        if figures["truncated"]:
+            meta["notes"].append(
+                f"{split}: {figures['truncated']:,} of {len(texts):,} rows are cut at {spec.max_length} tokens"
+            )
+        if figures["unknown_tokens"]:
+            meta["notes"].append(f"{split}: the tokenizer does not know {figures['unknown_tokens']:,} of {tokens:,} tokens")
+    with (folder / "meta.json").open("w", encoding="utf-8") as file:
+        json.dump(meta, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+        # On disk before the folder gets its name: a machine that dies then leaves no torn file under a valid name.
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _add_rows(
+    parts: dict[str, list[np.ndarray]],
+    figures: dict[str, int],
+    texts: list[str],
+    pairs: list[str] | None,
+    length: int,
+    tokenizer: Any,
+) -> None:
+    with_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
+    encoded = tokenizer(
+        texts, pairs, truncation=True, max_length=length, return_attention_mask=False, return_token_type_ids=with_types
+    )
+    rows = encoded["input_ids"]
+    parts["tokens"].append(np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]))
+    parts["lengths"].append(np.array([len(row) for row in rows], dtype=np.int64))
+    if with_types:
+        parts["types"].append(np.concatenate([np.asarray(row, dtype=np.uint8) for row in encoded["token_type_ids"]]))
+    covered = []
+    for position, encoding in enumerate(encoded.encodings):
+        row_texts: tuple[str, ...] = (texts[position],) if pairs is None else (texts[position], pairs[position])
+        if encoding.overflowing:
+            figures["truncated"] += 1
+            row_texts = tuple(_covered(text, encoding, number) for number, text in enumerate(row_texts))
+        covered.append(sum(_n_bytes(text) for text in row_texts))
+    parts["bytes"].append(np.array(covered, dtype=np.int64))
+    figures["unknown_tokens"] += _unknown(rows, tokenizer)
+
+
+def _add_documents(
+    parts: dict[str, list[np.ndarray]], figures: dict[str, int], texts: list[str], length: int, tokenizer: Any
+) -> None:
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    lengths, covered = [], []
+    for text, ids in zip(texts, encoded["input_ids"], strict=True):
+        document = np.array([start, *ids, *end], dtype=np.int32)
+        for at in range(0, max(1, document.size - 1), length - 1):
+            example = document[at : at + length]
+            parts["tokens"].append(example)
+            lengths.append(example.size)
+            covered.append(_n_bytes(text) if at == 0 else 0)
+    parts["lengths"].append(np.array(lengths, dtype=np.int64))
+    parts["bytes"].append(np.array(covered, dtype=np.int64))
+    figures["unknown_tokens"] += _unknown(encoded["input_ids"], tokenizer)
+
+
+def _covered(text: str, encoding: Any, number: int) -> str:
+    """The part of text `number` (0, or 1 for a second text) that the tokens of `encoding` stand for."""
+    spans = [span for span, sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True) if sequence == number]
+    return text[spans[0][0] : spans[-1][1]] if spans else ""
+
+
+def _n_bytes(text: str) -> int:
+    return len(text.encode())
+
+
+def _unknown(rows: list[list[int]], tokenizer: Any) -> int:
+    # Some decoders name their EOS as the unknown token; they know every byte.
+    if tokenizer.unk_token_id is None or tokenizer.unk_token_id == tokenizer.eos_token_id:
+        return 0
+    return sum(row.count(tokenizer.unk_token_id) for row in rows)
+
+
+class TokenizedSplit:
+    """One split of a token folder, memory-mapped and read-only. Cheap to make and to send to another process."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = Path(folder), name
+        self._tokens = self._array("tokens")
+        self._offsets = self._array("offsets")
+        self._types = self._array("types") if (self.folder / f"{name}.types.npy").exists() else None
+        self.bytes = self._array("bytes")
+        has_labels = (self.folder / f"{name}.labels.npy").exists()
+        self.labels: np.ndarray | None = self._array("labels") if has_labels else None
+
+    def _array(self, what: str) -> np.ndarray:
+        try:
+            return np.load(self.folder / f"{self.name}.{what}.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise OutsideError(f"token folder {self.folder} is damaged: {error}", "delete it; it will be made anew") from error
+
+    def __reduce__(self) -> tuple[type[TokenizedSplit], tuple[Path, str]]:
+        return type(self), (self.folder, self.name)  # a pickled memory map would carry all its content
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every example, int32 [examples]."""
+        return np.diff(self._offsets).astype(np.int32)
+
+    @property
+    def n_bytes(self) -> int:
+        """UTF-8 bytes of text that the whole split covers."""
+        return int(self.bytes.sum())
+
+    @property
+    def predicted_tokens(self) -> np.ndarray:
+        """Predictions that every example asks for, int32 [examples]: length - 1 for causal-lm, one for classification."""
+        return self.lengths - 1 if self.labels is None else np.ones(len(self), dtype=np.int32)
+
+    def example(self, index: int) -> np.ndarray:
+        """Tokens of one example, int32, without padding."""
+        return self._tokens[self._offsets[index] : self._offsets[index + 1]]
+
+    def batch(self, indices: np.ndarray, pad_id: int, pad_to_multiple: int = 1) -> dict[str, np.ndarray]:
+        """Examples padded on the right to the longest of them, then up to a multiple of `pad_to_multiple`.
+
+        Returns int64 arrays: input_ids and attention_mask [n, width], token_type_ids [n, width] for sentence pairs, and
+        labels: classes [n], or for causal-lm the input_ids with the padding at -100 [n, width] (the model shifts).
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        lengths = self.lengths[indices].astype(np.int64)
+        width = -(-int(lengths.max(initial=0)) // pad_to_multiple) * pad_to_multiple
+        columns = np.arange(width)
+        real = columns < lengths[:, None]
+        places = (self._offsets[indices][:, None] + columns)[real]
+
+        def padded(flat: np.ndarray, fill: int) -> np.ndarray:
+            filled = np.full(real.shape, fill, dtype=np.int64)
+            filled[real] = flat[places]
+            return filled
+
+        arrays = {"input_ids": padded(self._tokens, pad_id), "attention_mask": real.astype(np.int64)}
+        if self._types is not None:
+            arrays["token_type_ids"] = padded(self._types, 0)
+        if self.labels is None:
+            arrays["labels"] = np.where(real, arrays["input_ids"], IGNORED)
+        else:
+            arrays["labels"] = np.array(self.labels[indices])
+        return arrays
+
+
+class JoinedSplit:
+    """Several splits as one, in the order given: what a final run on train + validation learns from."""
+
+    def __init__(self, parts: Sequence[TokenizedSplit]) -> None:
+        self.parts = list(parts)
+        self.lengths = np.concatenate([part.lengths for part in parts])
+        self.predicted_tokens = np.concatenate([part.predicted_tokens for part in parts])
+        self._starts = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+        """As `TokenizedSplit.batch`; rows come back in the order of `indices`."""
+        indices = np.asarray(indices, dtype=np.int64)
+        owner = np.searchsorted(self._starts, indices, side="right") - 1
+        width = int(self.lengths[indices].max(initial=0))
+        joined: dict[str, np.ndarray] = {}
+        for number, part in enumerate(self.parts):
+            rows = np.flatnonzero(owner == number)
+            if not len(rows):
+                continue
+            for name, array in part.batch(indices[rows] - self._starts[number], pad_id).items():
+                if name not in joined:
+                    fill = {"input_ids": pad_id, "labels": IGNORED}.get(name, 0)
+                    shape = (len(indices), width) if array.ndim == 2 else (len(indices),)
+                    joined[name] = np.full(shape, fill, dtype=array.dtype)
+                joined[name][(rows, slice(array.shape[1])) if array.ndim == 2 else rows] = array
+        return joined
+
+
+class TokenizedData:
+    """A token folder. Splits are opened when asked for, so the test split stays shut until somebody says `.test`."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        self.folder, self.meta = folder, meta
+        self.task: str = meta["task"]
+        self.classes: list[str] = meta["classes"]
+        self.fingerprint: str = meta["data"]
+        self.max_length: int = meta["max_length"]
+        self.notes: list[str] = meta["notes"]
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenizedData:
+        """Raises OutsideError where `folder` is no complete token folder of this version."""
+        try:
+            meta = json.loads((Path(folder) / "meta.json").read_text(encoding="utf-8"))
+            if meta["format"] != FORMAT:
+                raise ValueError(f"format {meta['format']}, expected {FORMAT}")
+            return cls(Path(folder), meta)
+        except (OSError, ValueError, KeyError) as error:
+            raise OutsideError(f"{folder} is no token folder: {error}", "delete it; it will be made anew") from error
+
+    def split(self, name: str) -> TokenizedSplit:
+        """A split by name. Raises DataProblem where the sweep has none of that name."""
+        if name not in self.meta["splits"]:
+            raise DataProblem(("data", "splits"), f"there is no {name} split", f"add {name} to data.splits")
+        return TokenizedSplit(self.folder, name)
+
+    @cached_property
+    def train(self) -> TokenizedSplit:
+        return self.split("train")
+
+    @cached_property
+    def validation(self) -> TokenizedSplit:
+        return self.split("validation")
+
+    @cached_property
+    def test(self) -> TokenizedSplit:
+        return self.split("test")
+
+    def joined(self, names: Sequence[str]) -> TokenizedSplit | JoinedSplit:
+        """Several splits as one (a single name gives that split itself)."""
+        return self.split(names[0]) if len(names) == 1 else JoinedSplit([self.split(name) for name in names])

@@ -1,0 +1,90 @@
+"""The error tree, and how an error reads.
+
+ScalesweepError            exit code 1 (never raised itself)
+├── UserError              2: what the user wrote or asked for is at fault
+│   └── SpecError             one or many problems in a sweep file or a search space
+├── NothingUsableError     3: the sweep ended, but no trial can be used
+└── OutsideError           4: a cluster, a disk or a hub failed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class ScalesweepError(Exception):
+    """Base of every error that is shown to the user without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[type[ScalesweepError], tuple[str, str]]:
+        # Errors cross process borders (Ray workers); the default would lose the hint.
+        return type(self), (self.message, self.hint)
+
+
+class UserError(ScalesweepError):
+    exit_code = 2
+
+
+class NothingUsableError(ScalesweepError):
+    exit_code = 3
+
+
+class OutsideError(ScalesweepError):
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a file: where it stands, what was wrong, what would be right."""
+
+    message: str
+    key: str = ""
+    file: str = ""
+    line: int | None = None
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        head = "  ".join(part for part in (where, f"{self.key}: {self.message}" if self.key else self.message) if part)
+        return f"{head}\n    hint: {self.hint}" if self.hint else head
+
+
+class SpecError(UserError):
+    """All problems found in a specification, so that one run shows them all."""
+
+    shown = 12  # more would not fit on one screen
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        lines = [str(problem) for problem in self.problems[: self.shown]]
+        if len(self.problems) > self.shown:
+            lines.append(f"… and {len(self.problems) - self.shown} more")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return type(self), (self.problems,)
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate spelled most like `word`, or None where none is near."""
+    found = difflib.get_close_matches(str(word), [str(c) for c in candidates], n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """A hint for an unknown word: the nearest spelling first, then all that is known."""
+    known = sorted(str(c) for c in candidates)
+    near = nearest(word, known)
+    listed = f"known: {', '.join(known)}"
+    return f"did you mean {near!r}? {listed}" if near else listed

@@ -1,0 +1,398 @@
+"""The ladder's sizes: finding a checkpoint, its facts without its weights, and loading it, cut to its lowest blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import errors as hub_errors
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from scalesweep.errors import OutsideError, ScalesweepError, UserError
+from scalesweep.models.architectures import apply_knobs
+from scalesweep.models.groups import blocks, layer_groups
+from scalesweep.spec.sweep import LadderSize
+
+AUTO_CLASSES = {"sequence-classification": AutoModelForSequenceClassification, "causal-lm": AutoModelForCausalLM}
+
+PACKAGE = "package:"
+SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+# Not causal, though listed for causal language modelling and without a masked one: BERT's encoder–decoder halves need
+# `is_decoder`, XLNet attends both ways unless it is given permutation masks.
+NOT_CAUSAL = {"bert-generation", "xlnet"}
+
+
+@dataclass(frozen=True)
+class ResolvedSize:
+    """Facts of one ladder size, counted on the meta device. Plain values: it goes into JSON as it is."""
+
+    name: str
+    model: str  # as the user wrote it
+    layers: int | None  # as the user asked; None keeps all
+    n_layers: int  # blocks in all; an encoder–decoder's are added
+    model_type: str
+    hidden_size: int
+    n_params: int  # with the head
+    n_params_embedding: int  # lookup tables: token, position and type embeddings
+    group_params: tuple[int, ...]  # per layer group, bottom to top; a tied parameter counts once, in its lowest group
+    group_names: tuple[str, ...]
+    vocab_size: int
+    max_positions: int | None  # tokens that the position table holds; None where nothing bounds them
+    min_gpus: int
+    accelerator_type: str | None
+    tokenizer_fingerprint: str  # equal for two sizes if and only if their tokenizers do the same
+
+
+def locate(model: str) -> str:
+    """Where `model` is: the folder of a `package:NAME/FOLDER` or of a local path, or a hub id as it is.
+
+    A package is found without being imported.
+
+    Raises:
+        UserError: the package or the folder doesn't exist.
+    """
+    if model.startswith(PACKAGE):
+        package, _, folder = model.removeprefix(PACKAGE).partition("/")
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            hint = f"`make install` installs what the quickstart needs; otherwise try `pip install {package.replace('_', '-')}`"
+            raise UserError(f"{model}: the package {package!r} is not installed", hint=hint)
+        for root in spec.submodule_search_locations:
+            if (Path(root) / folder).is_dir():
+                return str(Path(root) / folder)
+        raise UserError(f"{model}: the package {package!r} has no folder {folder!r}", hint="write package:NAME/FOLDER")
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_file():
+        raise UserError(f"{model} is a file", hint="name the folder that holds config.json and the weights")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
+        raise UserError(f"there is no model folder {model}", hint="write a hub id, an existing folder, or package:NAME/FOLDER")
+    return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without progress bars and load reports; its settings come back afterwards."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _checkpoint_errors(size: LadderSize, what: str) -> Iterator[None]:
+    """transformers' failures as ours: the checkpoint's fault (UserError) or the hub's (OutsideError)."""
+    try:
+        yield
+    except ScalesweepError:
+        raise
+    except Exception as error:  # a malformed config can make model code raise anything
+        chain: list[BaseException] = [error]
+        while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+            chain.append(cause)
+        kinds = tuple(type(cause) for cause in chain)
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if any(issubclass(kind, hub_errors.GatedRepoError) for kind in kinds):
+            hint = "accept its terms on huggingface.co, then `hf auth login`"
+            raise UserError(f"{size.model} is gated on the hub", hint=hint) from error
+        if any(issubclass(kind, hub_errors.RepositoryNotFoundError | hub_errors.RevisionNotFoundError) for kind in kinds):
+            at = f" at revision {size.revision}" if size.revision else ""
+            hint = "check the spelling; a private model needs `hf auth login`; a local folder must exist"
+            raise UserError(f"{size.model}{at} is neither a folder here nor a model on the hub", hint=hint) from error
+        unreachable = hub_errors.LocalEntryNotFoundError | hub_errors.OfflineModeIsEnabled | hub_errors.HfHubHTTPError
+        if any(issubclass(kind, unreachable) or kind.__module__.startswith("http") for kind in kinds):  # httpx, httpcore
+            hint = (
+                "check the network; with HF_HUB_OFFLINE=1 only models in the local cache are found (`hf download` puts "
+                "them there); a local folder is written as its path, a packaged one as package:NAME/FOLDER"
+            )
+            raise OutsideError(f"{size.model} is no folder here, and the hub can't be reached", hint=hint) from error
+        if "trust_remote_code" in str(error):
+            hint = "if you trust that code, set trust_remote_code: true for this size"
+            raise UserError(f"{size.model} brings its own model code, which is not run unasked", hint=hint) from error
+        hint = "a model folder holds config.json, tokenizer files and model.safetensors, as save_pretrained writes them"
+        raise UserError(f"{size.model}: {what} can't be read: {first_line}", hint=hint) from error
+
+
+def load_config(size: LadderSize) -> Any:
+    """The checkpoint's config, cut to `size.layers`.
+
+    Raises:
+        UserError: no such model, no model folder, or fewer layers than asked for.
+        OutsideError: the hub can't be reached.
+    """
+    folder = locate(size.model)
+    if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{size.model} is not a model folder: it has no config.json", hint="name a folder of save_pretrained")
+    with quiet(), _checkpoint_errors(size, "the config"):
+        config = AutoConfig.from_pretrained(folder, revision=size.revision, trust_remote_code=size.trust_remote_code)
+        if size.layers is not None:
+            _cut_depth(config, size)
+    return config
+
+
+def _cut_depth(config: Any, size: LadderSize) -> None:
+    """Keep the lowest `size.layers` blocks: of an encoder–decoder, that many of each half."""
+    text_config, layers = config.get_text_config(), size.layers
+    depth_fields = ("num_hidden_layers", "num_decoder_layers", "decoder_layers")  # the first by any name: attribute_map
+    depths = {name: getattr(text_config, name) for name in depth_fields if isinstance(getattr(text_config, name, None), int)}
+    assert layers is not None
+    total = depths.get("num_hidden_layers")
+    if total is None:
+        hint = "leave `layers` out, and list checkpoints of several sizes instead"
+        raise UserError(f"{size.model} ({text_config.model_type}) can't be cut by layers: its config counts none", hint=hint)
+    if layers > total:
+        hint = f"ask for 1 to {total} layers"
+        raise UserError(f"{size.model} has {total} layers, and size {size.name} asks for {layers}", hint=hint)
+    for name, depth in depths.items():
+        setattr(text_config, name, min(layers, depth))
+    # Settings per layer (layer_types, attention_layers, …) come as lists as long as the model is deep.
+    for name, value in list(vars(text_config).items()):
+        if isinstance(value, list | tuple) and len(value) == total and not name.endswith(("_id", "_ids", "architectures")):
+            setattr(text_config, name, value[:layers])
+    if text_config.model_type == "gpt_neo":  # derives its attention layers from this when an exported model is read again
+        text_config.attention_types = [[list(text_config.attention_layers), 1]]
+
+
+def load_tokenizer(size: LadderSize) -> Any:
+    """The checkpoint's tokenizer, with a padding token (the end-of-text token where it has none of its own).
+
+    Raises:
+        UserError: the checkpoint has no tokenizer that can be read, or one with nothing to pad with.
+        OutsideError: the hub can't be reached.
+    """
+    folder = locate(size.model)
+    with quiet(), _checkpoint_errors(size, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=size.revision, trust_remote_code=size.trust_remote_code)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers 5 makes up where the files are missing
+        hint = "copy the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights"
+        raise UserError(f"{size.model} has no tokenizer", hint=hint)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            hint = "save the tokenizer with a pad_token"
+            raise UserError(f"{size.model}: its tokenizer has neither a padding nor an end-of-text token", hint=hint)
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize:
+    """The facts of a size, from its config, tokenizer and an empty model. Loads no weights.
+
+    Raises:
+        UserError: the model doesn't exist, is too shallow, doesn't do the task, keeps its weights as pickle alone, or
+            its tokenizer has more tokens than its embeddings.
+        OutsideError: the hub can't be reached.
+    """
+    config = _task_config(size, task, num_labels)
+    _check_weights(size)
+    tokenizer = load_tokenizer(size)
+    with quiet(), torch.device("meta"), _checkpoint_errors(size, "the model"):
+        model = AUTO_CLASSES[task].from_config(config, trust_remote_code=size.trust_remote_code)
+    _check_depth(model, size)
+    parameters = dict(model.named_parameters())
+    groups = layer_groups(model)
+    tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
+    text_config = config.get_text_config()
+    vocab_size = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > vocab_size:
+        hint = "use the tokenizer that the checkpoint was trained with"
+        raise UserError(f"{size.model}: its tokenizer has {len(tokenizer)} tokens, its embeddings {vocab_size}", hint=hint)
+    return ResolvedSize(
+        name=size.name,
+        model=size.model,
+        layers=size.layers,
+        n_layers=len(blocks(model)),
+        model_type=config.model_type,
+        hidden_size=text_config.hidden_size,
+        n_params=sum(parameter.numel() for parameter in parameters.values()),
+        n_params_embedding=sum(tables.values()),
+        group_params=tuple(sum(parameters[name].numel() for name in group.parameter_names) for group in groups),
+        group_names=tuple(group.name for group in groups),
+        vocab_size=vocab_size,
+        max_positions=_max_positions(model, text_config),
+        min_gpus=size.min_gpus,
+        accelerator_type=size.accelerator_type,
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+    )
+
+
+def load_model(
+    size: LadderSize,
+    task: str,
+    num_labels: int | None,
+    knobs: Mapping[str, float | None],
+    seed: int,
+    id2label: Mapping[int, str] | None = None,
+) -> Any:
+    """The model of a size with float32 weights on the CPU, in evaluation mode, every parameter trainable.
+
+    Weights that the checkpoint lacks are drawn from `seed` alone; a classifier's last projection always is, as that of
+    a fine-tuned checkpoint may stand for other labels. The global random state is neither read nor changed.
+
+    Raises:
+        UserError: as `resolve`; an architecture without one of the knobs; a checkpoint that lacks weights of the body.
+        OutsideError: the hub can't be reached.
+    """
+    config = _task_config(size, task, num_labels, id2label)
+    apply_knobs(config, knobs)
+    _check_weights(size)
+    with quiet(), _random_numbers_of(seed):
+        with _checkpoint_errors(size, "the model"):
+            model, loading = AUTO_CLASSES[task].from_pretrained(
+                locate(size.model),
+                config=config,
+                revision=size.revision,
+                trust_remote_code=size.trust_remote_code,
+                use_safetensors=None if size.allow_pickle else True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # another label count; anything but the head is refused below
+                output_loading_info=True,
+            )
+        if task == "sequence-classification":
+            _draw_last_projection(model, config.num_labels)
+    _check_depth(model, size)
+    absent = set(loading["missing_keys"]) | {key for key, *_ in loading["mismatched_keys"]}
+    absent = (absent & set(dict(model.named_parameters()))) - set(layer_groups(model)[-1].parameter_names)
+    if absent:
+        shown = ", ".join(sorted(absent)[:3]) + (" …" if len(absent) > 3 else "")
+        hint = "the weights and config.json don't belong together; check the checkpoint"
+        raise UserError(f"{size.model} lacks {len(absent)} weights below its head: {shown}", hint=hint)
+    # Now, not before building: an nn.Embedding built with a padding index would never train that row, and here padding
+    # may be the end-of-text token. Classifiers on decoders look for the last token that is not padding.
+    tokenizer = load_tokenizer(size)
+    text_config = model.config.get_text_config()
+    if getattr(text_config, "pad_token_id", None) is None or task == "sequence-classification":
+        text_config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+    return model.requires_grad_(True)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A hash of all that decides which ids a text becomes, and of nothing else (no paths, no chat template)."""
+    content: dict[str, Any] = {
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "inputs": sorted(tokenizer.model_input_names),
+        "sides": [tokenizer.padding_side, tokenizer.truncation_side],
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # Padding and truncation are state of the last call.
+        content["backend"] = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+    else:
+        files = [getattr(tokenizer, name, None) for name in getattr(tokenizer, "vocab_files_names", {})]
+        content["class"] = type(tokenizer).__name__
+        content["vocabulary"] = tokenizer.get_vocab()
+        content["files"] = [hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files if f and Path(f).is_file()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ---- the parts of loading ------------------------------------------------------------------------------------------------
+
+
+def _task_config(size: LadderSize, task: str, num_labels: int | None, id2label: Mapping[int, str] | None = None) -> Any:
+    """The config for `task`, or a UserError if the architecture doesn't do it.
+
+    For causal-lm, transformers would build many encoders: their attention sees the future, so the loss means nothing.
+    An architecture that has a masked language model as well counts as an encoder unless its checkpoint says
+    `is_decoder: true`; an encoder–decoder is no causal language model at all.
+    """
+    config = load_config(size)
+    name = config.model_type
+    auto_class = AUTO_CLASSES[task]
+    remote = size.trust_remote_code and auto_class.__name__ in (getattr(config, "auto_map", None) or {})
+    if task == "causal-lm":
+        masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING or name in NOT_CAUSAL
+        if config.is_encoder_decoder or (masked and not getattr(config, "is_decoder", False)):
+            kind = "an encoder–decoder" if config.is_encoder_decoder else "an encoder (its attention sees the future)"
+            hint = "choose a decoder such as GPT-2, Llama or Qwen, or task: sequence-classification"
+            raise UserError(f"{size.model} ({name}) is {kind}, so it can't do causal-lm", hint=hint)
+    if type(config) not in auto_class._model_mapping and not remote:
+        others = [other for other, auto in AUTO_CLASSES.items() if type(config) in auto._model_mapping]
+        hint = f"transformers has it for: {', '.join(others)}" if others else "choose another checkpoint"
+        raise UserError(f"{size.model} ({name}) has no {task} model in transformers", hint=hint)
+    if task == "sequence-classification":
+        if num_labels is None:
+            raise ValueError("sequence-classification needs num_labels")
+        names = dict(id2label or {index: f"LABEL_{index}" for index in range(num_labels)})
+        config.id2label, config.label2id = names, {label: index for index, label in names.items()}
+        config.problem_type = "single_label_classification"
+        assert config.num_labels == num_labels
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        if hasattr(part, "use_cache"):
+            part.use_cache = False  # a cache of keys and values serves generation, and costs memory in training
+    return config
+
+
+def _check_weights(size: LadderSize) -> None:
+    """Refuse a checkpoint without weights, or with pickled weights alone: a pickle can run code when it is read."""
+    folder, names = locate(size.model), (*SAFE_WEIGHTS, *PICKLED_WEIGHTS)
+    if Path(folder).is_dir():
+        present = {name for name in names if (Path(folder) / name).is_file()}
+    else:
+        present = {name for name in names if isinstance(try_to_load_from_cache(folder, name, revision=size.revision), str)}
+        if not present & set(SAFE_WEIGHTS) and not (present and size.allow_pickle):
+            with _checkpoint_errors(size, "the list of files"):
+                present = set(names) & set(HfApi().list_repo_files(folder, revision=size.revision))
+    if not present:
+        raise UserError(f"{size.model} holds no weights", hint=f"expected one of: {', '.join(names)}")
+    if not present & set(SAFE_WEIGHTS) and not size.allow_pickle:
+        hint = "convert them to safetensors, or, if you trust their origin, set allow_pickle: true for this size"
+        raise UserError(f"{size.model} keeps its weights as pickle alone", hint=hint)
+
+
+def _check_depth(model: Any, size: LadderSize) -> None:
+    """The config was cut; this asks the model whether it agrees."""
+    config = model.config.get_text_config()
+    if size.layers is None or config.is_encoder_decoder:
+        return
+    if (depth := len(blocks(model))) != size.layers:
+        hint = "leave `layers` out, and list checkpoints of several sizes instead"
+        raise UserError(f"{size.model} ({config.model_type}) can't be cut to {size.layers} layers: {depth} remain", hint=hint)
+
+
+def _max_positions(model: Any, text_config: Any) -> int | None:
+    limit = getattr(text_config, "max_position_embeddings", None)
+    # RoBERTa and its kin count positions from the padding index on, so their table holds fewer tokens than rows.
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings") and module.padding_idx is not None:
+            limit = module.num_embeddings - module.padding_idx - 1
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+@contextmanager
+def _random_numbers_of(seed: int) -> Iterator[None]:
+    """The CPU generator seeded inside, and as it was afterwards. Weights are made on the CPU: no other device matters."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _draw_last_projection(model: Any, num_labels: int) -> None:
+    """Draw the layer that yields the label scores anew, the way the architecture initialises it."""
+    body = {id(module) for module in model.base_model.modules()} if model.base_model is not model else set()
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == num_labels and id(m) not in body]
+    for module in layers[-1:]:
+        for part in (module, *module.parameters()):  # what was loaded is marked, and marked weights are left alone
+            vars(part)["_is_hf_initialized"] = False
+        model._initialize_weights(module)

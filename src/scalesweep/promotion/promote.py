@@ -1,0 +1,276 @@
+"""From a trial to a final run: train its config to the end, judge it once on the test split, export, check the export."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from scalesweep.errors import OutsideError, UserError, did_you_mean
+from scalesweep.promotion.card import model_card
+from scalesweep.record import Record, State, Trial, best, read_record
+from scalesweep.record.store import encode, write_atomic
+from scalesweep.spec import PARAMETERS, TrialConfig
+from scalesweep.training.job import TrialJob, job_from_manifest, ladder_entry
+
+PROVENANCE = "provenance.json"
+Progress = Callable[[int, int], None]
+
+
+def choose(record: Record, run_dir: Path, name: str) -> Trial:
+    """The trial to promote: `best` of the ranking, or a named one.
+
+    Raises:
+        UserError: no such trial, or one that can't be promoted.
+    """
+    if name == "best":
+        trial = best(record)
+        if trial is None:
+            hint = f"`scalesweep leaderboard {run_dir}` shows what became of each trial"
+            raise UserError(f"no trial in {run_dir} has a usable {record.metric}", hint)
+        return trial
+    trial = record.trials.get(name)
+    if trial is None:
+        raise UserError(f"{run_dir} has no trial {name!r}", did_you_mean(name, record.trials))
+    if trial.state in (State.FAIL, State.INFEASIBLE):
+        hint = f"it ended with: {trial.error or trial.stop_reason}"
+        raise UserError(f"trial {name} is {trial.state} and can't be promoted", hint)
+    if trial.last is None:
+        raise UserError(f"trial {name} has not reported anything yet", "choose a trial that the leaderboard ranks")
+    return trial
+
+
+def checked_config(record: Record, trial: Trial, run_dir: Path) -> TrialConfig:
+    """The trial's config, checked again: a record is a text file, and text files get edited.
+
+    Raises:
+        UserError: a value that no sweep could have drawn.
+    """
+    where = f"{run_dir}/record.jsonl, trial {trial.name}"
+    hint = "restore the record from a copy; a config is not to be edited"
+    try:
+        config = TrialConfig(**trial.config)
+    except (ValidationError, TypeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("config",), "msg": str(error)}
+        raise UserError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint) from None
+    sizes = [entry["name"] for entry in record.manifest["ladder"]]
+    if config.model_size not in sizes:
+        raise UserError(
+            f"{where}: model_size {config.model_size!r} is no size of the ladder", did_you_mean(config.model_size, sizes)
+        )
+    for name, info in PARAMETERS.items():
+        value = getattr(config, name)
+        if value is None or info.kind == "word":
+            if info.choices and value not in info.choices:
+                raise UserError(f"{where}: {name} is {value!r}", did_you_mean(str(value), info.choices))
+            continue
+        if not (info.low is None or value >= info.low) or not (info.high is None or value <= info.high):
+            raise UserError(f"{where}: {name} is {value}, outside {info.low:g} … {info.high:g}", hint)
+    from scalesweep.training.schedules import SCHEDULES
+
+    if config.lr_scheduler_type not in SCHEDULES:
+        raise UserError(
+            f"{where}: lr_scheduler_type is {config.lr_scheduler_type!r}", did_you_mean(config.lr_scheduler_type, SCHEDULES)
+        )
+    return config
+
+
+def promote(
+    run_dir: Path,
+    trial_name: str = "best",
+    train_on: tuple[str, ...] = ("train", "validation"),
+    output: Path | None = None,
+    num_gpus: int | None = None,
+    max_t: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train, test once, export, verify. Returns the provenance that is written beside the model.
+
+    Args:
+        train_on: splits that the final run learns from. Whatever it is, the test split is read once, at the end.
+        num_gpus: workers of the final run (default: the trial's). It changes speed, not the result.
+        max_t: fidelity of the final run (default: that of a finished trial).
+        force: replace an earlier promotion in `output`, and look at the test split again.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        UserError: nothing there to promote, or it was promoted before.
+        OutsideError: a worker died, or the exported folder does not predict what the trained model does.
+    """
+    record = read_record(run_dir)
+    trial = choose(record, run_dir, trial_name)
+    config = checked_config(record, trial, run_dir)
+    output = (output or run_dir / "promoted" / trial.name).resolve()
+    if output.exists() and any(output.iterdir()) and not force:
+        done = (output / PROVENANCE).exists()
+        what = "was promoted to before, and the test split was read for it" if done else "is not empty"
+        raise UserError(f"{output} {what}", "choose another --output, or give --force to do it again")
+    workers = num_gpus or config.num_gpus
+    changes: dict[str, Any] = {"num_gpus": workers, "rungs": [], "eval_interval": None, "checkpoint_interval": None}
+    if max_t is not None:
+        changes["max_t"] = max_t
+    final = config.model_copy(update=changes)
+    work = output.with_name(f".{output.name}.unfinished")
+    settings = {"config": final.model_dump(), "train_on": list(train_on)}
+    if force or _differs(work / "settings.json", settings):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        write_atomic(work / "settings.json", json.dumps(settings))
+    job = job_from_manifest(
+        record.manifest,
+        trial.name,
+        final,
+        work / "checkpoint",
+        train_on=train_on,
+        evaluate_on="test",
+        heartbeat_steps=5,
+    )
+    started = time.time()
+    exported = work / "model"
+    shutil.rmtree(exported, ignore_errors=True)
+    runner = _run_here if workers == 1 else _run_on_workers
+    report, logits = runner(job, exported, progress or _no_progress)
+    verify(job, exported, logits)
+    provenance = _provenance(record, trial, final, train_on, report, run_dir, time.time() - started)
+    (exported / PROVENANCE).write_text(json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (exported / "README.md").write_text(model_card(provenance), encoding="utf-8")
+    if output.exists():
+        shutil.rmtree(output)
+    exported.replace(output)
+    shutil.rmtree(work, ignore_errors=True)
+    return {**provenance, "output": str(output)}
+
+
+def _no_progress(done: int, total: int) -> None: ...
+
+
+def _differs(path: Path, settings: dict[str, Any]) -> bool:
+    """Whether an unfinished promotion had other settings (or there is none)."""
+    try:
+        return bool(json.loads(path.read_text()) != settings)
+    except (OSError, ValueError):
+        return True
+
+
+def _run_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, np.ndarray]:
+    """One worker: train in this process, on all its cores."""
+    from scalesweep.training.loop import Trainer, make_accelerator, train
+
+    trainer = Trainer(job, make_accelerator(job.config.mixed_precision))
+    report = None
+    for report in train(trainer):
+        progress(report.step, trainer.total_steps)
+    return report, trainer.export(exported)
+
+
+def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, np.ndarray]:
+    """Several workers: Ray actors, on the cluster that this machine belongs to or on this machine alone."""
+    import logging
+
+    import ray
+
+    from scalesweep.training.workers import TrialFailed, WorkerDied, WorkerGroup
+
+    own = not ray.is_initialized()
+    if own:
+        try:
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError:
+            ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    try:
+        total = ray.cluster_resources()
+        on_gpus = total.get("GPU", 0) > 0
+        held = int(total.get("GPU", 0)) if on_gpus else int(total.get("CPU", 0)) // job.threads
+        if job.config.num_gpus > held:
+            raise UserError(
+                f"the final run asks for {job.config.num_gpus} workers, and this cluster holds {held}", "use --num-gpus"
+            )
+        group = WorkerGroup(job.config.num_gpus, job.threads, 1 if on_gpus else 0, job.config.mixed_precision)
+        group.begin(job)
+        report = None
+        while (following := group.next()) is not None:
+            report = following
+            progress(report.step, report.total_steps)
+        return report, group.export(exported)
+    except WorkerDied as death:
+        raise OutsideError(
+            f"a worker of the final run died: {death}", "run promote again: it goes on from the last checkpoint"
+        ) from None
+    except TrialFailed as failure:
+        raise OutsideError(f"the final run failed: {failure}") from None
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
+    """Reload the exported folder with plain transformers and compare its predictions with those of the trained model.
+
+    Raises:
+        OutsideError: they differ, or the tokenizer does.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    from scalesweep.models.ladder import load_tokenizer, quiet
+    from scalesweep.training.loop import validation_logits
+    from scalesweep.training.metrics import LANGUAGE_MODELLING
+
+    auto = AutoModelForCausalLM if job.task == LANGUAGE_MODELLING else AutoModelForSequenceClassification
+    with quiet():
+        model = auto.from_pretrained(folder, trust_remote_code=job.size.trust_remote_code).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=job.size.trust_remote_code)
+    got = np.concatenate(list(validation_logits(model, job, len(expected))))
+    if not np.allclose(got, expected, atol=1e-3, rtol=1e-3):
+        worst = float(np.abs(got - expected).max())
+        raise OutsideError(f"the exported model predicts otherwise than the trained one (logits differ by {worst:.2g})")
+    sample = "An exported tokenizer must split this sentence — 1,234 words — as the first one did."
+    if tokenizer(sample)["input_ids"] != load_tokenizer(job.size)(sample)["input_ids"]:
+        raise OutsideError("the exported tokenizer splits text otherwise than the one that was trained with")
+
+
+def _provenance(
+    record: Record, trial: Trial, config: TrialConfig, train_on: tuple[str, ...], report: Any, run_dir: Path, seconds: float
+) -> dict[str, Any]:
+    manifest = record.manifest
+    entry = ladder_entry(manifest, config.model_size)
+    judged = trial.judged
+    assert judged is not None
+    return {
+        "sweep": {"name": manifest["name"], "id": manifest["id"], "git": manifest["git"], "run_dir": run_dir.name},
+        "trial": {
+            "name": trial.name,
+            "state": str(trial.state),
+            "rung": trial.rung,
+            "rungs": manifest["rung_count"],
+            "fidelity": judged.fidelity,
+            "validation": {name: value for name, value in judged.metrics.items() if name.startswith("eval_")},
+            "params": trial.params,
+        },
+        "task": manifest["spec"]["task"],
+        "metric": manifest["metric"],
+        "base_model": {"model": entry["model"], "layers": entry["layers"], "revision": entry["entry"]["revision"]},
+        "n_params": entry["n_params"],
+        "final_run": {
+            "config": config.model_dump(),
+            "train_on": list(train_on),
+            "steps": report.step,
+            "tokens": report.tokens,
+            "flops": report.flops,
+            "wall_seconds": seconds,
+            "workers": config.num_gpus,
+        },
+        "test": {name: value for name, value in report.metrics.items() if name.startswith("eval_")},
+        "data": {
+            key: manifest["data"][key] for key in ("source", "fingerprint", "classes", "splits") if key in manifest["data"]
+        },
+        "versions": {**manifest["versions"], "python": platform.python_version()},
+        "seeds": manifest["seeds"],
+    }

@@ -1,0 +1,91 @@
+"""The one ranking of trials: the terminal, W&B, `--json` and promotion all read it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from scalesweep.record.schema import Record, State, Trial
+
+By = Literal["rung", "metric"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial's place. `metric` was reached at `fidelity`, where the trial was judged at `rung` (0: at none yet)."""
+
+    rank: int | None
+    trial: Trial
+    metric: float | None
+    fidelity: int | None
+    rung: int
+    pareto: bool
+
+
+def best_report_metric(trial: Trial, metric: str, minimize: bool) -> tuple[float, int] | None:
+    """The best value of `metric` over all reports, and its fidelity."""
+    values = [(report.metrics[metric], report.fidelity) for report in trial.reports if math.isfinite(report.metrics[metric])]
+    return (min if minimize else max)(values, default=None)
+
+
+def rank(record: Record, by: By = "rung") -> list[Row]:
+    """All trials, best first.
+
+    `by="rung"` (the default) compares like with like: a trial judged at a higher rung stands above any that was not, and
+    within a rung the metric at that rung decides. `by="metric"` takes each trial's best value, wherever it was reached.
+    Failed and infeasible trials, and those without a finite value, come last and have no rank. `pareto` marks the trials
+    that no other one beats in both metric and GPU seconds.
+    """
+    sign = 1.0 if record.minimize else -1.0
+    scored: list[tuple[tuple[float, ...], Trial, float, int]] = []
+    rest: list[Trial] = []
+    for trial in record.by_number():
+        value = _value(trial, record, by)
+        if value is None or trial.state in (State.FAIL, State.INFEASIBLE):
+            rest.append(trial)
+            continue
+        metric, fidelity = value
+        level = float(-trial.rung) if by == "rung" else 0.0
+        scored.append(((level, sign * metric, trial.number), trial, metric, fidelity))
+    scored.sort(key=lambda item: item[0])
+    front = _pareto([(sign * metric, _gpu_seconds(trial)) for _, trial, metric, _ in scored])
+    rows = [
+        Row(place, trial, metric, fidelity, trial.rung, pareto)
+        for place, ((_, trial, metric, fidelity), pareto) in enumerate(zip(scored, front, strict=True), start=1)
+    ]
+    for trial in rest:
+        judged = trial.judged
+        value_or_none = judged.metrics.get(record.metric) if judged else None
+        rows.append(Row(None, trial, value_or_none, judged.fidelity if judged else None, trial.rung, False))
+    return rows
+
+
+def best(record: Record) -> Trial | None:
+    """The trial that promotion takes: the first of the ranking."""
+    rows = rank(record)
+    return rows[0].trial if rows and rows[0].rank is not None else None
+
+
+def _value(trial: Trial, record: Record, by: By) -> tuple[float, int] | None:
+    if by == "metric":
+        return best_report_metric(trial, record.metric, record.minimize)
+    judged = trial.judged
+    if judged is None or not math.isfinite(judged.metrics[record.metric]):
+        return None
+    return judged.metrics[record.metric], judged.fidelity
+
+
+def _gpu_seconds(trial: Trial) -> float:
+    return trial.last.gpu_seconds if trial.last else 0.0
+
+
+def _pareto(points: list[tuple[float, float]]) -> list[bool]:
+    """Which points no other point beats (both coordinates are to be small)."""
+    on_front = [False] * len(points)
+    best_first = math.inf
+    # By cost, then metric: a point is on the front exactly if it is better than all that cost no more.
+    for index in sorted(range(len(points)), key=lambda i: (points[i][1], points[i][0])):
+        if points[index][0] < best_first:
+            on_front[index], best_first = True, points[index][0]
+    return on_front

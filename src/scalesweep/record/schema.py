@@ -1,0 +1,157 @@
+"""What a record says of a sweep. `docs/record.md` documents the file for readers.
+
+A record is a list of events in the order in which they happened; a trial is the sum of its events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+class State(StrEnum):
+    """States of a trial, with Optuna's names where it has one."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+    INFEASIBLE = "INFEASIBLE"
+
+    @property
+    def ended(self) -> bool:
+        return self is not State.RUNNING
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluation of a trial. `rungs` are the rung numbers (1 is the grace period) that this report was judged at.
+
+    `fidelity` counts the sweep's `time_attr`; `tokens` and `flops` are those of training so far; `wall_seconds` and
+    `gpu_seconds` run from the trial's first placement and count every attempt, start-up and evaluation included.
+    """
+
+    fidelity: int
+    step: int
+    tokens: int
+    flops: float
+    wall_seconds: float
+    gpu_seconds: float
+    metrics: dict[str, float]
+    rungs: tuple[int, ...] = ()
+    action: str = "continue"  # continue | stop | complete
+    reason: str | None = None  # why it did not continue: rung | max_t | diverged | budget: …
+    cutoff: float | None = None  # the metric that had to be reached at the rung
+    order: int = 0  # place among all reports of the sweep
+
+
+@dataclass
+class Trial:
+    """One trial, as its events tell it."""
+
+    number: int
+    name: str
+    params: dict[str, Any]
+    config: dict[str, Any]
+    created: float
+    state: State = State.RUNNING
+    stop_reason: str | None = None
+    attempts: int = 0
+    error: str | None = None
+    reports: list[Report] = field(default_factory=list)
+    started: float | None = None
+    ended: float | None = None
+
+    @property
+    def last(self) -> Report | None:
+        return self.reports[-1] if self.reports else None
+
+    @property
+    def judged(self) -> Report | None:
+        """The report at which the trial was judged at its highest rung, or its last report before any rung."""
+        reached = [report for report in self.reports if report.rungs]
+        return max(reached, key=lambda report: max(report.rungs)) if reached else self.last
+
+    @property
+    def rung(self) -> int:
+        """The highest rung the trial was judged at; 0 before the first."""
+        return max((max(report.rungs) for report in self.reports if report.rungs), default=0)
+
+
+@dataclass
+class Record:
+    """A whole sweep as its record tells it: the manifest (`sweep.json`) and every trial."""
+
+    manifest: dict[str, Any]
+    trials: dict[str, Trial] = field(default_factory=dict)
+    status: str = "new"  # new | running | ended
+    ended_reason: str | None = None
+    elapsed_seconds: float = 0.0  # up to the last event; a session that was killed counts up to there
+    notes: list[str] = field(default_factory=list)
+    _last_event: float | None = None  # of the running session
+    _reports: int = 0
+
+    @property
+    def metric(self) -> str:
+        return str(self.manifest["metric"]["name"])
+
+    @property
+    def minimize(self) -> bool:
+        return bool(self.manifest["metric"]["goal"] == "minimize")
+
+    @property
+    def gpu_seconds(self) -> float:
+        return sum(trial.last.gpu_seconds for trial in self.trials.values() if trial.last)
+
+    def elapsed(self, now: float) -> float:
+        """Wall-clock seconds that the sweep has run, over all its sessions, up to `now` (unix seconds)."""
+        return self.elapsed_seconds + (max(0.0, now - self._last_event) if self._last_event is not None else 0.0)
+
+    def by_number(self) -> list[Trial]:
+        return sorted(self.trials.values(), key=lambda trial: trial.number)
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Take one event in. Unknown kinds are ignored, so that a newer writer's additions don't stop a reader."""
+        kind, when = event["event"], float(event["time"])
+        if kind == "session":
+            self.status = "running"
+            self._last_event = when
+            return
+        if self._last_event is not None:
+            self.elapsed_seconds += max(0.0, when - self._last_event)
+            self._last_event = when
+        if kind == "sweep_ended":
+            self.status, self.ended_reason = "ended", event["reason"]
+            self._last_event = None
+        elif kind == "trial":
+            self.trials[event["trial"]] = Trial(
+                number=event["number"], name=event["trial"], params=event["params"], config=event["config"], created=when
+            )
+        elif kind == "start":
+            trial = self.trials[event["trial"]]
+            trial.attempts += 1
+            trial.started = when if trial.started is None else trial.started
+        elif kind == "report":
+            keys = ("fidelity", "step", "tokens", "flops", "wall_seconds", "gpu_seconds", "metrics", "action", "cutoff")
+            fields = {key: event[key] for key in keys}
+            self._reports += 1
+            report = Report(**fields, rungs=tuple(event["rungs"]), reason=event.get("reason"), order=self._reports)
+            self.trials[event["trial"]].reports.append(report)
+        elif kind == "end":
+            trial = self.trials[event["trial"]]
+            trial.state, trial.stop_reason, trial.ended = State(event["state"]), event["reason"], when
+            trial.error = event.get("error")
+        elif kind == "note":
+            self.notes.append(event["text"])
+
+
+def replay(manifest: dict[str, Any], events: Iterable[dict[str, Any]]) -> Record:
+    """The record that these events make."""
+    record = Record(manifest)
+    for event in events:
+        record.apply(event)
+    return record

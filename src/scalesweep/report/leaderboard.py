@@ -1,0 +1,184 @@
+"""The leaderboard as JSON, as CSV and as a table. All read the one ranking, `record.ranking.rank`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from scalesweep.costs import dollars
+from scalesweep.record import Record, Row, State, rank
+from scalesweep.record.ranking import By
+from scalesweep.report import words
+
+FIELDS = (
+    *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
+    *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason"),
+)
+STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", State.FAIL: "red", State.INFEASIBLE: "red"}
+
+
+def leaderboard_json(record: Record, by: By = "rung") -> dict[str, Any]:
+    """All trials, best first, as JSON can say it: what is not finite or not known is None.
+
+    `metric` was reached at `fidelity`; `gpu_seconds`, `wall_seconds`, `tokens` and `flops` are the trial's totals.
+    """
+    rows: list[dict[str, Any]] = [_finite(_entry(row)) for row in rank(record, by)]
+    return {"sweep": record.manifest["name"], "metric": record.metric, "trials": rows}
+
+
+def leaderboard_csv(record: Record, by: By = "rung") -> str:
+    """The same rows with each sampled parameter as a column of its own; what is not known is empty."""
+    trials = leaderboard_json(record, by)["trials"]
+    params = list(dict.fromkeys(name for trial in record.by_number() for name in trial.params))
+    columns = [name for field in FIELDS for name in (params if field == "params" else [field])]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({**trial, **trial["params"]} for trial in trials)
+    return text.getvalue()
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    trial, last = row.trial, row.trial.last
+    totals = {key: getattr(last, key) if last else None for key in ("gpu_seconds", "wall_seconds", "tokens", "flops")}
+    return {
+        "rank": row.rank,
+        "trial": trial.name,
+        "state": str(trial.state),
+        "metric": row.metric,
+        "fidelity": row.fidelity,
+        "rung": row.rung,
+        "params": dict(trial.params),
+        **totals,
+        "pareto": row.pareto,
+        "stop_reason": trial.stop_reason,
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return value
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table. Where the terminal is too narrow for all, the highest `importance` numbers go first."""
+
+    title: str
+    importance: int
+    cell: Callable[[Row], str]
+    right: bool = False
+
+
+def _columns(record: Record, by: By) -> list[_Column]:
+    time_attr = record.manifest["time_attr"]
+    price = record.manifest["spec"]["resources"].get("dollars_per_gpu_hour")
+
+    def reached(row: Row) -> str:
+        if row.fidelity is None:
+            return words.MISSING
+        at = words.amount(row.fidelity, time_attr)
+        # By metric, the best value may come from any report, so the rung would not say where.
+        return f"{words.rung(row.rung, record)} · {at}" if by == "rung" else at
+
+    def size(row: Row) -> str:
+        n_params = words.ladder_size(row.trial.config, record).get("n_params")
+        name = row.trial.config.get("model_size", words.MISSING)
+        return f"{name} ({words.count(n_params)})" if n_params else str(name)
+
+    def cost(row: Row) -> str:
+        return f"{row.trial.last.gpu_seconds:,.0f}" if row.trial.last else words.MISSING
+
+    def price_paid(row: Row) -> str:
+        paid = dollars(row.trial.last.gpu_seconds, price) if row.trial.last else None
+        return f"{paid:,.2f}" if paid is not None else words.MISSING
+
+    columns = [
+        _Column("#", 0, lambda row: str(row.rank or words.MISSING), right=True),
+        _Column("", 1, lambda row: "★" if row.pareto else ""),
+        _Column("trial", 0, lambda row: row.trial.name),
+        _Column(record.metric, 0, lambda row: words.score(row.metric), right=True),
+        _Column("reached", 3, reached),
+        _Column("size", 2, size),
+        _Column("GPUs", 9, lambda row: str(row.trial.config.get("num_gpus", words.MISSING)), right=True),
+        _Column("unfreezing", 4, lambda row: words.unfreezing(row.trial.config)),
+        _Column("schedule", 10, lambda row: str(row.trial.config.get("lr_scheduler_type", words.MISSING))),
+        _Column("lr", 5, lambda row: words.rate(row.trial.config), right=True),
+        _Column("GPU s", 7, cost, right=True),
+        _Column("state", 6, lambda row: words.STATES[row.trial.state]),
+        _Column("reason", 8, lambda row: row.trial.stop_reason or ""),
+    ]
+    if price is not None:
+        columns.insert(-2, _Column("$", 11, price_paid, right=True))
+    return columns
+
+
+def render_leaderboard(record: Record, by: By = "rung", width: int = 100, limit: int | None = None) -> RenderableType:
+    """A rich table that fits `width` columns: columns are left out, the least important first, rather than wrapped.
+
+    `limit` shows the first rows only and says how many follow.
+    """
+    rows = rank(record, by)
+    shown = rows if limit is None else rows[:limit]
+    kept, dropped = _fitting([(column, [column.cell(row) for row in shown]) for column in _columns(record, by)], width)
+    # One cell of padding and one of the box between two columns; `_fitting` counts on these two.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for column, _ in kept:
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
+    for index, row in enumerate(shown):
+        style = "bold" if row.rank == 1 else ("dim" if row.rank is None else "")
+        cells = [Text(cells[index], STYLES[row.trial.state] if column.title == "state" else "") for column, cells in kept]
+        table.add_row(*cells, style=style)
+    return Group(_title(record), table, Text("\n".join(_legend(record, by, len(rows) - len(shown), dropped)), style="dim"))
+
+
+def _fitting(columns: list[tuple[_Column, list[str]]], width: int) -> tuple[list[tuple[_Column, list[str]]], list[str]]:
+    """The columns that fit beside each other, and the titles of those left out."""
+    kept, dropped = list(columns), []
+
+    def needed() -> int:
+        widths = [max(cell_len(text) for text in (column.title, *cells)) for column, cells in kept]
+        return sum(widths) + 2 * (len(kept) - 1)  # what lies between two neighbours
+
+    while needed() > width and any(column.importance for column, _ in kept):
+        least = max(kept, key=lambda item: item[0].importance)
+        kept.remove(least)
+        dropped.append(least[0].title)
+    return kept, dropped
+
+
+def _title(record: Record) -> Text:
+    counts = Counter(trial.state for trial in record.trials.values())
+    states = ", ".join(f"{counts[state]} {words.STATES[state]}" for state in State if counts[state])
+    direction = "lower is better" if record.minimize else "higher is better"
+    trials = f"{len(record.trials)} trial{'s' if len(record.trials) != 1 else ''}"
+    parts = [f"{record.metric} ({direction})", f"{trials}: {states}" if states else "no trials yet"]
+    gpu_seconds = record.gpu_seconds
+    paid = dollars(gpu_seconds, record.manifest["spec"]["resources"].get("dollars_per_gpu_hour"))
+    parts.append(f"{gpu_seconds:,.0f} GPU s" + (f", ${paid:,.2f}" if paid is not None else ""))
+    return Text.assemble((str(record.manifest["name"]), "bold"), " · ", " · ".join(parts))
+
+
+def _legend(record: Record, by: By, hidden_rows: int, dropped: list[str]) -> list[str]:
+    order = f"by rung, then {record.metric} there" if by == "rung" else f"by the best {record.metric} at any report"
+    lines = [f"Ranked {order}. ★ no other trial beats it in both {record.metric} and GPU seconds."]
+    if hidden_rows:
+        lines.insert(0, f"… and {hidden_rows:,} more trials")
+    named = [title for title in reversed(dropped) if title]
+    if named:
+        lines.append(f"Left out at this width: {', '.join(named)}.")
+    return lines

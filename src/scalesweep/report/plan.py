@@ -1,0 +1,59 @@
+"""What `scalesweep plan` prints: the checked sweep and its cost at most, for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scalesweep.spec import SweepSpec
+
+
+def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
+    """Print a plan (`Plan.as_json()`) to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, early = Console(), spec.early_terminate
+    console.print(f"[bold]{spec.name}[/]  {spec.task}, {plan['metric']['goal']} {spec.metric.name}\n")
+
+    ladder = Table(title="ladder", title_justify="left", box=None, pad_edge=False)
+    for column in ("size", "model", "blocks", "hidden", "parameters", "embeddings", "least GPUs"):
+        ladder.add_column(column, justify="left" if column in ("size", "model") else "right", overflow="fold")
+    for size, entry in zip(plan["ladder"], spec.sizes(), strict=True):
+        counts = (f"{size['n_params']:,}", f"{size['n_params_embedding']:,}")
+        ladder.add_row(
+            size["name"], entry.model, str(size["n_layers"]), str(size["hidden_size"]), *counts, str(size["min_gpus"])
+        )
+    console.print(ladder)
+
+    space = Table(title="\nsearch space", title_justify="left", box=None, pad_edge=False)
+    for column in ("parameter", "values", "when"):
+        space.add_column(column, overflow="fold")
+    for name, parameter in spec.search_space.ordered():
+        wanted = {other: v if isinstance(v, list) else [v] for other, v in parameter.when.items()}
+        when = ", ".join(f"{other} is {' or '.join(map(str, values))}" for other, values in wanted.items())
+        space.add_row(name, parameter.describe(), when)
+    console.print(space)
+    fixed = ", ".join(f"{name} {value}" for name, value in plan["defaults"].items() if value is not None)
+    console.print(f"not searched, at their defaults: {fixed}", style="dim")
+
+    levels = " → ".join(f"{level:,}" for level in plan["rungs"]["levels"]) or "none"
+    console.print(f"\n[bold]rungs[/]  {levels} {early.time_attr}; a trial ends at {early.max_t:,}")
+    if plan["rungs"]["levels"]:
+        console.print(f"       about one of {early.reduction_factor:g} trials passes each rung")
+    counted = ", ".join(f"{name} {split['rows']:,}" for name, split in plan["data"]["splits"].items())
+    console.print(f"[bold]data[/]   {counted} examples; {plan['data']['tokens_per_example']:.1f} tokens each")
+    for note in plan["data"]["notes"]:
+        console.print(f"       {note}", style="dim")
+    console.print(f"[bold]cost[/]   at most {_cost_line(plan['cost_at_most'])}")
+
+
+def _cost_line(cost: dict[str, Any]) -> str:
+    words = {
+        "trials": "{:,} trials",
+        "tokens": "{:.3g} tokens",
+        "flops": "{:.3g} FLOPs",
+        "gpu_hours": "{:.3g} GPU hours",
+        "dollars": "{:,.2f} dollars",
+        "seconds": "{:,.0f} s of wall-clock",
+    }
+    return ", ".join(word.format(cost[key]) for key, word in words.items() if cost[key] is not None)

@@ -1,0 +1,262 @@
+"""What a sweep shows while it runs: a live display on a terminal, one plain line per event anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from scalesweep.costs import dollars
+from scalesweep.record import Record, Row, State, Trial
+from scalesweep.report import words
+from scalesweep.report.standing import Standing
+
+RUNNING_SHOWN = 12  # lines for running trials; more would not fit on one screen
+REFRESH_PER_SECOND = 2
+
+
+@dataclass(frozen=True)
+class Use:
+    """How far one limit of the budget is used up. `left` and `used` are said with their unit."""
+
+    limit: str  # the key under `budget:` in the sweep file
+    share: float
+    used: str
+    left: str
+
+
+def budget_uses(budget: dict[str, Any], ended: int, elapsed: float, gpu_seconds: float, price: float | None) -> list[Use]:
+    """Each limit of `budget` that is set. `elapsed` and `gpu_seconds` in seconds, `price` in $ per GPU hour."""
+    paid = dollars(gpu_seconds, price) or 0.0
+    limits: list[tuple[str, float, Callable[[float], str], str]] = [
+        ("run_cap", ended, lambda value: f"{value:.0f}", " trials"),
+        ("time", elapsed, words.clock, ""),
+        ("gpu_hours", gpu_seconds / 3600, lambda value: f"{value:.2f}", " GPU h"),
+        ("dollars", paid, lambda value: f"${value:,.2f}", ""),
+    ]
+    return [
+        Use(key, used / cap, f"{say(used)} of {say(cap)}{unit}", f"{say(max(0.0, cap - used))}{unit}")
+        for key, used, say, unit in limits
+        if (cap := budget.get(key)) is not None
+    ]
+
+
+class ProgressSink:
+    """Shows the sweep on `stream` (stderr by default).
+
+    Each event costs the same however many trials there are: counts, cost and the leader are kept, not recomputed.
+    """
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._clock = clock
+        self._console = Console(file=self._stream)
+        self._on_terminal = self._stream.isatty() and not self._console.is_dumb_terminal
+        self._live: Live | None = None
+        self._view: _View | None = None
+        self._lock = threading.Lock()  # the display redraws from a thread of its own
+
+    def handle(self, event: dict[str, Any], record: Record) -> None:
+        with self._lock:
+            if self._view is None:
+                self._view = _View(record)  # the record holds this event already
+            else:
+                self._view.take(event)
+            self._view.seen_at = float(event["time"])
+            line = _line(event, self._view)
+        if not self._on_terminal:
+            if line:
+                print(line, file=self._stream, flush=True)
+            return
+        if self._live is None and event["event"] != "sweep_ended":
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._render,
+                refresh_per_second=REFRESH_PER_SECOND,
+                transient=True,
+                redirect_stdout=False,  # stdout is for data
+            )
+            self._live.start()
+        # What a trial did last, notes and the end stay above the display; starts and reports are seen in it.
+        if line and event["event"] in ("session", "end", "note", "sweep_ended"):
+            self._console.print(Text(line))
+        if event["event"] == "sweep_ended":
+            self._stop()
+
+    def close(self, record: Record) -> None:
+        """Take the display away. Where the sweep has not ended, say how it stands."""
+        self._stop()
+        if self._view is not None and record.status != "ended":
+            with self._lock:
+                line = f"[{words.clock(record.elapsed_seconds)}] left off: {_summary(self._view)}"
+            self._console.print(Text(line)) if self._on_terminal else print(line, file=self._stream, flush=True)
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _render(self) -> RenderableType:
+        with self._lock:
+            assert self._view is not None  # `handle` makes it before it starts the display
+            return _display(self._view, self._clock(), self._console.width)
+
+
+class _View:
+    """What is shown, kept in step with the events."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.standing = Standing(record)
+        self.states: Counter[State] = Counter(trial.state for trial in record.trials.values())
+        self.running: dict[str, Trial] = {t.name: t for t in record.trials.values() if t.state is State.RUNNING}
+        self.gpu_seconds = record.gpu_seconds
+        self.seen_at = 0.0
+        self._cost = {trial.name: trial.last.gpu_seconds for trial in record.trials.values() if trial.last}
+        self._rung = {trial.name: trial.rung for trial in record.trials.values()}
+        self._top_rungs = Counter(self._rung.values())
+
+    def take(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind not in ("trial", "report", "end"):
+            return
+        trial = self.record.trials[event["trial"]]
+        if kind == "trial":
+            self.states[trial.state] += 1
+            self.running[trial.name] = trial
+        elif kind == "report" and trial.last is not None:
+            self.gpu_seconds += trial.last.gpu_seconds - self._cost.get(trial.name, 0.0)
+            self._cost[trial.name] = trial.last.gpu_seconds
+            self._top_rungs[self._rung.get(trial.name, 0)] -= 1
+            self._rung[trial.name] = trial.rung
+            self._top_rungs[trial.rung] += 1
+        elif kind == "end" and self.running.pop(trial.name, None) is not None:
+            self.states[State.RUNNING] -= 1
+            self.states[trial.state] += 1
+        self.standing.update(trial)
+
+    @property
+    def time_attr(self) -> str:
+        return str(self.record.manifest["time_attr"])
+
+    def reached(self) -> list[int]:
+        """How many trials were judged at each rung."""
+        numbers = range(1, len(self.record.manifest["rungs"]) + 1)
+        return [sum(self._top_rungs[top] for top in numbers if top >= number) for number in numbers]
+
+    def uses(self, elapsed: float) -> list[Use]:
+        spec = self.record.manifest["spec"]
+        ended = sum(number for state, number in self.states.items() if state.ended)
+        return budget_uses(spec["budget"], ended, elapsed, self.gpu_seconds, spec["resources"].get("dollars_per_gpu_hour"))
+
+    def at(self, fidelity: int) -> str:
+        """'120/360 steps'."""
+        return f"{words.count(fidelity)}/{words.amount(self.record.manifest['max_t'], self.time_attr)}"
+
+    def best(self, row: Row) -> str:
+        return f"{row.trial.name} {self.record.metric} {words.score(row.metric)} at {words.rung(row.rung, self.record)}"
+
+
+def _line(event: dict[str, Any], view: _View) -> str:
+    """One event in words, with the best so far; empty for events that say nothing on their own."""
+    record, kind = view.record, event["event"]
+    head = f"[{words.clock(record.elapsed_seconds)}]"
+    tail = f" | best: {view.best(view.standing.best)}" if view.standing.best else ""
+    if kind == "session":
+        what = f"resumes {_counts(view)}" if event["resumed"] else "starts"
+        return f"{head} sweep {record.manifest['name']} {what}"
+    if kind == "note":
+        return f"{head} {event['text']}"
+    if kind == "sweep_ended":
+        return f"{head} sweep ended ({event['reason']}): {_summary(view)}"
+    if kind == "start":
+        trial = record.trials[event["trial"]]
+        again = f" again (attempt {event['attempt']})" if event["attempt"] > 1 else ""
+        return f"{head} {trial.name} starts{again}: {words.brief(trial)}{tail}"
+    if kind == "report":
+        left = ", ".join(use.left for use in view.uses(record.elapsed_seconds))
+        return f"{head} {_report_words(event, view)}{tail}{f' | left: {left}' if left else ''}"
+    if kind == "end":
+        trial = record.trials[event["trial"]]
+        cost = f", {trial.last.gpu_seconds:,.0f} GPU s" if trial.last else ""
+        error = f": {trial.error.splitlines()[0]}" if trial.error else ""
+        return f"{head} {trial.name} ended: {words.state(trial)}{cost}{error}{tail}"
+    return ""
+
+
+def _report_words(event: dict[str, Any], view: _View) -> str:
+    metric = view.record.metric
+    parts = [f"{event['trial']} at {view.at(event['fidelity'])}: {metric} {words.score(event['metrics'][metric])}"]
+    if event["rungs"]:
+        verdict = "passed"
+        if event["action"] == "stop":  # with no cutoff it was something else that stopped the trial; its end says what
+            verdict = "reached" if event["cutoff"] is None else f"not passed (cutoff {words.score(event['cutoff'])})"
+        parts.append(f"{words.rung(max(event['rungs']), view.record)} {verdict}")
+    return ", ".join(parts)
+
+
+def _counts(view: _View) -> str:
+    words_of = ((State.COMPLETE, "done"), (State.PRUNED, "stopped"), (State.FAIL, "failed"), (State.INFEASIBLE, "infeasible"))
+    parts = [f"{view.states[state]} {word}" for state, word in words_of if view.states[state] or state is not State.INFEASIBLE]
+    return " · ".join([*parts, f"{view.states[State.RUNNING]} running"])
+
+
+def _summary(view: _View) -> str:
+    best = view.standing.best
+    cost = f"{view.gpu_seconds:,.0f} GPU s"
+    return f"{_counts(view)} · {cost}" + (f" | best: {view.best(best)} ({words.brief(best.trial)})" if best else "")
+
+
+def _display(view: _View, now: float, width: int) -> RenderableType:
+    record = view.record
+    elapsed = record.elapsed_seconds + max(0.0, now - view.seen_at)  # the record counts up to its last event
+    uses = view.uses(elapsed)
+    running = list(view.running.values())[:RUNNING_SHOWN]
+    screen = Table.grid(padding=(0, 1))
+    # A narrow terminal is to cut the text at the right, not the labels.
+    screen.add_column(no_wrap=True, min_width=max(len(label) for label in ("trials", *(trial.name for trial in running))))
+    screen.add_column(no_wrap=True, overflow="ellipsis")
+    tightest = max(uses, key=lambda use: use.share, default=None)
+    used = (
+        f"{min(tightest.share, 1):.0%} of {tightest.limit} ({tightest.used})" if tightest else f"{words.clock(elapsed)} elapsed"
+    )
+    budget_bar = f"{_bar(tightest.share, max(8, min(40, width - 50)))} " if tightest else ""
+    screen.add_row("budget", f"{budget_bar}{used}")
+    if uses:
+        screen.add_row("left", f"{' · '.join(use.left for use in uses)} ({words.clock(elapsed)} elapsed)")
+    screen.add_row("trials", _counts(view))
+    if record.manifest["rungs"]:
+        levels = zip(record.manifest["rungs"], view.reached(), strict=True)
+        text = " → ".join(f"{number} at {words.count(level)}" for level, number in levels)
+        screen.add_row("rungs", f"{text} {view.time_attr}")
+    if best := view.standing.best:
+        screen.add_row("best", Text(f"{view.best(best)} · {words.brief(best.trial)}", "green"))
+    for trial in running:
+        screen.add_row(trial.name, _running_line(trial, view, 20 if width >= 100 else 8))
+    if len(view.running) > RUNNING_SHOWN:
+        screen.add_row("", f"… and {len(view.running) - RUNNING_SHOWN} more running")
+    return Group(Text(f"sweep {record.manifest['name']}", "bold"), screen)
+
+
+def _running_line(trial: Trial, view: _View, bar_width: int) -> str:
+    config = words.brief(trial)
+    if trial.last is None:
+        return f"{'starting' if trial.attempts else 'waiting'} · {config}"
+    share = trial.last.fidelity / view.record.manifest["max_t"]
+    value = words.score(trial.last.metrics[view.record.metric])
+    return f"{_bar(share, bar_width)} {view.at(trial.last.fidelity)} · {value} · {config}"
+
+
+def _bar(share: float, width: int) -> str:
+    """Drawn by hand: rich's own bar shows its empty part in colour only."""
+    full = round(min(max(share, 0.0), 1.0) * width)
+    return "━" * full + "─" * (width - full)

@@ -1,0 +1,47 @@
+"""Printing to a terminal: the leaderboard on stdout, a progress bar for long steps on stderr."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from scalesweep.record import Record
+from scalesweep.record.ranking import By
+
+PIPED_WIDTH = 140  # columns where stdout is no terminal and COLUMNS says nothing
+
+
+def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None) -> None:
+    """The ranked table on stdout, as wide as the terminal."""
+    from rich.console import Console
+
+    from scalesweep.report.leaderboard import render_leaderboard
+
+    width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
+    Console(width=width).print(render_leaderboard(record, by, width, limit))
+
+
+@contextmanager
+def step_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr for work that reports (done, total); on a pipe, a line per tenth."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    tenth = 0
+    print(f"{what} …", file=sys.stderr, flush=True)
+
+    def advance(done: int, total: int) -> None:
+        nonlocal tenth
+        if total and done * 10 // total > tenth:
+            tenth = done * 10 // total
+            print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+    yield advance

@@ -1,0 +1,34 @@
+"""The trackers a sweep can report to. A new one is a file beside `wandb_tracker.py` and a row here.
+
+A tracker's `make` returns a sink, or None where the user switched it off. Its module imports nothing heavy at its top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from scalesweep.record import Record
+from scalesweep.report import wandb_tracker
+
+
+class Sink(Protocol):
+    """Takes each event right after it was written to the record, from the one thread that writes."""
+
+    def handle(self, event: dict[str, Any], record: Record) -> None: ...
+
+    def close(self, record: Record) -> None: ...
+
+
+# The key under `tracking:` in the sweep file → what makes its sink.
+TRACKERS: dict[str, Callable[[Record, Path], Sink | None]] = {
+    "wandb": wandb_tracker.make,
+}
+
+
+def make_trackers(record: Record, run_dir: Path) -> list[Sink]:
+    """The sinks that the sweep's `tracking:` asks for."""
+    wanted = record.manifest["spec"]["tracking"]
+    sinks = (make(record, run_dir) for name, make in TRACKERS.items() if name in wanted)
+    return [sink for sink in sinks if sink is not None]

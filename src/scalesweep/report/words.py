@@ -1,0 +1,86 @@
+"""How numbers and configurations read in the terminal: short, with their unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from scalesweep.record import Record, State, Trial
+
+MISSING = "–"
+STATES = {
+    State.RUNNING: "running",
+    State.COMPLETE: "complete",
+    State.PRUNED: "pruned",
+    State.FAIL: "failed",
+    State.INFEASIBLE: "infeasible",
+}
+
+
+def count(number: float) -> str:
+    """18,873,216 → '18.9M'."""
+    for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if number >= scale:
+            return f"{number / (scale if suffix != 'k' else 1e3):.3g}{suffix}"
+    return f"{number:,.0f}"
+
+
+def score(value: float | None) -> str:
+    """A metric's value with four decimals, or four digits where it is large."""
+    if value is None or math.isnan(value):
+        return MISSING
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds → '1:05', '2:03:09' or '3d 04:10'."""
+    whole = max(0, int(seconds))
+    if whole >= 86400:
+        return f"{whole // 86400}d {whole % 86400 // 3600:02}:{whole % 3600 // 60:02}"
+    minutes = f"{whole % 3600 // 60}:{whole % 60:02}"
+    return f"{whole // 3600}:{minutes:0>5}" if whole >= 3600 else minutes
+
+
+def amount(fidelity: float, time_attr: str) -> str:
+    """A fidelity with its unit: '120 steps', '1.2M tokens'."""
+    return f"{count(fidelity)} {time_attr}"
+
+
+def rung(number: int, record: Record) -> str:
+    return f"rung {number}/{len(record.manifest['rungs'])}" if number else "no rung"
+
+
+def unfreezing(config: Mapping[str, Any]) -> str:
+    """'full', 'head', or 'gradual/40' (a further layer group each 40 steps)."""
+    mode = config.get("unfreezing", MISSING)
+    return f"{mode}/{config['unfreeze_interval']}" if mode == "gradual" else str(mode)
+
+
+def rate(config: Mapping[str, Any]) -> str:
+    value = config.get("learning_rate")
+    return MISSING if value is None else f"{value:.1e}"
+
+
+def gpus(config: Mapping[str, Any]) -> str:
+    number = config.get("num_gpus")
+    return MISSING if number is None else f"{number} GPU{'s' if number != 1 else ''}"
+
+
+def brief(trial: Trial) -> str:
+    """A configuration in one short line: 'L4 · 2 GPUs · gradual/40 · lr 3.2e-04 cosine'."""
+    config = trial.config
+    schedule = config.get("lr_scheduler_type", "")
+    parts = (config.get("model_size", MISSING), gpus(config), unfreezing(config), f"lr {rate(config)} {schedule}".rstrip())
+    return " · ".join(str(part) for part in parts)
+
+
+def ladder_size(config: Mapping[str, Any], record: Record) -> dict[str, Any]:
+    """The ladder's entry that a configuration chose; empty where the manifest has none."""
+    return next((entry for entry in record.manifest["ladder"] if entry["name"] == config.get("model_size")), {})
+
+
+def state(trial: Trial) -> str:
+    """'running', or how the trial ended and why: 'pruned · rung'."""
+    word = STATES[trial.state]
+    return word if trial.state is State.RUNNING or not trial.stop_reason else f"{word} · {trial.stop_reason}"

@@ -1,0 +1,100 @@
+"""One trial's full configuration: what was drawn, every default filled in, and what the sweep fixes for all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from scalesweep.spec.space import PARAMETERS
+from scalesweep.spec.sweep import SweepSpec
+
+KNOBS = ("dropout", "attention_dropout", "embedding_dropout", "classifier_dropout", "layerdrop")
+
+
+class TrialConfig(BaseModel):
+    """Frozen, JSON-able, and all that training needs to know of the search. Knobs that are None stay as the checkpoint
+    has them. `rungs` and `max_t` count the fidelity `time_attr`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_size: str
+    num_gpus: int
+    unfreezing: str
+    unfreeze_interval: int
+    learning_rate: float
+    layerwise_lr_decay: float
+    lr_scheduler_type: str
+    warmup_ratio: float
+    decay_ratio: float
+    min_lr_ratio: float
+    lr_power: float
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    dropout: float | None
+    attention_dropout: float | None
+    embedding_dropout: float | None
+    classifier_dropout: float | None
+    layerdrop: float | None
+    label_smoothing_factor: float
+    max_grad_norm: float
+    global_batch_size: int
+
+    micro_batch_size: int | None
+    eval_interval: int | None
+    checkpoint_interval: int | None
+    mixed_precision: str
+    gradient_checkpointing: bool
+    seed: int
+    time_attr: str
+    max_t: int
+    rungs: list[int]
+
+    def knobs(self) -> dict[str, float | None]:
+        """The regularization knobs that `models/` maps onto an architecture."""
+        return {name: getattr(self, name) for name in KNOBS}
+
+
+def rung_levels(spec: SweepSpec) -> list[int]:
+    """Fidelities of ASHA's rungs, ascending: grace_period × reduction_factor^k up to max_t (Li et al., 2018, Alg. 2).
+
+    The count is computed as Ray's ASHAScheduler does, so that both have the same rungs. A level that is no whole number
+    is rounded up: a fidelity counts whole steps or tokens, so it is reached at the same report.
+    """
+    early = spec.early_terminate
+    if early.type == "none" or early.grace_period is None:
+        return []
+    count = int(math.log(early.max_t / early.grace_period) / math.log(early.reduction_factor) + 1)
+    return [math.ceil(early.grace_period * early.reduction_factor**k) for k in range(count)]
+
+
+def default_of(spec: SweepSpec, name: str) -> Any:
+    """The value of a parameter that a trial does not have."""
+    if name == "model_size":
+        return spec.sizes()[0].name
+    if name == "global_batch_size":
+        return spec.training.global_batch_size
+    if name == "num_gpus":
+        return spec.size(default_of(spec, "model_size")).min_gpus
+    return PARAMETERS[name].default
+
+
+def trial_config(spec: SweepSpec, params: dict[str, Any]) -> TrialConfig:
+    """Fill a draw (`params`, conditional parameters absent) up to a full configuration."""
+    values = {name: params.get(name, default_of(spec, name)) for name in PARAMETERS}
+    training, early = spec.training, spec.early_terminate
+    return TrialConfig(
+        **values,
+        micro_batch_size=training.micro_batch_size,
+        eval_interval=training.eval_interval,
+        checkpoint_interval=training.checkpoint_interval,
+        mixed_precision=training.mixed_precision,
+        gradient_checkpointing=training.gradient_checkpointing,
+        seed=training.seed,
+        time_attr=early.time_attr,
+        max_t=early.max_t,
+        rungs=rung_levels(spec),
+    )

@@ -1,0 +1,143 @@
+"""The search space: which parameters exist, how each may vary, and when it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """What a parameter may be. `low` and `high` bound it inclusively (numbers only); `choices` lists its words, where
+    they are known without the sweep (`None`: they depend on the sweep)."""
+
+    kind: Literal["int", "float", "word"]
+    default: Scalar | None
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+
+
+UNFREEZING_MODES = ("full", "head", "gradual")
+
+# The joint space. A parameter that a space leaves out keeps its default; None means "as the checkpoint has it".
+PARAMETERS: dict[str, ParameterInfo] = {
+    "model_size": ParameterInfo("word", None, "name of a ladder size"),
+    "num_gpus": ParameterInfo("int", 1, "workers of the trial, one GPU each (CPU workers where there is no GPU)", 1, 4096),
+    "unfreezing": ParameterInfo(
+        "word", "full", "what is trained: everything, the head alone, or ever more from the top", choices=UNFREEZING_MODES
+    ),
+    "unfreeze_interval": ParameterInfo("int", 100, "steps until the next layer group thaws (gradual unfreezing)", 1, 10**9),
+    "learning_rate": ParameterInfo("float", 5e-5, "peak learning rate of the head", 0.0, 10.0),
+    "layerwise_lr_decay": ParameterInfo("float", 1.0, "factor on the rate per layer group downwards", 0.0, 1.0),
+    "lr_scheduler_type": ParameterInfo("word", "linear", "learning-rate schedule"),
+    "warmup_ratio": ParameterInfo("float", 0.0, "share of the steps that warm up", 0.0, 1.0),
+    "decay_ratio": ParameterInfo("float", 0.2, "share of the steps that decay (warmup_stable_decay)", 0.0, 1.0),
+    "min_lr_ratio": ParameterInfo("float", 0.1, "last rate ÷ peak (cosine_with_min_lr)", 0.0, 1.0),
+    "lr_power": ParameterInfo("float", 2.0, "exponent of the polynomial schedule", 0.0, 10.0),
+    "weight_decay": ParameterInfo("float", 0.01, "AdamW weight decay (never on biases and norms)", 0.0, 10.0),
+    "adam_beta1": ParameterInfo("float", 0.9, "AdamW first-moment decay", 0.0, 0.9999999),
+    "adam_beta2": ParameterInfo("float", 0.999, "AdamW second-moment decay", 0.0, 0.9999999),
+    "adam_epsilon": ParameterInfo("float", 1e-8, "AdamW epsilon", 0.0, 1.0),
+    "dropout": ParameterInfo("float", None, "dropout on hidden states", 0.0, 0.999),
+    "attention_dropout": ParameterInfo("float", None, "dropout on attention probabilities", 0.0, 0.999),
+    "embedding_dropout": ParameterInfo("float", None, "dropout on embeddings", 0.0, 0.999),
+    "classifier_dropout": ParameterInfo("float", None, "dropout before the classifier", 0.0, 0.999),
+    "layerdrop": ParameterInfo("float", None, "probability to skip a whole block", 0.0, 0.999),
+    "label_smoothing_factor": ParameterInfo("float", 0.0, "label smoothing of the training loss", 0.0, 0.999),
+    "max_grad_norm": ParameterInfo("float", 1.0, "gradient clipping norm; 0 switches it off", 0.0, 1e9),
+    "global_batch_size": ParameterInfo("int", None, "examples per optimizer step over all workers", 1, 10**9),
+}
+
+# Names with which W&B, transformers or papers call the same thing: used for hints alone.
+ALIASES = {
+    "lr": "learning_rate",
+    "peak_lr": "learning_rate",
+    "batch_size": "global_batch_size",
+    "per_device_train_batch_size": "global_batch_size",
+    "num_workers": "num_gpus",
+    "gpus": "num_gpus",
+    "model": "model_size",
+    "size": "model_size",
+    "scheduler": "lr_scheduler_type",
+    "lr_schedule": "lr_scheduler_type",
+    "label_smoothing": "label_smoothing_factor",
+    "warmup_steps": "warmup_ratio",
+    "hidden_dropout": "dropout",
+    "layer_decay": "layerwise_lr_decay",
+    "llrd": "layerwise_lr_decay",
+    "cadence": "unfreeze_interval",
+    "grad_clip": "max_grad_norm",
+}
+
+Distribution = Literal["constant", "categorical", "int_uniform", "uniform", "log_uniform_values"]
+
+
+class Parameter(BaseModel):
+    """How one parameter varies: `value` fixes it, `values` lists choices, `min` and `max` span a range."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    value: Scalar | None = None
+    values: list[Scalar] | None = None
+    min: float | int | None = None
+    max: float | int | None = None
+    distribution: Distribution | None = None
+    when: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+
+    @property
+    def kind(self) -> Distribution:
+        """The distribution, spelled out where the user left it to W&B's defaults."""
+        if self.distribution is not None:
+            return self.distribution
+        if self.value is not None:
+            return "constant"
+        if self.values is not None:
+            return "categorical"
+        return "int_uniform" if isinstance(self.min, int) and isinstance(self.max, int) else "uniform"
+
+    def choices(self) -> list[Scalar] | None:
+        """The finite choices, or None for a range."""
+        if self.value is not None:
+            return [self.value]
+        return list(self.values) if self.values is not None else None
+
+    def describe(self) -> str:
+        """One line for a person: `log_uniform_values 1e-05 … 0.01`."""
+        if self.kind == "constant":
+            return f"{self.value}"
+        if self.kind == "categorical":
+            return " | ".join(str(v) for v in self.values or [])
+        return f"{self.kind} {self.min:g} … {self.max:g}"
+
+    def holds(self, params: dict[str, Any]) -> bool:
+        """Whether this parameter exists beside `params` (all parameters drawn before it)."""
+        for name, wanted in self.when.items():
+            if name not in params or params[name] not in (wanted if isinstance(wanted, list) else [wanted]):
+                return False
+        return True
+
+
+class SearchSpace(BaseModel):
+    """The parameters that a sweep varies or fixes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    parameters: dict[str, Parameter]
+
+    def ordered(self) -> list[tuple[str, Parameter]]:
+        """Parameters with every `when` after what it names. Raises ValueError on a cycle (checked at load)."""
+        done: dict[str, Parameter] = {}
+        waiting = dict(self.parameters)
+        while waiting:
+            ready = [name for name, parameter in waiting.items() if all(other not in waiting for other in parameter.when)]
+            if not ready:
+                raise ValueError(f"cycle of `when` among {', '.join(waiting)}")
+            for name in ready:
+                done[name] = waiting.pop(name)
+        return list(done.items())

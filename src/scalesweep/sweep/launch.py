@@ -1,0 +1,281 @@
+"""Launch and resume: from a checked plan to a finished record, on a running Ray cluster or a local one."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from scalesweep.errors import NothingUsableError, OutsideError, UserError
+from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
+from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.spec import SweepSpec, TrialConfig, sweep_from_dict
+from scalesweep.sweep.conductor import Conductor, Sink
+from scalesweep.sweep.preflight import Plan, check_static
+
+VERSIONED = ("scalesweep", "ray", "optuna", "torch", "transformers", "tokenizers", "datasets", "accelerate", "wandb", "numpy")
+OBJECT_STORE_BYTES = 100 * 1024**2  # a local cluster passes configs and reports through it, nothing large
+
+
+def local_slots(spec: SweepSpec, num_gpus: int | None) -> int:
+    """Workers that a local cluster will hold, known before Ray starts: GPUs, or CPU workers where there is none."""
+    gpus = _visible_gpus() if num_gpus is None else num_gpus
+    return gpus if gpus else max(1, _usable_cpus() // spec.resources.cpus_per_worker)
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _visible_gpus() -> int:
+    """GPUs of this machine, without importing torch: the driver lists one entry each."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
+    root = Path("/proc/driver/nvidia/gpus")
+    return len(list(root.iterdir())) if root.is_dir() else 0
+
+
+def make_manifest(plan: Plan) -> dict[str, Any]:
+    """All that says what the sweep was and reproduces it."""
+    spec = plan.spec
+    versions = {"python": platform.python_version()}
+    for package in VERSIONED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": uuid.uuid4().hex,
+        "name": spec.name,
+        "created": time.time(),
+        "spec": spec.model_dump(mode="json"),
+        "metric": {"name": spec.metric.name, "goal": plan.goal},
+        "time_attr": spec.early_terminate.time_attr,
+        "max_t": spec.early_terminate.max_t,
+        "rungs": plan.rungs,
+        "rung_count": plan.rung_count,
+        "ladder": [
+            {**asdict(size), "entry": plan.ladder[size.name].model_dump(), "data_key": plan.data_keys[size.name]}
+            for size in plan.sizes
+        ],
+        "data": {
+            "source": plan.data.model_dump(),
+            "fingerprint": plan.data_fingerprint,
+            "classes": list(plan.classes),
+            **plan.data_summary,
+        },
+        "seeds": {"search": spec.search.seed, "training": spec.training.seed, "split": spec.data.split_seed},
+        "versions": versions,
+        "git": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+# ---- Ray ----------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
+    """Join the cluster at `address`, or start a local one for the time of the sweep.
+
+    Raises:
+        UserError: an address of a kind that this command can't drive.
+        OutsideError: no cluster answers there.
+    """
+    if address and address.startswith(("ray://", "http://", "https://")):
+        hint = "run this command on a node of the cluster with --address auto (`ray attach cluster.yaml` opens a shell there)"
+        raise UserError(f"--address {address}: a sweep's driver runs on the cluster, not through a client connection", hint)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.update(
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # the record is the log
+        TUNE_DISABLE_SIGINT_HANDLER="1",
+        TUNE_MAX_PENDING_TRIALS_PG="1000000",  # the conductor bounds the queue; Tune's own bound is one trial
+        TUNE_GLOBAL_CHECKPOINT_S="1000000000",  # nor is Tune's state ever restored
+        TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
+    )
+    import ray
+
+    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            gpus = _visible_gpus() if num_gpus is None else num_gpus
+            ray.init(
+                address="local",
+                num_cpus=_usable_cpus(),
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **common,
+            )
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        where = f"no Ray cluster answers at {address}" if address else "a local Ray cluster did not start"
+        raise OutsideError(f"{where}: {str(error).splitlines()[0]}", "`ray status` tells whether one is up") from None
+    for name in ("ray", "ray.tune", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is in the record, and said by our own progress
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Slots:
+    """Workers that the cluster holds, asked anew every few seconds (a cluster may grow)."""
+
+    seconds = 10.0
+
+    def __init__(self, spec: SweepSpec) -> None:
+        self.spec = spec
+        self._asked = -self.seconds
+        self._count = 0
+        self.on_gpus = False
+
+    def __call__(self) -> int:
+        import ray
+
+        if time.monotonic() - self._asked >= self.seconds:
+            total = ray.cluster_resources()
+            gpus = max(int(total.get("GPU", 0)), self.spec.resources.max_gpus or 0)
+            self.on_gpus = gpus > 0
+            self._count = gpus if gpus else int(total.get("CPU", 0)) // self.spec.resources.cpus_per_worker
+            self._asked = time.monotonic()
+        return self._count
+
+
+# ---- launch and resume ----------------------------------------------------------------------------------------------------
+
+
+def launch(plan: Plan, run_dir: Path, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None) -> Record:
+    """Run a checked sweep into a new run folder and return its record.
+
+    Raises:
+        UserError: the folder holds a sweep already, or the cluster is too small.
+        NothingUsableError: the sweep ended and no trial can be used.
+        KeyboardInterrupt: interrupted; `resume` continues it.
+    """
+    if (run_dir / "sweep.json").exists():
+        RecordWriter(run_dir, {})  # raises, naming the remedy
+    with ray_cluster(address, num_gpus):
+        slots = Slots(plan.spec)
+        check_static(plan.spec, slots())
+        writer = RecordWriter(run_dir, make_manifest(plan))
+        return _run(writer, plan.spec, slots, sinks)
+
+
+def resume(run_dir: Path, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None) -> Record:
+    """Continue an interrupted sweep from its record: finished trials stay, running ones go on from their checkpoints."""
+    read_manifest(run_dir)
+    writer = RecordWriter(run_dir)
+    if writer.record.status == "ended":
+        writer.close()
+        hint = f"`scalesweep leaderboard {run_dir}` shows it; `scalesweep promote {run_dir}` takes its best trial"
+        raise UserError(f"the sweep in {run_dir} has ended ({writer.record.ended_reason}); there is nothing to resume", hint)
+    spec = sweep_from_dict(writer.record.manifest["spec"])
+    with ray_cluster(address, num_gpus):
+        slots = Slots(spec)
+        check_static(spec, slots())
+        return _run(writer, spec, slots, sinks)
+
+
+def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Sink] | None) -> Record:
+    from scalesweep.report.progress import ProgressSink
+    from scalesweep.report.trackers import make_trackers
+    from scalesweep.search.proposals import Proposer
+    from scalesweep.sweep.bridge import run_tune
+    from scalesweep.sweep.trainable import SweepTrainable, placement
+    from scalesweep.training.job import job_from_manifest, ladder_entry
+
+    record, manifest = writer.record, writer.record.manifest
+    run_dir = writer.run_dir.resolve()
+    metric, goal = manifest["metric"]["name"], manifest["metric"]["goal"]
+    proposer = Proposer(spec, goal, new_study_storage(run_dir / "study.log"), record.by_number(), metric)
+    if sinks is None:
+        sinks = [ProgressSink(), *make_trackers(record, run_dir)]
+    conductor = Conductor(spec, goal, writer, proposer, slots, sinks)
+
+    def payload(trial: Trial) -> dict[str, Any]:
+        config = TrialConfig(**trial.config)
+        return {
+            "trial": trial.name,
+            "num_gpus": config.num_gpus,
+            "cpus_per_worker": spec.resources.cpus_per_worker,
+            "on_gpus": slots.on_gpus,
+            "mixed_precision": config.mixed_precision,
+            "accelerator_type": ladder_entry(manifest, config.model_size)["entry"]["accelerator_type"],
+            "job": job_from_manifest(manifest, trial.name, config, run_dir / "checkpoints" / trial.name),
+        }
+
+    def resources(config: dict[str, Any]) -> Any:
+        return placement(config["num_gpus"], config["cpus_per_worker"], config["on_gpus"], config["accelerator_type"])
+
+    with _interruptible(conductor):
+        try:
+            run_tune(conductor, SweepTrainable, resources, payload, str(run_dir / ".tune"), spec.resources.max_failures)
+        finally:
+            conductor.close()
+            writer.close()
+    _tidy(run_dir, record)
+    if conductor.interrupted:
+        raise KeyboardInterrupt
+    if best(record) is None:
+        errors = sorted({trial.error for trial in record.trials.values() if trial.error})
+        raise NothingUsableError(
+            f"the sweep ended ({record.ended_reason}) and no trial has a usable {metric}",
+            "; ".join(errors)[:600] or "give it a larger budget, or a smaller grace_period",
+        )
+    return record
+
+
+@contextlib.contextmanager
+def _interruptible(conductor: Conductor) -> Iterator[None]:
+    """Ctrl-C once (or SIGTERM) stops cleanly; twice stops at once. Both can be resumed."""
+
+    def handler(signum: int, frame: Any) -> None:  # noqa: ARG001
+        if conductor.interrupted:
+            raise KeyboardInterrupt
+        conductor.interrupted = True
+
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def _tidy(run_dir: Path, record: Record) -> None:
+    """Drop what resume no longer needs: Tune's own folder, and the checkpoints of trials that have ended."""
+    shutil.rmtree(run_dir / ".tune", ignore_errors=True)
+    for trial in record.trials.values():
+        if trial.state.ended:
+            shutil.rmtree(run_dir / "checkpoints" / trial.name, ignore_errors=True)
+
+
+def new_study_storage(path: Path) -> Any:
+    """A fresh journal file for the Optuna study. The study is a view of the record and is filled from it anew."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    for stale in (path, path.with_name(path.name + ".lock")):
+        stale.unlink(missing_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))

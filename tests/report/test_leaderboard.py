@@ -1,0 +1,147 @@
+"""The leaderboard: its JSON contract, its CSV, and how the table reads at each width."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pandas as pd
+import pytest
+from records import make_manifest, make_record
+from rich.console import Console
+
+from scalesweep.record import Record
+from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json, render_leaderboard
+
+KEYS = [
+    *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
+    *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason"),
+]
+CONFIG = {"model_size": "L4", "num_gpus": 1, "unfreezing": "head", "unfreeze_interval": 9, "learning_rate": 0.001}
+
+
+def small_record(*trials: tuple[str, list[tuple[int, list[int], float]]], **changes: object) -> Record:
+    """Trials of (name, [(fidelity, rungs, metric)]), all complete."""
+    events: list[dict] = [{"event": "session", "time": 0.0, "resumed": False}]
+    for number, (name, reports) in enumerate(trials):
+        events.append({"event": "trial", "time": 1.0, "trial": name, "number": number, "params": {}, "config": CONFIG})
+        for fidelity, rungs, value in reports:
+            cost = {"step": fidelity, "tokens": fidelity, "flops": 1.0, "wall_seconds": 1.0, "gpu_seconds": float(fidelity)}
+            verdict = {"rungs": rungs, "action": "continue", "cutoff": None, "metrics": {"eval_loss": value}}
+            events.append({"event": "report", "time": 2.0, "trial": name, "fidelity": fidelity, **cost, **verdict})
+        events.append({"event": "end", "time": 3.0, "trial": name, "state": "COMPLETE", "reason": "max_t", "error": None})
+    return make_record(events, **changes)
+
+
+def text_at(record: Record, width: int, by: str = "rung", limit: int | None = None) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False, color_system=None)
+    console.print(render_leaderboard(record, by, width, limit))
+    return console.file.getvalue()
+
+
+def test_json_holds_the_contract() -> None:
+    board = leaderboard_json(make_record())
+    assert list(board) == ["sweep", "metric", "trials"]
+    assert (board["sweep"], board["metric"]) == ("quick", "eval_loss")
+    assert len(board["trials"]) == 10
+    assert all(list(trial) == KEYS for trial in board["trials"])
+    assert {trial["state"] for trial in board["trials"]} == {"COMPLETE", "PRUNED", "FAIL", "RUNNING", "INFEASIBLE"}
+    first = board["trials"][0]
+    assert (first["rank"], first["trial"], first["metric"], first["fidelity"], first["rung"]) == (1, "t0001", 0.44, 360, 3)
+    assert first["params"]["unfreeze_interval"] == 40
+    assert first["pareto"] is True
+    json.dumps(board, allow_nan=False)
+
+
+def test_a_trial_stopped_at_a_lower_rung_never_stands_above_one_at_a_higher_rung() -> None:
+    ranked = [trial for trial in leaderboard_json(make_record())["trials"] if trial["rank"] is not None]
+    assert [trial["rung"] for trial in ranked] == sorted((trial["rung"] for trial in ranked), reverse=True)
+    record = small_record(("lucky", [(40, [1], 0.1)]), ("patient", [(40, [1], 0.9), (120, [2], 0.8)]))
+    assert [trial["trial"] for trial in leaderboard_json(record)["trials"]] == ["patient", "lucky"]
+
+
+def test_by_metric_takes_the_best_value_wherever_it_was_reached() -> None:
+    record = small_record(("lucky", [(40, [1], 0.1)]), ("patient", [(40, [1], 0.7), (120, [2], 0.8)]))
+    trials = leaderboard_json(record, by="metric")["trials"]
+    assert [(trial["trial"], trial["metric"], trial["fidelity"]) for trial in trials] == [
+        ("lucky", 0.1, 40),
+        ("patient", 0.7, 40),
+    ]
+
+
+def test_a_maximized_metric_turns_the_order() -> None:
+    trials = (("low", [(40, [1], 0.1)]), ("high", [(40, [1], 0.9)]))
+    goal = {"name": "eval_loss", "goal": "maximize"}
+    assert [t["trial"] for t in leaderboard_json(small_record(*trials, metric=goal))["trials"]] == ["high", "low"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_null_and_has_no_rank(value: float) -> None:
+    record = small_record(("broken", [(40, [1], value)]), ("sound", [(40, [1], 3.0)]))
+    trials = leaderboard_json(record)["trials"]
+    assert [(trial["trial"], trial["rank"], trial["metric"]) for trial in trials] == [("sound", 1, 3.0), ("broken", None, None)]
+
+
+def test_csv_reads_back_as_the_json_rows() -> None:
+    record = make_record()
+    rows = list(csv.DictReader(io.StringIO(leaderboard_csv(record))))
+    board = leaderboard_json(record)["trials"]
+    assert [row["trial"] for row in rows] == [trial["trial"] for trial in board]
+    assert float(rows[0]["learning_rate"]) == board[0]["params"]["learning_rate"]
+    assert rows[-1]["metric"] == ""
+    frame = pd.read_csv(io.StringIO(leaderboard_csv(record, "metric")))
+    assert frame["rank"].notna().sum() == 7
+    assert frame.loc[frame["unfreezing"] != "gradual", "unfreeze_interval"].isna().all()
+
+
+def test_csv_quotes_what_needs_it() -> None:
+    record = small_record(('a,"b"', [(40, [1], 1.0)]))
+    assert next(csv.DictReader(io.StringIO(leaderboard_csv(record))))["trial"] == 'a,"b"'
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+@pytest.mark.parametrize("by", ["rung", "metric"])
+def test_no_line_is_wider_than_the_terminal(width: int, by: str) -> None:
+    assert max(len(line) for line in text_at(make_record(), width, by).splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_the_table_tells_what_matters_at_each_width(width: int) -> None:
+    text = text_at(make_record(), width)
+    flat = " ".join(text.split())
+    assert "quick · eval_loss (lower is better) · 10 trials: 1 running, 2 complete, 4 pruned, 2 failed, 1 infeasible" in flat
+    assert "1,550 GPU s" in flat
+    best = next(line for line in text.splitlines() if "t0001" in line)
+    for part in ("★", "0.4400", "rung 3/3 · 360 steps", "L6 (22.7M)", "gradual/40", "1.2e-04"):
+        assert part in best
+    assert "no other trial beats it" in flat
+    assert "…" not in text
+    assert ("infeasible" in text.split("0.7100")[1]) == (width >= 100)  # the state of the last trial
+
+
+def test_a_wide_terminal_gets_every_column_and_the_narrow_one_is_told_what_is_left_out() -> None:
+    wide, narrow = text_at(make_record(), 140), text_at(make_record(), 80)
+    for part in ("GPUs", "schedule", "warmup_stable_decay", "GPU s", "complete", "max_t", "diverged"):
+        assert part in wide
+    assert "Left out" not in wide
+    assert "Left out at this width: state, GPU s, reason, GPUs, schedule." in narrow
+
+
+def test_a_priced_sweep_shows_dollars() -> None:
+    spec = make_manifest()["spec"] | {"resources": {"dollars_per_gpu_hour": 2.5}}
+    text = text_at(make_record(spec=spec), 140)
+    assert "1,550 GPU s, $1.08" in text
+    assert "0.57" in next(line for line in text.splitlines() if "t0001" in line)
+
+
+def test_a_limit_says_how_many_trials_follow() -> None:
+    text = text_at(make_record(), 100, limit=3)
+    assert "t0006" in text
+    assert "t0002" not in text
+    assert "… and 7 more trials" in text
+
+
+def test_an_empty_record_is_a_table_too() -> None:
+    assert "no trials yet" in text_at(make_record([]), 80)
+    assert leaderboard_json(make_record([]))["trials"] == []

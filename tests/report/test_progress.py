@@ -1,0 +1,179 @@
+"""Progress: the plain lines, the live display, and that the running best is the ranking's best."""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import time
+from typing import Any
+
+import pytest
+from records import MAX_T, START, make_events, make_manifest
+from rich.console import Console
+
+from scalesweep.record import Record, rank
+from scalesweep.report.progress import ProgressSink, budget_uses
+from scalesweep.report.standing import Standing
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def play(sink: ProgressSink, record: Record, events: list[dict[str, Any]]) -> None:
+    for event in events:
+        record.apply(event)
+        sink.handle(event, record)
+
+
+def plain_lines(events: list[dict[str, Any]], **changes: Any) -> list[str]:
+    stream = io.StringIO()
+    sink, record = ProgressSink(stream), Record(make_manifest(**changes))
+    play(sink, record, events)
+    sink.close(record)
+    return stream.getvalue().splitlines()
+
+
+def test_each_start_report_and_end_is_one_line() -> None:
+    events = make_events()
+    lines = plain_lines(events)
+    said = [event for event in events if event["event"] in ("session", "start", "report", "end")]
+    assert len(lines) == len(said) + 1  # and one for leaving off
+    assert all(re.match(r"\[\d+:\d\d\] ", line) for line in lines)
+    assert lines[0] == "[0:00] sweep quick starts"
+    assert "[0:08] t0001 starts: L6 · 2 GPUs · gradual/40 · lr 1.2e-04 cosine" in lines
+
+
+def test_a_report_line_says_verdict_best_and_what_is_left() -> None:
+    lines = plain_lines(make_events())
+    assert (
+        "[0:46] t0003 at 40/360 steps: eval_loss 0.7100, rung 1/3 not passed (cutoff 0.5500)"
+        " | best: t0002 eval_loss 0.5000 at rung 1/3 | left: 24 trials, 4:14" in lines
+    )
+    assert any("t0001 at 360/360 steps: eval_loss 0.4400, rung 3/3 passed | best: t0001" in line for line in lines)
+    assert all("best: " in line for line in lines if re.search(r" at \d+/360 | ended: ", line))
+
+
+def test_ends_say_why() -> None:
+    lines = plain_lines(make_events())
+    ends = {line.split()[1]: line for line in lines if " ended: " in line}
+    assert "t0003 ended: pruned · rung, 75 GPU s | best" in ends["t0003"]
+    assert "failed · diverged, 91 GPU s: eval_loss is NaN at step 80" in ends["t0004"]
+    assert "failed · error: RayActorError: node lost | best" in ends["t0007"]  # the first line of the error only
+    assert lines[-1].startswith("[1:40] left off: 2 done · 4 stopped · 2 failed · 1 infeasible · 1 running · 1,550 GPU s")
+
+
+def test_a_resumed_sweep_counts_time_and_trials_of_all_sessions() -> None:
+    first, later = make_events(), START + 10_000
+    resumed = [{"event": "session", "time": later, "resumed": True}, {"event": "note", "time": later + 3, "text": "node back"}]
+    record, stream = Record(make_manifest()), io.StringIO()
+    for event in first:
+        record.apply(event)
+    sink = ProgressSink(stream)
+    play(sink, record, resumed)
+    restart = [
+        {"event": "start", "time": later + 10, "trial": "t0009", "attempt": 2},
+        {"event": "end", "time": later + 20, "trial": "t0009", "state": "PRUNED", "reason": "budget", "error": None},
+        {"event": "sweep_ended", "time": later + 20, "reason": "time"},
+    ]
+    play(sink, record, restart)
+    sink.close(record)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "[1:40] sweep quick resumes 2 done · 4 stopped · 2 failed · 1 infeasible · 1 running"
+    assert lines[1] == "[1:43] node back"
+    assert lines[2].startswith("[1:50] t0009 starts again (attempt 2): L4")
+    assert lines[4].startswith(
+        "[2:00] sweep ended (time): 2 done · 5 stopped · 2 failed · 1 infeasible · 0 running · 1,550 GPU s"
+    )
+    assert len(lines) == 5
+
+
+def test_budget_uses() -> None:
+    budget = {"run_cap": 24, "time": 300.0, "gpu_hours": 2.0, "dollars": 10.0}
+    uses = {use.limit: use for use in budget_uses(budget, ended=6, elapsed=330.0, gpu_seconds=3600.0, price=2.5)}
+    assert {name: use.share for name, use in uses.items()} == {"run_cap": 0.25, "time": 1.1, "gpu_hours": 0.5, "dollars": 0.25}
+    assert uses["run_cap"].left == "18 trials"
+    assert uses["time"].used == "5:30 of 5:00"
+    assert uses["time"].left == "0:00"
+    assert uses["gpu_hours"].left == "1.00 GPU h"
+    assert uses["dollars"].left == "$7.50"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_display_shows_budget_counts_best_and_running_trials(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    events = make_events()
+    sink, record = ProgressSink(stream, clock=lambda: events[-1]["time"] + 30), Record(make_manifest())
+    play(sink, record, events)
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(sink._render())
+    text = console.file.getvalue()
+    sink.close(record)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "43% of time (2:10 of 5:00)" in text
+    assert "left   15 trials · 2:50 (2:10 elapsed)" in text
+    assert "trials 2 done · 4 stopped · 2 failed · 1 infeasible" in text
+    assert ("1 running" in text) == (width >= 80)
+    assert "rungs  8 at 40 → 4 at 120 → 2 at 360 steps" in text
+    assert "best   t0001 eval_loss 0.4400 at rung 3/3" in text
+    assert re.search(r"t0009  ━+─+ 80/360 steps · 0.5300", text)
+    assert "t0003 ended: pruned · rung" in stream.getvalue()  # ends stay above the display
+    assert "left off" in stream.getvalue()
+
+
+@pytest.mark.parametrize("goal", ["minimize", "maximize"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_running_best_is_the_first_of_the_ranking_after_every_event(goal: str, seed: int) -> None:
+    record = Record(make_manifest(metric={"name": "eval_loss", "goal": goal}))
+    standing = Standing(record)
+    for event in random_events(random.Random(seed), trials=25):
+        record.apply(event)
+        if "trial" in event:
+            standing.update(record.trials[event["trial"]])
+        rows = rank(record)
+        first = rows[0] if rows and rows[0].rank is not None else None
+        best = standing.best
+        assert (best and (best.trial.name, best.metric, best.rung)) == (first and (first.trial.name, first.metric, first.rung))
+
+
+def random_events(rng: random.Random, trials: int) -> list[dict[str, Any]]:
+    """Trials that report side by side, with ties, NaN, failures and stops."""
+    events: list[dict[str, Any]] = []
+    for number in range(trials):
+        events.append({"event": "trial", "time": 0.0, "trial": f"t{number}", "number": number, "params": {}, "config": {}})
+    alive, fidelity = list(range(trials)), dict.fromkeys(range(trials), 0)
+    while alive:
+        number = rng.choice(alive)
+        fidelity[number] += 40
+        value = rng.choice([float("nan"), *(rng.randint(1, 9) / 10 for _ in range(9))])
+        rungs = {80: [1], 120: [2], 360: [3]}.get(fidelity[number], [])
+        events.append(
+            {
+                **{"event": "report", "time": 1.0, "trial": f"t{number}", "fidelity": fidelity[number], "step": 1, "tokens": 1},
+                **{"flops": 1.0, "wall_seconds": 1.0, "gpu_seconds": float(fidelity[number]), "metrics": {"eval_loss": value}},
+                **{"rungs": rungs, "action": "continue", "cutoff": None},
+            }
+        )
+        if fidelity[number] == MAX_T or rng.random() < 0.2:
+            alive.remove(number)
+            end = {"state": rng.choice(["FAIL", "PRUNED", "COMPLETE"]), "reason": "x", "error": None}
+            events.append({"event": "end", "time": 2.0, "trial": f"t{number}", **end})
+    return events
+
+
+def test_an_event_stays_cheap_at_5000_trials() -> None:
+    record = Record(make_manifest())
+    for event in random_events(random.Random(0), trials=5000):
+        record.apply(event)
+    sink = ProgressSink(io.StringIO())
+    more = random_events(random.Random(1), trials=60)
+    for event in more:
+        event["trial"] = f"x{event['trial']}"
+    play(sink, record, more[:1])
+    began = time.perf_counter()
+    play(sink, record, more[1:])
+    assert (time.perf_counter() - began) / len(more) < 0.003

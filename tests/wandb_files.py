@@ -1,0 +1,91 @@
+"""Reads W&B's transaction logs back: wandb itself has no public reader of its `.wandb` files.
+
+A file is a 7-byte header and a LevelDB log: 32 KiB blocks of fragments, each with a CRC (4 bytes), a length (2) and a
+type (1: whole, 2: first, 3: middle, 4: last); a record is one serialized `wandb_internal_pb2.Record`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wandb.proto import wandb_internal_pb2
+
+BLOCK = 32 * 1024
+WHOLE, LAST = 1, 4
+
+
+def read_records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """Every record of a `.wandb` file."""
+    content = path.read_bytes()
+    assert struct.unpack(">4sHB", content[:7]) == (b":W&B", 0xE1BE, 0), f"{path} is no W&B log"
+    position, parts = 7, b""
+    while position + 7 <= len(content):
+        left_in_block = BLOCK - position % BLOCK
+        if left_in_block < 7:  # too short for a header: padding
+            position += left_in_block
+            continue
+        _crc, length, kind = struct.unpack_from("<IHB", content, position)
+        if kind == 0:  # the zeroed rest of a block
+            position += left_in_block
+            continue
+        parts += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (WHOLE, LAST):
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
+
+
+@dataclass
+class WandbRun:
+    """What one `.wandb` file says of its run."""
+
+    folder: Path
+    run_id: str = ""
+    group: str = ""
+    job_type: str = ""
+    name: str = ""
+    project: str = ""
+    host: str = ""
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, wandb_internal_pb2.MetricRecord] = field(default_factory=dict)
+    exit_code: int | None = None
+    kinds: set[str] = field(default_factory=set)
+
+
+def read_run(path: Path) -> WandbRun:
+    run = WandbRun(path.parent)
+    for record in read_records(path):
+        kind = record.WhichOneof("record_type")
+        run.kinds.add(kind)
+        if kind == "run":
+            told = record.run
+            run.run_id, run.group, run.job_type, run.name = told.run_id, told.run_group, told.job_type, told.display_name
+            run.project, run.host, run.tags = told.project, told.host, list(told.tags)
+            run.config.update({item.key: json.loads(item.value_json) for item in told.config.update})
+        elif kind == "config":
+            run.config.update({item.key: json.loads(item.value_json) for item in record.config.update if item.key})
+        elif kind == "history":
+            row = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            run.history.append(row)
+        elif kind == "summary":
+            for item in record.summary.update:
+                run.summary[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+        elif kind == "metric":
+            run.metrics[record.metric.name or record.metric.glob_name] = record.metric
+        elif kind == "exit":
+            run.exit_code = record.exit.exit_code
+    return run
+
+
+def read_runs(wandb_dir: Path) -> list[WandbRun]:
+    """Every run under a `wandb` folder, oldest file first."""
+    files = sorted(wandb_dir.glob("*run-*/run-*.wandb"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return [read_run(path) for path in files]
