@@ -49,6 +49,7 @@ def make_manifest(**changes: Any) -> dict[str, Any]:
         "time_attr": "steps",
         "max_t": MAX_T,
         "rungs": list(RUNGS),
+        "rung_count": len(RUNGS),
         "ladder": [
             {"name": name, "n_params": n_params, "n_layers": int(name[1:]), "hidden_size": 384, "model": "/home/me/minilm"}
             for name, n_params in SIZES.items()

@@ -1,3 +1,31 @@
-"""scalesweep: joint hyperparameter and scaling sweeps for fine-tuning language models."""
+"""scalesweep: joint hyperparameter and scaling sweeps for fine-tuning language models.
+
+from scalesweep import Sweep, promote, read_record
+
+record = Sweep.load("sweeps/quickstart.yaml").launch()
+promote("runs/quickstart")
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["Sweep", "promote", "read_record"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: `import scalesweep` costs nothing.
+    if name == "Sweep":
+        from scalesweep.api import Sweep
+
+        return Sweep
+    if name == "promote":
+        from scalesweep.promotion.promote import promote
+
+        return promote
+    if name == "read_record":
+        from scalesweep.record import read_record
+
+        return read_record
+    raise AttributeError(f"module 'scalesweep' has no attribute {name!r}")

@@ -83,14 +83,17 @@ def plan(spec: Path, overrides: tuple[str, ...], num_gpus: int | None, as_json: 
 
     from scalesweep.report.plan import print_plan
 
-    checked = _checked_plan(spec, overrides, None, num_gpus)
+    checked = _checked_plan(spec, overrides, None, num_gpus, planning=True)
     if as_json:
         click.echo(json.dumps(checked.as_json(), indent=2, ensure_ascii=False))
     else:
         print_plan(checked.spec, checked.as_json())
 
 
-def _checked_plan(spec_path: Path, overrides: tuple[str, ...], address: str | None, num_gpus: int | None) -> Plan:
+def _checked_plan(
+    spec_path: Path, overrides: tuple[str, ...], address: str | None, num_gpus: int | None, planning: bool = False
+) -> Plan:
+    """The checked sweep. A sweep that is only planned may be meant for a cluster that grows to `resources.max_gpus`."""
     from scalesweep.spec import load_sweep
 
     spec = load_sweep(spec_path, overrides)
@@ -98,7 +101,7 @@ def _checked_plan(spec_path: Path, overrides: tuple[str, ...], address: str | No
     from scalesweep.sweep.launch import local_slots
     from scalesweep.sweep.preflight import check_static, preflight
 
-    slots = None if address else local_slots(spec, num_gpus)
+    slots = None if address else max(local_slots(spec, num_gpus), planning * (spec.resources.max_gpus or 0))
     check_static(spec, slots)  # seconds before the libraries that the rest needs are loaded
     with step_progress("checking models and data") as progress:
         return preflight(spec, slots, spec_path.parent, progress)

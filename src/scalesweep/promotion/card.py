@@ -14,6 +14,7 @@ def model_card(provenance: dict[str, Any]) -> str:
     base = provenance["base_model"]
     header = {"library_name": "transformers", "pipeline_tag": task, "tags": ["scalesweep"]}
     layers = f", lowest {base['layers']} blocks" if base["layers"] else ""
+    reads = "Read once" if provenance["test_reads"] == 1 else f"Read {provenance['test_reads']} times, each time"
     learnt = " + ".join(final["train_on"])
     test = "\n".join(f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in provenance["test"].items())
     validation = "\n".join(f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in trial["validation"].items())
@@ -31,7 +32,7 @@ Chosen by a joint sweep over model size, GPU count, unfreezing, schedule and reg
 {classes}
 ## Test split
 
-Read once, after training had ended.
+{reads}, after training had ended.
 
 | metric | value |
 |---|---|

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from scalesweep.errors import OutsideError, UserError, did_you_mean
 from scalesweep.promotion.card import model_card
 from scalesweep.record import Record, State, Trial, best, read_record
+from scalesweep.record.provenance import package_versions
 from scalesweep.record.store import encode, write_atomic
 from scalesweep.spec import PARAMETERS, TrialConfig
 from scalesweep.training.job import TrialJob, job_from_manifest, ladder_entry
@@ -83,10 +83,10 @@ def checked_config(record: Record, trial: Trial, run_dir: Path) -> TrialConfig:
 
 
 def promote(
-    run_dir: Path,
+    run_dir: Path | str,
     trial_name: str = "best",
     train_on: tuple[str, ...] = ("train", "validation"),
-    output: Path | None = None,
+    output: Path | str | None = None,
     num_gpus: int | None = None,
     max_t: int | None = None,
     force: bool = False,
@@ -105,10 +105,11 @@ def promote(
         UserError: nothing there to promote, or it was promoted before.
         OutsideError: a worker died, or the exported folder does not predict what the trained model does.
     """
+    run_dir = Path(run_dir)
     record = read_record(run_dir)
     trial = choose(record, run_dir, trial_name)
     config = checked_config(record, trial, run_dir)
-    output = (output or run_dir / "promoted" / trial.name).resolve()
+    output = Path(output or run_dir / "promoted" / trial.name).resolve()
     if output.exists() and any(output.iterdir()) and not force:
         done = (output / PROVENANCE).exists()
         what = "was promoted to before, and the test split was read for it" if done else "is not empty"
@@ -139,7 +140,7 @@ def promote(
     runner = _run_here if workers == 1 else _run_on_workers
     report, logits = runner(job, exported, progress or _no_progress)
     verify(job, exported, logits)
-    provenance = _provenance(record, trial, final, train_on, report, run_dir, time.time() - started)
+    provenance = _provenance(record, trial, final, train_on, report, run_dir, time.time() - started, _earlier_reads(output) + 1)
     (exported / PROVENANCE).write_text(json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (exported / "README.md").write_text(model_card(provenance), encoding="utf-8")
     if output.exists():
@@ -147,6 +148,14 @@ def promote(
     exported.replace(output)
     shutil.rmtree(work, ignore_errors=True)
     return {**provenance, "output": str(output)}
+
+
+def _earlier_reads(output: Path) -> int:
+    """How often the test split was read for what `output` holds already."""
+    try:
+        return int(json.loads((output / PROVENANCE).read_text(encoding="utf-8"))["test_reads"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _no_progress(done: int, total: int) -> None: ...
@@ -188,7 +197,8 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
     try:
         total = ray.cluster_resources()
         on_gpus = total.get("GPU", 0) > 0
-        held = int(total.get("GPU", 0)) if on_gpus else int(total.get("CPU", 0)) // job.threads
+        held = int(total.get("CPU", 0)) // job.threads
+        held = min(held, int(total["GPU"])) if on_gpus else held
         if job.config.num_gpus > held:
             raise UserError(
                 f"the final run asks for {job.config.num_gpus} workers, and this cluster holds {held}", "use --num-gpus"
@@ -237,7 +247,14 @@ def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
 
 
 def _provenance(
-    record: Record, trial: Trial, config: TrialConfig, train_on: tuple[str, ...], report: Any, run_dir: Path, seconds: float
+    record: Record,
+    trial: Trial,
+    config: TrialConfig,
+    train_on: tuple[str, ...],
+    report: Any,
+    run_dir: Path,
+    seconds: float,
+    test_reads: int,
 ) -> dict[str, Any]:
     manifest = record.manifest
     entry = ladder_entry(manifest, config.model_size)
@@ -271,6 +288,7 @@ def _provenance(
         "data": {
             key: manifest["data"][key] for key in ("source", "fingerprint", "classes", "splits") if key in manifest["data"]
         },
-        "versions": {**manifest["versions"], "python": platform.python_version()},
+        "versions": {"sweep": manifest["versions"], "final_run": package_versions()},
+        "test_reads": test_reads,
         "seeds": manifest["seeds"],
     }

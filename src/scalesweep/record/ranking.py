@@ -34,7 +34,7 @@ def rank(record: Record, by: By = "rung") -> list[Row]:
 
     `by="rung"` (the default) compares like with like: a trial judged at a higher rung stands above any that was not, and
     within a rung the metric at that rung decides. `by="metric"` takes each trial's best value, wherever it was reached.
-    Failed and infeasible trials, and those without a finite value, come last and have no rank. `pareto` marks the trials
+    Failed, infeasible and diverged trials, and those without a finite value, come last and have no rank. `pareto` marks the trials
     that no other one beats in both metric and GPU seconds.
     """
     sign = 1.0 if record.minimize else -1.0
@@ -42,14 +42,15 @@ def rank(record: Record, by: By = "rung") -> list[Row]:
     rest: list[Trial] = []
     for trial in record.by_number():
         value = _value(trial, record, by)
-        if value is None or trial.state in (State.FAIL, State.INFEASIBLE):
+        unusable = trial.state in (State.FAIL, State.INFEASIBLE) or trial.stop_reason == "diverged"
+        if value is None or unusable:
             rest.append(trial)
             continue
         metric, fidelity = value
         level = float(-trial.rung) if by == "rung" else 0.0
         scored.append(((level, sign * metric, trial.number), trial, metric, fidelity))
     scored.sort(key=lambda item: item[0])
-    front = _pareto([(sign * metric, _gpu_seconds(trial)) for _, trial, metric, _ in scored])
+    front = _pareto([(sign * metric, trial.gpu_seconds) for _, trial, metric, _ in scored])
     rows = [
         Row(place, trial, metric, fidelity, trial.rung, pareto)
         for place, ((_, trial, metric, fidelity), pareto) in enumerate(zip(scored, front, strict=True), start=1)
@@ -74,10 +75,6 @@ def _value(trial: Trial, record: Record, by: By) -> tuple[float, int] | None:
     if judged is None or not math.isfinite(judged.metrics[record.metric]):
         return None
     return judged.metrics[record.metric], judged.fidelity
-
-
-def _gpu_seconds(trial: Trial) -> float:
-    return trial.last.gpu_seconds if trial.last else 0.0
 
 
 def _pareto(points: list[tuple[float, float]]) -> list[bool]:

@@ -65,6 +65,8 @@ class Trial:
     reports: list[Report] = field(default_factory=list)
     started: float | None = None
     ended: float | None = None
+    wall_seconds: float = 0.0  # since it was first placed, over all attempts, as far as the record knows
+    gpu_seconds: float = 0.0  # the same times its workers
 
     @property
     def last(self) -> Report | None:
@@ -105,7 +107,7 @@ class Record:
 
     @property
     def gpu_seconds(self) -> float:
-        return sum(trial.last.gpu_seconds for trial in self.trials.values() if trial.last)
+        return sum(trial.gpu_seconds for trial in self.trials.values())
 
     def elapsed(self, now: float) -> float:
         """Wall-clock seconds that the sweep has run, over all its sessions, up to `now` (unix seconds)."""
@@ -147,6 +149,10 @@ class Record:
             trial.error = event.get("error")
         elif kind == "note":
             self.notes.append(event["text"])
+        if kind in ("start", "report", "end"):
+            trial = self.trials[event["trial"]]
+            trial.wall_seconds = max(trial.wall_seconds, event.get("wall_seconds", 0.0))
+            trial.gpu_seconds = max(trial.gpu_seconds, event.get("gpu_seconds", 0.0))
 
 
 def replay(manifest: dict[str, Any], events: Iterable[dict[str, Any]]) -> Record:

@@ -39,12 +39,13 @@ def _decode_metrics(event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-def read_record(run_dir: Path) -> Record:
+def read_record(run_dir: Path | str) -> Record:
     """Read a run folder.
 
     Raises:
         UserError: `run_dir` is no run folder, was written by another version, or holds a line that can't be read.
     """
+    run_dir = Path(run_dir)
     manifest = read_manifest(run_dir)
     path = run_dir / EVENTS
     if not path.exists():

@@ -51,7 +51,7 @@ def leaderboard_csv(record: Record, by: By = "rung") -> str:
 
 def _entry(row: Row) -> dict[str, Any]:
     trial, last = row.trial, row.trial.last
-    totals = {key: getattr(last, key) if last else None for key in ("gpu_seconds", "wall_seconds", "tokens", "flops")}
+    counted = {key: getattr(last, key) if last else None for key in ("tokens", "flops")}
     return {
         "rank": row.rank,
         "trial": trial.name,
@@ -60,7 +60,9 @@ def _entry(row: Row) -> dict[str, Any]:
         "fidelity": row.fidelity,
         "rung": row.rung,
         "params": dict(trial.params),
-        **totals,
+        "gpu_seconds": trial.gpu_seconds if trial.attempts else None,
+        "wall_seconds": trial.wall_seconds if trial.attempts else None,
+        **counted,
         "pareto": row.pareto,
         "stop_reason": trial.stop_reason,
     }
@@ -101,10 +103,10 @@ def _columns(record: Record, by: By) -> list[_Column]:
         return f"{name} ({words.count(n_params)})" if n_params else str(name)
 
     def cost(row: Row) -> str:
-        return f"{row.trial.last.gpu_seconds:,.0f}" if row.trial.last else words.MISSING
+        return f"{row.trial.gpu_seconds:,.0f}" if row.trial.attempts else words.MISSING
 
     def price_paid(row: Row) -> str:
-        paid = dollars(row.trial.last.gpu_seconds, price) if row.trial.last else None
+        paid = dollars(row.trial.gpu_seconds, price) if row.trial.attempts else None
         return f"{paid:,.2f}" if paid is not None else words.MISSING
 
     columns = [

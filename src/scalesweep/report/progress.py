@@ -121,21 +121,21 @@ class _View:
         self.running: dict[str, Trial] = {t.name: t for t in record.trials.values() if t.state is State.RUNNING}
         self.gpu_seconds = record.gpu_seconds
         self.seen_at = 0.0
-        self._cost = {trial.name: trial.last.gpu_seconds for trial in record.trials.values() if trial.last}
+        self._cost = {trial.name: trial.gpu_seconds for trial in record.trials.values()}
         self._rung = {trial.name: trial.rung for trial in record.trials.values()}
         self._top_rungs = Counter(self._rung.values())
 
     def take(self, event: dict[str, Any]) -> None:
         kind = event["event"]
-        if kind not in ("trial", "report", "end"):
+        if kind not in ("trial", "start", "report", "end"):
             return
         trial = self.record.trials[event["trial"]]
+        self.gpu_seconds += trial.gpu_seconds - self._cost.get(trial.name, 0.0)
+        self._cost[trial.name] = trial.gpu_seconds
         if kind == "trial":
             self.states[trial.state] += 1
             self.running[trial.name] = trial
         elif kind == "report" and trial.last is not None:
-            self.gpu_seconds += trial.last.gpu_seconds - self._cost.get(trial.name, 0.0)
-            self._cost[trial.name] = trial.last.gpu_seconds
             self._top_rungs[self._rung.get(trial.name, 0)] -= 1
             self._rung[trial.name] = trial.rung
             self._top_rungs[trial.rung] += 1
@@ -187,7 +187,7 @@ def _line(event: dict[str, Any], view: _View) -> str:
         return f"{head} {_report_words(event, view)}{tail}{f' | left: {left}' if left else ''}"
     if kind == "end":
         trial = record.trials[event["trial"]]
-        cost = f", {trial.last.gpu_seconds:,.0f} GPU s" if trial.last else ""
+        cost = f", {trial.gpu_seconds:,.0f} GPU s" if trial.attempts else ""
         error = f": {trial.error.splitlines()[0]}" if trial.error else ""
         return f"{head} {trial.name} ended: {words.state(trial)}{cost}{error}{tail}"
     return ""
@@ -198,8 +198,8 @@ def _report_words(event: dict[str, Any], view: _View) -> str:
     parts = [f"{event['trial']} at {view.at(event['fidelity'])}: {metric} {words.score(event['metrics'][metric])}"]
     if event["rungs"]:
         verdict = "passed"
-        if event["action"] == "stop":  # with no cutoff it was something else that stopped the trial; its end says what
-            verdict = "reached" if event["cutoff"] is None else f"not passed (cutoff {words.score(event['cutoff'])})"
+        if event["reason"] == "rung":
+            verdict = f"not passed (cutoff {words.score(event['cutoff'])})"
         parts.append(f"{words.rung(max(event['rungs']), view.record)} {verdict}")
     return ", ".join(parts)
 
@@ -207,7 +207,8 @@ def _report_words(event: dict[str, Any], view: _View) -> str:
 def _counts(view: _View) -> str:
     words_of = ((State.COMPLETE, "done"), (State.PRUNED, "stopped"), (State.FAIL, "failed"), (State.INFEASIBLE, "infeasible"))
     parts = [f"{view.states[state]} {word}" for state, word in words_of if view.states[state] or state is not State.INFEASIBLE]
-    return " · ".join([*parts, f"{view.states[State.RUNNING]} running"])
+    waiting = sum(not trial.attempts for trial in view.running.values())
+    return " · ".join([*parts, f"{view.states[State.RUNNING] - waiting} running", *([f"{waiting} waiting"] if waiting else [])])
 
 
 def _summary(view: _View) -> str:

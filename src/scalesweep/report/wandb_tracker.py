@@ -73,7 +73,6 @@ class WandbTracker:
         self._counts = dict.fromkeys(State, 0)
         for trial in record.trials.values():
             self._counts[trial.state] += 1
-        self._gpu_seconds = record.gpu_seconds
         self._sweep_step = -1
         self._told: set[str] = set()  # trials with an open run, as far as the queue goes
         self._runs: dict[str, _Run] = {}  # the thread's own, like everything of wandb
@@ -100,7 +99,6 @@ class WandbTracker:
             self._queue.put(partial(self._open, trial.name, _trial_run(trial, record, rows)))
         if kind == "report":
             report = trial.reports[-1]
-            self._gpu_seconds += report.gpu_seconds - (trial.reports[-2].gpu_seconds if len(trial.reports) > 1 else 0.0)
             row = _row(report, record.metric)
             self._queue.put(partial(self._log, trial.name, len(trial.reports) - 1, row))
         self._standing.update(trial)
@@ -134,7 +132,7 @@ class WandbTracker:
         best = self._standing.best
         counts = {f"trials/{words.STATES[state]}": number for state, number in self._counts.items()}
         leader = {"best": best.metric, "best_trial": best.trial.name, "best_rung": best.rung} if best else {}
-        return {"elapsed_seconds": record.elapsed_seconds, "gpu_seconds": self._gpu_seconds, **counts, **leader}
+        return {"elapsed_seconds": record.elapsed_seconds, "gpu_seconds": record.gpu_seconds, **counts, **leader}
 
     def _next_sweep_step(self, record: Record) -> int:
         # W&B's steps must rise, also over resumed sessions, of which it may know nothing (offline): so time, in ms.
@@ -327,7 +325,9 @@ def _row(report: Report, metric: str) -> dict[str, Any]:
 
 
 def _summary(trial: Trial) -> dict[str, Any]:
-    totals = {key: getattr(trial.last, key) for key in ("gpu_seconds", "wall_seconds", "tokens", "flops")} if trial.last else {}
+    totals = {"gpu_seconds": trial.gpu_seconds, "wall_seconds": trial.wall_seconds}
+    if trial.last:
+        totals |= {"tokens": trial.last.tokens, "flops": trial.last.flops}
     return {
         "state": str(trial.state),
         "stop_reason": trial.stop_reason,

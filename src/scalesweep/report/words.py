@@ -48,7 +48,7 @@ def amount(fidelity: float, time_attr: str) -> str:
 
 
 def rung(number: int, record: Record) -> str:
-    return f"rung {number}/{len(record.manifest['rungs'])}" if number else "no rung"
+    return f"rung {number}/{record.manifest['rung_count']}" if number else "no rung"
 
 
 def unfreezing(config: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ number, so a study that was rebuilt proposes what it would have proposed without
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +62,7 @@ def draw_params(spec: SweepSpec, draw: Draw) -> dict[str, Any]:
     such a draw has a name of its own in the study: `num_gpus (at least 2)`.
     """
     params: dict[str, Any] = {}
-    # The GPU count depends on the size, whatever the order in which the user wrote them.
-    ordered = sorted(spec.search_space.ordered(), key=lambda item: item[0] == "num_gpus" and not item[1].when)
-    for name, parameter in ordered:
+    for name, parameter in spec.search_space.ordered():
         if not parameter.holds(params):
             continue
         label, options = name, distribution(parameter)
@@ -137,9 +135,17 @@ class Proposer:
                 seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=search.n_startup_trials
             )
 
-    def propose(self, number: int, name: str) -> Proposal:
-        """Ask for the next trial; `number` is the one it will have."""
+    def propose(self, number: int, name: str, num_gpus: Sequence[int] | None = None) -> Proposal:
+        """Ask for the next trial.
+
+        Args:
+            number: the number that the trial will have.
+            name: the name it goes by in the record.
+            num_gpus: GPU counts to choose from where not all will do; the rest of the proposal is Optuna's.
+        """
         self.study.sampler = self._sampler(number)
+        if num_gpus and "num_gpus" in self.spec.search_space.parameters:
+            self.study.enqueue_trial({"num_gpus": num_gpus[number % len(num_gpus)]})
         trial = self.study.ask()
         if trial.number != number:
             raise RuntimeError(f"the study numbered a trial {trial.number} that the record numbers {number}")

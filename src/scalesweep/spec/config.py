@@ -71,20 +71,20 @@ def rung_levels(spec: SweepSpec) -> list[int]:
     return [math.ceil(early.grace_period * early.reduction_factor**k) for k in range(count)]
 
 
-def default_of(spec: SweepSpec, name: str) -> Any:
-    """The value of a parameter that a trial does not have."""
+def default_of(spec: SweepSpec, name: str, params: dict[str, Any]) -> Any:
+    """The value of a parameter that a trial drawn as `params` does not have."""
     if name == "model_size":
         return spec.sizes()[0].name
     if name == "global_batch_size":
         return spec.training.global_batch_size
     if name == "num_gpus":
-        return spec.size(default_of(spec, "model_size")).min_gpus
+        return spec.size(params.get("model_size", spec.sizes()[0].name)).min_gpus
     return PARAMETERS[name].default
 
 
 def trial_config(spec: SweepSpec, params: dict[str, Any]) -> TrialConfig:
     """Fill a draw (`params`, conditional parameters absent) up to a full configuration."""
-    values = {name: params.get(name, default_of(spec, name)) for name in PARAMETERS}
+    values = {name: params[name] if name in params else default_of(spec, name, params) for name in PARAMETERS}
     training, early = spec.training, spec.early_terminate
     return TrialConfig(
         **values,

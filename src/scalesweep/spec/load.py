@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from scalesweep.errors import Problem, SpecError, UserError, did_you_mean, nearest
-from scalesweep.spec.loading import Document, KeyPath, parse_yaml, read_yaml
+from scalesweep.spec.loading import Document, KeyPath, neighbours, parse_yaml, read_yaml
 from scalesweep.spec.space import ALIASES, PARAMETERS, Parameter, ParameterInfo
 from scalesweep.spec.sweep import SPLITS, DepthLadder, LadderSize, SweepSpec
 
-_MESSAGES = {
-    "missing": "is missing",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "string_type": "must be text",
-    "bool_type": "must be true or false",
-    "list_type": "must be a list",
-    "dict_type": "must be a mapping",
-    "model_type": "must be a mapping",
-    "too_short": "must not be empty",
+_WANTED = {  # pydantic's words for a wrong type → ours
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "too_short": "a list of at least one",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+}
+_BOUNDS = {
+    "greater_than": "above",
+    "greater_than_equal": "at least",
+    "less_than": "below",
+    "less_than_equal": "at most",
 }
 
 
@@ -47,8 +56,10 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         _override(document, override)
     space_document = None
     if isinstance(reference := document.data.get("search_space"), str):
-        space_document = read_yaml((path.parent / reference).resolve(), "search space")
-        space_document.file = os.path.normpath(path.parent / reference)
+        file, shown = path.parent / reference, os.path.normpath(path.parent / reference)
+        if not file.exists():
+            raise SpecError([document.problem(("search_space",), f"{shown} not found", neighbours(Path(shown)))])
+        space_document = read_yaml(file, "search space", shown)
     return _build(document, space_document)
 
 
@@ -63,16 +74,23 @@ def sweep_from_dict(data: dict[str, Any]) -> SweepSpec:
 
 def _override(document: Document, override: str) -> None:
     key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set {override!r} is not KEY=VALUE", hint="for example --set budget.gpu_hours=40")
-    value = parse_yaml(text, f"--set {key}").data
+    if not separator or not all(key.split(".")):
+        raise UserError(f"--set {override}: this is not KEY=VALUE", hint="for example --set budget.gpu_hours=40")
+    try:
+        value = parse_yaml(text, f"--set {override}").data
+    except SpecError as error:  # the line is always 1
+        raise SpecError([replace(problem, line=None) for problem in error.problems]) from None
     target = document.data
-    *parents, last = key.split(".")
+    *parents, last = path = tuple(key.split("."))
     for parent in parents:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
-            raise UserError(f"--set {override!r}: {parent!r} is not a mapping", hint="--set reaches keys of mappings only")
+            hint = "--set reaches keys of mappings only; set the whole of it instead"
+            if parents[0] == "search_space":
+                hint = "edit that file, or name another one: --set search_space=FILE"
+            raise UserError(f"--set {override}: {parent} is {_shown(target)}, not a mapping", hint=hint)
     target[last] = value
+    document.overrides[path] = override
 
 
 def _build(document: Document, space_document: Document | None) -> SweepSpec:
@@ -87,14 +105,14 @@ def _build(document: Document, space_document: Document | None) -> SweepSpec:
         return document.problem(path, message, hint)
 
     if space_document is not None and not isinstance(space_document.data, dict):
-        problems.append(
-            located(("search_space", "parameters"), "a search space must be a mapping", "it begins with 'parameters:'")
-        )
-        raise SpecError(problems)
+        what = f"must be a mapping of parameters, not {_shown(space_document.data)}"
+        raise SpecError([located(("search_space", "parameters"), what, "the file begins with 'parameters:'")])
     try:
         spec = SweepSpec.model_validate(data)
     except ValidationError as error:
-        raise SpecError([_from_pydantic(item, located) for item in _relevant(error, data)]) from None
+        wrong = _by_path(error, data)
+        problems = [_from_pydantic(path, items, located, space_document is not None) for path, items in wrong.items()]
+        raise SpecError([*problems, *_beyond(problems, list(wrong), data, (document, space_document))]) from None
     spec._documents = (document, space_document)
     problems = check(spec)
     if problems:
@@ -102,11 +120,35 @@ def _build(document: Document, space_document: Document | None) -> SweepSpec:
     return spec
 
 
-def _relevant(error: ValidationError, data: dict[str, Any]) -> list[Any]:
-    """Drop the complaints of union branches that the user did not mean."""
+def _beyond(
+    problems: list[Problem], wrong: list[KeyPath], data: dict[str, Any], documents: tuple[Document, Document | None]
+) -> list[Problem]:
+    """What `check` finds in the rest of a sweep some of whose keys are wrong, so that one run shows as much as it can.
+
+    Looks where the sweep is whole without the keys at fault, and leaves out what may follow from these alone.
+    """
+    rest = copy.deepcopy(data)
+    for path in wrong:
+        target: Any = rest
+        for part in path[:-1]:
+            target = target.get(part) if isinstance(target, dict) else None
+        if not isinstance(target, dict) or path[-1] not in target:
+            return []
+        del target[path[-1]]
+    try:
+        spec = SweepSpec.model_validate(rest)
+    except ValidationError:
+        return []
+    spec._documents = documents
+    keys = [problem.key for problem in problems]
+    names = {key.rpartition(".")[2] for key in keys}
+    return [p for p in check(spec) if p.key.rpartition(".")[2] not in names and not any(k.startswith(p.key) for k in keys)]
+
+
+def _by_path(error: ValidationError, data: dict[str, Any]) -> dict[KeyPath, list[Any]]:
+    """What pydantic found, by key. A union complains once per branch: branches that the user did not mean are dropped."""
     ladder_is_list = isinstance(data.get("ladder"), list)
-    kept: list[Any] = []
-    seen: set[tuple[KeyPath, str]] = set()
+    found: dict[KeyPath, list[Any]] = {}
     for item in error.errors(include_url=False, include_context=True):
         path = item["loc"]
         if path[0] == "ladder" and len(path) > 1 and path[1] in ("DepthLadder", "list[LadderSize]"):
@@ -114,11 +156,10 @@ def _relevant(error: ValidationError, data: dict[str, Any]) -> list[Any]:
                 continue
             path = (path[0], *path[2:])
         path = tuple(part for part in path if not (isinstance(part, str) and _is_branch(part)))
-        if (path, item["type"].split("_")[-1]) in seen or any(p == path for p, _ in seen):
-            continue
-        seen.add((path, item["type"].split("_")[-1]))
-        kept.append({**item, "loc": path})
-    return kept
+        found.setdefault(path, []).append(item)
+    return {
+        path: items for path, items in found.items() if not any(len(p) > len(path) and p[: len(path)] == path for p in found)
+    }
 
 
 def _is_branch(part: str) -> bool:
@@ -126,58 +167,86 @@ def _is_branch(part: str) -> bool:
     return part in {"int", "float", "str", "bool"} or "[" in part
 
 
-def _from_pydantic(item: Any, located: Any) -> Problem:
-    path: KeyPath = item["loc"]
+def _from_pydantic(path: KeyPath, items: list[Any], located: Any, space_in_file: bool) -> Problem:
+    item = items[0]
     kind, context, value = item["type"], item.get("ctx", {}), item.get("input")
-    hint = ""
+    said = _help(path)
+    about = f": {said}" if said else ""
     if kind == "extra_forbidden":
         message = "unknown key"
         known = _known_keys(path[:-1])
-        hint = did_you_mean(str(path[-1]), known) if known else ""
+        hint = did_you_mean(str(path[-1]), known) if known else "leave it out"
     elif kind == "missing":
-        message = _MESSAGES[kind]
-        hint = f"add '{path[-1]}:'"
-        if path[:1] == ("search_space",):
+        message = "is missing"
+        hint = f"add '{path[-1]}'{about or '; sweeps/quickstart.yaml shows one'}"
+        if path == ("search_space", "parameters") and space_in_file:
+            hint = "the file begins with 'parameters:', and the parameters stand indented below it"
+        elif path[:1] == ("search_space",):
             hint = "name a file (search_space: ../search_spaces/NAME.yaml) or write 'parameters:' in place"
     elif kind == "literal_error":
         expected = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        message, hint = f"{value!r} is not allowed", did_you_mean(str(value), expected)
-    elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        bound = context.get("gt", context.get("ge", context.get("lt", context.get("le"))))
-        word = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}[
-            kind
-        ]
-        message = f"{value} is not {word} {bound}"
-        hint = f"give a value {word} {bound}"
+        begun = [word for word in expected if value and word.startswith(str(value))]  # log_uniform is log_uniform_values
+        message, hint = f"{_shown(value)} is not allowed", did_you_mean(begun[0] if begun else str(value), expected)
+    elif kind in _BOUNDS:
+        bound = next(context[key] for key in ("gt", "ge", "lt", "le") if key in context)
+        message = f"{value} is not {_BOUNDS[kind]} {bound:g}"
+        hint = f"give a value {_BOUNDS[kind]} {bound:g}{about}"
     elif kind == "string_pattern_mismatch":
         message = f"{value!r} must begin with a letter or digit and hold only letters, digits, '.', '_' and '-'"
         hint = "it names the run folder"
     elif kind == "value_error":
-        message = str(context.get("error", item["msg"]))
-    elif kind in _MESSAGES:
-        message = f"{_MESSAGES[kind]}, not {_shown(value)}"
+        message, _, hint = str(context.get("error", item["msg"])).partition("; ")
+    elif value is None:
+        message, hint = "has no value", f"write one behind the colon, or delete the key{about}"
+    elif len(path) == 3 and path[:2] == ("search_space", "parameters"):
+        message = f"must be a mapping, not {_shown(value)}"
+        hint = f"write {path[2]}: {{{'values' if isinstance(value, list) else 'value'}: {_shown(value)}}}"
     else:
-        message = f"{item['msg']}, not {_shown(value)}"
+        types = {item["type"] for item in items}
+        wanted = [
+            words for kind, words in _WANTED.items() if kind in types and (kind != "int_type" or "float_type" not in types)
+        ]
+        message = f"must be {' or '.join(wanted)}, not {_shown(value)}" if wanted else item["msg"]
+        hint = f"write {' or '.join(wanted)}{about}"
+        if wanted == ["text"] and not isinstance(value, list | dict):
+            hint = f"quote it: '{value}'"
+        elif wanted == ["a mapping"]:
+            hint = f"write its keys below it, indented: {', '.join(_known_keys(path)) or 'KEY: VALUE'}"
+        elif isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d+)?", value):
+            hint = f"write {value} without quotes{about}"
     return located(path, message, hint)
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
+def _help(path: KeyPath) -> str:
+    """What the typed model says of the key at `path`, or of the one that holds it."""
+    for depth in range(len(path), 0, -1):
+        fields = getattr(_model_at(path[: depth - 1]), "model_fields", {})
+        if (field := fields.get(path[depth - 1])) is not None:
+            return field.description or ""
+    return ""
+
+
 def _known_keys(path: KeyPath) -> list[str]:
-    """Keys that may stand at `path` of a sweep file, read off the typed models."""
+    """Keys that may stand at `path` of a sweep."""
+    return list(getattr(_model_at(path), "model_fields", {}))
+
+
+def _model_at(path: KeyPath) -> Any:
+    """The typed model that reads the mapping at `path` of a sweep; None where there is none."""
+    if path[:2] == ("search_space", "parameters"):
+        return Parameter if len(path) == 3 else None
+    if path[:1] == ("ladder",):
+        return LadderSize if len(path) == 2 else DepthLadder if len(path) == 1 else None
     model: Any = SweepSpec
     for part in path:
-        if part == "parameters":
-            return list(Parameter.model_fields) if path[-1] != "parameters" else list(PARAMETERS)
-        if part == "ladder":
-            model = LadderSize if any(isinstance(p, int) for p in path) else DepthLadder
-            break
         field = getattr(model, "model_fields", {}).get(str(part))
         model = field.annotation if field else None
-    return list(getattr(model, "model_fields", {}))
+    return model
 
 
 def check(spec: SweepSpec) -> list[Problem]:
@@ -206,25 +275,24 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
         try:
             spec.search_space.ordered()
         except ValueError:
-            cycle = [name for name, parameter in parameters.items() if _reaches_itself(name, parameters)]
-            path = (*at, cycle[0], "when")
-            problems.append(
-                spec.problem(path, f"`when` runs in a circle: {' → '.join([*cycle, cycle[0]])}", "let one of them exist always")
-            )
+            cycle = [name for name in parameters if _reaches_itself(name, spec)]
+            path = (*at, next(name for name in cycle if parameters[name].when), "when")
+            circle = " → ".join([*cycle, cycle[0]])
+            hint = "take the `when` off one of them"
+            if "num_gpus" in cycle and "model_size" in cycle:
+                hint += "; num_gpus is always drawn after model_size, whose min_gpus it has to reach"
+            problems.append(spec.problem(path, f"`when` runs in a circle: {circle}", hint))
     return problems
 
 
-def _reaches_itself(name: str, parameters: dict[str, Parameter]) -> bool:
+def _reaches_itself(name: str, spec: SweepSpec) -> bool:
     seen: set[str] = set()
-    frontier = list(parameters[name].when)
-    while frontier:
-        other = frontier.pop()
-        if other == name:
-            return True
-        if other not in seen:
-            seen.add(other)
-            frontier += list(parameters[other].when)
-    return False
+    frontier = spec.search_space.depends_on(name)
+    while frontier - seen:
+        other = (frontier - seen).pop()
+        seen.add(other)
+        frontier = frontier | spec.search_space.depends_on(other)
+    return name in frontier
 
 
 def _check_shape(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
@@ -271,8 +339,10 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
         if info.kind == "word":
             return [spec.problem(at, "takes words, not a range", "use values: [ … ]")]
         if info.kind == "int" and p.kind != "int_uniform":
-            return [spec.problem((*at, "min"), "takes whole numbers", "use whole min and max (int_uniform)")]
+            key = next((key for key, bound in (("min", p.min), ("max", p.max)) if not isinstance(bound, int)), "distribution")
+            return [spec.problem((*at, key), f"{at[-1]} takes whole numbers", "use whole min and max (int_uniform)")]
     words = _words(spec, at[-1], info)
+    within = (f" from {info.low:g} to {info.high:g}" if info.low is not None else "") + f": {info.help}"
     for path, value in given:
         if info.kind == "word":
             if words is not None and value not in words:
@@ -281,15 +351,17 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
                 problems.append(spec.problem(path, f"must be a word, not {value!r}", "quote it"))
         elif isinstance(value, bool) or not isinstance(value, int if info.kind == "int" else (int, float)):
             noun = "a whole number" if info.kind == "int" else "a number"
-            problems.append(spec.problem(path, f"must be {noun}, not {value!r}", f"{at[-1]}: {info.help}"))
+            problems.append(spec.problem(path, f"must be {noun}, not {value!r}", f"write {noun}{within}"))
+        elif not math.isfinite(value):
+            problems.append(spec.problem(path, f"{value} is not finite", f"write a number{within}"))
         elif (info.low is not None and value < info.low) or (info.high is not None and value > info.high):
-            problems.append(spec.problem(path, f"{value} is outside {info.low:g} … {info.high:g}", f"{at[-1]}: {info.help}"))
+            problems.append(spec.problem(path, f"{value} is outside {info.low:g} … {info.high:g}", f"write a number{within}"))
     return problems
 
 
 def _words(spec: SweepSpec, name: str | int, info: ParameterInfo) -> list[str] | None:
     if name == "model_size":
-        return [size.name for size in spec.sizes()]
+        return list(dict.fromkeys(size.name for size in spec.sizes()))
     return list(info.choices) if info.choices else None
 
 
@@ -301,6 +373,9 @@ def _check_when(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
         if other not in parameters:
             problems.append(spec.problem(path, "is no parameter of this space", did_you_mean(other, parameters)))
             continue
+        if wanted == []:
+            hint = f"list the values of {other} for which {at[-1]} exists"
+            problems.append(spec.problem(path, "the list is empty, so it would never exist", hint))
         target = parameters[other]
         choices = target.choices()
         for value in wanted if isinstance(wanted, list) else [wanted]:
@@ -381,13 +456,12 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
             say("data", "labels", message="a class stands twice", hint="name each class once")
 
     sizes = spec.sizes()
-    at_layers = isinstance(spec.ladder, list)
     if not sizes:
         say("ladder", message="is empty", hint="list at least one size")
     names = [size.name for size in sizes]
     for index, name in enumerate(names):
         if name in names[:index]:
-            path: KeyPath = ("ladder", index, "name") if at_layers else ("ladder", "layers", index)
+            path: KeyPath = ("ladder", index, "name") if isinstance(spec.ladder, list) else ("ladder", "layers", index)
             say(*path, message=f"size {name!r} stands twice", hint="give each size its own name")
     if len(sizes) > 1 and "model_size" not in spec.search_space.parameters:
         listed = ", ".join(names)
@@ -421,18 +495,30 @@ def allowed_gpus(spec: SweepSpec, size: LadderSize) -> list[int]:
 
 def _check_gpus(spec: SweepSpec, sizes: Sequence[LadderSize]) -> list[Problem]:
     parameter = spec.search_space.parameters.get("num_gpus")
-    if parameter is not None and _check_values(spec, ("num_gpus",), parameter, PARAMETERS["num_gpus"]):
+    at: KeyPath = ("search_space", "parameters", "num_gpus")
+    if parameter is not None and (
+        _check_shape(spec, at, parameter) or _check_values(spec, at, parameter, PARAMETERS["num_gpus"])
+    ):
         return []  # already reported
     problems = []
     for index, size in enumerate(sizes):
         if not allowed_gpus(spec, size):
             path: KeyPath = ("ladder", index, "min_gpus") if isinstance(spec.ladder, list) else ("ladder", "min_gpus")
-            counts = ", ".join(map(str, gpu_choices(spec)))
-            message = f"size {size.name!r} needs at least {size.min_gpus} GPUs, and num_gpus takes only {counts}"
-            problems.append(spec.problem(path, message, f"add {size.min_gpus} to num_gpus, or drop the size"))
+            choices = gpu_choices(spec)
+            counts = ", ".join(map(str, choices)) if len(choices) <= 8 else f"{choices[0]} … {choices[-1]}"
+            if parameter is None:
+                message = f"size {size.name!r} needs at least {size.min_gpus} GPUs, and num_gpus is {counts} unless searched"
+                hint = f"add num_gpus: {{values: [{size.min_gpus}]}} to the search space"
+            else:
+                message = f"size {size.name!r} needs at least {size.min_gpus} GPUs, and num_gpus takes only {counts}"
+                hint = f"add {size.min_gpus} to num_gpus, or drop the size"
+            problems.append(spec.problem(path, message, hint))
+            if not isinstance(spec.ladder, list):
+                break  # the same for every depth
     floor = min((size.min_gpus for size in sizes), default=1)
     for count in gpu_choices(spec) if not problems else []:
         if count < floor:
-            path = ("search_space", "parameters", "num_gpus")
+            listed = parameter.values if parameter is not None else None
+            path = (*at, "values", listed.index(count)) if listed else at
             problems.append(spec.problem(path, f"{count} is below the min_gpus of every size", f"start at {floor}"))
     return problems

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from scalesweep.errors import Problem, SpecError
+from scalesweep.errors import Problem, SpecError, nearest
 
 KeyPath = tuple[str | int, ...]
 
@@ -28,11 +28,12 @@ def key_text(path: KeyPath) -> str:
 
 @dataclass
 class Document:
-    """A parsed file: plain data, and the line of every key path."""
+    """A parsed file: plain data, the line of every key path, and what the command line put in (`--set`)."""
 
     file: str
     data: Any
     lines: dict[KeyPath, int] = field(default_factory=dict)
+    overrides: dict[KeyPath, str] = field(default_factory=dict)
 
     def line(self, path: KeyPath) -> int | None:
         """The line of the longest known prefix of `path`."""
@@ -41,6 +42,9 @@ class Document:
         return self.lines.get(path)
 
     def problem(self, path: KeyPath, message: str, hint: str = "") -> Problem:
+        for depth in range(len(path), 0, -1):
+            if (override := self.overrides.get(path[:depth])) is not None:
+                return Problem(message=message, key=key_text(path), file=f"--set {override}", hint=hint)
         return Problem(message=message, key=key_text(path), file=self.file, line=self.line(path), hint=hint)
 
 
@@ -73,11 +77,15 @@ def parse_yaml(text: str, file: str) -> Document:
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        mark, begun = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         line = mark.line + 1 if mark else None
+        if begun and begun.line + 1 != line:
+            what += f" (in what begins on line {begun.line + 1})"
         hint = "check the indentation, brackets and quotes around this line; values that hold ': ' need quotes"
         raise SpecError([Problem(f"not valid YAML: {what}", file=file, line=line, hint=hint)]) from None
+    except RecursionError:
+        raise SpecError([Problem("brackets are nested too deep", file=file, line=1, hint="check the brackets")]) from None
     document = Document(file=file, data=None)
     document.data = _build(node, (), document, open_nodes=frozenset()) if node is not None else None
     return document
@@ -87,8 +95,9 @@ def _build(node: yaml.Node, path: KeyPath, document: Document, open_nodes: froze
     line = node.start_mark.line + 1
     document.lines.setdefault(path, line)
     if node.tag not in _PLAIN_TAGS:
-        hint = "write plain values; tags are never run"
-        raise SpecError([Problem(f"the YAML tag {node.tag!r} is not allowed", key_text(path), document.file, line, hint)])
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        hint = "write a plain value: a tag is never run"
+        raise SpecError([Problem(f"the YAML tag {tag} is not allowed", key_text(path), document.file, line, hint)])
     if id(node) in open_nodes:
         raise SpecError([Problem("an alias refers to itself", key_text(path), document.file, line, "write the value out")])
     open_nodes |= {id(node)}
@@ -97,7 +106,8 @@ def _build(node: yaml.Node, path: KeyPath, document: Document, open_nodes: froze
         for key_node, value_node in node.value:
             key_line = key_node.start_mark.line + 1
             if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
-                raise SpecError([Problem("a key must be plain text", key_text(path), document.file, key_line)])
+                what = "the merge key '<<' is not read" if key_node.tag.endswith(":merge") else "a key must be plain text"
+                raise SpecError([Problem(what, key_text(path), document.file, key_line, "write KEY: VALUE, each key by name")])
             key = key_node.value
             if key in result:
                 first = document.lines[(*path, key)]
@@ -113,23 +123,38 @@ def _build(node: yaml.Node, path: KeyPath, document: Document, open_nodes: froze
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, index), document, open_nodes) for index, item in enumerate(node.value)]
-    constructor = yaml.constructor.SafeConstructor()
-    if node.tag.endswith(":int"):
-        return int(node.value.replace("_", ""))
     try:
-        return constructor.construct_object(node)
-    except (ValueError, yaml.YAMLError):
-        raise SpecError([Problem(f"{node.value!r} can't be read", key_text(path), document.file, line)]) from None
+        if node.tag.endswith(":int"):
+            return int(node.value.replace("_", ""))
+        return yaml.constructor.SafeConstructor().construct_object(node)
+    except (ValueError, KeyError, yaml.YAMLError):
+        kind = node.tag.rpartition(":")[2]
+        what = f"{node.value[:40]!r} can't be read as {kind}"
+        raise SpecError([Problem(what, key_text(path), document.file, line, "write a plain value")]) from None
 
 
-def read_yaml(path: Path, what: str) -> Document:
-    """Read and parse a file; `what` names it in the error ('sweep file', 'search space')."""
+def read_yaml(path: Path, what: str, shown: str = "") -> Document:
+    """Read and parse a file; `what` names it in the error ('sweep file', 'search space'), where it goes by `shown`."""
+    shown = shown or str(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        hint = f"{path.parent}/ holds: {', '.join(near)}" if near else f"there is no YAML file in {path.parent}/"
-        raise SpecError([Problem(f"{what} not found", file=str(path), hint=hint)]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError([Problem(f"{what} can't be read: {error}", file=str(path))]) from None
-    return parse_yaml(text, str(path))
+        raise SpecError([Problem(f"{what} not found", file=shown, hint=neighbours(path))]) from None
+    except IsADirectoryError:
+        raise SpecError([Problem("is a folder", file=shown, hint=f"name the {what} itself")]) from None
+    except UnicodeDecodeError:
+        raise SpecError([Problem("is not text in UTF-8", file=shown, hint=f"a {what} is a YAML file")]) from None
+    except OSError as error:
+        raise SpecError([Problem(f"{what} can't be read: {error.strerror}", file=shown, hint="check its rights")]) from None
+    return parse_yaml(text, shown)
+
+
+def neighbours(path: Path) -> str:
+    """A hint for a file that isn't there: the one spelled most like it, or the YAML files in its folder."""
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    names = sorted(p.name for p in path.parent.glob("*.y*ml"))
+    if near := nearest(path.name, names):
+        return f"did you mean {path.parent / near}?"
+    more = f" … and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{path.parent}/ holds: {', '.join(names[:8])}{more}" if names else f"there is no YAML file in {path.parent}/"

@@ -130,12 +130,17 @@ class SearchSpace(BaseModel):
 
     parameters: dict[str, Parameter]
 
+    def depends_on(self, name: str) -> set[str]:
+        """What has to be drawn before `name`: what its `when` names, and the size before the GPU count (`min_gpus`)."""
+        implied = {"model_size"} if name == "num_gpus" else set()
+        return (set(self.parameters[name].when) | implied) & self.parameters.keys()
+
     def ordered(self) -> list[tuple[str, Parameter]]:
-        """Parameters with every `when` after what it names. Raises ValueError on a cycle (checked at load)."""
+        """Parameters, each after those it depends on. Raises ValueError on a cycle (checked at load)."""
         done: dict[str, Parameter] = {}
         waiting = dict(self.parameters)
         while waiting:
-            ready = [name for name, parameter in waiting.items() if all(other not in waiting for other in parameter.when)]
+            ready = [name for name in waiting if not waiting.keys() & self.depends_on(name)]
             if not ready:
                 raise ValueError(f"cycle of `when` among {', '.join(waiting)}")
             for name in ready:

@@ -31,7 +31,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataSpec(_Strict):
@@ -155,6 +155,10 @@ class SweepSpec(_Strict):
     tracking: TrackingSpec = Field(default_factory=TrackingSpec)
 
     _documents: tuple[Document, Document | None] | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        # Where it was read from makes no difference.
+        return self.model_dump() == other.model_dump() if isinstance(other, SweepSpec) else NotImplemented
 
     def sizes(self) -> list[LadderSize]:
         """The ladder, smallest first as the user ordered it."""

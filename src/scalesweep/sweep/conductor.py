@@ -15,9 +15,10 @@ from scalesweep.costs import dollars
 from scalesweep.record import Record, RecordWriter, State, Trial
 from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs
-from scalesweep.spec import SweepSpec, rung_levels, trial_config
+from scalesweep.spec import SweepSpec, gpu_choices, rung_levels, trial_config
 
-OVERTAKEN_LIMIT = 3  # trials that may be placed before the longest-waiting one; then it is waited for
+OVERTAKEN_LIMIT = 4  # trials that may be placed before the longest-waiting one; then it is waited for
+WAITING_LIMIT = 2  # trials too large for the free workers that are queued before only small ones are proposed
 
 
 class Sink(Protocol):
@@ -66,7 +67,6 @@ class Conductor:
         self.metric = self.spec.metric.name
         # Trials that an earlier session left unfinished run first, in their order.
         self.unfinished = [trial for trial in self.record.by_number() if not trial.state.ended]
-        self._gpu_seconds = {trial.name: trial.last.gpu_seconds for trial in self.record.trials.values() if trial.last}
         self._emit("session", resumed=bool(self.record.trials))
         self._replay()
 
@@ -112,8 +112,8 @@ class Conductor:
 
     def gpu_seconds(self, now: float) -> float:
         """GPU seconds spent so far, running trials up to `now`."""
-        ended = sum(seconds for name, seconds in self._gpu_seconds.items() if name not in self.running)
-        return ended + sum(self._cost(running, now)[1] for running in self.running.values())
+        since_last_event = sum(self._cost(run, now)[1] - run.trial.gpu_seconds for run in self.running.values())
+        return self.record.gpu_seconds + since_last_event
 
     def no_more_trials(self) -> bool:
         """Whether nothing is left to propose."""
@@ -129,39 +129,51 @@ class Conductor:
         return self.no_more_trials() and not self.running and (not self.waiting or self.exhausted() is not None)
 
     def propose(self) -> Trial | None:
-        """The next trial to queue, or None while there is no use in one.
-
-        A trial that waits for more workers than are free leaves room for smaller ones; once `OVERTAKEN_LIMIT` trials have
-        been placed before it, no more are queued until it is placed, so it never starves.
-        """
-        if self.no_more_trials() or not self._wants_trial():
+        """The next trial to queue, or None while there is no use in one."""
+        if self.no_more_trials():
+            return None
+        counts = self._useful_counts()
+        if not counts:
             return None
         if self.unfinished:
             trial = self.unfinished.pop(0)
         else:
             number = len(self.record.trials)
             name = f"t{number:04d}"
-            proposal = self.proposer.propose(number, name)
+            proposal = self.proposer.propose(number, name, counts if counts != gpu_choices(self.spec) else None)
             config = trial_config(self.spec, proposal.params).model_dump()
             self._emit("trial", trial=name, number=number, params=proposal.params, config=config)
             trial = self.record.trials[name]
         self.waiting[trial.name] = Waiting(trial)
         return trial
 
-    def _wants_trial(self) -> bool:
-        slots = self.slots()
+    def _useful_counts(self) -> list[int]:
+        """GPU counts that the next trial may have; none while another one waiting would not help.
+
+        While workers are free and every waiting trial is too large for them, smaller ones are drawn to fill the hole. While
+        none is free, one trial is kept ready that fits where the next one ends, so that warm workers go on with it at once. When `OVERTAKEN_LIMIT` trials have been placed before one that waits, no more are queued until it is placed: it
+        never starves.
+        """
+        slots, free = self.slots(), self._free()
         limit = self.spec.resources.max_concurrent_trials or slots
-        if len(self.running) >= limit:
-            return False
-        free = slots - sum(int(running.trial.config["num_gpus"]) for running in self.running.values())
-        if free <= 0:
-            return False
         needs = [int(waiting.trial.config["num_gpus"]) for waiting in self.waiting.values()]
-        if any(need <= free for need in needs):
-            return False
+        if any(waiting.overtaken >= OVERTAKEN_LIMIT for waiting in self.waiting.values()):
+            return []
         if limit < slots and len(self.running) + len(needs) >= limit:
-            return False  # several waiting trials could be placed at once: keep within what the user allows
-        return len(needs) < 2 * slots and all(waiting.overtaken < OVERTAKEN_LIMIT for waiting in self.waiting.values())
+            return []  # several waiting trials could be placed at once: keep within what the user allows
+        choices = gpu_choices(self.spec)
+        if free > 0 and len(self.running) < limit:
+            if any(need <= free for need in needs):
+                return []
+            return choices if len(needs) < WAITING_LIMIT else [count for count in choices if count <= free]
+        if not needs:
+            return choices
+        in_use = {int(running.trial.config["num_gpus"]) for running in self.running.values()}
+        return [] if any(need <= free + min(in_use) for need in needs) else sorted(in_use)
+
+    def _free(self) -> int:
+        """Workers that no running trial holds."""
+        return self.slots() - sum(int(running.trial.config["num_gpus"]) for running in self.running.values())
 
     # ---- a trial's life ---------------------------------------------------------------------------------------------------
 
@@ -177,9 +189,9 @@ class Conductor:
         if before is not None:
             wall, gpu = self._cost(before, now)
         else:
-            wall, gpu = (trial.last.wall_seconds, trial.last.gpu_seconds) if trial.last else (0.0, 0.0)
+            wall, gpu = trial.wall_seconds, trial.gpu_seconds
         self.running[name] = Running(trial, now, wall, gpu)
-        self._emit("start", trial=name, attempt=trial.attempts + 1)
+        self._emit("start", trial=name, attempt=trial.attempts + 1, wall_seconds=wall, gpu_seconds=gpu)
 
     def _cost(self, running: Running, now: float) -> tuple[float, float]:
         """(wall seconds, GPU seconds) of a trial up to `now`."""
@@ -220,7 +232,6 @@ class Conductor:
             reason=reason if action != "continue" else None,
             cutoff=cutoff,
         )
-        self._gpu_seconds[name] = gpu
         if action == "continue":
             return True
         self._end_after_report(trial)
@@ -240,19 +251,27 @@ class Conductor:
 
     def _end(self, trial: Trial, state: State, reason: str, error: str | None = None) -> None:
         value = trial.last.metrics[self.metric] if trial.last else None
-        self._emit("end", trial=trial.name, state=str(state), reason=reason, error=error)
-        self.proposer.tell(trial.number, state, value)
-        self.running.pop(trial.name, None)
+        running = self.running.pop(trial.name, None)
         self.waiting.pop(trial.name, None)
+        wall, gpu = self._cost(running, self.clock()) if running else (trial.wall_seconds, trial.gpu_seconds)
+        costs = {"wall_seconds": wall, "gpu_seconds": gpu}
+        self._emit("end", trial=trial.name, state=str(state), reason=reason, error=error, **costs)
+        self.proposer.tell(trial.number, state, value)
+
+    def end_sweep(self) -> None:
+        """Nothing is left to do: end what was never placed, and the sweep."""
+        spent = self.exhausted()
+        reason = f"budget: {spent}" if spent else "budget: run_cap"
+        for trial in self.record.by_number():
+            if not trial.state.ended:
+                self._end(trial, State.PRUNED, reason)
+        self._emit("sweep_ended", reason=reason)
+
+    def note(self, text: str) -> None:
+        """Write a remark into the record."""
+        self._emit("note", text=text)
 
     def close(self) -> None:
-        """The session is over. An interrupted sweep stays open for resume; otherwise what was never placed is ended."""
-        if not self.interrupted:
-            reason = self.exhausted()
-            for name in [*self.waiting, *(trial.name for trial in self.unfinished), *self.running]:
-                trial = self.record.trials[name]
-                if not trial.state.ended:
-                    self._end(trial, State.PRUNED, f"budget: {reason}" if reason else "sweep ended")
-            self._emit("sweep_ended", reason=f"budget: {reason}" if reason else "run_cap")
+        """The session is over, whether or not the sweep is."""
         for sink in self.sinks:
             sink.close(self.record)

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
 import os
-import platform
 import shutil
 import signal
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scalesweep.errors import NothingUsableError, OutsideError, UserError
+from scalesweep.errors import NothingUsableError, OutsideError, SpecError, UserError
 from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
+from scalesweep.record.provenance import git_revision, package_versions
 from scalesweep.record.schema import SCHEMA_VERSION
 from scalesweep.spec import SweepSpec, TrialConfig, sweep_from_dict
 from scalesweep.sweep.conductor import Conductor, Sink
 from scalesweep.sweep.preflight import Plan, check_static
 
-VERSIONED = ("scalesweep", "ray", "optuna", "torch", "transformers", "tokenizers", "datasets", "accelerate", "wandb", "numpy")
 OBJECT_STORE_BYTES = 100 * 1024**2  # a local cluster passes configs and reports through it, nothing large
 
 
 def local_slots(spec: SweepSpec, num_gpus: int | None) -> int:
     """Workers that a local cluster will hold, known before Ray starts: GPUs, or CPU workers where there is none."""
     gpus = _visible_gpus() if num_gpus is None else num_gpus
-    return gpus if gpus else max(1, _usable_cpus() // spec.resources.cpus_per_worker)
+    return workers_held(spec, gpus, _usable_cpus())
+
+
+def workers_held(spec: SweepSpec, gpus: int, cpus: int) -> int:
+    """Workers that fit on so many GPUs and CPUs; each takes `cpus_per_worker`, and a GPU where there are any."""
+    by_cpu = cpus // spec.resources.cpus_per_worker
+    return min(gpus, by_cpu) if gpus else by_cpu
 
 
 def _usable_cpus() -> int:
@@ -50,10 +54,6 @@ def _visible_gpus() -> int:
 def make_manifest(plan: Plan) -> dict[str, Any]:
     """All that says what the sweep was and reproduces it."""
     spec = plan.spec
-    versions = {"python": platform.python_version()}
-    for package in VERSIONED:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
     return {
         "schema_version": SCHEMA_VERSION,
         "id": uuid.uuid4().hex,
@@ -76,16 +76,9 @@ def make_manifest(plan: Plan) -> dict[str, Any]:
             **plan.data_summary,
         },
         "seeds": {"search": spec.search.seed, "training": spec.training.seed, "split": spec.data.split_seed},
-        "versions": versions,
-        "git": _git_revision(),
+        "versions": package_versions(),
+        "git": git_revision(),
     }
-
-
-def _git_revision() -> str | None:
-    if shutil.which("git") is None:
-        return None
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 # ---- Ray ----------------------------------------------------------------------------------------------------------------
@@ -108,12 +101,15 @@ def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
     os.environ.update(
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # the record is the log
         TUNE_DISABLE_SIGINT_HANDLER="1",
+        RAY_AIR_NEW_OUTPUT="0",  # Tune's own tables would go to stdout
         TUNE_MAX_PENDING_TRIALS_PG="1000000",  # the conductor bounds the queue; Tune's own bound is one trial
         TUNE_GLOBAL_CHECKPOINT_S="1000000000",  # nor is Tune's state ever restored
         TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
     )
     import ray
 
+    for name in ("ray", "ray.tune", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is in the record, and said by our own progress
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     try:
         if address:
@@ -131,8 +127,6 @@ def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         where = f"no Ray cluster answers at {address}" if address else "a local Ray cluster did not start"
         raise OutsideError(f"{where}: {str(error).splitlines()[0]}", "`ray status` tells whether one is up") from None
-    for name in ("ray", "ray.tune", "ray.air"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is in the record, and said by our own progress
     try:
         yield
     finally:
@@ -157,7 +151,8 @@ class Slots:
             total = ray.cluster_resources()
             gpus = max(int(total.get("GPU", 0)), self.spec.resources.max_gpus or 0)
             self.on_gpus = gpus > 0
-            self._count = gpus if gpus else int(total.get("CPU", 0)) // self.spec.resources.cpus_per_worker
+            can_grow = self.spec.resources.max_gpus is not None
+            self._count = gpus if can_grow else workers_held(self.spec, gpus, int(total.get("CPU", 0)))
             self._asked = time.monotonic()
         return self._count
 
@@ -174,27 +169,53 @@ def launch(plan: Plan, run_dir: Path, address: str | None, num_gpus: int | None,
         KeyboardInterrupt: interrupted; `resume` continues it.
     """
     if (run_dir / "sweep.json").exists():
-        RecordWriter(run_dir, {})  # raises, naming the remedy
+        RecordWriter(run_dir, {}).close()  # raises, naming the remedy
     with ray_cluster(address, num_gpus):
-        slots = Slots(plan.spec)
-        check_static(plan.spec, slots())
-        writer = RecordWriter(run_dir, make_manifest(plan))
-        return _run(writer, plan.spec, slots, sinks)
+        slots = _checked_slots(plan.spec)
+        with closing(RecordWriter(run_dir, make_manifest(plan))) as writer:
+            return _run(writer, plan.spec, slots, sinks)
 
 
 def resume(run_dir: Path, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None) -> Record:
-    """Continue an interrupted sweep from its record: finished trials stay, running ones go on from their checkpoints."""
+    """Continue an interrupted sweep from its record: finished trials stay, running ones go on from their checkpoints.
+
+    Raises:
+        UserError: no run folder, one in use, or a sweep that has ended.
+        NothingUsableError: the sweep ended and no trial can be used.
+        KeyboardInterrupt: interrupted again.
+    """
     read_manifest(run_dir)
-    writer = RecordWriter(run_dir)
-    if writer.record.status == "ended":
-        writer.close()
-        hint = f"`scalesweep leaderboard {run_dir}` shows it; `scalesweep promote {run_dir}` takes its best trial"
-        raise UserError(f"the sweep in {run_dir} has ended ({writer.record.ended_reason}); there is nothing to resume", hint)
-    spec = sweep_from_dict(writer.record.manifest["spec"])
-    with ray_cluster(address, num_gpus):
-        slots = Slots(spec)
-        check_static(spec, slots())
-        return _run(writer, spec, slots, sinks)
+    with closing(RecordWriter(run_dir)) as writer:
+        if writer.record.status == "ended":
+            hint = f"`scalesweep leaderboard {run_dir}` shows it; `scalesweep promote {run_dir}` takes its best trial"
+            raise UserError(
+                f"the sweep in {run_dir} has ended ({writer.record.ended_reason}); there is nothing to resume", hint
+            )
+        spec = sweep_from_dict(writer.record.manifest["spec"])
+        with ray_cluster(address, num_gpus):
+            return _run(writer, spec, _checked_slots(spec), sinks)
+
+
+def _checked_slots(spec: SweepSpec) -> Slots:
+    """What the cluster holds, once it is known that every trial can be placed there.
+
+    Raises:
+        SpecError: a GPU count or an accelerator type that the cluster does not have.
+    """
+    import ray
+
+    slots = Slots(spec)
+    check_static(spec, slots())
+    if spec.resources.max_gpus is None:  # else it may grow nodes of another kind
+        kinds = [
+            key.removeprefix("accelerator_type:") for key in ray.cluster_resources() if key.startswith("accelerator_type:")
+        ]
+        for index, size in enumerate(spec.sizes()):
+            if size.accelerator_type is not None and size.accelerator_type not in kinds:
+                path = ("ladder", index) if isinstance(spec.ladder, list) else ("ladder",)
+                message = f"the cluster has no {size.accelerator_type}"
+                raise SpecError([spec.problem((*path, "accelerator_type"), message, f"it has: {', '.join(kinds) or 'none'}")])
+    return slots
 
 
 def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Sink] | None) -> Record:
@@ -228,12 +249,14 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     def resources(config: dict[str, Any]) -> Any:
         return placement(config["num_gpus"], config["cpus_per_worker"], config["on_gpus"], config["accelerator_type"])
 
+    _note_changed_versions(conductor)
     with _interruptible(conductor):
         try:
             run_tune(conductor, SweepTrainable, resources, payload, str(run_dir / ".tune"), spec.resources.max_failures)
+            if not conductor.interrupted:
+                conductor.end_sweep()
         finally:
             conductor.close()
-            writer.close()
     _tidy(run_dir, record)
     if conductor.interrupted:
         raise KeyboardInterrupt
@@ -244,6 +267,14 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
             "; ".join(errors)[:600] or "give it a larger budget, or a smaller grace_period",
         )
     return record
+
+
+def _note_changed_versions(conductor: Conductor) -> None:
+    """A sweep resumed under other packages goes on, and its record says so."""
+    before, now = conductor.record.manifest["versions"], package_versions()
+    changed = [f"{name} {before.get(name)} → {version}" for name, version in now.items() if before.get(name) != version]
+    if changed:
+        conductor.note(f"versions changed since the launch: {', '.join(changed)}")
 
 
 @contextlib.contextmanager

@@ -5,14 +5,14 @@ The result, a `Plan`, holds all that launch needs and all that `scalesweep plan`
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalesweep.costs import GIB, matmul_params, training_flops, training_memory_bytes
-from scalesweep.errors import Problem, SpecError, UserError, did_you_mean
+from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_you_mean
 from scalesweep.models.architectures import apply_knobs
-from scalesweep.models.ladder import ResolvedSize, load_config, load_tokenizer, resolve
 from scalesweep.search.survival import rung_count
 from scalesweep.spec import PARAMETERS, LadderSize, SweepSpec, gpu_choices, rung_levels
 from scalesweep.spec.config import KNOBS
@@ -20,6 +20,9 @@ from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.training.metrics import LANGUAGE_MODELLING, METRICS
 from scalesweep.training.schedules import SCHEDULES
+
+if TYPE_CHECKING:
+    from scalesweep.models.ladder import ResolvedSize
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def check_static(spec: SweepSpec, slots: int | None) -> str:
         message = f"{spec.metric.name!r} is unknown" if metric is None else f"{spec.task} has no {spec.metric.name}"
         problems.append(spec.problem(("metric", "name"), message, did_you_mean(spec.metric.name, fitting)))
     elif spec.metric.goal not in (None, metric.goal):
-        message = f"{spec.metric.name} is to be {metric.goal[:-1]}d, not {spec.metric.goal[:-1]}d"
+        message = f"{spec.metric.name} is to be {metric.goal}d, not {spec.metric.goal}d"
         problems.append(spec.problem(("metric", "goal"), message, f"write goal: {metric.goal}, or leave it out"))
 
     at: KeyPath = ("search_space", "parameters")
@@ -121,19 +124,27 @@ def _check_slots(spec: SweepSpec, slots: int) -> list[Problem]:
         listed = spec.search_space.parameters["num_gpus"].values if "num_gpus" in spec.search_space.parameters else None
         tail: KeyPath = ("values", listed.index(largest)) if listed else ()
         path = ("search_space", "parameters", "num_gpus", *tail)
-        hint = f"choose at most {slots}; --num-gpus gives a local cluster logical GPUs, resources.max_gpus says what a cluster scales to"
+        hint = (
+            f"choose at most {slots}; or launch on a larger cluster (--address), say what it grows to (resources.max_gpus), "
+            "or give a local one logical GPUs (--num-gpus)"
+        )
         problems.append(spec.problem(path, f"{largest} is above the {slots} worker(s) that the cluster can hold", hint))
     return problems
 
 
-def check_models(spec: SweepSpec, num_labels: int | None) -> tuple[list[ResolvedSize], dict[str, LadderSize]]:
+def check_models(
+    spec: SweepSpec, num_labels: int | None, base: Path | None = None
+) -> tuple[list[ResolvedSize], dict[str, LadderSize]]:
     """Resolve each size without loading weights; check knobs, GPU memory, tokenizers and lengths."""
+    from scalesweep.models.ladder import resolve
+
     problems: list[Problem] = []
+    faults: dict[_Fault, list[str]] = {}  # the same fault of several sizes is said once
     sizes: list[ResolvedSize] = []
     ladder: dict[str, LadderSize] = {}
     for index, size in enumerate(spec.sizes()):
         path: KeyPath = ("ladder", "layers", index) if isinstance(spec.ladder, DepthLadder) else ("ladder", index, "model")
-        size = absolute(size)
+        size = absolute(size, base)
         try:
             resolved = resolve(size, spec.task, num_labels)
         except UserError as error:
@@ -145,8 +156,12 @@ def check_models(spec: SweepSpec, num_labels: int | None) -> tuple[list[Resolved
             continue
         sizes.append(resolved)
         ladder[size.name] = size
-        problems += _check_size(spec, resolved, size, path)
-    if not problems:
+        for fault in _check_size(spec, resolved, size, path):
+            faults.setdefault(fault, []).append(size.name)
+    for fault, names in faults.items():
+        whose = f"size{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        problems.append(spec.problem(fault.path, fault.message.replace("SIZE", whose), fault.hint))
+    if len(sizes) == len(spec.sizes()):
         problems += _check_tokenizers(spec, sizes)
     if problems:
         raise SpecError(problems)
@@ -157,14 +172,27 @@ def metric_row(spec: SweepSpec) -> Any:
     return METRICS[spec.metric.name]
 
 
-def absolute(size: LadderSize) -> LadderSize:
-    """Local model folders as absolute paths: workers run elsewhere."""
-    path = Path(size.model).expanduser()
-    return size.model_copy(update={"model": str(path.resolve())}) if path.is_dir() else size
+def absolute(size: LadderSize, base: Path | None = None) -> LadderSize:
+    """Local model folders, written from `base` or the working directory, as absolute paths: workers run elsewhere."""
+    for folder in (base or Path(), Path()):
+        if (path := folder / Path(size.model).expanduser()).is_dir():
+            return size.model_copy(update={"model": str(path.resolve())})
+    return size
 
 
-def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path: KeyPath) -> list[Problem]:
-    problems = []
+@dataclass(frozen=True)
+class _Fault:
+    """What is wrong with a size; the message says SIZE where its name belongs."""
+
+    path: KeyPath
+    message: str
+    hint: str
+
+
+def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path: KeyPath) -> list[_Fault]:
+    from scalesweep.models.ladder import load_config
+
+    faults = []
     for knob in KNOBS:
         parameter = spec.search_space.parameters.get(knob)
         if parameter is None:
@@ -172,31 +200,31 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
         try:
             apply_knobs(load_config(size), {knob: 0.0})
         except UserError as error:
-            problems.append(
-                spec.problem(("search_space", "parameters", knob), f"{error.message} (size {size.name})", error.hint)
-            )
+            faults.append(_Fault(("search_space", "parameters", knob), f"{error.message} (SIZE)", error.hint))
     memory = spec.resources.gpu_memory_gib
     unfreezing = spec.search_space.parameters.get("unfreezing")
     modes = unfreezing.choices() or [] if unfreezing else ["full"]
     if resolved.group_params[-1] == 0 and {"head", "gradual"} & set(modes):
-        message = f"size {size.name} has no weights above its blocks (its output layer is tied to the embeddings)"
-        problems.append(spec.problem(("search_space", "parameters", "unfreezing"), message, "use unfreezing: full for it"))
+        message = "SIZE: nothing lies above the blocks to be trained alone (the output layer is tied to the embeddings)"
+        hint = "take head and gradual out of unfreezing, or the size out of the ladder"
+        faults.append(_Fault(("search_space", "parameters", "unfreezing"), message, hint))
     trained = resolved.n_params if modes != ["head"] else resolved.group_params[-1]
     needed = training_memory_bytes(resolved.n_params, trained) / GIB
     if memory is not None and needed > memory:
-        message = f"size {size.name} needs at least {needed:.1f} GiB for weights, gradients and optimizer; a GPU has {memory:g}"
-        problems.append(spec.problem(path, message, "drop the size, train its head only, or use larger GPUs"))
+        message = f"SIZE needs at least {needed:.3g} GiB for weights, gradients and optimizer; a GPU has {memory:g}"
+        hint = "drop the size, train its head only, or use larger GPUs and say so in resources.gpu_memory_gib"
+        faults.append(_Fault(path, message, hint))
     if resolved.max_positions is not None and spec.data.max_length > resolved.max_positions:
-        message = f"{spec.data.max_length} is above the {resolved.max_positions} positions of size {size.name}"
-        problems.append(spec.problem(("data", "max_length"), message, f"use at most {resolved.max_positions}"))
-    return problems
+        message = f"{spec.data.max_length} is above the {resolved.max_positions} positions of SIZE"
+        faults.append(_Fault(("data", "max_length"), message, f"use at most {resolved.max_positions}"))
+    return faults
 
 
 def _check_tokenizers(spec: SweepSpec, sizes: list[ResolvedSize]) -> list[Problem]:
     row = metric_row(spec)
     fingerprints = {size.tokenizer_fingerprint for size in sizes}
     if spec.task == LANGUAGE_MODELLING and row.per_token and len(fingerprints) > 1:
-        message = f"{spec.metric.name} is counted per token, and the sizes' tokenizers differ"
+        message = f"{spec.metric.name} is counted per token, and the sizes' tokenizers cut text into different tokens"
         return [spec.problem(("metric", "name"), message, "use eval_bits_per_byte, which any tokenizer can be compared by")]
     return []
 
@@ -215,22 +243,35 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
     """
     from scalesweep.data.problems import DataProblem
     from scalesweep.data.tokens import TokenizedData, prepare, tokenize
+    from scalesweep.models.ladder import load_tokenizer
     from scalesweep.training.job import cache_dir
 
     goal = check_static(spec, slots)
     try:
         prepared = prepare(spec.data, spec.task, base)
-    except DataProblem as problem:
-        raise SpecError([spec.problem(problem.key, problem.message, problem.hint)]) from None
+    except DataProblem as error:
+        problems = [spec.problem(error.key, error.message, error.hint)]
+        # Any number of classes tells whether the models are at fault too, so that one run shows both.
+        with contextlib.suppress(OutsideError):
+            try:
+                check_models(spec, 2, base)
+            except SpecError as others:
+                problems += others.problems
+        raise SpecError(problems) from None
     classes = tuple(prepared.classes)
-    sizes, ladder = check_models(spec, len(classes) or None)
+    sizes, ladder = check_models(spec, len(classes) or None, base)
     keys = {}
-    for size in sizes:
+    for index, size in enumerate(sizes):
         if size.tokenizer_fingerprint not in keys:
             tokenizer = load_tokenizer(ladder[size.name])
-            folder = tokenize(
-                prepared, spec.data, spec.task, tokenizer, size.tokenizer_fingerprint, cache_dir(), progress=progress
-            )
+            try:
+                folder = tokenize(
+                    prepared, spec.data, spec.task, tokenizer, size.tokenizer_fingerprint, cache_dir(), progress=progress
+                )
+            except UserError as error:
+                at: KeyPath = ("ladder", "model") if isinstance(spec.ladder, DepthLadder) else ("ladder", index, "model")
+                key = error.key if isinstance(error, DataProblem) else at
+                raise SpecError([spec.problem(key, error.message, error.hint)]) from None
             keys[size.tokenizer_fingerprint] = folder
     data = TokenizedData.open(keys[sizes[0].tokenizer_fingerprint])
     lengths = data.train.lengths
@@ -262,7 +303,7 @@ def _cost(spec: SweepSpec, sizes: list[ResolvedSize], tokens_per_example: float,
     """Upper bounds: every trial runs to the end, on the largest size, trained in full."""
     trials, early, budget = spec.budget.run_cap, spec.early_terminate, spec.budget
     batch = spec.search_space.parameters.get("global_batch_size")
-    sizes_of_batch = (batch.choices() or [batch.max]) if batch else [spec.training.global_batch_size]
+    sizes_of_batch: list[Any] = (batch.choices() or [batch.max]) if batch else [spec.training.global_batch_size]
     largest_batch = max(int(value) for value in sizes_of_batch if value is not None)
     per_trial = early.max_t if early.time_attr == "tokens" else early.max_t * largest_batch * tokens_per_example
     tokens = None if trials is None else trials * per_trial

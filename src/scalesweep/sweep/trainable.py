@@ -22,7 +22,7 @@ def placement(num_gpus: int, cpus_per_worker: int, on_gpus: bool, accelerator_ty
 
 
 class SweepTrainable(tune.Trainable):
-    """Config: `trial` (name), `num_gpus`, and `launch`, an `ObjectRef` list holding what all trials share.
+    """Config: `trial` (name), `job` (what to train), and what its workers are to be (`num_gpus`, `cpus_per_worker`, …).
 
     The workers live as long as this actor. Tune hands the actor to the next trial of the same GPU count
     (`reuse_actors`), which then starts on warm processes; after an error it never does.
@@ -39,23 +39,22 @@ class SweepTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         config = self.trial
-        if self.workers is None:
-            self.workers = WorkerGroup(
-                world=config["num_gpus"],
-                threads=config["cpus_per_worker"],
-                num_gpus=1 if config["on_gpus"] else 0,
-                mixed_precision=config["mixed_precision"],
-                placement_group=ray.util.get_current_placement_group(),
-            )
         try:
+            if self.workers is None:
+                self.workers = WorkerGroup(
+                    world=config["num_gpus"],
+                    threads=config["cpus_per_worker"],
+                    num_gpus=1 if config["on_gpus"] else 0,
+                    mixed_precision=config["mixed_precision"],
+                    placement_group=ray.util.get_current_placement_group(),
+                )
             if not self.begun:
                 self.workers.begin(config["job"])
                 self.begun = True
             report = self.workers.next()
         except TrialFailed as failure:
             # A plain error would come again on another try: it ends the trial, while a dead process is tried again.
-            self.workers.shutdown()
-            self.workers = None
+            self.cleanup()
             return {"failure": str(failure), "failure_kind": failure.kind}
         if report is None:
             return {"failure": "training ended without a last report", "failure_kind": "error"}
@@ -72,3 +71,4 @@ class SweepTrainable(tune.Trainable):
     def cleanup(self) -> None:
         if self.workers is not None:
             self.workers.shutdown()
+            self.workers = None

@@ -1,19 +1,23 @@
-"""All that a worker needs to train one trial: plain values, sent to every rank."""
+"""What goes to a worker and what comes back: a job to train, and reports. Plain values.
+
+Imports nothing heavy: the process that places workers passes jobs on and never trains.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalesweep.costs import matmul_params
-from scalesweep.data.tokens import TokenizedData, prepare, tokenize
 from scalesweep.errors import OutsideError
-from scalesweep.models.ladder import load_tokenizer
 from scalesweep.spec import LadderSize, TrialConfig
 from scalesweep.spec.sweep import DataSpec
 from scalesweep.training.metrics import LANGUAGE_MODELLING
+
+if TYPE_CHECKING:
+    from scalesweep.data.tokens import TokenizedData
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,18 @@ class TrialJob:
         return len(self.group_params) - 2
 
 
+@dataclass(frozen=True)
+class TrainReport:
+    """One evaluation. `fidelity` counts the sweep's `time_attr`; `tokens` and `flops` are those trained on so far."""
+
+    step: int
+    fidelity: int
+    tokens: int
+    flops: float
+    metrics: dict[str, float]
+    total_steps: int
+
+
 def cache_dir() -> Path:
     """Where a node keeps tokenized data: `$SCALESWEEP_CACHE`, or `~/.cache/scalesweep`."""
     return Path(os.environ.get("SCALESWEEP_CACHE") or Path.home() / ".cache" / "scalesweep")
@@ -53,6 +69,9 @@ def open_data(job: TrialJob) -> TokenizedData:
     Raises:
         OutsideError: the source gives other data on this node than where the sweep was launched.
     """
+    from scalesweep.data.tokens import TokenizedData, prepare, tokenize
+    from scalesweep.models.ladder import load_tokenizer
+
     folder = cache_dir() / job.data_key
     if not folder.is_dir():
         prepared = prepare(job.data, job.task, Path.cwd())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,29 +19,17 @@ from scalesweep.costs import training_flops
 from scalesweep.data.batches import BatchPlan, eval_order, shard, steps_for_tokens
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
 from scalesweep.models.groups import LayerGroup, layer_groups
-from scalesweep.models.ladder import load_model, load_tokenizer
+from scalesweep.models.ladder import load_model, load_tokenizer, quiet
 from scalesweep.models.unfreezing import apply_unfreezing, lowest_trainable
 from scalesweep.spec import TrialConfig
 from scalesweep.training import checkpoint
-from scalesweep.training.job import TrialJob, open_data
+from scalesweep.training.job import TrainReport, TrialJob, open_data
 from scalesweep.training.metrics import LANGUAGE_MODELLING, Totals, compute_metrics, loss_sum
 from scalesweep.training.schedules import schedule
 
 MICRO_BATCH = 32  # examples per forward pass where the spec gives none
 SAVE_SECONDS = 60.0  # between checkpoints of a run that reports without evaluating
 BUCKET_ELEMENTS = 2**25  # gradients are averaged in buckets of 128 MiB: few calls, bounded extra memory
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """One evaluation. `fidelity` counts the sweep's `time_attr`; `tokens` and `flops` are those trained on so far."""
-
-    step: int
-    fidelity: int
-    tokens: int
-    flops: float
-    metrics: dict[str, float]
-    total_steps: int
 
 
 def make_accelerator(mixed_precision: str) -> Accelerator:
@@ -242,11 +229,13 @@ class Trainer:
             float32 logits of the first `examples` validation examples, for a reloaded model to be compared with.
         """
         self.model.eval()
-        self.model.save_pretrained(folder)
+        with quiet():
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         return np.concatenate(list(validation_logits(self.model, self.job, examples)))
 
 
+@torch.no_grad()
 def validation_logits(model: torch.nn.Module, job: TrialJob, examples: int) -> Iterator[np.ndarray]:
     """Float32 logits of the first validation examples, one example at a time (so that padding plays no part)."""
     split = open_data(job).split("validation")

@@ -17,6 +17,11 @@ ULMFIT_RATIO = 32  # peak rate ÷ lowest rate of the slanted triangle (Howard & 
 ULMFIT_CUT = 0.1  # share of the steps that rise, where warmup_ratio does not say
 
 
+def _decay_steps(config: TrialConfig, total_steps: int) -> int:
+    """Steps of the last phase of warmup_stable_decay; what warm-up takes is not there to decay in."""
+    return max(1, min(round(config.decay_ratio * total_steps), total_steps - round(config.warmup_ratio * total_steps)))
+
+
 def _transformers(name: str, **kwargs: Any) -> Callable[[TrialConfig, int, int], Factor]:
     def build(config: TrialConfig, total_steps: int, warmup_steps: int) -> Factor:
         import torch
@@ -51,9 +56,7 @@ SCHEDULES: dict[str, Callable[[TrialConfig, int, int], Factor]] = {
     "cosine_with_min_lr": _transformers("cosine_with_min_lr", min_lr_rate=lambda config, _: config.min_lr_ratio),
     "polynomial": _transformers("polynomial", lr_end=0.0, power=lambda config, _: config.lr_power),
     "inverse_sqrt": _transformers("inverse_sqrt"),
-    "warmup_stable_decay": _transformers(
-        "warmup_stable_decay", num_decay_steps=lambda config, total: max(1, round(config.decay_ratio * total))
-    ),
+    "warmup_stable_decay": _transformers("warmup_stable_decay", num_decay_steps=_decay_steps),
     "slanted_triangular": _slanted_triangular,
 }
 

@@ -1,0 +1,52 @@
+"""A sweep from Python: everything the command line does, on the same objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalesweep.spec import SweepSpec, load_sweep, sweep_from_dict
+
+if TYPE_CHECKING:
+    from scalesweep.record import Record
+    from scalesweep.sweep.preflight import Plan
+
+
+class Sweep:
+    """A checked specification that can be planned and launched.
+
+    >>> sweep = Sweep.load("sweeps/quickstart.yaml", ["budget.run_cap=12"])
+    >>> record = sweep.launch()  # doctest: +SKIP
+    """
+
+    def __init__(self, spec: SweepSpec, base: Path | None = None) -> None:
+        """`base` is the folder that relative data paths start from (default: the working directory)."""
+        self.spec = spec
+        self.base = base or Path.cwd()
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+        """From a sweep file; `overrides` are `KEY=VALUE` strings. Raises SpecError."""
+        return cls(load_sweep(path, overrides), Path(path).parent)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Sweep:
+        """From a mapping with the keys of a sweep file, the search space in place. Raises SpecError."""
+        return cls(sweep_from_dict(data))
+
+    def plan(self, num_gpus: int | None = None) -> Plan:
+        """Check models, data and resources, and say what the sweep costs at most. Raises SpecError, OutsideError."""
+        from scalesweep.sweep.launch import local_slots
+        from scalesweep.sweep.preflight import preflight
+
+        return preflight(self.spec, local_slots(self.spec, num_gpus), self.base)
+
+    def launch(self, run_dir: str | Path | None = None, address: str | None = None, num_gpus: int | None = None) -> Record:
+        """Run the sweep (default run folder: `runs/NAME`) and return its record. Raises what `plan` raises, UserError for a
+        folder in use, and NothingUsableError."""
+        from scalesweep.sweep.launch import launch, local_slots
+        from scalesweep.sweep.preflight import preflight
+
+        plan = preflight(self.spec, None if address else local_slots(self.spec, num_gpus), self.base)
+        return launch(plan, Path(run_dir or Path("runs") / self.spec.name), address, num_gpus)

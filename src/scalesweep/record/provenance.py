@@ -1,0 +1,28 @@
+"""What reproduces a run beside its config: package versions and the git revision of the working folder."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+
+PACKAGES = ("scalesweep", "ray", "optuna", "torch", "transformers", "tokenizers", "datasets", "accelerate", "wandb", "numpy")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run computes."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def git_revision() -> str | None:
+    """The commit that the working folder is at, or None outside a repository."""
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return (done.stdout.strip() or None) if done.returncode == 0 else None

@@ -1,0 +1,600 @@
+"""What a user can get wrong: each is refused before any compute, with file, line, key and remedy, on one screen.
+
+A small sweep that is right is broken in one place at a time. The expected line is found in the text by a marker.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import WORDS, save_tiny, tiny_tokenizer
+
+from scalesweep.errors import SpecError, UserError
+from scalesweep.spec import load_sweep
+from scalesweep.sweep.preflight import Plan, check_static, preflight
+
+torch.set_num_threads(1)
+
+SLOTS = 4  # workers of the cluster
+
+SWEEP = """\
+# A sweep that is right.
+name: tiny
+task: sequence-classification
+data:
+  path: reviews.csv
+  text: text
+  label: label
+  splits:
+    train: 60
+    validation: 20
+    test: 20
+  max_length: 16
+ladder:
+  - name: small
+    model: MODELS/bert
+    layers: 1
+  - name: large
+    model: MODELS/bert
+    min_gpus: 2
+search_space: space.yaml
+metric: {name: eval_loss, goal: minimize}
+training:
+  global_batch_size: 8
+early_terminate:
+  type: asha
+  grace_period: 4
+  max_t: 12
+budget:
+  run_cap: 6
+resources:
+  max_concurrent_trials: 2
+"""
+
+SPACE = """\
+# A space that is right.
+parameters:
+  model_size: {values: [small, large]}
+  num_gpus: {values: [1, 2]}
+  unfreezing: {values: [full, head, gradual]}
+  unfreeze_interval:
+    min: 2
+    max: 4
+    when: {unfreezing: gradual}
+  lr_scheduler_type: {values: [linear, cosine]}
+  learning_rate:
+    distribution: log_uniform_values
+    min: 1.0e-4
+    max: 1.0e-2
+  attention_dropout: {min: 0.0, max: 0.3}
+"""
+
+Edits = list[tuple[str, str]]
+
+CAUSAL: Edits = [
+    ("task: sequence-classification", "task: causal-lm"),
+    ("  label: label\n", ""),
+    ("MODELS/bert\n    layers", "MODELS/gpt2\n    layers"),
+    ("MODELS/bert\n    min", "MODELS/gpt2\n    min"),
+]
+CAUSAL_SPACE: Edits = [
+    ("{values: [full, head, gradual]}", "{value: full}"),
+    ("    when: {unfreezing: gradual}", "    when: {unfreezing: full}"),
+]
+DEPTHS: Edits = [
+    ("ladder:\n  - name: small\n    model: MODELS/bert\n    layers: 1\n", "ladder:\n  model: MODELS/bert\n  layers: [1, 2]\n"),
+    ("  - name: large\n    model: MODELS/bert\n    min_gpus: 2\n", ""),
+]
+DEPTH_NAMES: Edits = [("[small, large]", "[L1, L2]")]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One thing wrong. `at` is text that stands, once, on the line that the error has to name."""
+
+    id: str
+    at: str
+    key: str
+    says: str
+    hint: str
+    sweep: Edits = field(default_factory=list)
+    space: Edits = field(default_factory=list)
+    problems: int = 1
+
+
+def in_sweep(id: str, old: str, new: str, key: str, says: str, hint: str, at: str = "", before: Edits = [], **more) -> Bad:  # noqa: B006
+    """Broken in the sweep file: `old` replaced by `new`, which is where the error points unless `at` says otherwise."""
+    return Bad(id, at or new, key, says, hint, sweep=[*before, (old, new)], **more)
+
+
+def in_space(id: str, old: str, new: str, key: str, says: str, hint: str, at: str = "", **more) -> Bad:
+    return Bad(id, at or new, key, says, hint, space=[(old, new)], **more)
+
+
+RATE = "    min: 1.0e-4\n    max: 1.0e-2"
+P = "parameters."
+
+BAD = [
+    # ---- keys and types
+    in_sweep("unknown key", "run_cap: 6", "run_cpa: 6", "budget.run_cpa", "unknown key", "did you mean 'run_cap'?"),
+    in_sweep("unknown key at the top", "budget:", "bugdet:", "bugdet", "unknown key", "did you mean 'budget'?", problems=2),
+    in_sweep("unknown key of a size", "layers: 1", "layer: 1", "ladder[0].layer", "unknown key", "did you mean 'layers'?"),
+    in_sweep("key of another tool", "type: asha", "type: asha\n  brackets: 2", "early_terminate.brackets", "unknown key",
+             "grace_period", at="brackets: 2"),
+    in_sweep("wrong type", "run_cap: 6", "run_cap: six", "budget.run_cap", "must be a whole number, not 'six'", "trials at most"),
+    in_sweep("a fraction for a count", "run_cap: 6", "run_cap: 6.5", "budget.run_cap", "must be a whole number, not 6.5", "trials"),
+    in_sweep("text for a number", "global_batch_size: 8", "global_batch_size: '8'", "training.global_batch_size",
+             "must be a whole number, not '8'", "write 8 without quotes: examples per optimizer step"),
+    in_sweep("number for text", "name: tiny", "name: 7", "name", "must be text, not 7", "quote it: '7'"),
+    in_sweep("a list for a mapping", "budget:\n  run_cap: 6", "budget: [6]", "budget", "must be a mapping, not [6]", "indented: run_cap, time"),
+    in_sweep("split of no kind", "train: 60", "train: [60]", "data.splits.train", "must be a number or text, not [60]", "counts, fractions"),
+    in_sweep("empty section", "training:\n  global_batch_size: 8", "training:", "training", "has no value", "delete the key"),
+    in_sweep("missing key", "  path: reviews.csv\n", "", "data.path", "is missing", "add 'path': hub id, local file", at="data:"),
+    in_sweep("missing section", "budget:\n  run_cap: 6\n", "", "budget", "is missing", "add 'budget'", at="name: tiny"),
+    in_sweep("unknown task", "task: sequence-classification", "task: classification", "task", "'classification' is not allowed",
+             "did you mean 'sequence-classification'?"),
+    in_sweep("unknown sampler", "budget:", "search: {sampler: tpee}\nbudget:", "search.sampler", "'tpee' is not allowed",
+             "did you mean 'tpe'?", at="tpee"),
+    in_sweep("name that is a path", "name: tiny", "name: ../tiny", "name", "must begin with a letter or digit", "run folder"),
+    in_sweep("infinite number", "run_cap: 6", "gpu_hours: .inf", "budget.gpu_hours", "must be a finite number, not inf", "write a finite number"),
+    in_sweep("no duration", "run_cap: 6", "time: 5 minutes", "budget.time", "'5 minutes' is no duration", "2h30m"),
+    # ---- YAML
+    in_sweep("not YAML", "splits:\n    train: 60", "splits: {train: 60", "", "not valid YAML", "brackets",
+             at="    validation: 20"),
+    in_sweep("tab", "  text: text", "\ttext: text", "", "not valid YAML", "indentation"),
+    in_sweep("duplicate key", "  label: label", "  label: label\n  text: label", "data.text", "given twice (first on line 6)",
+             "keep one", at="  text: label"),
+    in_sweep("tag that would run code", "name: tiny", "name: !!python/object/apply:os.system ['touch pwned']", "name",
+             "!!python/object/apply:os.system is not allowed", "a tag is never run"),
+    in_sweep("tag that does not fit", "run_cap: 6", "run_cap: !!int six", "budget.run_cap", "can't be read as int", "plain value"),
+    in_sweep("alias loop", "splits:", "splits: &a\n    more: *a", "data.splits.more", "refers to itself", "write the value out",
+             at="splits: &a"),
+    in_sweep("merge key", "resources:", "resources:\n  <<: {max_gpus: 2}", "resources", "'<<' is not read", "by name", at="<<"),
+    # ---- the search space
+    in_space("empty space", SPACE.split("parameters:")[1], " {}\n", "parameters", "the space is empty", "at least one parameter",
+             at="parameters:", problems=3),
+    in_space("no mapping of parameters", SPACE.partition("parameters")[2], ": [1]\n", "parameters", "must be a mapping, not [1]",
+             "indented", at="parameters:"),
+    in_space("parameters without their heading", "parameters:", "parameter:", "parameters", "is missing",
+             "begins with 'parameters:'", at="parameter:", problems=2),
+    in_space("unknown parameter", "learning_rate:", "learning_ratio:", P + "learning_ratio", "unknown parameter",
+             "did you mean 'learning_rate'?"),
+    in_space("parameter by another tool's name", "learning_rate:", "lr:", P + "lr", "unknown parameter",
+             "it is called 'learning_rate' here"),
+    in_space("unknown key of a parameter", "    min: 1.0e-4", "    mean: 1.0e-4", P + "learning_rate.mean", "unknown key",
+             "known: distribution, max, min", problems=2),
+    in_space("unknown distribution", "log_uniform_values", "log_uniform", P + "learning_rate.distribution",
+             "'log_uniform' is not allowed", "did you mean 'log_uniform_values'?"),
+    in_space("bare value", "{min: 0.0, max: 0.3}", "0.1", P + "attention_dropout", "must be a mapping, not 0.1",
+             "attention_dropout: {value: 0.1}", at="attention_dropout:"),
+    in_space("bare list", "{values: [full, head, gradual]}", "[full, gradual]", P + "unfreezing", "must be a mapping, not",
+             "unfreezing: {values: ['full', 'gradual']}", at="unfreezing: [full"),
+    in_space("no values", "[linear, cosine]", "[]", P + "lr_scheduler_type.values", "the list is empty", "at least one value",
+             at="lr_scheduler_type:"),
+    in_space("no GPU counts", "num_gpus: {values: [1, 2]}", "num_gpus: {values: []}", P + "num_gpus.values", "the list is empty",
+             "at least one value"),
+    in_space("value twice", "[linear, cosine]", "[linear, cosine, linear]", P + "lr_scheduler_type.values", "stands twice", "once"),
+    in_space("values and a range", "{min: 0.0, max: 0.3}", "{values: [0.1], max: 0.3}", P + "attention_dropout", "more than one of",
+             "give value: X, or"),
+    in_space("nothing to vary", "{min: 0.0, max: 0.3}", "{}", P + "attention_dropout", "nothing says how it varies", "min: and max:",
+             at="attention_dropout:"),
+    in_space("half a range", "{min: 0.0, max: 0.3}", "{min: 0.0}", P + "attention_dropout.max", "is missing", "both min and max"),
+    in_space("min above max", RATE, "    min: 1.0e-1\n    max: 1.0e-2", P + "learning_rate.min", "0.1 is above max (0.01)", "swap",
+             at="min: 1.0e-1"),
+    in_space("log scale from 0", RATE, "    min: 0.0\n    max: 1.0e-2", P + "learning_rate.min", "not above 0 (log scale)",
+             "uniform", at="    min: 0.0"),
+    in_space("fraction of steps", "    max: 4", "    max: 4.5", P + "unfreeze_interval.max", "takes whole numbers", "int_uniform"),
+    in_space("distribution without its keys", "{values: [1, 2]}", "{values: [1, 2], distribution: uniform}",
+             P + "num_gpus.distribution", "uniform does not go with", "categorical"),
+    in_space("value out of range", "max: 0.3}", "max: 1.5}", P + "attention_dropout.max", "1.5 is outside 0 … 0.999", "from 0 to 0.999: dropout"),
+    in_space("value that is no number", "{min: 0.0, max: 0.3}", "{value: .nan}", P + "attention_dropout.value", "nan is not finite",
+             "write a number from 0 to 0.999: dropout"),
+    in_space("word for a number", "{min: 0.0, max: 0.3}", "{values: [low, high]}", P + "attention_dropout.values[0]",
+             "must be a number, not 'low'", "dropout on attention", problems=2),
+    in_space("range of words", "{values: [linear, cosine]}", "{min: 1, max: 2}", P + "lr_scheduler_type", "takes words", "values:"),
+    in_space("unknown mode of unfreezing", "[full, head, gradual]", "[full, head, gradul, gradual]", P + "unfreezing.values[2]",
+             "'gradul' is not one of its values", "did you mean 'gradual'?"),
+    in_space("size that the ladder lacks", "[small, large]", "[small, larger]", P + "model_size.values[1]",
+             "'larger' is not one of its values", "did you mean 'large'?"),
+    in_space("model_size not searched", "  model_size: {values: [small, large]}\n", "", "parameters",
+             "2 sizes but model_size is not searched", "model_size: {values: [small, large]}", at="parameters:"),
+    in_space("unknown schedule", "[linear, cosine]", "[linear, cosin]", P + "lr_scheduler_type.values[1]",
+             "'cosin' is no schedule", "did you mean 'cosine'?"),
+    in_space("`when` on a missing parameter", "when: {unfreezing:", "when: {unfreezng:", P + "unfreeze_interval.when.unfreezng",
+             "is no parameter of this space", "did you mean 'unfreezing'?"),
+    in_space("`when` with a value it can't take", "when: {unfreezing: gradual}", "when: {unfreezing: gradually}",
+             P + "unfreeze_interval.when.unfreezing", "unfreezing can't be 'gradually'", "did you mean 'gradual'?"),
+    in_space("`when` without a value", "when: {unfreezing: gradual}", "when: {unfreezing: []}",
+             P + "unfreeze_interval.when.unfreezing", "would never exist", "list the values of unfreezing"),
+    in_space("`when` on a range", "when: {unfreezing: gradual}", "when: {attention_dropout: 0.1}",
+             P + "unfreeze_interval.when.attention_dropout", "has a continuous range", "listed values"),
+    in_space("circle of `when`", "[linear, cosine]}", "[linear, cosine], when: {unfreezing: full}}\n"
+             "  weight_decay: {min: 0.0, max: 0.1, when: {max_grad_norm: 1.0}}\n"
+             "  max_grad_norm: {values: [1.0], when: {adam_beta1: 0.9}}\n"
+             "  adam_beta1: {values: [0.9], when: {max_grad_norm: 1.0}}", P + "max_grad_norm.when",
+             "runs in a circle: max_grad_norm → adam_beta1 → max_grad_norm", "take the `when` off one of them", at="values: [1.0]"),
+    in_space("a size that waits for its GPUs", "[small, large]}", "[small, large], when: {num_gpus: 2}}", P + "model_size.when",
+             "runs in a circle: model_size → num_gpus → model_size", "num_gpus is always drawn after model_size"),
+    # ---- sizes and GPUs
+    in_space("GPU count above the cluster's", "num_gpus: {values: [1, 2]}", "num_gpus: {values: [1, 2, 8]}",
+             P + "num_gpus.values[2]", "8 is above the 4 worker(s)", "choose at most 4"),
+    in_sweep("GPU count below a size's min_gpus", "min_gpus: 2", "min_gpus: 3", "ladder[1].min_gpus",
+             "size 'large' needs at least 3 GPUs, and num_gpus takes only 1, 2", "add 3 to num_gpus"),
+    in_space("GPUs not searched", "  num_gpus: {values: [1, 2]}\n", "", "ladder[1].min_gpus", "num_gpus is 1 unless searched",
+             "add num_gpus: {values: [2]}", at="min_gpus: 2"),
+    in_sweep("GPU count below every min_gpus", "layers: 1", "min_gpus: 2 # both", "parameters.num_gpus.values[0]",
+             "1 is below the min_gpus of every size", "start at 2", at="num_gpus: {values"),
+    in_sweep("two sizes of one name", "name: large", "name: small", "ladder[1].name", "size 'small' stands twice", "its own name",
+             at="  - name: small\n    model: MODELS/bert\n    min_gpus", problems=2),
+    in_sweep("two depths alike", "layers: [1, 2]", "layers: [1, 1]", "ladder.layers[1]", "size 'L1' stands twice", "its own name",
+             before=DEPTHS, space=[("[small, large]", "[L1]")]),
+    in_sweep("no sizes", "ladder:\n  model: MODELS/bert\n  layers: [1, 2]", "ladder: []", "ladder", "is empty", "at least one size",
+             before=DEPTHS, space=[("  model_size: {values: [small, large]}\n", "")]),
+    in_sweep("no depths", "layers: [1, 2]", "layers: []", "ladder.layers", "a list of at least one, not []", "write a list", before=DEPTHS,
+             space=DEPTH_NAMES),
+    in_sweep("model folder that does not exist", "MODELS/bert\n    layers", "./nowhere/bert\n    layers", "ladder[0].model",
+             "there is no model folder ./nowhere/bert", "hub id, an existing folder, or package:", at="./nowhere"),
+    in_sweep("model package not installed", "MODELS/bert\n    layers", "package:no_such/model\n    layers", "ladder[0].model",
+             "'no_such' is not installed", "pip install no-such", at="package:"),
+    in_sweep("folder without a model", "MODELS/bert\n    layers", "MODELS\n    layers", "ladder[0].model", "no config.json",
+             "save_pretrained", at="MODELS\n    layers"),
+    in_sweep("layers above the checkpoint's", "layers: 1", "layers: 9", "ladder[0].model", "has 3 layers, and size small asks for 9",
+             "1 to 3", at="MODELS/bert\n    layers: 9"),
+    in_sweep("depth above the checkpoint's", "[1, 2]", "[1, 9]", "ladder.layers[1]", "has 3 layers, and size L9 asks for 9", "1 to 3",
+             before=DEPTHS, space=[("[small, large]", "[L1, L9]")]),
+    in_sweep("causal-lm on BERT", "MODELS/gpt2\n    layers", "MODELS/bert\n    layers", "ladder[0].model", "can't do causal-lm",
+             "choose a decoder", at="MODELS/bert", before=CAUSAL, space=CAUSAL_SPACE),
+    in_sweep("pickle-only weights", "MODELS/bert\n    layers", "MODELS/pickled\n    layers", "ladder[0].model",
+             "keeps its weights as pickle alone", "allow_pickle: true", at="MODELS/pickled"),
+    in_sweep("knob that the architecture lacks", "MODELS/bert\n    layers", "MODELS/llama\n    layers",
+             P + "dropout", "llama has no dropout (size small)", "take dropout out of the search space", at="  dropout:",
+             space=[("  attention_dropout:", "  dropout:")]),
+    in_sweep("knob that every depth lacks", "MODELS/bert", "MODELS/llama", P + "layerdrop", "llama has no layerdrop (sizes L1, L2)",
+             "take layerdrop out", at="layerdrop:", before=DEPTHS, space=[*DEPTH_NAMES, ("  attention_dropout:", "  layerdrop:")]),
+    in_sweep("max_length above the positions", "max_length: 16", "max_length: 65", "data.max_length",
+             "65 is above the 64 positions of sizes small, large", "use at most 64"),
+    in_sweep("max_length without room", "max_length: 16", "max_length: 2", "data.max_length", "2 leaves no room for text",
+             "at least 3"),
+    in_sweep("GPU memory too small", "resources:", "resources:\n  gpu_memory_gib: 0.0001", "ladder[0].model",
+             "size small needs at least", "larger GPUs", at="MODELS/bert\n    layers", problems=2),
+    in_sweep("tied head trained alone", "MODELS/gpt2\n    layers", "MODELS/opt\n    layers", P + "unfreezing",
+             "size small: nothing lies above the blocks", "take head and gradual out", at="  unfreezing: {values", before=CAUSAL),
+    # ---- the metric
+    in_sweep("unknown metric", "name: eval_loss", "name: eval_los", "metric.name", "'eval_los' is unknown", "did you mean 'eval_loss'?"),
+    in_sweep("metric of another task", "name: eval_loss, goal: minimize", "name: eval_perplexity", "metric.name",
+             "sequence-classification has no eval_perplexity", "known: eval_accuracy"),
+    in_sweep("goal contrary to the metric", "name: eval_loss, goal: minimize", "name: eval_accuracy, goal: minimize",
+             "metric.goal", "eval_accuracy is to be maximized, not minimized", "write goal: maximize"),
+    in_sweep("loss over different tokenizers", "MODELS/gpt2\n    layers", "MODELS/gpt2-other-words\n    layers", "metric.name",
+             "eval_loss is counted per token", "eval_bits_per_byte", at="metric:", before=CAUSAL, space=CAUSAL_SPACE),
+    in_sweep("perplexity over different tokenizers", "name: eval_loss", "name: eval_perplexity", "metric.name",
+             "eval_perplexity is counted per token", "eval_bits_per_byte",
+             before=[*CAUSAL, ("MODELS/gpt2\n    layers", "MODELS/gpt2-other-words\n    layers")], space=CAUSAL_SPACE),
+    # ---- rungs and budget
+    in_sweep("grace period above max_t", "grace_period: 4", "grace_period: 13", "early_terminate.grace_period",
+             "13 is above max_t (12)", "lower it"),
+    in_sweep("no grace period", "  grace_period: 4\n", "", "early_terminate.grace_period", "is missing", "first rung",
+             at="early_terminate:"),
+    in_sweep("grace period without ASHA", "type: asha", "type: none", "early_terminate.grace_period", "means nothing", "type: asha",
+             at="grace_period: 4"),
+    in_sweep("reduction factor of 1", "type: asha", "type: asha\n  reduction_factor: 1", "early_terminate.reduction_factor",
+             "1 is not above 1", "give a value above 1: one of", at="reduction_factor"),
+    in_sweep("budget of 0", "run_cap: 6", "run_cap: 0", "budget.run_cap", "0 is not at least 1", "give a value at least 1: trials at most"),
+    in_sweep("budget of no time", "run_cap: 6", "time: 0s", "budget.time", "is not above 0", "wall-clock"),
+    in_sweep("no budget", "budget:\n  run_cap: 6", "budget: {}", "budget", "sets no limit", "run_cap, time, gpu_hours, dollars"),
+    in_sweep("dollars without a price", "run_cap: 6", "dollars: 5", "budget.dollars", "can't be counted without a price",
+             "resources.dollars_per_gpu_hour"),
+    in_sweep("micro-batch above the batch", "global_batch_size: 8", "global_batch_size: 8\n  micro_batch_size: 9",
+             "training.micro_batch_size", "9 is above global_batch_size (8)", "lower it", at="micro_batch_size"),
+    # ---- the data
+    in_sweep("data file missing", "reviews.csv", "review.csv", "data.path", "review.csv not found", "reviews.csv?"),
+    in_sweep("data of no known format", "reviews.csv", "space.yaml", "data.path", "no format that can be read", ".csv",
+             at="path: space.yaml"),
+    in_sweep("label column missing", "label: label", "label: lable", "data.label", "no column 'lable'", "did you mean 'label'?"),
+    in_sweep("no label", "  label: label\n", "", "data.label", "is missing", "label column's name", at="data:"),
+    in_sweep("text column missing", "text: text", "text: txt", "data.text", "no column 'txt'", "did you mean 'text'?"),
+    in_sweep("three text columns", "text: text", "text: [text, text, text]", "data.text", "3 columns", "two for sentence pairs"),
+    in_sweep("label for causal-lm", "  text: text", "  text: text\n  label: label", "data.label", "means nothing for causal-lm",
+             "leave it out", at="label: label", before=CAUSAL, space=CAUSAL_SPACE),
+    in_sweep("one class only", "label: label", "label: same", "data.label", "fewer than two classes", "the data hold"),
+    in_sweep("one class listed", "label: label", "label: label\n  labels: [good]", "data.labels", "one class only", "at least two",
+             at="labels: [good]"),
+    in_sweep("class that the data lack", "label: label", "label: label\n  labels: [good, badd]", "data.labels[1]",
+             "no usable row has the class 'badd'", "did you mean 'bad'?", at="labels: [good, badd]"),
+    in_sweep("split larger than the data", "train: 60", "train: 600", "data.splits.train", "train needs 600 rows", "lower a count"),
+    in_sweep("split of 0", "test: 20", "test: 0", "data.splits.test", "0 is not above 0", "a count, a fraction"),
+    in_sweep("split missing", "    test: 20\n", "", "data.splits", "test is missing", "all three are needed", at="splits:"),
+    in_sweep("unknown split", "test: 20", "test: 20\n    dev: 5", "data.splits.dev", "unknown split", "known: test, train, validation",
+             at="dev: 5"),
+    in_sweep("fractions above 1", "train: 60\n    validation: 20", "train: 0.9\n    validation: 0.2", "data.splits",
+             "the fractions add up to 1.1", "1 at most", at="splits:"),
+    in_sweep("fraction above 1", "train: 60", "train: 1.5", "data.splits.train", "1.5 is above 1", "a count is a whole number",
+             problems=2),
+    # ---- files
+    in_sweep("search space missing", "search_space: space.yaml", "search_space: spaces.yaml", "search_space", "not found",
+             "did you mean"),
+    in_sweep("no search space", "search_space: space.yaml\n", "", "search_space", "is missing", "name a file", at="name: tiny"),
+]  # fmt: skip
+
+
+# ---- the files that the sweeps name ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    save_tiny("bert", root / "bert")
+    save_tiny("llama", root / "llama")
+    for name in ("gpt2", "gpt2-other-words"):
+        save_tiny("gpt2", root / name, task="causal-lm")
+    other = tiny_tokenizer()
+    other.add_tokens(["!"])
+    other.add_tokens(["entirely"])
+    other.save_pretrained(root / "gpt2-other-words")
+    save_tiny("opt", root / "opt", task="causal-lm", do_layer_norm_before=False)
+    pickled = save_tiny("bert", root / "pickled")
+    torch.save({}, pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = ["text,label,same"]
+    for index, (first, second, third) in enumerate(
+        itertools.islice(itertools.product(WORDS[:5], WORDS[5:10], WORDS[10:14]), 100)
+    ):
+        rows.append(f"{first} {second} {third},{('good', 'bad')[index % 2]},one")
+    (tmp_path / "reviews.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def edited(text: str, edits: Edits) -> str:
+    for old, new in edits:
+        assert text.count(old) >= 1, f"nothing to replace: {old!r}"
+        text = text.replace(old, new, 1)
+    return text
+
+
+def write(folder: Path, models: Path, sweep: Edits = [], space: Edits = []) -> Path:  # noqa: B006
+    """The two files in `folder`; returns the sweep's."""
+    (folder / "space.yaml").write_text(edited(SPACE, space), encoding="utf-8")
+    path = folder / "sweep.yaml"
+    path.write_text(edited(SWEEP, sweep).replace("MODELS", str(models)), encoding="utf-8")
+    return path
+
+
+def line_of(path: Path, marker: str, models: Path) -> int:
+    text = path.read_text(encoding="utf-8")
+    marker = marker.replace("MODELS", str(models))
+    assert text.count(marker) == 1, f"the marker {marker!r} has to stand once in {path.name}"
+    return text[: text.index(marker)].count("\n") + 1
+
+
+def checked(path: Path, overrides: tuple[str, ...] = (), slots: int = SLOTS) -> Plan:
+    """What `plan` and `launch` do before Ray."""
+    spec = load_sweep(path, overrides)
+    check_static(spec, slots)
+    return preflight(spec, slots, path.parent)
+
+
+def assert_one_screen(text: str) -> None:
+    rows = sum(1 + len(line) // 100 for line in f"error: {text}".splitlines())
+    assert rows <= 24, f"{rows} rows:\n{text}"
+    for word in ("Traceback", "pydantic", "Error:", "raise ", "site-packages", "<class", "object at 0x"):
+        assert word not in text, text
+
+
+# ---- the tests ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_sweep_that_is_broken_below_is_right(folder: Path, models: Path) -> None:
+    assert checked(write(folder, models)).cost.trials == 6
+    assert checked(write(folder, models, CAUSAL, CAUSAL_SPACE)).cost.trials == 6
+    assert checked(write(folder, models, DEPTHS, DEPTH_NAMES)).cost.trials == 6
+
+
+def test_the_cases_are_many_and_distinct() -> None:
+    assert len({case.id for case in BAD}) == len(BAD) >= 60
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.id.replace(" ", "-"))
+def test_refused_with_file_line_key_and_remedy(case: Bad, folder: Path, models: Path) -> None:
+    path = write(folder, models, case.sweep, case.space)
+    named = folder / "space.yaml" if case.key.startswith("parameter") else path
+    with pytest.raises(SpecError) as caught:
+        checked(path)
+    error, text = caught.value, str(caught.value)
+    assert error.exit_code == 2
+    assert len(error.problems) == case.problems, text
+    [problem] = [p for p in error.problems if p.key == case.key and case.says in p.message] or pytest.fail(text)
+    assert (problem.file, problem.line) == (str(named), line_of(named, case.at, models)), text
+    assert case.hint in problem.hint
+    assert str(problem) in text
+    assert f"{named}:{problem.line}  {case.key}" in text
+    assert all(p.hint for p in error.problems)
+    assert_one_screen(text)
+    assert not list(folder.rglob("pwned"))
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "says", "hint"),
+    [
+        ("nonsense", "--set nonsense: this is not KEY=VALUE", "--set budget.gpu_hours=40"),
+        ("=3", "not KEY=VALUE", "for example"),
+        ("budget..run_cap=3", "not KEY=VALUE", "for example"),
+        ("budget.run_cpa=3", "--set budget.run_cpa=3  budget.run_cpa: unknown key", "did you mean 'run_cap'?"),
+        ("budget.run_cap=six", "--set budget.run_cap=six  budget.run_cap: must be a whole number", "trials at most"),
+        ("budget.run_cap=[", "--set budget.run_cap=[  not valid YAML", "brackets"),
+        ("budget.run_cap=!!python/name:os.system x", "is not allowed", "a tag is never run"),
+        ("name.first=x", "name is 'tiny', not a mapping", "set the whole of it"),
+        ("search_space.parameters.dropout.value=0.1", "search_space is 'space.yaml', not a mapping", "search_space=FILE"),
+        ("early_terminate.max_t=2", "early_terminate.grace_period: 4 is above max_t (2)", "lower it"),
+        ("metric.name=eval_acc", "--set metric.name=eval_acc  metric.name: 'eval_acc' is unknown", "'eval_accuracy'"),
+    ],
+)
+def test_set_is_refused_by_name(override: str, says: str, hint: str, folder: Path, models: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        checked(write(folder, models), (override,))
+    text = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert says in text
+    assert hint in text
+    assert_one_screen(text)
+
+
+def test_files_that_are_none(folder: Path, models: Path) -> None:
+    path = write(folder, models)
+    for content, says in (
+        (b"", "must be a mapping"),
+        (b"- a\n", "must be a mapping"),
+        (b"\xff\xfe\x00", "is not text in UTF-8"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(SpecError, match=says) as caught:
+            checked(path)
+        assert "hint: " in str(caught.value)
+    with pytest.raises(SpecError, match=r"sweep file not found\n    hint: did you mean .*sweep\.yaml"):
+        checked(folder / "sweeep.yaml")
+    with pytest.raises(SpecError, match="is a folder\n    hint: name the sweep file itself"):
+        checked(folder)
+    path.write_text("[" * 5000, encoding="utf-8")
+    with pytest.raises(SpecError, match="too deep"):
+        checked(path)
+    path = write(folder, models)
+    (folder / "space.yaml").write_text("", encoding="utf-8")
+    with pytest.raises(SpecError, match=r"space\.yaml.*must be a mapping of parameters") as caught:
+        checked(path)
+    assert "begins with 'parameters:'" in str(caught.value)
+
+
+# ---- many at once ------------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_is_wrong_in_both_files_is_shown_in_one_go(folder: Path, models: Path) -> None:
+    path = write(
+        folder,
+        models,
+        sweep=[("grace_period: 4", "grace_period: 13"), ("run_cap: 6", "dollars: 5"), ("test: 20", "test: 0")],
+        space=[(RATE, "    min: 0.0\n    max: 1.0e-2"), ("[full, head, gradual]", "[full, heat, gradual]")],
+    )
+    with pytest.raises(SpecError) as caught:
+        checked(path)
+    assert {problem.key for problem in caught.value.problems} == {
+        "early_terminate.grace_period",
+        "budget.dollars",
+        "data.splits.test",
+        "parameters.learning_rate.min",
+        "parameters.unfreezing.values[1]",
+    }
+    assert_one_screen(str(caught.value))
+
+
+def test_a_misspelt_key_hides_no_other_problem(folder: Path, models: Path) -> None:
+    path = write(
+        folder,
+        models,
+        sweep=[("grace_period: 4", "grace_period: 13"), ("run_cap: 6", "run_cpa: 6"), ("max_length: 16", "max_length: long")],
+        space=[("    min: 1.0e-4", "    min: 0.0"), ("unfreezing: {values: [full, head, gradual]}", "unfreezing: full")],
+    )
+    with pytest.raises(SpecError) as caught:
+        checked(path)
+    # What would follow from these alone (a budget without a limit, `when` on a parameter that is gone) is not said.
+    assert {problem.key for problem in caught.value.problems} == {
+        "budget.run_cpa",
+        "data.max_length",
+        "early_terminate.grace_period",
+        "parameters.learning_rate.min",
+        "parameters.unfreezing",
+    }
+
+
+def test_metric_schedule_and_gpus_at_once(folder: Path, models: Path) -> None:
+    path = write(folder, models, [("eval_loss", "eval_los")], [("[1, 2]", "[1, 2, 8]"), ("[linear, cosine]", "[lin, cosine]")])
+    with pytest.raises(SpecError) as caught:
+        checked(path)
+    keys = {problem.key for problem in caught.value.problems}
+    assert keys == {"metric.name", "parameters.num_gpus.values[2]", "parameters.lr_scheduler_type.values[0]"}
+
+
+def test_data_and_models_at_once(folder: Path, models: Path) -> None:
+    path = write(
+        folder, models, [("label: label", "label: lable"), ("max_length: 16", "max_length: 99"), ("layers: 1", "layers: 8")]
+    )
+    with pytest.raises(SpecError) as caught:
+        checked(path)
+    assert {problem.key for problem in caught.value.problems} == {"data.label", "data.max_length", "ladder[0].model"}
+
+
+def test_more_than_fit_are_counted(folder: Path, models: Path) -> None:
+    wrong = "".join(f"  knob_{index}: {{value: 1}}\n" for index in range(40))
+    with pytest.raises(SpecError) as caught:
+        checked(write(folder, models, space=[("parameters:\n", f"parameters:\n{wrong}")]))
+    assert len(caught.value.problems) == 40
+    text = str(caught.value)
+    assert text.endswith(f"… and {40 - SpecError.shown} more")
+    assert "knob_0" in text
+    assert "knob_39" not in text
+
+
+# ---- through the command line ------------------------------------------------------------------------------------------------
+
+# Runs the real entry point, then writes down which modules were loaded and which processes it had started.
+WITNESS = """
+import atexit, json, os, sys
+from pathlib import Path
+def note():
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    Path(os.environ["WITNESS"]).write_text(json.dumps({"modules": sorted(sys.modules), "children": children}))
+atexit.register(note)
+sys.argv[0] = "scalesweep"
+from scalesweep.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("id", "arguments"),
+    [
+        ("unknown key", []),
+        ("tag that would run code", []),
+        ("unknown schedule", []),
+        ("label column missing", []),
+        ("knob that the architecture lacks", []),
+        (None, ["--set", "budget.run_cpa=3"]),
+    ],
+)
+def test_launch_exits_2_before_ray(id: str | None, arguments: list[str], folder: Path, models: Path) -> None:
+    case = next((case for case in BAD if case.id == id), None)
+    path = write(folder, models, *((case.sweep, case.space) if case else ()))
+    command = ["launch", path.name, "--num-gpus", str(SLOTS), *arguments]
+    witness = folder / "witness.json"
+    environment = {**os.environ, "WITNESS": str(witness), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITNESS, *command], cwd=folder, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert re.search(r"^error: ", done.stderr, re.MULTILINE)
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 24
+    if case is not None:
+        named = folder / ("space.yaml" if case.key.startswith("parameters") else "sweep.yaml")
+        line = line_of(named, case.at, models)
+        assert f"{named.name}:{line}  {case.key}: " in done.stderr
+    assert {entry.name for entry in folder.iterdir()} == {"sweep.yaml", "space.yaml", "reviews.csv", "witness.json"}  # no runs/
+    seen = json.loads(witness.read_text())
+    assert "scalesweep.cli" in seen["modules"]
+    assert not [name for name in seen["modules"] if name.partition(".")[0] == "ray"]
+    assert seen["children"] == []

@@ -1,0 +1,242 @@
+"""The command line as a user meets it: through a process of its own, its two streams and its exit code."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from records import RUNGS, TRIALS, make_events, make_manifest
+
+from scalesweep.cli import cli
+from scalesweep.record import RecordWriter
+from sweeps import sweep_dict
+
+COMMANDS = sorted(cli.commands)
+HEAVY = {"torch", "transformers", "ray", "optuna", "datasets", "wandb", "accelerate", "pandas"}
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
+    command = [str(Path(sys.executable).parent / "scalesweep"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
+
+
+def refused(*arguments: str, cwd: Path | None = None, code: int = 2) -> str:
+    """Exit code `code`, nothing on stdout, one screen on stderr; returns that."""
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert 0 < len(done.stderr.splitlines()) <= 24
+    return done.stderr
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "quick"
+    writer = RecordWriter(folder, make_manifest(rung_count=len(RUNGS)))
+    for event in make_events():
+        writer.append(event)
+    writer.close()
+    return folder
+
+
+# ---- help --------------------------------------------------------------------------------------------------------------------
+
+
+def test_help_shows_a_sweep_from_start_to_end() -> None:
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in COMMANDS:
+        assert f"  scalesweep {name} " in done.stdout, f"an example of {name}"
+    assert "Exit codes: 0 done; 2" in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 100
+    assert run("-h").stdout == done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(name: str) -> None:
+    done = run(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    text = done.stdout
+    assert text.startswith(f"Usage: scalesweep {name} [OPTIONS] ")
+    assert ("SWEEP.yaml" in text) != ("RUN_DIR" in text.splitlines()[0])  # says what it is given
+    command = cli.commands[name]
+    assert len(command.help or "") > 100, "a paragraph that tells what the command does"
+    for parameter in command.params:
+        if parameter.param_type_name == "option":
+            assert getattr(parameter, "help", None), f"{name} {parameter.opts[0]} has no help"
+            assert parameter.opts[0] in text
+    assert len(text.splitlines()) <= 45
+
+
+def test_launch_teaches_by_example() -> None:
+    text = run("launch", "--help").stdout
+    for example in ("launch sweeps/quickstart.yaml", "--address auto", "--set budget.gpu_hours=200"):
+        assert example in text
+    assert "resume" in text
+
+
+def test_version() -> None:
+    from scalesweep import __version__
+
+    assert run("--version").stdout == f"scalesweep, version {__version__}\n"
+
+
+LOADED = "import sys, atexit\natexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([name, "--help"] for name in COMMANDS), ["leaderboard", "nowhere"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = LOADED + f"sys.argv = {['scalesweep', *arguments]!r}\nfrom scalesweep.cli import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert "click" in loaded
+    assert not loaded & HEAVY
+
+
+# ---- wrong commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_command_names_the_nearest() -> None:
+    assert "hint: did you mean 'leaderboard'?" in refused("leaderbord", "runs/x")
+    text = refused("frobnicate")
+    assert "no such command 'frobnicate'" in text
+    assert all(name in text for name in COMMANDS)
+
+
+def test_unknown_option_names_the_nearest() -> None:
+    assert "--num-gpus" in refused("launch", "x.yaml", "--num-gpu", "2")
+
+
+@pytest.mark.parametrize(("arguments", "says"), [(["launch"], "SWEEP.yaml"), (["promote"], "RUN_DIR"), (["resume"], "RUN_DIR")])
+def test_missing_argument_is_named(arguments: list[str], says: str) -> None:
+    assert says in refused(*arguments)
+
+
+@pytest.mark.parametrize("command", ["plan", "launch"])
+def test_no_such_sweep_file(command: str, tmp_path: Path) -> None:
+    (tmp_path / "quick.yaml").write_text("name: x\n", encoding="utf-8")
+    text = refused(command, "quik.yaml", cwd=tmp_path)
+    assert text.startswith("error: quik.yaml  sweep file not found")
+    assert "did you mean quick.yaml?" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["quick.yaml"]
+
+
+@pytest.mark.usefixtures("run_dir")
+@pytest.mark.parametrize("command", ["leaderboard", "resume", "promote"])
+def test_what_is_no_run_folder(command: str, tmp_path: Path) -> None:
+    text = refused(command, "runs/other", cwd=tmp_path)
+    assert "runs/other does not exist" in text
+    assert "hint: run folders in runs/: quick" in text
+    (tmp_path / "empty").mkdir()
+    text = refused(command, "empty", cwd=tmp_path)
+    assert "empty is no run folder" in text
+    assert "hint: " in text
+    assert list((tmp_path / "empty").iterdir()) == []  # looking leaves nothing behind
+
+
+def test_promote_of_an_unknown_trial(run_dir: Path) -> None:
+    text = refused("promote", str(run_dir), "--trial", "t001")
+    assert "t001" in text
+    assert "hint: " in text
+
+
+def test_launch_into_a_folder_in_use_says_how_to_go_on(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep_dict()), encoding="utf-8")
+    text = refused("launch", "sweep.yaml", "--num-gpus", "2", "--run-dir", str(run_dir), cwd=tmp_path)
+    assert f"{run_dir} holds a sweep already" in text
+    assert f"scalesweep resume {run_dir}" in text
+
+
+def test_a_record_of_another_version(run_dir: Path) -> None:
+    manifest = run_dir / "sweep.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 999}), encoding="utf-8")
+    assert "record version 999" in refused("leaderboard", str(run_dir))
+
+
+# ---- data on stdout ------------------------------------------------------------------------------------------------------------
+
+
+def test_leaderboard_json(run_dir: Path) -> None:
+    done = run("leaderboard", str(run_dir), "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    document: dict[str, Any] = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert list(document) == ["sweep", "metric", "trials"]
+    assert (document["sweep"], document["metric"]) == ("quick", "eval_loss")
+    for row in document["trials"]:
+        assert list(row) == [
+            "rank", "trial", "state", "metric", "fidelity", "rung", "params",
+            "gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason",
+        ]  # fmt: skip
+    states = {row["trial"]: row["state"] for row in document["trials"]}
+    assert states == {f"t{number:04}": (end[0] if end else "RUNNING") for number, *_, end in TRIALS}
+    first = document["trials"][0]
+    assert (first["rank"], first["trial"], first["metric"]) == (1, "t0001", 0.44)  # the best of those that ran to the end
+    assert first["params"]["model_size"] == "L6"
+
+
+def test_leaderboard_csv(run_dir: Path) -> None:
+    done = run("leaderboard", str(run_dir), "--csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    listed = json.loads(run("leaderboard", str(run_dir), "--json").stdout)["trials"]
+    assert [row["trial"] for row in rows] == [row["trial"] for row in listed]
+    assert [row["metric"] for row in rows] == ["" if row["metric"] is None else str(row["metric"]) for row in listed]
+    assert rows[0]["learning_rate"] == "0.00012"
+    assert rows[0]["unfreeze_interval"] == "40"
+
+
+def test_leaderboard_table(run_dir: Path) -> None:
+    done = run("leaderboard", str(run_dir), "--limit", "3")
+    assert done.returncode == 0
+    assert "t0001" in done.stdout
+    assert "… and 7 more trials" in done.stdout
+    by_metric = json.loads(run("leaderboard", str(run_dir), "--json", "--by", "metric").stdout)
+    assert by_metric["trials"][0]["trial"] == "t0001"
+    assert "exclude each other" in refused("leaderboard", str(run_dir), "--json", "--csv")
+
+
+def test_leaderboard_works_while_another_process_writes(run_dir: Path) -> None:
+    writer = RecordWriter(run_dir)
+    try:
+        with (run_dir / "record.jsonl").open("a", encoding="utf-8") as file:
+            file.write('{"event": "trial", "half')
+        assert len(json.loads(run("leaderboard", str(run_dir), "--json").stdout)["trials"]) == len(TRIALS)
+    finally:
+        writer.close()
+
+
+def test_plan_json_and_plan_for_a_person(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep_dict()), encoding="utf-8")
+    done = run("plan", "sweep.yaml", "--num-gpus", "2", "--set", "budget.run_cap=7", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert list(plan) == ["sweep", "task", "metric", "space", "defaults", "ladder", "rungs", "data", "cost_at_most"]
+    assert plan["metric"] == {"name": "eval_loss", "goal": "minimize"}
+    assert plan["rungs"] == {"time_attr": "steps", "levels": [4, 12], "max_t": 12}
+    assert [(size["name"], size["n_layers"]) for size in plan["ladder"]] == [("L1", 1), ("L2", 2)]
+    assert plan["ladder"][0]["n_params"] < plan["ladder"][1]["n_params"]
+    assert set(plan["space"]) == set(sweep_dict()["search_space"]["parameters"])
+    assert not set(plan["space"]) & set(plan["defaults"])
+    assert set(plan["data"]) >= {"fingerprint", "classes", "tokens_per_example", "splits", "notes"}
+    assert {name: split["rows"] for name, split in plan["data"]["splits"].items()} == {
+        "train": 300,
+        "validation": 100,
+        "test": 100,
+    }
+    assert list(plan["cost_at_most"]) == ["trials", "tokens", "flops", "gpu_hours", "dollars", "seconds"]
+    assert plan["cost_at_most"]["trials"] == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]  # no run folder
+
+    text = run("plan", "sweep.yaml", "--num-gpus", "2", cwd=tmp_path).stdout
+    for word in ("eval_loss", "L1", "L2", "unfreeze_interval", "unfreezing is gradual", "4 → 12 steps", "at most 6 trials"):
+        assert word in text
