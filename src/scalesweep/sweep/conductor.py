@@ -150,9 +150,10 @@ class Conductor:
     def _useful_counts(self) -> list[int]:
         """GPU counts that the next trial may have; none while another one waiting would not help.
 
-        While workers are free and every waiting trial is too large for them, smaller ones are drawn to fill the hole. While
-        none is free, one trial is kept ready that fits where the next one ends, so that warm workers go on with it at once. When `OVERTAKEN_LIMIT` trials have been placed before one that waits, no more are queued until it is placed: it
-        never starves.
+        While workers are free and every waiting trial is too large for them, smaller ones are drawn to fill the hole.
+        While none is free, one trial is kept ready that fits where the next one ends, so that warm workers go on with it at
+        once. When `OVERTAKEN_LIMIT` trials have been placed before one that waits, no more are queued until it is placed:
+        it never starves.
         """
         slots, free = self.slots(), self._free()
         limit = self.spec.resources.max_concurrent_trials or slots

@@ -1,0 +1,239 @@
+"""Whole sweeps on a real local Ray with logical GPUs, a real pretrained model and real text."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from transformers import pipeline
+
+from scalesweep.record import Record, read_record
+from sweeps import sweep_dict
+from wandb_files import read_runs
+
+CLI = [sys.executable, "-m", "scalesweep.cli"]
+
+
+def write_spec(folder: Path, **changes: Any) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(sweep_dict(tracking={"wandb": {"mode": "offline"}}, **changes)))
+    return path
+
+
+def run(*args: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*CLI, *map(str, args)], capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a sweep that ran to its end on four logical GPUs."""
+    folder = tmp_path_factory.mktemp("sweep")
+    done = run("launch", write_spec(folder, budget={"run_cap": 8}), "--run-dir", folder / "run", "--num-gpus", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    board = json.loads(done.stdout)
+    assert board["sweep"] == "tiny"
+    assert "Traceback" not in done.stderr
+    return folder / "run"
+
+
+def test_a_sweep_runs_to_its_end_and_tells_optuna_the_truth(finished: Path) -> None:
+    record = read_record(finished)
+    assert record.status == "ended"
+    assert len(record.trials) == 8
+    states = Counter(trial.state for trial in record.trials.values())
+    assert states["COMPLETE"] >= 1
+    assert states["PRUNED"] >= 1
+    assert states["COMPLETE"] + states["PRUNED"] == 8
+    assert {trial.config["num_gpus"] for trial in record.trials.values()} == {1, 2}
+    study = optuna.load_study(study_name="tiny", storage=JournalStorage(JournalFileBackend(str(finished / "study.log"))))
+    for frozen, trial in zip(study.trials, record.by_number(), strict=True):
+        assert frozen.state.name == trial.state
+        assert frozen.intermediate_values == {r.fidelity: r.metrics["eval_loss"] for r in trial.reports}
+        assert frozen.value == trial.last.metrics["eval_loss"]
+    for trial in record.trials.values():
+        seconds = [report.gpu_seconds for report in trial.reports]
+        assert seconds == sorted(seconds)
+        assert trial.gpu_seconds == pytest.approx(trial.wall_seconds * trial.config["num_gpus"])
+    assert not list((finished / "checkpoints").iterdir()), "checkpoints of ended trials must go"
+
+
+def test_the_leaderboard_is_one_everywhere(finished: Path) -> None:
+    board = json.loads(run("leaderboard", finished, "--json").stdout)
+    ranked = [row["trial"] for row in board["trials"]]
+    text = run("leaderboard", finished).stdout
+    positions = [text.index(name) for name in ranked]
+    assert positions == sorted(positions)
+    runs = read_runs(finished / "wandb")
+    assert len(runs) == 9
+    trials = [r for r in runs if r.job_type == "trial"]
+    assert {r.group for r in trials} == {"tiny"}
+
+
+def test_promotion_tests_once_exports_and_refuses_to_look_again(finished: Path) -> None:
+    done = run("promote", finished, "--num-gpus", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["trial"]["name"] == json.loads(run("leaderboard", finished, "--json").stdout)["trials"][0]["trial"]
+    output = Path(result["output"])
+    names = {path.name for path in output.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "provenance.json"} <= names
+    classify = pipeline("text-classification", str(output))
+    assert classify("A triumph from start to finish.")[0]["label"] in ("fresh", "rotten")
+    assert result["test_reads"] == 1
+    again = run("promote", finished, "--num-gpus", "1")
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_promotion_refuses_what_cannot_be_promoted(finished: Path, tmp_path: Path) -> None:
+    missing = run("promote", finished, "--trial", "t9999")
+    assert (missing.returncode, "no trial 't9999'" in missing.stderr) == (2, True)
+    nowhere = run("promote", tmp_path)
+    assert (nowhere.returncode, "no run folder" in nowhere.stderr) == (2, True)
+    edited = tmp_path / "edited"
+    edited.mkdir()
+    (edited / "sweep.json").write_text((finished / "sweep.json").read_text())
+    lines = (finished / "record.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    first = next(event for event in events if event["event"] == "trial")
+    for nonsense, word in (
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"model_size": "L9"}, "L9"),
+        ({"dropout": "much"}, "dropout"),
+    ):
+        broken = [{**e, "config": {**e["config"], **nonsense}} if e is first else e for e in events]
+        (edited / "record.jsonl").write_text("".join(json.dumps(e) + "\n" for e in broken))
+        done = run("promote", edited, "--trial", first["trial"])
+        assert done.returncode == 2, done.stderr
+        assert word in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_ended_sweep_is_not_resumed_or_overwritten(finished: Path, tmp_path: Path) -> None:
+    ended = run("resume", finished)
+    assert (ended.returncode, "nothing to resume" in ended.stderr) == (2, True)
+    twice = run("launch", write_spec(tmp_path), "--run-dir", finished, "--num-gpus", "2")
+    assert (twice.returncode, "holds a sweep already" in twice.stderr) == (2, True)
+
+
+# ---- killed in the middle --------------------------------------------------------------------------------------------------
+
+ONE_AT_A_TIME = {
+    "search_space": {
+        "parameters": {
+            "model_size": {"values": ["L1", "L2"]},
+            "unfreezing": {"values": ["full", "gradual"]},
+            "unfreeze_interval": {"value": 3},
+            "learning_rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-3},
+        }
+    },
+    "resources": {"max_concurrent_trials": 1},
+    "budget": {"run_cap": 4},
+    "early_terminate": {"type": "asha", "time_attr": "steps", "grace_period": 8, "max_t": 24, "reduction_factor": 3},
+}
+
+
+def outcome(record: Record) -> list[tuple[Any, ...]]:
+    return [
+        (
+            t.name,
+            t.params,
+            t.state,
+            t.stop_reason,
+            [(r.fidelity, r.tokens, r.metrics, r.rungs, r.action, r.cutoff) for r in t.reports],
+        )
+        for t in record.by_number()
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run("launch", write_spec(folder, **ONE_AT_A_TIME), "--run-dir", folder / "run", "--num-gpus", "1")
+    assert done.returncode == 0, done.stderr
+    return outcome(read_record(folder / "run"))
+
+
+def reports_in(run_dir: Path) -> int:
+    path = run_dir / "record.jsonl"
+    return path.read_text().count('"event": "report"') if path.exists() else 0
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    args = [*CLI, "launch", str(write_spec(folder, **ONE_AT_A_TIME)), "--run-dir", str(folder / "run"), "--num-gpus", "1"]
+    return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Any, seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["ray::_Rank", "ray::ResourceTrainable"])
+def test_a_trial_killed_in_the_middle_ends_as_if_it_had_not_been(victim: str, undisturbed: list[Any], tmp_path: Path) -> None:
+    driver = start(tmp_path)
+    wait_for(lambda: reports_in(tmp_path / "run") >= 3 or driver.poll() is not None)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    hit = [process for process in family if process.is_running() and victim in " ".join(process.cmdline())]
+    assert hit, [process.name() for process in family]
+    for process in hit:
+        os.kill(process.pid, signal.SIGKILL)
+    _, errors = driver.communicate(timeout=400)
+    assert driver.returncode == 0, errors
+    record = read_record(tmp_path / "run")
+    assert outcome(record) == undisturbed
+    assert sum(trial.attempts for trial in record.trials.values()) == len(record.trials) + 1
+
+
+@pytest.mark.slow
+def test_a_driver_killed_in_the_middle_is_resumed_to_the_same_end(undisturbed: list[Any], tmp_path: Path) -> None:
+    for kill_after in (2, 6):
+        process = (
+            start(tmp_path) if kill_after == 2 else subprocess.Popen([*CLI, "resume", str(tmp_path / "run"), "--num-gpus", "1"])
+        )
+        drain = threading.Thread(target=process.communicate, daemon=True)
+        drain.start()
+        wait_for(lambda: reports_in(tmp_path / "run") >= kill_after or process.poll() is not None)  # noqa: B023
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        for child in family:  # as when its machine is gone: nothing may live on and write
+            if child.is_running():
+                child.kill()
+    with (tmp_path / "run" / "record.jsonl").open("a") as file:
+        file.write('{"event": "rep')  # a write that the kill cut short
+    done = run("resume", tmp_path / "run", "--num-gpus", "1")
+    assert done.returncode == 0, done.stderr
+    assert outcome(read_record(tmp_path / "run")) == undisturbed
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: list[Any], tmp_path: Path) -> None:
+    driver = start(tmp_path)
+    wait_for(lambda: reports_in(tmp_path / "run") >= 2 or driver.poll() is not None)
+    driver.send_signal(signal.SIGINT)
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 130, errors
+    assert f"scalesweep resume {tmp_path / 'run'}" in errors
+    assert "Traceback" not in errors
+    done = run("resume", tmp_path / "run", "--num-gpus", "1")
+    assert done.returncode == 0, done.stderr
+    assert outcome(read_record(tmp_path / "run")) == undisturbed
