@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 help:
 	@echo 'make quickstart   install, run one real sweep (about 5 minutes), show its leaderboard, promote the best trial'
 	@echo 'make test         install and run the test suite'
-	@echo 'make test-slow    the long tests: a killed driver, a whole quickstart'
+	@echo 'make test-slow    the long tests: killed workers, a killed driver, Ctrl-C'
 	@echo 'make check        lint, format and types'
 	@echo 'make install      make the environment alone, in $(VENV)'
 

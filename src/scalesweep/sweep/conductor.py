@@ -167,6 +167,8 @@ class Conductor:
             if any(need <= free for need in needs):
                 return []
             return choices if len(needs) < WAITING_LIMIT else [count for count in choices if count <= free]
+        if limit == 1:
+            return []  # one after the other: each proposal knows all that went before, whatever happens to the trials
         if not needs:
             return choices
         in_use = {int(running.trial.config["num_gpus"]) for running in self.running.values()}
