@@ -63,7 +63,7 @@ class Problem:
 class SpecError(UserError):
     """All problems found in a specification, so that one run shows them all."""
 
-    shown = 12  # more would not fit on one screen
+    shown = 9  # more would not fit on one screen
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)

@@ -189,10 +189,10 @@ def test_distribution_where_none_is_given_is_wandbs(given: dict[str, Any], kind:
 
 
 def test_whole_bounds_of_a_fraction_are_numbers_too() -> None:
-    """`weight_decay: {min: 0, max: 1}` would draw 0 or 1 alone, as in W&B; a name makes it a range."""
+    """`weight_decay: {min: 0, max: 1}` would draw 0 or 1 alone, as in W&B: hardly meant, so it is refused."""
     assert sweep_of({"weight_decay": {"min": 0, "max": 1, "distribution": "uniform"}}).search_space.parameters
-    spec = sweep_of({"weight_decay": {"min": 0, "max": 1}})
-    assert spec.search_space.parameters["weight_decay"].kind == "int_uniform"
+    with pytest.raises(SpecError, match=r"write 0\.0 and 1\.0"):
+        sweep_of({"weight_decay": {"min": 0, "max": 1}})
 
 
 def sweep_of(parameters: dict[str, Any]) -> SweepSpec:

@@ -109,7 +109,7 @@ def promote(
     record = read_record(run_dir)
     trial = choose(record, run_dir, trial_name)
     config = checked_config(record, trial, run_dir)
-    output = Path(output or run_dir / "promoted" / trial.name).resolve()
+    output = Path(output or run_dir / "promoted" / trial.name)
     if output.exists() and any(output.iterdir()) and not force:
         done = (output / PROVENANCE).exists()
         what = "was promoted to before, and the test split was read for it" if done else "is not empty"
@@ -129,7 +129,7 @@ def promote(
         record.manifest,
         trial.name,
         final,
-        work / "checkpoint",
+        (work / "checkpoint").resolve(),
         train_on=train_on,
         evaluate_on="test",
         heartbeat_steps=5,
@@ -209,7 +209,7 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
         while (following := group.next()) is not None:
             report = following
             progress(report.step, report.total_steps)
-        return report, group.export(exported)
+        return report, group.export(exported.resolve())
     except WorkerDied as death:
         raise OutsideError(
             f"a worker of the final run died: {death}", "run promote again: it goes on from the last checkpoint"

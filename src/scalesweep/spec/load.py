@@ -341,6 +341,10 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
         if info.kind == "int" and p.kind != "int_uniform":
             key = next((key for key, bound in (("min", p.min), ("max", p.max)) if not isinstance(bound, int)), "distribution")
             return [spec.problem((*at, key), f"{at[-1]} takes whole numbers", "use whole min and max (int_uniform)")]
+        if info.kind == "float" and p.kind == "int_uniform" and p.distribution is None:
+            message = f"whole numbers alone would be drawn from {p.min} … {p.max}"
+            hint = f"write {float(p.min or 0)} and {float(p.max or 0)}, or distribution: uniform"
+            return [spec.problem((*at, "min"), message, hint)]
     words = _words(spec, at[-1], info)
     within = (f" from {info.low:g} to {info.high:g}" if info.low is not None else "") + f": {info.help}"
     for path, value in given:

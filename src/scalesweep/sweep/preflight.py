@@ -226,6 +226,9 @@ def _check_tokenizers(spec: SweepSpec, sizes: list[ResolvedSize]) -> list[Proble
     if spec.task == LANGUAGE_MODELLING and row.per_token and len(fingerprints) > 1:
         message = f"{spec.metric.name} is counted per token, and the sizes' tokenizers cut text into different tokens"
         return [spec.problem(("metric", "name"), message, "use eval_bits_per_byte, which any tokenizer can be compared by")]
+    if spec.early_terminate.time_attr == "tokens" and len(fingerprints) > 1:
+        message = "tokens do not measure the same amount of text for all sizes: their tokenizers differ"
+        return [spec.problem(("early_terminate", "time_attr"), message, "use time_attr: steps")]
     return []
 
 
