@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from records import RUNGS, TRIALS, make_events, make_manifest
 
+from records import RUNGS, TRIALS, make_events, make_manifest
 from scalesweep.cli import cli
 from scalesweep.record import RecordWriter
 from sweeps import sweep_dict

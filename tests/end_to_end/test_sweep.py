@@ -20,10 +20,10 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from transformers import pipeline
-from wandb_files import read_runs
 
 from scalesweep.record import Record, read_record
 from sweeps import sweep_dict
+from wandb_files import read_runs
 
 CLI = [sys.executable, "-m", "scalesweep.cli"]
 

@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from tiny_models import DECODERS, LAYERS, TINY, tiny_inputs, tiny_model
 from torch import nn
 
 from scalesweep.errors import UserError
 from scalesweep.models.groups import blocks, layer_groups
 from scalesweep.models.unfreezing import apply_unfreezing, lowest_trainable
+from tiny_models import DECODERS, LAYERS, TINY, tiny_inputs, tiny_model
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import DECODERS, LAYERS, TINY, save_tiny, tiny_inputs, tiny_tokenizer
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -20,6 +19,7 @@ from scalesweep.errors import OutsideError, UserError
 from scalesweep.models.groups import blocks, layer_groups
 from scalesweep.models.ladder import load_config, load_model, load_tokenizer, locate, resolve, tokenizer_fingerprint
 from scalesweep.spec.sweep import LadderSize
+from tiny_models import DECODERS, LAYERS, TINY, save_tiny, tiny_inputs, tiny_tokenizer
 
 torch.set_num_threads(1)
 

@@ -8,9 +8,9 @@ import json
 
 import pandas as pd
 import pytest
-from records import make_manifest, make_record
 from rich.console import Console
 
+from records import make_manifest, make_record
 from scalesweep.record import Record
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json, render_leaderboard
 

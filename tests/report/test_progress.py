@@ -9,9 +9,9 @@ import time
 from typing import Any
 
 import pytest
-from records import MAX_T, START, make_events, make_manifest
 from rich.console import Console
 
+from records import MAX_T, START, make_events, make_manifest
 from scalesweep.record import Record, rank
 from scalesweep.report.progress import ProgressSink, budget_uses
 from scalesweep.report.standing import Standing

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import START, make_events, make_manifest, make_record
-from wandb_files import WandbRun, read_runs
 
+from records import START, make_events, make_manifest, make_record
 from scalesweep.record import Record
 from scalesweep.report.leaderboard import leaderboard_json
 from scalesweep.report.trackers import TRACKERS, make_trackers
 from scalesweep.report.wandb_tracker import WandbTracker, make
+from wandb_files import WandbRun, read_runs
 
 ENDED = {"event": "sweep_ended", "time": START + 200, "reason": "run_cap"}
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import WORDS, save_tiny, tiny_tokenizer
 
 from scalesweep.errors import SpecError, UserError
 from scalesweep.spec import load_sweep
 from scalesweep.sweep.preflight import Plan, check_static, preflight
+from tiny_models import WORDS, save_tiny, tiny_tokenizer
 
 torch.set_num_threads(1)
 

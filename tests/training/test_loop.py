@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs import job, reports
 from sklearn.metrics import log_loss
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
+from jobs import job, reports
 from scalesweep.models.ladder import load_model, locate
 from scalesweep.training.job import open_data
 from scalesweep.training.loop import Trainer, make_accelerator

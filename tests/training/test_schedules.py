@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jobs import job
 from transformers import get_scheduler
 
+from jobs import job
 from scalesweep.spec import TrialConfig
 from scalesweep.training.schedules import SCHEDULES, schedule
 
