@@ -105,6 +105,7 @@ def make_events() -> list[dict[str, Any]]:
                     | {"learning_rate": rate, "epoch": fidelity / 125},
                     rungs=[RUNGS.index(fidelity) + 1] if fidelity in RUNGS else [],
                     action=("complete" if end and end[0] == "COMPLETE" else "stop") if last else "continue",
+                    reason=end[1] if last and end else None,
                     cutoff=0.55 if last and end and end[1] == "rung" else None,
                 )
             if end is not None and turn == max(len(losses) - 1, 0):

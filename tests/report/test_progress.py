@@ -61,7 +61,7 @@ def test_ends_say_why() -> None:
     ends = {line.split()[1]: line for line in lines if " ended: " in line}
     assert "t0003 ended: pruned · rung, 75 GPU s | best" in ends["t0003"]
     assert "failed · diverged, 91 GPU s: eval_loss is NaN at step 80" in ends["t0004"]
-    assert "failed · error: RayActorError: node lost | best" in ends["t0007"]  # the first line of the error only
+    assert "failed · error, 0 GPU s: RayActorError: node lost | best" in ends["t0007"]  # the first line of the error only
     assert lines[-1].startswith("[1:40] left off: 2 done · 4 stopped · 2 failed · 1 infeasible · 1 running · 1,550 GPU s")
 
 
@@ -155,7 +155,7 @@ def random_events(rng: random.Random, trials: int) -> list[dict[str, Any]]:
             {
                 **{"event": "report", "time": 1.0, "trial": f"t{number}", "fidelity": fidelity[number], "step": 1, "tokens": 1},
                 **{"flops": 1.0, "wall_seconds": 1.0, "gpu_seconds": float(fidelity[number]), "metrics": {"eval_loss": value}},
-                **{"rungs": rungs, "action": "continue", "cutoff": None},
+                **{"rungs": rungs, "action": "continue", "reason": None, "cutoff": None},
             }
         )
         if fidelity[number] == MAX_T or rng.random() < 0.2:
