@@ -59,12 +59,6 @@ FORBIDDEN = {
     "costs": {"time", "datetime", "pathlib", "os", "io"},
 }
 
-# Private modules of other libraries, each with its reason.
-PRIVATE_ALLOWED = {
-    # The only tree walk that knows every container a model may return (cache objects too); no public one in torch ≥ 2.6.
-    ("models/groups.py", "torch.utils._pytree"),
-}
-
 
 @dataclass(frozen=True)
 class Import:
@@ -171,7 +165,7 @@ def test_nobody_imports_what_another_library_keeps_private() -> None:
         parts = [*item.module.split("."), *item.names]
         if any(part.startswith("_") and not part.endswith("__") for part in parts):
             found.add((item.where, item.module))
-    assert found == PRIVATE_ALLOWED
+    assert found == set()
 
 
 def test_nobody_imports_what_another_of_our_modules_keeps_private() -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_iter
 
 from scalesweep.errors import UserError
 
@@ -208,6 +207,15 @@ def _first_uses(model: nn.Module, chain: list[nn.Module], dtype: torch.dtype | N
     return uses if left == len(chain) - 1 else None
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """What lies in nested lists, tuples and mappings."""
+    if isinstance(value, list | tuple | Mapping):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
 class _Watch(TorchFunctionMode):
     """Calls `note(original id)` for each watched tensor that a torch function turns into another tensor.
 
@@ -232,8 +240,8 @@ class _Watch(TorchFunctionMode):
         if func in self.looks and args[0].is_meta:
             return self.looks[func]
         result = func(*args, **kwargs)
-        if any(isinstance(part, torch.Tensor) for part in tree_iter(result)):
-            for part in tree_iter((args, kwargs)):
+        if any(isinstance(part, torch.Tensor) for part in _leaves(result)):
+            for part in _leaves((args, kwargs)):
                 if id(part) in self.originals:
                     self.note(self.originals[id(part)])
         return result
