@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -95,6 +96,8 @@ def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
     if address and address.startswith(("ray://", "http://", "https://")):
         hint = "run this command on a node of the cluster with --address auto (`ray attach cluster.yaml` opens a shell there)"
         raise UserError(f"--address {address}: a sweep's driver runs on the cluster, not through a client connection", hint)
+    if address and address != "auto":
+        _probe(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -131,6 +134,19 @@ def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Knock at HOST:PORT: Ray itself tries for minutes before it gives an address up."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(
+            f"--address {address} is not HOST:PORT", "write 'auto' on a node of the cluster, or its head's HOST:6379"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise OutsideError(f"no Ray cluster answers at {address} ({error})", "`ray status` tells whether one is up") from None
 
 
 class Slots:
