@@ -202,3 +202,12 @@ def test_an_exception_leaves_the_sweep_open(tmp_path: Path) -> None:
     record = read_record(tmp_path / "run")
     assert record.status == "running"
     assert [trial.state for trial in record.trials.values()] == [State.RUNNING]
+
+
+def test_a_cluster_that_lost_its_workers_is_waited_for(tmp_path: Path) -> None:
+    made = conductor(tmp_path, sweep(), slots=2)
+    assert made.propose() is not None
+    made.slots = lambda: 0
+    assert made.propose() is None
+    made.slots = lambda: 2
+    made.started(next(iter(made.waiting)))

@@ -88,8 +88,8 @@ class Conductor:
         """Rebuild the rungs from the record, and end what was decided but not written down before a driver died."""
         reports = [(report, trial) for trial in self.record.by_number() for report in trial.reports]
         for report, trial in sorted(reports, key=lambda item: item[0].order):
-            if all(math.isfinite(v) for v in (report.metrics[self.metric],)):
-                self.rungs.report(trial.name, report.fidelity, self.sign * report.metrics[self.metric])
+            if math.isfinite(value := report.metrics[self.metric]):
+                self.rungs.report(trial.name, report.fidelity, self.sign * value)
         for trial in list(self.unfinished):
             if trial.last is not None and trial.last.action != "continue":
                 self._end_after_report(trial)
@@ -172,6 +172,8 @@ class Conductor:
         if not needs:
             return choices
         in_use = {int(running.trial.config["num_gpus"]) for running in self.running.values()}
+        if not in_use:
+            return []  # the cluster lost its workers: what waits is placed when they come back
         return [] if any(need <= free + min(in_use) for need in needs) else sorted(in_use)
 
     def _free(self) -> int:

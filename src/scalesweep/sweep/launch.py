@@ -100,7 +100,6 @@ def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
         _probe(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.update(
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # the record is the log
         TUNE_DISABLE_SIGINT_HANDLER="1",
@@ -166,9 +165,11 @@ class Slots:
         if time.monotonic() - self._asked >= self.seconds:
             total = ray.cluster_resources()
             gpus = max(int(total.get("GPU", 0)), self.spec.resources.max_gpus or 0)
-            self.on_gpus = gpus > 0
+            # A GPU cluster that lost its GPU nodes for a while holds no worker; it does not become a CPU cluster.
+            self.on_gpus = self.on_gpus or gpus > 0
             can_grow = self.spec.resources.max_gpus is not None
-            self._count = gpus if can_grow else workers_held(self.spec, gpus, int(total.get("CPU", 0)))
+            held = workers_held(self.spec, gpus, int(total.get("CPU", 0)))
+            self._count = gpus if can_grow or (self.on_gpus and not gpus) else held
             self._asked = time.monotonic()
         return self._count
 

@@ -45,6 +45,8 @@ class _Rank:
         self.trainer: Any = None
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        if not ray.get_gpu_ids():
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a CPU worker on a machine with GPUs must not take one
         import torch
 
         torch.set_num_threads(threads)
