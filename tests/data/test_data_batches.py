@@ -1,11 +1,9 @@
 """The batch stream: a function of the seed and the step alone."""
 
-from itertools import islice
-
 import numpy as np
 import pytest
 
-from scalesweep.data.batches import BatchPlan, eval_order, global_batches, micro_batches, shard, steps_for_tokens
+from scalesweep.data.batches import BatchPlan, eval_order, micro_batches, shard, steps_for_tokens
 
 
 def test_every_epoch_sees_every_example_once_in_a_fresh_order():
@@ -18,15 +16,6 @@ def test_every_epoch_sees_every_example_once_in_a_fresh_order():
     assert plan.batch(10).size == 3
     assert [plan.epoch(step) for step in (0, 10, 11, 32)] == [0, 0, 1, 2]
     assert not np.array_equal(BatchPlan(103, 10, 5).batch(0), plan.batch(0))
-
-
-def test_the_stream_and_a_resumed_stream_agree_with_the_plan():
-    plan = BatchPlan(50, 8, 0)
-    for step, (epoch, indices) in enumerate(islice(global_batches(50, 8, 0), 20)):
-        assert epoch == plan.epoch(step)
-        np.testing.assert_array_equal(indices, plan.batch(step))
-    resumed = next(global_batches(50, 8, 0, start=17))
-    np.testing.assert_array_equal(resumed[1], BatchPlan(50, 8, 0).batch(17))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,15 +42,6 @@ class BatchPlan:
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.batch_size
         return _permutation(self.n_examples, self.seed, epoch)[start : start + self.batch_size]
-
-
-def global_batches(n_examples: int, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """Endless (epoch, example numbers), from step `start` on."""
-    plan = BatchPlan(n_examples, batch_size, seed)
-    step = start
-    while True:
-        yield plan.epoch(step), plan.batch(step)
-        step += 1
 
 
 def shard(indices: np.ndarray, rank: int, world: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from scalesweep.costs import training_flops
-from scalesweep.data.batches import BatchPlan, eval_order, shard, steps_for_tokens
+from scalesweep.data.batches import BatchPlan, eval_order, micro_batches, shard, steps_for_tokens
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
 from scalesweep.models.groups import LayerGroup, layer_groups
 from scalesweep.models.ladder import load_model, load_tokenizer, quiet
@@ -99,9 +99,8 @@ class Trainer:
         denominator = int(self.train_split.predicted_tokens[indices].sum()) if self.language_modelling else len(indices)
         share = shard(indices, self.rank, self.world)
         share = share[np.argsort(lengths[share], kind="stable")]  # like lengths together: less padding
-        micro = config.micro_batch_size or MICRO_BATCH
-        for start in range(0, len(share), micro):
-            logits, labels = self._forward(self.train_split, share[start : start + micro])
+        for indices_of_pass in micro_batches(share, config.micro_batch_size or MICRO_BATCH):
+            logits, labels = self._forward(self.train_split, indices_of_pass)
             loss = loss_sum(logits, labels, config.label_smoothing_factor) / max(denominator, 1)
             self.accelerator.backward(loss)
             self._loss += loss.detach().double().cpu()
@@ -156,8 +155,7 @@ class Trainer:
         sums = np.zeros(3 + classes * classes)
         order = shard(eval_order(split.lengths), self.rank, self.world)
         size = 2 * (self.config.micro_batch_size or MICRO_BATCH)  # no gradients: twice as many fit
-        for start in range(0, len(order), size):
-            indices = order[start : start + size]
+        for indices in micro_batches(order, size):
             logits, labels = self._forward(split, indices)
             sums[0] += loss_sum(logits, labels).item()
             if self.language_modelling:
