@@ -35,6 +35,6 @@ def job(
 
 def reports(job: TrialJob) -> Iterator[Any]:
     """Train in this process."""
-    from scalesweep.training.loop import Trainer, make_accelerator, train
+    from scalesweep.training.loop import Trainer, train
 
-    yield from train(Trainer(job, make_accelerator(job.config.mixed_precision)))
+    yield from train(Trainer(job))

@@ -49,7 +49,7 @@ LIBRARIES: dict[str, set[str]] = {
     "pyarrow": {"data"},
     "pydantic": {"spec", "promotion"},  # promotion catches what a TrialConfig of an edited record raises
     "rich": {"report"},
-    "safetensors": {"training"},
+    "safetensors": {"models", "training"},
     "yaml": {"spec", "promotion"},  # promotion writes the model card's header
 }
 

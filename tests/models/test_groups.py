@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from scalesweep.errors import UserError
-from scalesweep.models.groups import blocks, layer_groups
-from scalesweep.models.unfreezing import apply_unfreezing, lowest_trainable
+from scalesweep.models.groups import LayerGroup, blocks, layer_groups
+from scalesweep.models.unfreezing import apply_unfreezing, stages, trainable_groups
 from tiny_models import DECODERS, LAYERS, TINY, tiny_inputs, tiny_model
 
 torch.set_num_threads(1)
@@ -18,6 +18,11 @@ torch.set_num_threads(1)
 ARCHITECTURES = [*TINY, "t5-encoder"]
 N_BLOCKS = dict.fromkeys(ARCHITECTURES, LAYERS) | {"t5": 2 * LAYERS}
 HAS_DROPOUT_IN_BLOCKS = [name for name in ARCHITECTURES if name not in ("llama", "qwen2", "gemma", "mistral", "modernbert")]
+
+
+def train_from(model: nn.Module, groups: list[LayerGroup], lowest: int) -> None:
+    """Train the groups `lowest` and above."""
+    apply_unfreezing(model, groups, [index >= lowest for index in range(len(groups))])
 
 
 def block_inputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> list[list[torch.Tensor]]:
@@ -115,7 +120,7 @@ def test_language_models_have_the_same_chain(name: str) -> None:
 
 def test_grouping_changes_nothing_in_the_model() -> None:
     model = tiny_model("bert")
-    apply_unfreezing(model, layer_groups(model), 2)
+    train_from(model, layer_groups(model), 2)
     weights = {n: p.detach().clone() for n, p in model.named_parameters()}
     modes = {n: m.training for n, m in model.named_modules()}
     state = torch.get_rng_state()
@@ -142,12 +147,42 @@ def test_a_model_without_blocks_is_refused() -> None:
 # ---- unfreezing -----------------------------------------------------------------------------------------------------------
 
 
-def test_schedule() -> None:
-    assert [lowest_trainable("full", 10, step, 5) for step in (0, 99)] == [0, 0]
-    assert [lowest_trainable("head", 10, step, 5) for step in (0, 99)] == [4, 4]
-    assert [lowest_trainable("gradual", 10, step, 5) for step in (0, 9, 10, 19, 20, 39, 40, 1000)] == [4, 4, 3, 3, 2, 1, 0, 0]
-    with pytest.raises(ValueError, match="sideways"):
-        lowest_trainable("sideways", 1, 0, 3)
+@pytest.mark.parametrize(
+    ("mode", "expected"),  # a word per stage, bottom to top: the head is the last letter
+    [
+        ("full", "TTTT"),
+        ("head", "...T"),
+        ("gradual", "...T ..TT .TTT TTTT"),
+        ("chain_thaw", "...T T... .T.. ..T. TTTT"),
+        ("lp_ft", "...T TTTT"),
+    ],
+)
+def test_stages(mode: str, expected: str) -> None:
+    wanted = expected.split()
+    assert stages(mode, 4) == len(wanted)
+    seen = ["".join(".T"[trains] for trains in trainable_groups(mode, stage, 4)) for stage in range(len(wanted) + 3)]
+    assert seen == wanted + wanted[-1:] * 3  # beyond the last stage: the last
+
+
+def test_an_unknown_mode_is_named() -> None:
+    for function in (lambda: stages("sideways", 3), lambda: trainable_groups("sideways", 0, 3)):
+        with pytest.raises(ValueError, match="sideways"):
+            function()
+
+
+def test_a_frozen_group_above_the_trained_one_is_differentiated_through_and_keeps_its_dropout() -> None:
+    model, inputs = tiny_model("bert"), tiny_inputs()
+    groups = layer_groups(model)
+    for lowest in range(len(groups)):
+        model.train()
+        model.zero_grad(set_to_none=True)
+        apply_unfreezing(model, groups, [index == lowest for index in range(len(groups))])
+        model(**inputs)[0].float().pow(2).sum().backward()
+        parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
+        for index, group in enumerate(groups):
+            assert {parameters[name].requires_grad for name in group.parameter_names} == {index == lowest}
+            assert any(parameters[name].grad is not None for name in group.parameter_names) == (index == lowest)
+            assert {modules[name].training for name in group.module_names} == {index >= lowest}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -157,7 +192,7 @@ def test_a_training_step_moves_the_trainable_groups_and_no_others(name: str, low
     groups = layer_groups(model)
     lowest %= len(groups)
     model.train()
-    apply_unfreezing(model, groups, lowest)
+    train_from(model, groups, lowest)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     output = model(**inputs)
     output[0].float().pow(2).sum().backward()
@@ -175,12 +210,12 @@ def test_the_frozen_prefix_is_deterministic_and_dropout_above_it_is_not(name: st
     groups = layer_groups(model)
     for lowest in range(1, len(groups) - 1):  # the lowest trainable group is block number lowest - 1
         model.train()
-        apply_unfreezing(model, groups, lowest)
+        train_from(model, groups, lowest)
         one, other = block_inputs(model, inputs), block_inputs(model, inputs)
         assert all(same(one[i], other[i]) for i in range(lowest)), lowest
         assert all(not same(one[i], other[i]) for i in range(lowest, len(one))), lowest
     model.train()
-    apply_unfreezing(model, groups, 0)
+    train_from(model, groups, 0)
     assert not same(block_inputs(model, inputs)[0], block_inputs(model, inputs)[0]) or name == "opt"  # no embedding dropout
     assert all(module.training for module in model.modules())
 
@@ -189,11 +224,11 @@ def test_dropout_without_parameters_follows_its_group() -> None:
     gpt2 = tiny_model("gpt2").train()
     groups = layer_groups(gpt2)
     assert "transformer.drop" in groups[0].module_names
-    apply_unfreezing(gpt2, groups, 1)
+    train_from(gpt2, groups, 1)
     assert not gpt2.transformer.drop.training
     assert gpt2.transformer.h[0].mlp.dropout.training
     bert = tiny_model("bert").train()
-    apply_unfreezing(bert, layer_groups(bert), LAYERS + 1)
+    train_from(bert, layer_groups(bert), LAYERS + 1)
     assert bert.dropout.training  # the classifier's own, registered beside the encoder
     assert not bert.bert.embeddings.dropout.training
 
@@ -201,16 +236,16 @@ def test_dropout_without_parameters_follows_its_group() -> None:
 def test_layerdrop_never_skips_a_frozen_block() -> None:
     model, inputs = tiny_model("opt", layerdrop=0.9), tiny_inputs()
     model.train()
-    apply_unfreezing(model, layer_groups(model), 2)
+    train_from(model, layer_groups(model), 2)
     assert len(block_inputs(model, inputs)) == LAYERS
 
 
 def test_unfreezing_can_be_repeated_in_any_order() -> None:
     model = tiny_model("bert")
     groups = layer_groups(model)
-    apply_unfreezing(model, groups, 3)
+    train_from(model, groups, 3)
     first = [p.requires_grad for p in model.parameters()], [m.training for m in model.modules()]
-    apply_unfreezing(model, groups, 0)
+    train_from(model, groups, 0)
     assert all(p.requires_grad for p in model.parameters())
-    apply_unfreezing(model, groups, 3)
+    train_from(model, groups, 3)
     assert first == ([p.requires_grad for p in model.parameters()], [m.training for m in model.modules()])

@@ -15,9 +15,9 @@ import pytest
 
 from scalesweep.errors import UserError
 from scalesweep.record import RecordWriter, best, rank, read_record
-from scalesweep.record.schema import replay
+from scalesweep.record.schema import SCHEMA_VERSION, replay
 
-MANIFEST = {"schema_version": 1, "name": "s", "metric": {"name": "eval_loss", "goal": "minimize"}}
+MANIFEST = {"schema_version": SCHEMA_VERSION, "name": "s", "metric": {"name": "eval_loss", "goal": "minimize"}}
 
 
 def trial(name: str, number: int) -> dict[str, Any]:

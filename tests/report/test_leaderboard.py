@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,7 +13,9 @@ from rich.console import Console
 
 from records import make_manifest, make_record
 from scalesweep.record import Record
+from scalesweep.report import words
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json, render_leaderboard
+from scalesweep.report.prices import paid, paid_in_all
 
 KEYS = [
     *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
@@ -133,6 +136,59 @@ def test_a_priced_sweep_shows_dollars() -> None:
     text = text_at(make_record(spec=spec), 140)
     assert "1,550 GPU s, $1.08" in text
     assert "0.57" in next(line for line in text.splitlines() if "t0001" in line)
+
+
+def test_each_size_is_paid_at_the_price_of_its_gpus() -> None:
+    prices = {"H100": 7.2, "default": 3.6}
+    spec = make_manifest()["spec"] | {"resources": {"dollars_per_gpu_hour": prices}}
+    ladder = [
+        {**size, "entry": {"accelerator_type": "H100" if size["name"] == "L6" else None}} for size in make_manifest()["ladder"]
+    ]
+    record = make_record(spec=spec, ladder=ladder)
+    costs = {
+        trial.name: trial.gpu_seconds * (0.002 if trial.params["model_size"] == "L6" else 0.001)
+        for trial in record.trials.values()
+    }
+    assert {name: paid(record, record.trials[name]) for name in costs} == pytest.approx(costs)
+    record.boot_gpu_seconds = 1000.0  # at the price of the first size
+    assert paid_in_all(record) == pytest.approx(sum(costs.values()) + 1.0)
+    text = text_at(record, 160)
+    assert f"${sum(costs.values()) + 1:,.2f}" in text
+    assert f"{costs['t0001']:.2f}" in next(line for line in text.splitlines() if "t0001" in line)
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "time_attr", "short", "full"),
+    [
+        (120, "steps", "120 steps", "120"),
+        (6750, "steps", "6,750 steps", "6,750"),
+        (1_200_000, "tokens", "1.2M tokens", "1,200,000"),
+        (9e14, "flops", "900T flops", "9e+14"),
+        (1.25e15, "flops", "1.25e+15 flops", "1.25e+15"),
+        (62.5, "gpu_seconds", "62.5 GPU seconds", "62.5"),
+        (1234.5, "gpu_seconds", "1,234 GPU seconds", "1234"),
+        (0.15000000000000002, "dollars", "0.15 dollars", "0.15"),
+    ],
+)
+def test_a_fidelity_reads_well(fidelity: float, time_attr: str, short: str, full: str) -> None:
+    assert words.amount(fidelity, time_attr) == short
+    assert words.level(fidelity) == full
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"unfreezing": "full"}, "full"),
+        ({"unfreezing": "head", "unfreeze_cadence": "epoch"}, "head"),
+        ({"unfreezing": "gradual"}, "gradual/9"),
+        ({"unfreezing": "chain_thaw", "unfreeze_cadence": "steps"}, "chain_thaw/9"),
+        ({"unfreezing": "lp_ft", "unfreeze_cadence": "fraction", "unfreeze_fraction": 0.25}, "lp_ft/0.25"),
+        ({"unfreezing": "gradual", "unfreeze_cadence": "epoch"}, "gradual/epoch"),
+        ({"unfreezing": "gradual", "unfreeze_cadence": "plateau", "unfreeze_patience": 2}, "gradual/plateau 2"),
+    ],
+)
+def test_unfreezing_reads_with_its_cadence(changes: dict[str, Any], text: str) -> None:
+    assert words.unfreezing({"unfreeze_interval": 9, **changes}) == text
 
 
 def test_a_limit_says_how_many_trials_follow() -> None:

@@ -90,9 +90,29 @@ def test_a_resumed_sweep_counts_time_and_trials_of_all_sessions() -> None:
     assert len(lines) == 5
 
 
+def test_dollars_left_follow_the_trials_and_the_start_of_workers() -> None:
+    events = make_events()
+    spec = make_manifest()["spec"] | {"budget": {"dollars": 10.0}, "resources": {"dollars_per_gpu_hour": 3.6}}
+    last = next(event for event in reversed(events) if event["event"] == "report" and event["trial"] == "t0009")
+    more = [
+        {"event": "worker", "time": events[-1]["time"] + 1, "gpu_seconds": 2000.0},
+        {**last, "time": events[-1]["time"] + 2, "fidelity": 120, "gpu_seconds": last["gpu_seconds"] + 500},
+    ]
+    record = Record(make_manifest(spec=spec))
+    for seen_from_the_start in (True, False):
+        stream = io.StringIO()
+        sink = ProgressSink(stream)
+        if seen_from_the_start:
+            play(sink, record, [*events, *more])
+        else:  # a resumed sweep
+            play(sink, record, [{**more[1], "fidelity": 160}])
+        assert f"left: ${10 - record.gpu_seconds / 1000:.2f}" in stream.getvalue().splitlines()[-1]
+    assert record.gpu_seconds > 4000
+
+
 def test_budget_uses() -> None:
     budget = {"run_cap": 24, "time": 300.0, "gpu_hours": 2.0, "dollars": 10.0}
-    uses = {use.limit: use for use in budget_uses(budget, ended=6, elapsed=330.0, gpu_seconds=3600.0, price=2.5)}
+    uses = {use.limit: use for use in budget_uses(budget, ended=6, elapsed=330.0, gpu_seconds=3600.0, paid=2.5)}
     assert {name: use.share for name, use in uses.items()} == {"run_cap": 0.25, "time": 1.1, "gpu_hours": 0.5, "dollars": 0.25}
     assert uses["run_cap"].left == "18 trials"
     assert uses["time"].used == "5:30 of 5:00"

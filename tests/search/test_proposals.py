@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -11,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from scalesweep.record import Report, State, Trial
-from scalesweep.search.proposals import Proposer
+from scalesweep.search.proposals import ATTEMPTS, Proposer, combinations
 from sweeps import sweep
 
 
@@ -21,12 +23,21 @@ def outcome(number: int) -> tuple[State, list[float]]:
     return [(State.COMPLETE, curve), (State.PRUNED, curve[:1]), (State.FAIL, [])][number % 3]
 
 
-def drive(proposer: Proposer, first: int, count: int) -> list[Trial]:
+def combination_of(trial: Trial) -> tuple[str, str]:
+    return trial.params["model_size"], trial.params["unfreezing"]
+
+
+def drive(proposer: Proposer, first: int, count: int, infeasible: Collection[tuple[str, str]] = ()) -> list[Trial]:
+    """Run trials one after the other; those of the combinations `infeasible` run out of memory."""
     trials = []
     for number in range(first, first + count):
         proposal = proposer.propose(number, f"t{number}")
+        assert proposal is not None
+        assert proposal.number == number
         trial = Trial(number, f"t{number}", proposal.params, {}, 0.0)
         state, curve = outcome(number)
+        if infeasible and combination_of(trial) in infeasible:
+            state, curve = State.INFEASIBLE, curve[: number % 2]
         for index, value in enumerate(curve):
             proposer.report(number, 4 * (index + 1), value)
             trial.reports.append(Report(4 * (index + 1), 0, 0, 0.0, 0.0, 0.0, {"eval_loss": value}))
@@ -71,6 +82,185 @@ def test_a_running_trial_survives_the_rebuild_and_can_be_told() -> None:
     rebuilt.tell(3, State.PRUNED, 0.4)
     frozen = rebuilt.study.trials[3]
     assert (frozen.state, frozen.value, frozen.intermediate_values) == (TrialState.PRUNED, 0.4, {4: 0.5, 8: 0.4})
+
+
+# ---- what can't run --------------------------------------------------------------------------------------------------------
+
+
+BOTH = {("L1", "gradual"), ("L2", "full")}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_what_ran_out_of_memory_is_not_proposed_again_and_a_rebuilt_study_agrees(sampler: str, tmp_path: Path) -> None:
+    spec = sweep(search={"sampler": sampler, "n_startup_trials": 5, "seed": 3})
+    hopeless = [("L2", "gradual")]
+    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", hopeless=hopeless)
+    expected = drive(proposer, 0, 30, BOTH)
+    drawn = [combination_of(trial) for trial in expected]
+    assert {trial.state for trial in expected if combination_of(trial) in BOTH} == {State.INFEASIBLE}
+    assert {found: drawn.count(found) for found in BOTH} == dict.fromkeys(BOTH, 1)
+    assert ("L2", "gradual") not in drawn
+    assert set(drawn) == BOTH | {("L1", "full"), ("L1", "head"), ("L2", "head")}
+
+    for cut in (9, 20):
+        first = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", hopeless=hopeless)
+        before = drive(first, 0, cut, BOTH)
+        storage = JournalStorage(JournalFileBackend(str(tmp_path / f"{cut}.log")))
+        rebuilt = Proposer(spec, "minimize", storage, before, "eval_loss", hopeless)
+        after = drive(rebuilt, cut, 30 - cut, BOTH)
+        assert [trial.params for trial in before + after] == [trial.params for trial in expected]
+        assert [trial.user_attrs.get("trial") for trial in rebuilt.study.trials[:cut]] == [trial.name for trial in before]
+
+
+def test_optuna_sees_what_ran_out_of_memory_as_a_violated_constraint_and_what_was_not_run_as_failed() -> None:
+    proposer = Proposer(sweep(), "minimize", InMemoryStorage(), metric="eval_loss", hopeless=[("L1", "full")])
+    trials = {trial.name: trial for trial in drive(proposer, 0, 30, BOTH)}
+    rebuilt = Proposer(sweep(), "minimize", InMemoryStorage(), trials.values(), "eval_loss")
+    for made in (proposer, rebuilt):
+        seen = {frozen.user_attrs["trial"]: frozen for frozen in made.study.trials if "trial" in frozen.user_attrs}
+        assert list(seen) == list(trials)
+        for name, frozen in seen.items():
+            infeasible = trials[name].state is State.INFEASIBLE
+            assert frozen.state == (TrialState.PRUNED if infeasible else TrialState[trials[name].state])
+            assert (max(frozen.constraints.values(), default=0) > 0) == infeasible
+            assert frozen.params == trials[name].params
+    refused = [frozen for frozen in proposer.study.trials if "trial" not in frozen.user_attrs]
+    assert refused
+    for frozen in refused:
+        assert frozen.state == TrialState.FAIL
+        assert frozen.user_attrs["not run"].endswith("can't run")
+        assert (frozen.params["model_size"], frozen.params["unfreezing"]) in BOTH | {("L1", "full")}
+
+
+def test_a_head_that_does_not_fit_forbids_its_size() -> None:
+    proposer = Proposer(sweep(), "minimize", InMemoryStorage(), metric="eval_loss", hopeless=[("L2", "head")])
+    assert {trial.params["model_size"] for trial in drive(proposer, 0, 20)} == {"L1"}
+
+
+@pytest.mark.parametrize("mode", ["gradual", "chain_thaw", "lp_ft", "full"])
+def test_any_other_mode_forbids_itself_alone(mode: str) -> None:
+    modes = ["full", "head", "gradual", "chain_thaw", "lp_ft"]
+    space = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": modes}}
+    spec = sweep(search_space={"parameters": space}, search={"sampler": "random"})
+    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
+    drawn = [combination_of(trial) for trial in drive(proposer, 0, 60, {("L2", mode)})]
+    assert drawn.count(("L2", mode)) == 1
+    assert set(drawn) == {(size, other) for size in ("L1", "L2") for other in modes}
+
+
+def test_where_almost_nothing_fits_what_does_is_chosen_outright() -> None:
+    modes = ["full", "head", "gradual", "chain_thaw", "lp_ft"]
+    sizes = list(range(1, 41))
+    space = {
+        "model_size": {"values": [f"L{n}" for n in sizes]},
+        "unfreezing": {"values": modes},
+        "num_gpus": {"values": [1, 2]},
+    }
+    spec = sweep(ladder={"model": "some/model", "layers": sizes}, search_space={"parameters": space})
+    hopeless = [(f"L{n}", mode) for n in sizes for mode in modes if (n, mode) not in ((7, "lp_ft"), (9, "head"))]
+    hopeless.remove(("L7", "head"))
+    proposals = []
+    for _ in range(2):  # the choice is a function of the seed and the number
+        proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", hopeless=hopeless)
+        proposals.append([proposer.propose(number, f"t{number}", num_gpus=[2]) for number in range(12)])
+    assert proposals[0] == proposals[1]
+    drawn = {(p.params["model_size"], p.params["unfreezing"]) for p in proposals[0] if p is not None}
+    assert drawn == {("L7", "lp_ft"), ("L7", "head"), ("L9", "head")}
+    assert {p.params["num_gpus"] for p in proposals[0] if p is not None} == {2}
+    assert len(proposer.study.trials) > 12 * ATTEMPTS / 2
+
+
+def test_nothing_is_proposed_where_nothing_can_run() -> None:
+    proposer = Proposer(sweep(), "minimize", InMemoryStorage(), metric="eval_loss", hopeless=[("L1", "head")])
+    drive(proposer, 0, 10, {("L2", "full"), ("L2", "gradual")})
+    proposal = proposer.propose(10, "t10")
+    assert proposal is not None
+    proposer.tell(10, State.INFEASIBLE, None)  # the head of L2: the last that was left
+    trials = len(proposer.study.trials)
+    assert proposer.propose(11, "t11") is None
+    assert len(proposer.study.trials) == trials
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({}, {("L1", "full")}),
+        ({"model_size": {"values": ["L1", "L2"]}}, {("L1", "full"), ("L2", "full")}),
+        (
+            {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": ["head", "lp_ft"], "when": {"model_size": "L2"}}},
+            {("L1", "full"), ("L2", "head"), ("L2", "lp_ft")},
+        ),
+        (
+            {"unfreezing": {"value": "head", "when": {"num_gpus": 3}}, "num_gpus": {"min": 1, "max": 4096}},
+            {("L1", "full"), ("L1", "head")},
+        ),
+        (
+            {"unfreezing": {"value": "head", "when": {"num_gpus": [1, 3]}}, "num_gpus": {"min": 1, "max": 3}},
+            {("L1", "full"), ("L1", "head")},
+        ),
+        ({"unfreezing": {"value": "head", "when": {"num_gpus": [1, 2]}}, "num_gpus": {"min": 1, "max": 2}}, {("L1", "head")}),
+        (
+            {
+                "model_size": {"values": ["L1", "L2"], "when": {"dropout": 0.1}},
+                "unfreezing": {"values": ["head", "gradual"], "when": {"model_size": "L2"}},
+                "dropout": {"values": [0.0, 0.1]},
+                "weight_decay": {"min": 0.0, "max": 0.1},
+            },
+            {("L1", "full"), ("L2", "head"), ("L2", "gradual")},
+        ),
+    ],
+)
+def test_combinations_are_those_that_the_space_can_draw(parameters: dict[str, Any], expected: set[tuple[str, str]]) -> None:
+    layers = [1, 2] if "model_size" in parameters else [1]
+    spec = sweep(
+        ladder={"model": "some/model", "layers": layers},
+        search_space={"parameters": {"learning_rate": {"min": 1e-4, "max": 1e-2}, **parameters}},
+        search={"sampler": "random"},
+    )
+    assert {found for found, _ in combinations(spec)} == expected
+    for found in expected:  # each can be reached where all others are forbidden
+        others = [other for other in expected if other != found]
+        if any(mode == "head" and size == found[0] for size, mode in others):
+            continue
+        proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", hopeless=others)
+        for number in range(4):
+            proposal = proposer.propose(number, f"t{number}")
+            assert proposal is not None
+            params = {"model_size": "L1", "unfreezing": "full", **proposal.params}
+            assert (params["model_size"], params["unfreezing"]) == found
+
+
+# ---- fidelities ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("time_attr", "fidelities", "steps"),
+    [
+        ("tokens", [100, 300], [100, 300]),
+        ("flops", [1.5e14, 3.1e14], [150_000_000_000_000, 310_000_000_000_000]),
+        ("gpu_seconds", [0.25, 1.7500004], [250_000, 1_750_000]),
+        ("dollars", [0.05, 0.1500001], [50_000, 150_000]),
+    ],
+)
+def test_any_fidelity_is_a_step_of_its_own_in_the_study(time_attr: str, fidelities: list[float], steps: list[int]) -> None:
+    whole = time_attr == "tokens"
+    early = {"time_attr": time_attr, "grace_period": 1 if whole else 0.05, "max_t": 400 if whole else 4e14}
+    spec = sweep(early_terminate=early, resources={"dollars_per_gpu_hour": 2.0})
+    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
+    proposal = proposer.propose(0, "t0")
+    assert proposal is not None
+    reports = []
+    for value, fidelity in zip((0.5, 0.4), fidelities, strict=True):
+        proposer.report(0, fidelity, value)
+        reports.append(Report(fidelity, 0, 0, 0.0, 0.0, 0.0, {"eval_loss": value}))
+    proposer.tell(0, State.PRUNED, 0.4)
+    trial = Trial(0, "t0", proposal.params, {}, 0.0, state=State.PRUNED, reports=reports)
+    rebuilt = Proposer(spec, "minimize", InMemoryStorage(), [trial], "eval_loss")
+    for made in (proposer, rebuilt):
+        assert made.study.trials[0].intermediate_values == dict(zip(steps, (0.5, 0.4), strict=True))
+
+
+# ---- the space -------------------------------------------------------------------------------------------------------------
 
 
 def test_conditional_parameters_exist_exactly_when_their_condition_holds() -> None:

@@ -17,9 +17,11 @@ from scalesweep.spec import (
     SearchSpace,
     SweepSpec,
     load_sweep,
+    price_of,
     rung_levels,
     sweep_from_dict,
     trial_config,
+    unfreezing_modes,
 )
 from scalesweep.spec.loading import key_text, parse_yaml
 from sweeps import BASE, sweep, sweep_dict
@@ -251,6 +253,36 @@ def test_rungs_are_those_of_rays_asha(grace: int, max_t: int, factor: float) -> 
     assert levels == sorted(levels)
 
 
+@pytest.mark.parametrize(
+    ("time_attr", "grace", "max_t", "factor", "levels"),
+    [
+        ("flops", 1e14, 9e14, 3, [10**14, 3 * 10**14, 9 * 10**14]),
+        ("flops", 1000.5, 3000, 2.5, [1001, 2502]),  # counted whole, so rounded up
+        ("gpu_seconds", 10, 100, 2.5, [10, 25.0, 62.5]),
+        ("dollars", 0.05, 0.45, 3, [0.05, pytest.approx(0.15), 0.45]),  # 0.05 · 3² is a hair above 0.45
+        ("dollars", 0.7, 6.3, 3, [0.7, pytest.approx(2.1), 6.3]),  # … and 0.7 · 3² a hair below 6.3
+    ],
+)
+def test_rungs_of_fidelities_that_are_no_whole_numbers(
+    time_attr: str, grace: float, max_t: float, factor: float, levels: list[Any]
+) -> None:
+    early = {"time_attr": time_attr, "grace_period": grace, "max_t": max_t, "reduction_factor": factor}
+    spec = sweep(early_terminate=early, resources={"dollars_per_gpu_hour": 2.0})
+    made = rung_levels(spec)
+    assert made == levels
+    if time_attr == "flops":
+        assert all(isinstance(level, int) for level in made)
+    config = trial_config(spec, {})
+    assert (config.rungs, config.max_t) == (made, max_t)
+    assert type(config)(**json.loads(config.model_dump_json())) == config
+
+
+def test_whole_fidelities_stay_whole() -> None:
+    for time_attr in ("steps", "tokens"):
+        config = trial_config(sweep(early_terminate={"time_attr": time_attr, "grace_period": 4, "max_t": 12}), {})
+        assert [type(number) for number in (*config.rungs, config.max_t)] == [int, int, int]
+
+
 def test_no_rungs_without_asha() -> None:
     assert rung_levels(sweep(early_terminate={"type": "none", "max_t": 12})) == []
 
@@ -286,6 +318,61 @@ def test_an_unsearched_size_is_the_only_one_and_brings_its_gpus() -> None:
     assert (config.model_size, config.num_gpus) == ("only", 1)
 
 
+def test_the_trainings_switches_reach_the_trial() -> None:
+    config = trial_config(sweep(), {})
+    assert (config.prefix_cache, config.group_by_length) == ("auto", True)
+    config = trial_config(sweep(training={"prefix_cache": "off", "group_by_length": False}), {})
+    assert (config.prefix_cache, config.group_by_length) == ("off", False)
+
+
+# ---- cadences ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"unfreezing": {"values": ["full", "chain_thaw"]}, "unfreeze_interval": {"value": 5}},  # absent `when`: it may matter
+        {"unfreezing": {"value": "lp_ft"}, "unfreeze_cadence": {"value": "epoch"}, "thaw_warmup_steps": {"value": 3}},
+        {
+            "unfreezing": {"values": ["full", "gradual"]},
+            "unfreeze_cadence": {"values": ["fraction", "plateau"], "when": {"unfreezing": "gradual"}},
+            "unfreeze_fraction": {"min": 0.05, "max": 1.0, "when": {"unfreeze_cadence": "fraction"}},
+            "unfreeze_patience": {"min": 1, "max": 3, "when": {"unfreeze_cadence": "plateau"}},
+            # where there is no cadence the default holds, and counts steps
+            "unfreeze_interval": {"min": 1, "max": 3, "when": {"unfreezing": "gradual"}},
+        },
+    ],
+)
+def test_cadences_that_may_matter_are_taken(parameters: dict[str, Any]) -> None:
+    assert set(sweep_of(parameters).search_space.parameters) == {"model_size", *parameters}
+
+
+def test_modes_of_unfreezing_are_those_that_a_trial_may_have() -> None:
+    assert unfreezing_modes(sweep_of({})) == ["full"]
+    assert unfreezing_modes(sweep_of({"unfreezing": {"value": "lp_ft"}})) == ["lp_ft"]
+    sometimes = {"unfreezing": {"values": ["head", "gradual"], "when": {"model_size": "L2"}}}
+    assert unfreezing_modes(sweep_of(sometimes)) == ["head", "gradual", "full"]
+
+
+# ---- prices --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_size_has_the_price_of_its_gpu() -> None:
+    sizes = [{"name": "L1", "model": "a/b"}, {"name": "L2", "model": "c/d", "accelerator_type": "H100"}]
+    for prices, expected in (
+        (None, [None, None]),
+        (2.5, [2.5, 2.5]),
+        ({"H100": 4, "default": 1.5}, [1.5, 4]),
+        ({"A100": 4, "default": 1.5}, [1.5, 1.5]),
+    ):
+        spec = sweep(ladder=sizes, resources={"dollars_per_gpu_hour": prices})
+        assert [spec.price(name) for name in ("L1", "L2")] == expected
+        assert price_of(prices, "H100") == expected[1]
+    typed = [{"name": "L1", "model": "a/b", "accelerator_type": "A100"}, sizes[1]]
+    spec = sweep(ladder=typed, resources={"dollars_per_gpu_hour": {"A100": 2, "H100": 3}})
+    assert [spec.price(name) for name in ("L1", "L2")] == [2, 3]
+
+
 # ---- through the record and from Python -----------------------------------------------------------------------------------------
 
 
@@ -296,6 +383,8 @@ def test_an_unsearched_size_is_the_only_one_and_brings_its_gpus() -> None:
         {"budget": {"time": "5m", "gpu_hours": 2.0}, "resources": {"dollars_per_gpu_hour": 1.5, "max_gpus": 8}},
         {"early_terminate": {"type": "none", "max_t": 12}, "metric": {"name": "eval_accuracy", "goal": "maximize"}},
         {"early_terminate": {"type": "asha", "grace_period": 2, "max_t": 12, "reduction_factor": 2.5}},
+        {"early_terminate": {"time_attr": "flops", "grace_period": 1e14, "max_t": 9e14}, "training": {"prefix_cache": "off"}},
+        {"resources": {"dollars_per_gpu_hour": {"A100": 3, "default": 1.5}, "cache_gib": 0}},
         {"tracking": {"wandb": {"mode": "auto", "tags": ["a"]}}, "data__": {"text": ["a", "b"], "labels": [0, 1]}},
         {"ladder": [{"name": "L1", "model": "a/b", "layers": 2}, {"name": "L2", "model": "c/d", "revision": "main"}]},
     ],

@@ -16,9 +16,9 @@ from transformers import AutoModelForSequenceClassification
 from jobs import job, reports
 from scalesweep.models.ladder import load_model, locate
 from scalesweep.training.job import open_data
-from scalesweep.training.loop import Trainer, make_accelerator
+from scalesweep.training.loop import Trainer
 from scalesweep.training.schedules import schedule
-from scalesweep.training.workers import WorkerGroup
+from scalesweep.training.workers import WorkerGroup, WorkerPool
 
 # 300 examples in batches of 16: the last of an epoch has 12, which 8-example shards and 4 workers divide unevenly.
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 3e-4, "eval_interval": 25, "max_t": 50, "rungs": []}
@@ -29,22 +29,23 @@ def evaluations(found: Any) -> list[dict[str, float]]:
 
 
 def run_on_workers(world: int, config: dict[str, Any]) -> list[Any]:
-    group = WorkerGroup(world, threads=1, num_gpus=1, mixed_precision="no")
+    pool = WorkerPool(threads=1, on_gpus=True)
     try:
+        group = WorkerGroup(pool.lease_soon("t0000", world))
         group.begin(job({**config, "num_gpus": world}))
         return list(iter(group.next, None))
     finally:
-        group.shutdown()
+        pool.shutdown()
 
 
 def test_one_two_and_four_workers_give_the_same_losses(local_ray: None) -> None:  # noqa: ARG001
-    config = {**NO_DROPOUT, "unfreezing": "gradual", "unfreeze_interval": 12, "layerwise_lr_decay": 0.9, "micro_batch_size": 5}
+    config = {**NO_DROPOUT, "unfreezing": "gradual", "unfreeze_interval": 12, "learning_rate": 1e-3, "micro_batch_size": 5}
     runs = {world: run_on_workers(world, config) for world in (1, 2, 4)}
     here = list(reports(job(config)))
     for other in (runs[2], runs[4], here):
         for mine, theirs in zip(runs[1], other, strict=True):
             assert (mine.step, mine.tokens, mine.fidelity) == (theirs.step, theirs.tokens, theirs.fidelity)
-            assert theirs.flops == pytest.approx(mine.flops)
+            assert theirs.model_flops == pytest.approx(mine.model_flops)
             for name in ("eval_loss", "train_loss", "eval_accuracy"):
                 assert theirs.metrics[name] == pytest.approx(mine.metrics[name], abs=1e-3), (mine.step, name)
     assert runs[1][0].metrics["eval_loss"] != pytest.approx(runs[1][1].metrics["eval_loss"], abs=1e-3), "nothing was learnt"
@@ -79,8 +80,10 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(unfreezing: str, tmp_path
         if report.step == 8:
             break
     resumed = list(reports(job(config, tmp_path)))
-    assert resumed[0] == interrupted[-1]  # given out again: its reader may have died before it was recorded
-    assert interrupted + resumed[1:] == undisturbed
+    # A report whose reader may have died before it was recorded is given out again, with what follows.
+    assert [report.step for report in resumed] == [4, 8, 12, 14]
+    assert interrupted[:1] + resumed[1:] == undisturbed
+    assert resumed[0] == interrupted[0]
     assert len(list(tmp_path.glob("step-*"))) == 1
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix not in (".safetensors", ".json")]
 
@@ -90,6 +93,7 @@ def test_the_loop_agrees_with_one_written_out_by_hand() -> None:
     made = job({
         **NO_DROPOUT, "max_t": 8, "eval_interval": None, "label_smoothing_factor": 0.1, "weight_decay": 0.1, "max_grad_norm": 0.5,
         "layerwise_lr_decay": 0.8, "lr_scheduler_type": "cosine", "warmup_ratio": 0.25, "micro_batch_size": 3, "model_size": "L2",
+        "group_by_length": False,
     })  # fmt: skip
     got = list(reports(made))[-1]
 
@@ -139,7 +143,7 @@ def test_head_only_leaves_the_body_as_the_checkpoint_has_it() -> None:
     made = job(
         {"unfreezing": "head", "max_t": 3, "rungs": [], "eval_interval": None, "learning_rate": 1e-2, "model_size": "L2"}
     )
-    trainer = Trainer(made, make_accelerator("no"))
+    trainer = Trainer(made)
     for _ in range(3):
         trainer.train_step()
     base = AutoModelForSequenceClassification.from_pretrained(locate(made.size.model), num_hidden_layers=2).state_dict()
@@ -156,7 +160,7 @@ def test_gradual_unfreezing_thaws_from_the_top_with_each_groups_own_rate() -> No
         "unfreezing": "gradual", "unfreeze_interval": 2, "max_t": 8, "rungs": [], "learning_rate": 1e-3, "layerwise_lr_decay": 0.5,
         "lr_scheduler_type": "constant", "model_size": "L2", "weight_decay": 0.0,
     })  # fmt: skip
-    trainer = Trainer(made, make_accelerator("no"))
+    trainer = Trainer(made)
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
     thawed_at: dict[str, int] = {}
     for step in range(8):
@@ -177,7 +181,7 @@ def test_gradual_unfreezing_thaws_from_the_top_with_each_groups_own_rate() -> No
 
 
 def test_token_fidelity_ends_at_the_first_step_that_reaches_it_and_reports_at_rungs() -> None:
-    made = job({"time_attr": "tokens", "max_t": 3000, "rungs": [700, 1500], "eval_interval": None})
+    made = job({"time_attr": "tokens", "max_t": 3000, "rungs": [700, 1500], "eval_interval": None, "group_by_length": False})
     found = list(reports(made))
     lengths = open_data(made).train.lengths
     order = np.random.default_rng([0, 0]).permutation(300)

@@ -294,6 +294,10 @@ class TokenizedSplit:
         """Tokens of one example, int32, without padding."""
         return self._tokens[self._offsets[index] : self._offsets[index + 1]]
 
+    def owners(self, indices: np.ndarray) -> list[tuple[TokenizedSplit, np.ndarray, np.ndarray]]:
+        """(split, its own example numbers, rows of `indices` that they are): for this split, all of them."""
+        return [(self, np.asarray(indices, dtype=np.int64), np.arange(len(indices)))]
+
     def batch(self, indices: np.ndarray, pad_id: int, pad_to_multiple: int = 1) -> dict[str, np.ndarray]:
         """Examples padded on the right to the longest of them, then up to a multiple of `pad_to_multiple`.
 
@@ -334,17 +338,19 @@ class JoinedSplit:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-        """As `TokenizedSplit.batch`; rows come back in the order of `indices`."""
+    def owners(self, indices: np.ndarray) -> list[tuple[TokenizedSplit, np.ndarray, np.ndarray]]:
+        """(part, its own example numbers, rows of `indices` that they are) of every part that has some."""
         indices = np.asarray(indices, dtype=np.int64)
         owner = np.searchsorted(self._starts, indices, side="right") - 1
+        found = [(part, number, np.flatnonzero(owner == number)) for number, part in enumerate(self.parts)]
+        return [(part, indices[rows] - self._starts[number], rows) for part, number, rows in found if len(rows)]
+
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+        """As `TokenizedSplit.batch`; rows come back in the order of `indices`."""
         width = int(self.lengths[indices].max(initial=0))
         joined: dict[str, np.ndarray] = {}
-        for number, part in enumerate(self.parts):
-            rows = np.flatnonzero(owner == number)
-            if not len(rows):
-                continue
-            for name, array in part.batch(indices[rows] - self._starts[number], pad_id).items():
+        for part, local, rows in self.owners(indices):
+            for name, array in part.batch(local, pad_id).items():
                 if name not in joined:
                     fill = {"input_ids": pad_id, "labels": IGNORED}.get(name, 0)
                     shape = (len(indices), width) if array.ndim == 2 else (len(indices),)

@@ -8,7 +8,6 @@ groups below any cut are a prefix of the computation, which needs no gradient an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from scalesweep.errors import UserError
+from scalesweep.models.meta import LOOKS, evaluation_mode, leaves, to_meta
 
 EMBEDDINGS = 0  # index of the lowest group
 
@@ -181,12 +181,9 @@ def _first_uses(model: nn.Module, chain: list[nn.Module], dtype: torch.dtype | N
         inside.pop()
         left = max(left, index)
 
-    def to_meta(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.detach().to("meta", dtype if tensor.is_floating_point() else None)
-
-    parameters = {name: to_meta(parameter) for name, parameter in model.named_parameters()}
+    parameters = {name: to_meta(parameter, dtype) for name, parameter in model.named_parameters()}
     originals = {id(parameters[name]): id(parameter) for name, parameter in model.named_parameters()}
-    tensors = parameters | {name: to_meta(buffer) for name, buffer in model.named_buffers()}
+    tensors = parameters | {name: to_meta(buffer, dtype) for name, buffer in model.named_buffers()}
     handles = [
         module.register_forward_pre_hook(lambda module, _: note(id(module)))
         for module in model.modules()
@@ -197,7 +194,7 @@ def _first_uses(model: nn.Module, chain: list[nn.Module], dtype: torch.dtype | N
         handles.append(block.register_forward_hook(lambda _m, _a, _o, index=index: leave(index)))
     tokens = torch.zeros(1, 8, dtype=torch.long, device="meta")
     try:
-        with torch.no_grad(), _evaluation(model), _Watch(originals, note):
+        with torch.no_grad(), evaluation_mode(model), _Watch(originals, note):
             torch.func.functional_call(model, tensors, (), {"input_ids": tokens})
     except Exception:  # noqa: BLE001 - any model code may fail on meta tensors; `left` says how far it came
         pass
@@ -207,29 +204,11 @@ def _first_uses(model: nn.Module, chain: list[nn.Module], dtype: torch.dtype | N
     return uses if left == len(chain) - 1 else None
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """What lies in nested lists, tuples and mappings."""
-    if isinstance(value, list | tuple | Mapping):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _leaves(part)
-    else:
-        yield value
-
-
 class _Watch(TorchFunctionMode):
     """Calls `note(original id)` for each watched tensor that a torch function turns into another tensor.
 
-    Reading a dtype or a shape is a torch function too, but no use. Meta tensors hold no values: code that looks at one
-    ("is anything padded?") is told zero or False, so that the pass goes on.
+    Reading a dtype or a shape is a torch function too, but no use.
     """
-
-    looks = {
-        torch.Tensor.item: 0,
-        torch.Tensor.__bool__: False,
-        torch.Tensor.__contains__: False,
-        torch.Tensor.__int__: 0,
-        torch.Tensor.__float__: 0.0,
-    }
 
     def __init__(self, originals: Mapping[int, int], note: Callable[[int], None]) -> None:
         super().__init__()
@@ -237,23 +216,11 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in self.looks and args[0].is_meta:
-            return self.looks[func]
+        if func in LOOKS and args[0].is_meta:
+            return LOOKS[func]
         result = func(*args, **kwargs)
-        if any(isinstance(part, torch.Tensor) for part in _leaves(result)):
-            for part in _leaves((args, kwargs)):
+        if any(isinstance(part, torch.Tensor) for part in leaves(result)):
+            for part in leaves((args, kwargs)):
                 if id(part) in self.originals:
                     self.note(self.originals[id(part)])
         return result
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and every module's own mode back afterwards (`train()` would flip frozen blocks too)."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

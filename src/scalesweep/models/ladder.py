@@ -20,8 +20,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from scalesweep.costs import FlopProfile
 from scalesweep.errors import OutsideError, ScalesweepError, UserError
 from scalesweep.models.architectures import apply_knobs
+from scalesweep.models.flops import flop_profile
 from scalesweep.models.groups import blocks, layer_groups
 from scalesweep.spec.sweep import LadderSize
 
@@ -55,6 +57,7 @@ class ResolvedSize:
     min_gpus: int
     accelerator_type: str | None
     tokenizer_fingerprint: str  # equal for two sizes if and only if their tokenizers do the same
+    flops: FlopProfile
 
 
 def locate(model: str) -> str:
@@ -202,7 +205,7 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
             its tokenizer has more tokens than its embeddings.
         OutsideError: the hub can't be reached.
     """
-    config = _task_config(size, task, num_labels)
+    config = task_config(size, task, num_labels)
     _check_weights(size)
     tokenizer = load_tokenizer(size)
     with quiet(), torch.device("meta"), _checkpoint_errors(size, "the model"):
@@ -232,6 +235,7 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
         min_gpus=size.min_gpus,
         accelerator_type=size.accelerator_type,
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        flops=flop_profile(model, groups),
     )
 
 
@@ -252,7 +256,7 @@ def load_model(
         UserError: as `resolve`; an architecture without one of the knobs; a checkpoint that lacks weights of the body.
         OutsideError: the hub can't be reached.
     """
-    config = _task_config(size, task, num_labels, id2label)
+    config = task_config(size, task, num_labels, id2label)
     apply_knobs(config, knobs)
     _check_weights(size)
     with quiet(), _random_numbers_of(seed):
@@ -276,13 +280,19 @@ def load_model(
         shown = ", ".join(sorted(absent)[:3]) + (" …" if len(absent) > 3 else "")
         hint = "the weights and config.json don't belong together; check the checkpoint"
         raise UserError(f"{size.model} lacks {len(absent)} weights below its head: {shown}", hint=hint)
-    # Now, not before building: an nn.Embedding built with a padding index would never train that row, and here padding
-    # may be the end-of-text token. Classifiers on decoders look for the last token that is not padding.
-    tokenizer = load_tokenizer(size)
+    set_padding(model, task, load_tokenizer(size).pad_token_id)
+    return model.requires_grad_(True)
+
+
+def set_padding(model: Any, task: str, pad_token_id: int) -> None:
+    """Tell a built model what it is padded with: classifiers on decoders look for the last token that is not padding.
+
+    Not before building: an nn.Embedding built with a padding index would never train that row, and here padding may be the
+    end-of-text token.
+    """
     text_config = model.config.get_text_config()
     if getattr(text_config, "pad_token_id", None) is None or task == "sequence-classification":
-        text_config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
-    return model.requires_grad_(True)
+        text_config.pad_token_id = model.config.pad_token_id = pad_token_id
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -307,7 +317,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 # ---- the parts of loading ------------------------------------------------------------------------------------------------
 
 
-def _task_config(size: LadderSize, task: str, num_labels: int | None, id2label: Mapping[int, str] | None = None) -> Any:
+def task_config(size: LadderSize, task: str, num_labels: int | None, id2label: Mapping[int, str] | None = None) -> Any:
     """The config for `task`, or a UserError if the architecture doesn't do it.
 
     For causal-lm, transformers would build many encoders: their attention sees the future, so the loss means nothing.

@@ -133,6 +133,7 @@ def promote(
         train_on=train_on,
         evaluate_on="test",
         heartbeat_steps=5,
+        thaw_at=thaws(trial, record) if config.unfreeze_cadence == "plateau" else None,
     )
     started = time.time()
     exported = work / "model"
@@ -148,6 +149,16 @@ def promote(
     exported.replace(output)
     shutil.rmtree(work, ignore_errors=True)
     return {**provenance, "output": str(output)}
+
+
+def thaws(trial: Trial, record: Record) -> tuple[float, ...]:
+    """Shares of a full run at which the trial's stages of unfreezing began: a final run has no validation to see them in."""
+    stage, found = 0, []
+    for report in trial.reports:
+        share = report.fidelity / record.manifest["max_t"]
+        found += [share] * (int(report.metrics["unfreezing_stage"]) - stage)
+        stage = int(report.metrics["unfreezing_stage"])
+    return tuple(found)
 
 
 def _earlier_reads(output: Path) -> int:
@@ -171,13 +182,15 @@ def _differs(path: Path, settings: dict[str, Any]) -> bool:
 
 def _run_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, np.ndarray]:
     """One worker: train in this process, on all its cores."""
-    from scalesweep.training.loop import Trainer, make_accelerator, train
+    from scalesweep.training.loop import Trainer, train
 
-    trainer = Trainer(job, make_accelerator(job.config.mixed_precision))
+    trainer = Trainer(job)
     report = None
     for report in train(trainer):
-        progress(report.step, trainer.total_steps)
-    return report, trainer.export(exported)
+        progress(report.step, report.total_steps)
+    logits = trainer.export(exported)
+    trainer.close()
+    return report, logits
 
 
 def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, np.ndarray]:
@@ -186,9 +199,9 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
 
     import ray
 
-    from scalesweep.training.workers import TrialFailed, WorkerDied, WorkerGroup
+    from scalesweep.training.workers import TrialFailed, WorkerDied, WorkerGroup, WorkerPool
 
-    own = not ray.is_initialized()
+    own, pool = not ray.is_initialized(), None
     if own:
         try:
             ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
@@ -203,7 +216,8 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
             raise UserError(
                 f"the final run asks for {job.config.num_gpus} workers, and this cluster holds {held}", "use --num-gpus"
             )
-        group = WorkerGroup(job.config.num_gpus, job.threads, 1 if on_gpus else 0, job.config.mixed_precision)
+        pool = WorkerPool(job.threads, on_gpus, job)  # lives as long as its workers are needed
+        group = WorkerGroup(pool.lease_soon(job.trial, job.config.num_gpus))
         group.begin(job)
         report = None
         while (following := group.next()) is not None:
@@ -217,6 +231,8 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
     except TrialFailed as failure:
         raise OutsideError(f"the final run failed: {failure}") from None
     finally:
+        if pool is not None:
+            pool.shutdown()
         if own:
             ray.shutdown()
 

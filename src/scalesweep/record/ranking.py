@@ -18,12 +18,12 @@ class Row:
     rank: int | None
     trial: Trial
     metric: float | None
-    fidelity: int | None
+    fidelity: float | None
     rung: int
     pareto: bool
 
 
-def best_report_metric(trial: Trial, metric: str, minimize: bool) -> tuple[float, int] | None:
+def best_report_metric(trial: Trial, metric: str, minimize: bool) -> tuple[float, float] | None:
     """The best value of `metric` over all reports, and its fidelity."""
     values = [(report.metrics[metric], report.fidelity) for report in trial.reports if math.isfinite(report.metrics[metric])]
     return (min if minimize else max)(values, default=None)
@@ -38,7 +38,7 @@ def rank(record: Record, by: By = "rung") -> list[Row]:
     that no other one beats in both metric and GPU seconds.
     """
     sign = 1.0 if record.minimize else -1.0
-    scored: list[tuple[tuple[float, ...], Trial, float, int]] = []
+    scored: list[tuple[tuple[float, ...], Trial, float, float]] = []
     rest: list[Trial] = []
     for trial in record.by_number():
         value = _value(trial, record, by)
@@ -68,7 +68,7 @@ def best(record: Record) -> Trial | None:
     return rows[0].trial if rows and rows[0].rank is not None else None
 
 
-def _value(trial: Trial, record: Record, by: By) -> tuple[float, int] | None:
+def _value(trial: Trial, record: Record, by: By) -> tuple[float, float] | None:
     if by == "metric":
         return best_report_metric(trial, record.metric, record.minimize)
     judged = trial.judged

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class State(StrEnum):
@@ -31,17 +31,22 @@ class State(StrEnum):
 class Report:
     """One evaluation of a trial. `rungs` are the rung numbers (1 is the grace period) that this report was judged at.
 
-    `fidelity` counts the sweep's `time_attr`; `tokens` and `flops` are those of training so far; `wall_seconds` and
-    `gpu_seconds` run from the trial's first placement and count every attempt, start-up and evaluation included.
+    `fidelity` counts the sweep's `time_attr`; `tokens` are those trained on so far; `flops` were computed for the trial so
+    far, evaluation included and what a cache saved left out, while `model_flops` are what its training takes without a
+    cache; `train_seconds` were spent in training steps alone. `wall_seconds` and `gpu_seconds` run while the trial holds
+    its workers and count every attempt, loading and evaluation included; `dollars` follow from them.
     """
 
-    fidelity: int
+    fidelity: float
     step: int
     tokens: int
     flops: float
     wall_seconds: float
     gpu_seconds: float
     metrics: dict[str, float]
+    model_flops: float = 0.0
+    train_seconds: float = 0.0
+    dollars: float | None = None
     rungs: tuple[int, ...] = ()
     action: str = "continue"  # continue | stop | complete
     reason: str | None = None  # why it did not continue: rung | max_t | diverged | budget: …
@@ -94,6 +99,7 @@ class Record:
     ended_reason: str | None = None
     elapsed_seconds: float = 0.0  # up to the last event; a session that was killed counts up to there
     notes: list[str] = field(default_factory=list)
+    boot_gpu_seconds: float = 0.0  # that workers took to start; they belong to no trial
     _last_event: float | None = None  # of the running session
     _reports: int = 0
 
@@ -107,7 +113,7 @@ class Record:
 
     @property
     def gpu_seconds(self) -> float:
-        return sum(trial.gpu_seconds for trial in self.trials.values())
+        return self.boot_gpu_seconds + sum(trial.gpu_seconds for trial in self.trials.values())
 
     def elapsed(self, now: float) -> float:
         """Wall-clock seconds that the sweep has run, over all its sessions, up to `now` (unix seconds)."""
@@ -140,6 +146,7 @@ class Record:
         elif kind == "report":
             keys = ("fidelity", "step", "tokens", "flops", "wall_seconds", "gpu_seconds", "metrics", "action", "cutoff")
             fields = {key: event[key] for key in keys}
+            fields |= {key: event[key] for key in ("model_flops", "train_seconds", "dollars") if key in event}
             self._reports += 1
             report = Report(**fields, rungs=tuple(event["rungs"]), reason=event.get("reason"), order=self._reports)
             self.trials[event["trial"]].reports.append(report)
@@ -149,7 +156,9 @@ class Record:
             trial.error = event.get("error")
         elif kind == "note":
             self.notes.append(event["text"])
-        if kind in ("start", "report", "end"):
+        elif kind == "worker":
+            self.boot_gpu_seconds += event["gpu_seconds"]
+        if kind in ("start", "report", "died", "end"):
             trial = self.trials[event["trial"]]
             trial.wall_seconds = max(trial.wall_seconds, event.get("wall_seconds", 0.0))
             trial.gpu_seconds = max(trial.gpu_seconds, event.get("gpu_seconds", 0.0))

@@ -16,10 +16,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from scalesweep.costs import dollars
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.ranking import By
+from scalesweep.record.throughput import throughput
 from scalesweep.report import words
+from scalesweep.report.prices import paid, paid_in_all, start_price
 
 FIELDS = (
     *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
@@ -88,7 +89,6 @@ class _Column:
 
 def _columns(record: Record, by: By) -> list[_Column]:
     time_attr = record.manifest["time_attr"]
-    price = record.manifest["spec"]["resources"].get("dollars_per_gpu_hour")
 
     def reached(row: Row) -> str:
         if row.fidelity is None:
@@ -106,8 +106,8 @@ def _columns(record: Record, by: By) -> list[_Column]:
         return f"{row.trial.gpu_seconds:,.0f}" if row.trial.attempts else words.MISSING
 
     def price_paid(row: Row) -> str:
-        paid = dollars(row.trial.gpu_seconds, price) if row.trial.attempts else None
-        return f"{paid:,.2f}" if paid is not None else words.MISSING
+        cost = paid(record, row.trial) if row.trial.attempts else None
+        return f"{cost:,.2f}" if cost is not None else words.MISSING
 
     columns = [
         _Column("#", 0, lambda row: str(row.rank or words.MISSING), right=True),
@@ -124,7 +124,7 @@ def _columns(record: Record, by: By) -> list[_Column]:
         _Column("state", 6, lambda row: words.STATES[row.trial.state]),
         _Column("reason", 8, lambda row: row.trial.stop_reason or ""),
     ]
-    if price is not None:
+    if start_price(record) is not None:
         columns.insert(-2, _Column("$", 11, price_paid, right=True))
     return columns
 
@@ -170,8 +170,8 @@ def _title(record: Record) -> Text:
     trials = f"{len(record.trials)} trial{'s' if len(record.trials) != 1 else ''}"
     parts = [f"{record.metric} ({direction})", f"{trials}: {states}" if states else "no trials yet"]
     gpu_seconds = record.gpu_seconds
-    paid = dollars(gpu_seconds, record.manifest["spec"]["resources"].get("dollars_per_gpu_hour"))
-    parts.append(f"{gpu_seconds:,.0f} GPU s" + (f", ${paid:,.2f}" if paid is not None else ""))
+    total = paid_in_all(record)
+    parts.append(f"{gpu_seconds:,.0f} GPU s" + (f", ${total:,.2f}" if total is not None else ""))
     return Text.assemble((str(record.manifest["name"]), "bold"), " · ", " · ".join(parts))
 
 
@@ -180,6 +180,10 @@ def _legend(record: Record, by: By, hidden_rows: int, dropped: list[str]) -> lis
     lines = [f"Ranked {order}. ★ no other trial beats it in both {record.metric} and GPU seconds."]
     if hidden_rows:
         lines.insert(0, f"… and {hidden_rows:,} more trials")
+    several = [row for row in throughput(record) if row.num_gpus > 1 and row.efficiency is not None]
+    if several:
+        speeds = ", ".join(f"{row.model_size} ×{row.num_gpus} {row.efficiency:.0%}" for row in several)
+        lines.append(f"Scaling efficiency (tokens per second against that many single workers): {speeds}.")
     named = [title for title in reversed(dropped) if title]
     if named:
         lines.append(f"Left out at this width: {', '.join(named)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from scalesweep.report import words
 from scalesweep.spec import SweepSpec
 
 
@@ -24,6 +25,13 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
             size["name"], entry.model, str(size["n_layers"]), str(size["hidden_size"]), *counts, str(size["min_gpus"])
         )
     console.print(ladder)
+    if plan["hopeless"]:
+        modes: dict[str, list[str]] = {}
+        for size, mode in plan["hopeless"]:
+            modes.setdefault(size, []).append(mode)
+        listed = "; ".join(f"{size} {', '.join(names)}" for size, names in modes.items())
+        memory = f"{spec.resources.gpu_memory_gib:g} GiB"
+        console.print(f"never tried, they need more than the {memory} of a GPU: {listed}", style="dim")
 
     space = Table(title="\nsearch space", title_justify="left", box=None, pad_edge=False)
     for column in ("parameter", "values", "when"):
@@ -36,8 +44,8 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     fixed = ", ".join(f"{name} {value}" for name, value in plan["defaults"].items() if value is not None)
     console.print(f"not searched, at their defaults: {fixed}", style="dim")
 
-    levels = " → ".join(f"{level:,}" for level in plan["rungs"]["levels"]) or "none"
-    console.print(f"\n[bold]rungs[/]  {levels} {early.time_attr}; a trial ends at {early.max_t:,}")
+    levels = " → ".join(map(words.level, plan["rungs"]["levels"])) or "none"
+    console.print(f"\n[bold]rungs[/]  {levels} {words.unit(early.time_attr)}; a trial ends at {words.level(early.max_t)}")
     if plan["rungs"]["levels"]:
         console.print(f"       about one of {early.reduction_factor:g} trials passes each rung")
     counted = ", ".join(f"{name} {split['rows']:,}" for name, split in plan["data"]["splits"].items())
@@ -48,7 +56,7 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
 
 
 def _cost_line(cost: dict[str, Any]) -> str:
-    words = {
+    shown = {
         "trials": "{:,} trials",
         "tokens": "{:.3g} tokens",
         "flops": "{:.3g} FLOPs",
@@ -56,4 +64,4 @@ def _cost_line(cost: dict[str, Any]) -> str:
         "dollars": "{:,.2f} dollars",
         "seconds": "{:,.0f} s of wall-clock",
     }
-    return ", ".join(word.format(cost[key]) for key, word in words.items() if cost[key] is not None)
+    return ", ".join(word.format(cost[key]) for key, word in shown.items() if cost[key] is not None)

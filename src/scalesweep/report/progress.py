@@ -18,6 +18,7 @@ from rich.text import Text
 from scalesweep.costs import dollars
 from scalesweep.record import Record, Row, State, Trial
 from scalesweep.report import words
+from scalesweep.report.prices import paid_in_all, price, start_price
 from scalesweep.report.standing import Standing
 
 RUNNING_SHOWN = 12  # lines for running trials; more would not fit on one screen
@@ -34,9 +35,8 @@ class Use:
     left: str
 
 
-def budget_uses(budget: dict[str, Any], ended: int, elapsed: float, gpu_seconds: float, price: float | None) -> list[Use]:
-    """Each limit of `budget` that is set. `elapsed` and `gpu_seconds` in seconds, `price` in $ per GPU hour."""
-    paid = dollars(gpu_seconds, price) or 0.0
+def budget_uses(budget: dict[str, Any], ended: int, elapsed: float, gpu_seconds: float, paid: float) -> list[Use]:
+    """Each limit of `budget` that is set. `elapsed` and `gpu_seconds` in seconds, `paid` in dollars."""
     limits: list[tuple[str, float, Callable[[float], str], str]] = [
         ("run_cap", ended, lambda value: f"{value:.0f}", " trials"),
         ("time", elapsed, words.clock, ""),
@@ -120,6 +120,7 @@ class _View:
         self.states: Counter[State] = Counter(trial.state for trial in record.trials.values())
         self.running: dict[str, Trial] = {t.name: t for t in record.trials.values() if t.state is State.RUNNING}
         self.gpu_seconds = record.gpu_seconds
+        self.paid = paid_in_all(record) or 0.0
         self.seen_at = 0.0
         self._cost = {trial.name: trial.gpu_seconds for trial in record.trials.values()}
         self._rung = {trial.name: trial.rung for trial in record.trials.values()}
@@ -127,10 +128,15 @@ class _View:
 
     def take(self, event: dict[str, Any]) -> None:
         kind = event["event"]
+        if kind == "worker":
+            self.gpu_seconds += event["gpu_seconds"]
+            self.paid += dollars(event["gpu_seconds"], start_price(self.record)) or 0.0
         if kind not in ("trial", "start", "report", "end"):
             return
         trial = self.record.trials[event["trial"]]
-        self.gpu_seconds += trial.gpu_seconds - self._cost.get(trial.name, 0.0)
+        spent = trial.gpu_seconds - self._cost.get(trial.name, 0.0)
+        self.gpu_seconds += spent
+        self.paid += dollars(spent, price(self.record, trial.config)) or 0.0
         self._cost[trial.name] = trial.gpu_seconds
         if kind == "trial":
             self.states[trial.state] += 1
@@ -154,11 +160,10 @@ class _View:
         return [sum(self._top_rungs[top] for top in numbers if top >= number) for number in numbers]
 
     def uses(self, elapsed: float) -> list[Use]:
-        spec = self.record.manifest["spec"]
         ended = sum(number for state, number in self.states.items() if state.ended)
-        return budget_uses(spec["budget"], ended, elapsed, self.gpu_seconds, spec["resources"].get("dollars_per_gpu_hour"))
+        return budget_uses(self.record.manifest["spec"]["budget"], ended, elapsed, self.gpu_seconds, self.paid)
 
-    def at(self, fidelity: int) -> str:
+    def at(self, fidelity: float) -> str:
         """'120/360 steps'."""
         return f"{words.count(fidelity)}/{words.amount(self.record.manifest['max_t'], self.time_attr)}"
 
@@ -238,7 +243,7 @@ def _display(view: _View, now: float, width: int) -> RenderableType:
     if record.manifest["rungs"]:
         levels = zip(record.manifest["rungs"], view.reached(), strict=True)
         text = " → ".join(f"{number} at {words.count(level)}" for level, number in levels)
-        screen.add_row("rungs", f"{text} {view.time_attr}")
+        screen.add_row("rungs", f"{text} {words.unit(view.time_attr)}")
     if best := view.standing.best:
         screen.add_row("best", Text(f"{view.best(best)} · {words.brief(best.trial)}", "green"))
     for trial in running:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from scalesweep.record import Record, State, Trial
+from scalesweep.spec.space import THAWING_MODES
 
 MISSING = "–"
+UNITS = {"gpu_seconds": "GPU seconds"}  # where the fidelity's name does not read as its unit
 STATES = {
     State.RUNNING: "running",
     State.COMPLETE: "complete",
@@ -19,7 +21,9 @@ STATES = {
 
 
 def count(number: float) -> str:
-    """18,873,216 → '18.9M'."""
+    """18,873,216 → '18.9M', 0.4512 → '0.451', and '1.2e+15' where no letter is in use."""
+    if number >= 1e15 or (number < 100 and number != int(number)):
+        return f"{number:.3g}"
     for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
         if number >= scale:
             return f"{number / (scale if suffix != 'k' else 1e3):.3g}{suffix}"
@@ -44,7 +48,17 @@ def clock(seconds: float) -> str:
 
 def amount(fidelity: float, time_attr: str) -> str:
     """A fidelity with its unit: '120 steps', '1.2M tokens'."""
-    return f"{count(fidelity)} {time_attr}"
+    return f"{count(fidelity)} {unit(time_attr)}"
+
+
+def unit(time_attr: str) -> str:
+    """What a fidelity is counted in: 'steps', 'GPU seconds'."""
+    return UNITS.get(time_attr, time_attr)
+
+
+def level(fidelity: float) -> str:
+    """A fidelity in full where it is short: '6,750', '0.45', '9e+14'."""
+    return f"{fidelity:.4g}" if fidelity >= 1e10 or fidelity != int(fidelity) else f"{fidelity:,.0f}"
 
 
 def rung(number: int, record: Record) -> str:
@@ -52,9 +66,17 @@ def rung(number: int, record: Record) -> str:
 
 
 def unfreezing(config: Mapping[str, Any]) -> str:
-    """'full', 'head', or 'gradual/40' (a further layer group each 40 steps)."""
+    """'full', 'head', or a mode with its time between two thaws: 'gradual/40' (steps), 'lp_ft/0.1' (share of the run),
+    'gradual/epoch', 'chain_thaw/plateau 2'."""
     mode = config.get("unfreezing", MISSING)
-    return f"{mode}/{config['unfreeze_interval']}" if mode == "gradual" else str(mode)
+    if mode not in THAWING_MODES:
+        return str(mode)
+    cadence = config.get("unfreeze_cadence", "steps")
+    if cadence == "steps":
+        return f"{mode}/{config['unfreeze_interval']}"
+    if cadence == "fraction":
+        return f"{mode}/{config['unfreeze_fraction']:.3g}"
+    return f"{mode}/{cadence}" + (f" {config['unfreeze_patience']}" if cadence == "plateau" else "")
 
 
 def rate(config: Mapping[str, Any]) -> str:

@@ -1,7 +1,11 @@
 """What to try next: Optuna's ask and tell over the conditional joint space.
 
-A proposal is a function of the study's trials, the seed and the trial's number alone: the sampler is seeded anew for each
+A proposal is a function of the record's trials, the seed and the trial's number alone: the sampler is seeded anew for each
 number, so a study that was rebuilt proposes what it would have proposed without the interruption.
+
+A combination of size and unfreezing mode that can't run is not proposed. A draw that falls there stays in the study as a
+failed trial, of which samplers learn nothing, and the trial is drawn anew; so the study holds more trials than the record,
+and numbers them otherwise. The user attribute `trial` is the name in the record.
 """
 
 from __future__ import annotations
@@ -19,20 +23,23 @@ from optuna.trial import TrialState
 
 from scalesweep.record import State, Trial
 from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices
+from scalesweep.spec.config import WHOLE, default_of
 
+ATTEMPTS = 50  # draws that may fall on what can't run; then what can is chosen outright
 _STATES = {
     State.RUNNING: TrialState.RUNNING,
     State.COMPLETE: TrialState.COMPLETE,
     State.PRUNED: TrialState.PRUNED,
     State.FAIL: TrialState.FAIL,
-    # Optuna has no state for "can't run"; a failed trial teaches its samplers nothing.
-    State.INFEASIBLE: TrialState.FAIL,
+    # Optuna has no state for "can't run": the trial violates a constraint, so TPE ranks it below all that ran.
+    State.INFEASIBLE: TrialState.PRUNED,
 }
+_VIOLATED = {"runs": 1.0}  # the constraint; above 0 is violated
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to run: its number in the study, and its parameters (conditional ones that do not apply are absent)."""
+    """A trial to run: its number in the record, and its parameters (conditional ones that do not apply are absent)."""
 
     number: int
     params: dict[str, Any]
@@ -78,21 +85,90 @@ def draw_params(spec: SweepSpec, draw: Draw) -> dict[str, Any]:
     return params
 
 
+Combination = tuple[str, str]  # model size, unfreezing mode
+
+
+def combination(spec: SweepSpec, params: dict[str, Any]) -> Combination:
+    """What decides on a trial's memory, as far as the sweep goes by it."""
+    size, mode = (params.get(name, default_of(spec, name, params)) for name in ("model_size", "unfreezing"))
+    return str(size), str(mode)
+
+
+def combinations(spec: SweepSpec) -> list[tuple[Combination, dict[str, Any]]]:
+    """Every combination that the space can draw, each with the draws that lead there (as `enqueue_trial` takes them)."""
+    deciding = {"model_size", "unfreezing"} & spec.search_space.parameters.keys()
+    while more := {other for name in deciding for other in spec.search_space.depends_on(name)} - deciding:
+        deciding |= more
+    found = []
+    unfinished: list[dict[str, Any]] = [{}]
+    while unfinished:
+        fixed = unfinished.pop(0)
+        undecided: list[tuple[str, BaseDistribution]] = []
+        params = draw_params(spec, _with_fixed(fixed, deciding, undecided))
+        if undecided:
+            label, options = undecided[0]
+            unfinished += [{**fixed, label: value} for value in _telling_values(spec, label, options)]
+        else:
+            found.append((combination(spec, params), fixed))
+    return found
+
+
+def _with_fixed(fixed: dict[str, Any], deciding: set[str], undecided: list[tuple[str, BaseDistribution]]) -> Draw:
+    """Draws what is `fixed`, notes what would have to be, and anything else anyhow."""
+
+    def draw(label: str, options: BaseDistribution) -> Any:
+        if label in fixed:
+            return fixed[label]
+        if _name(label) in deciding:
+            undecided.append((label, options))
+        return options.choices[0] if isinstance(options, CategoricalDistribution) else options.low
+
+    return draw
+
+
+def _telling_values(spec: SweepSpec, label: str, options: BaseDistribution) -> list[Any]:
+    """All choices; of a range, the values that a `when` names, and one for all others."""
+    if isinstance(options, CategoricalDistribution):
+        return list(options.choices)
+    assert isinstance(options, IntDistribution)
+    wanted = [parameter.when.get(_name(label), []) for parameter in spec.search_space.parameters.values()]
+    named = {value for values in wanted for value in (values if isinstance(values, list) else [values])}
+    other = next((value for value in range(options.low, options.high + 1) if value not in named), None)
+    return sorted(named) if other is None else [other, *sorted(named)]
+
+
+def _name(label: str) -> str:
+    """The parameter that a name in the study stands for."""
+    return "num_gpus" if label.startswith("num_gpus") else label
+
+
 class Proposer:
-    """An Optuna study that is asked for trials and told what became of them."""
+    """An Optuna study that is asked for trials and told what became of them. Numbers are those of the record."""
 
     def __init__(
-        self, spec: SweepSpec, goal: str, storage: BaseStorage, trials: Iterable[Trial] = (), metric: str = ""
+        self,
+        spec: SweepSpec,
+        goal: str,
+        storage: BaseStorage,
+        trials: Iterable[Trial] = (),
+        metric: str = "",
+        hopeless: Iterable[Combination] = (),
     ) -> None:
-        """Create the study in `storage` (which must not hold it yet) and fill it with `trials`, in order of their numbers."""
+        """Create the study in `storage` (which must not hold it yet) and fill it with `trials`, in order of their numbers.
+
+        Args:
+            hopeless: combinations that are known not to run.
+        """
         self.spec = spec
         self.metric = metric
+        self._hopeless = set(hopeless)
+        self._combinations = combinations(spec)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(storage=storage, study_name=spec.name, direction=goal)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names([metric or spec.metric.name])
-        self._open: dict[int, optuna.Trial] = {}
+        self._open: dict[int, tuple[optuna.Trial, Combination]] = {}
         for trial in trials:
             self._add(trial, storage)
 
@@ -102,11 +178,11 @@ class Proposer:
 
         def known(label: str, options: BaseDistribution) -> Any:
             distributions[label] = options
-            internal[label] = trial.params["num_gpus" if label.startswith("num_gpus") else label]
+            internal[label] = trial.params[_name(label)]
             return internal[label]
 
         draw_params(self.spec, known)
-        values = {report.fidelity: report.metrics[self.metric] for report in trial.reports}
+        values = {self._step(report.fidelity): report.metrics[self.metric] for report in trial.reports}
         state = _STATES[trial.state]
         last = trial.last.metrics[self.metric] if trial.last else None
         with_value = state in (TrialState.COMPLETE, TrialState.PRUNED) and last is not None and last == last
@@ -117,16 +193,29 @@ class Proposer:
             intermediate_values=values,
             value=last if with_value else None,
             user_attrs={"trial": trial.name},
+            constraints=_VIOLATED if trial.state is State.INFEASIBLE else None,
         )
         self.study.add_trial(frozen)
+        found = combination(self.spec, trial.params)
+        if trial.state is State.INFEASIBLE:
+            self._hopeless.add(found)
         if state == TrialState.RUNNING:
             study_id = storage.get_study_id_from_name(self.spec.name)
-            trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-            self._open[trial.number] = optuna.Trial(self.study, trial_id)
+            trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, storage.get_n_trials(study_id) - 1)
+            self._open[trial.number] = optuna.Trial(self.study, trial_id), found
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+    def _step(self, fidelity: float) -> int:
+        """Optuna counts whole steps: GPU seconds and dollars are given to it in millionths."""
+        return round(fidelity if self.spec.early_terminate.time_attr in WHOLE else fidelity * 1e6)
+
+    def _refused(self, found: Combination) -> bool:
+        """Whether it can't run. Where the head alone does not fit, no mode does; any other mode speaks for itself alone."""
+        return found in self._hopeless or (found[0], "head") in self._hopeless
+
+    def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
         search = self.spec.search
-        seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
+        key = [search.seed, number, attempt] if attempt else [search.seed, number]
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         if search.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         with warnings.catch_warnings():
@@ -135,40 +224,63 @@ class Proposer:
                 seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=search.n_startup_trials
             )
 
-    def propose(self, number: int, name: str, num_gpus: Sequence[int] | None = None) -> Proposal:
-        """Ask for the next trial.
+    def propose(self, number: int, name: str, num_gpus: Sequence[int] | None = None) -> Proposal | None:
+        """Ask for the next trial; None where nothing that the space holds can run.
 
         Args:
-            number: the number that the trial will have.
+            number: the number that the trial will have in the record.
             name: the name it goes by in the record.
             num_gpus: GPU counts to choose from where not all will do; the rest of the proposal is Optuna's.
         """
-        self.study.sampler = self._sampler(number)
-        if num_gpus and "num_gpus" in self.spec.search_space.parameters:
-            self.study.enqueue_trial({"num_gpus": num_gpus[number % len(num_gpus)]})
-        trial = self.study.ask()
-        if trial.number != number:
-            raise RuntimeError(f"the study numbered a trial {trial.number} that the record numbers {number}")
-
-        def suggest(label: str, options: BaseDistribution) -> Any:
-            if isinstance(options, CategoricalDistribution):
-                return trial.suggest_categorical(label, options.choices)
-            if isinstance(options, IntDistribution):
-                return trial.suggest_int(label, options.low, options.high)
-            assert isinstance(options, FloatDistribution)
-            return trial.suggest_float(label, options.low, options.high, log=options.log)
-
-        params = draw_params(self.spec, suggest)
+        allowed = [fixed for found, fixed in self._combinations if not self._refused(found)]
+        if not allowed:
+            return None
+        for attempt in range(ATTEMPTS + 1):
+            self.study.sampler = self._sampler(number, attempt)
+            fixed: dict[str, Any] = {}
+            if num_gpus and "num_gpus" in self.spec.search_space.parameters:
+                fixed["num_gpus"] = num_gpus[number % len(num_gpus)]
+            if attempt == ATTEMPTS:
+                rng = np.random.default_rng([self.spec.search.seed, number])
+                fixed |= allowed[rng.integers(len(allowed))]
+            if fixed:
+                self.study.enqueue_trial(fixed)
+            trial = self.study.ask()
+            params = draw_params(self.spec, _suggest_from(trial))
+            found = combination(self.spec, params)
+            if not self._refused(found):
+                break
+            trial.set_user_attr("not run", f"{found[1]} of {found[0]} can't run")
+            self.study.tell(trial, state=TrialState.FAIL)
         trial.set_user_attr("trial", name)
-        self._open[number] = trial
+        self._open[number] = trial, found
         return Proposal(number, params)
 
-    def report(self, number: int, fidelity: int, value: float) -> None:
+    def report(self, number: int, fidelity: float, value: float) -> None:
         """Store an intermediate value, the last one before a stop included."""
-        self._open[number].report(value, fidelity)
+        trial, _ = self._open[number]
+        trial.report(value, self._step(fidelity))
 
     def tell(self, number: int, state: State, value: float | None) -> None:
         """Close a trial with its true state. `value` counts for COMPLETE alone: Optuna takes a pruned trial's from its reports."""
-        self._open.pop(number)
+        trial, found = self._open.pop(number)
+        if state is State.INFEASIBLE:
+            for name, violation in _VIOLATED.items():
+                trial.set_constraint(name, violation)
+            self._hopeless.add(found)
         told = _STATES[state]
-        self.study.tell(number, value if told == TrialState.COMPLETE else None, state=told)
+        self.study.tell(trial, value if told == TrialState.COMPLETE else None, state=told)
+
+
+def _suggest_from(trial: optuna.Trial) -> Draw:
+    """Draws by the study's sampler."""
+
+    def suggest(label: str, options: BaseDistribution) -> Any:
+        if isinstance(options, CategoricalDistribution):
+            return trial.suggest_categorical(label, options.choices)
+        if isinstance(options, IntDistribution):
+            return trial.suggest_int(label, options.low, options.high)
+        assert isinstance(options, FloatDistribution)
+        return trial.suggest_float(label, options.low, options.high, log=options.log)
+
+    return suggest

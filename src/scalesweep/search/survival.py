@@ -23,18 +23,18 @@ class Verdict:
     cutoff: float | None = None
 
 
-def rung_count(levels: Sequence[int], max_t: int) -> int:
+def rung_count(levels: Sequence[float], max_t: float) -> int:
     """Rungs of a sweep, the end included: `max_t` is the last rung whether or not the halving sequence meets it."""
     return len(levels) if levels and levels[-1] >= max_t else len(levels) + 1
 
 
 def judge(
-    levels: Sequence[int],
+    levels: Sequence[float],
     recorded: Sequence[Mapping[str, float]],
     reduction_factor: float,
-    max_t: int,
+    max_t: float,
     trial: str,
-    fidelity: int,
+    fidelity: float,
     value: float,
 ) -> Verdict:
     """Plain ASHA, deciding as Ray's `ASHAScheduler` does on the same reports.
@@ -63,13 +63,13 @@ def judge(
 class Rungs:
     """The values recorded at each rung: the state that `judge` reads, rebuilt from the record by replaying its reports."""
 
-    def __init__(self, levels: Sequence[int], reduction_factor: float, max_t: int) -> None:
+    def __init__(self, levels: Sequence[float], reduction_factor: float, max_t: float) -> None:
         self.levels = list(levels)
         self.reduction_factor = reduction_factor
         self.max_t = max_t
         self.recorded: list[dict[str, float]] = [{} for _ in self.levels]
 
-    def report(self, trial: str, fidelity: int, value: float) -> Verdict:
+    def report(self, trial: str, fidelity: float, value: float) -> Verdict:
         """Judge a report and remember its value at the rung it was judged at."""
         verdict = judge(self.levels, self.recorded, self.reduction_factor, self.max_t, trial, fidelity, value)
         if verdict.rung is not None and verdict.rung <= len(self.levels) and verdict.action != "complete":

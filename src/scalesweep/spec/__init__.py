@@ -1,9 +1,10 @@
 """What the user writes, typed and checked: the sweep, the search space, and one trial's configuration."""
 
+from scalesweep.spec.checks import allowed_gpus, gpu_choices, unfreezing_modes
 from scalesweep.spec.config import TrialConfig, rung_levels, trial_config
-from scalesweep.spec.load import allowed_gpus, gpu_choices, load_sweep, sweep_from_dict
+from scalesweep.spec.load import load_sweep, sweep_from_dict
 from scalesweep.spec.space import PARAMETERS, Parameter, SearchSpace
-from scalesweep.spec.sweep import LadderSize, SweepSpec
+from scalesweep.spec.sweep import LadderSize, SweepSpec, price_of
 
 __all__ = [
     "PARAMETERS",
@@ -15,7 +16,9 @@ __all__ = [
     "allowed_gpus",
     "gpu_choices",
     "load_sweep",
+    "price_of",
     "rung_levels",
     "sweep_from_dict",
     "trial_config",
+    "unfreezing_modes",
 ]

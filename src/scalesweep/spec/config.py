@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from scalesweep.spec.space import PARAMETERS
 from scalesweep.spec.sweep import SweepSpec
 
+WHOLE = ("steps", "tokens", "flops")  # fidelities that are counted in whole numbers
 KNOBS = ("dropout", "attention_dropout", "embedding_dropout", "classifier_dropout", "layerdrop")
 
 
@@ -22,7 +23,11 @@ class TrialConfig(BaseModel):
     model_size: str
     num_gpus: int
     unfreezing: str
+    unfreeze_cadence: str
     unfreeze_interval: int
+    unfreeze_fraction: float
+    unfreeze_patience: int
+    thaw_warmup_steps: int
     learning_rate: float
     layerwise_lr_decay: float
     lr_scheduler_type: str
@@ -48,27 +53,33 @@ class TrialConfig(BaseModel):
     checkpoint_interval: int | None
     mixed_precision: str
     gradient_checkpointing: bool
+    prefix_cache: str
+    group_by_length: bool
     seed: int
     time_attr: str
-    max_t: int
-    rungs: list[int]
+    max_t: int | float
+    rungs: list[int | float]
 
     def knobs(self) -> dict[str, float | None]:
         """The regularization knobs that `models/` maps onto an architecture."""
         return {name: getattr(self, name) for name in KNOBS}
 
 
-def rung_levels(spec: SweepSpec) -> list[int]:
+def rung_levels(spec: SweepSpec) -> list[int | float]:
     """Fidelities of ASHA's rungs, ascending: grace_period × reduction_factor^k up to max_t (Li et al., 2018, Alg. 2).
 
-    The count is computed as Ray's ASHAScheduler does, so that both have the same rungs. A level that is no whole number
-    is rounded up: a fidelity counts whole steps or tokens, so it is reached at the same report.
+    The count is computed as Ray's ASHAScheduler does, so that both have the same rungs. Where steps, tokens or FLOPs are
+    counted, a level that is no whole number is rounded up: it is reached at the same report.
     """
     early = spec.early_terminate
     if early.type == "none" or early.grace_period is None:
         return []
     count = int(math.log(early.max_t / early.grace_period) / math.log(early.reduction_factor) + 1)
-    return [math.ceil(early.grace_period * early.reduction_factor**k) for k in range(count)]
+    levels = [early.grace_period * early.reduction_factor**k for k in range(count)]
+    if early.time_attr in WHOLE:
+        return [math.ceil(level) for level in levels]
+    # A last level that is max_t but for floating-point error is max_t: it is no rung before the end.
+    return [early.max_t if math.isclose(level, early.max_t, rel_tol=1e-9) else level for level in levels]
 
 
 def default_of(spec: SweepSpec, name: str, params: dict[str, Any]) -> Any:
@@ -93,6 +104,8 @@ def trial_config(spec: SweepSpec, params: dict[str, Any]) -> TrialConfig:
         checkpoint_interval=training.checkpoint_interval,
         mixed_precision=training.mixed_precision,
         gradient_checkpointing=training.gradient_checkpointing,
+        prefix_cache=training.prefix_cache,
+        group_by_length=training.group_by_length,
         seed=training.seed,
         time_attr=early.time_attr,
         max_t=early.max_t,

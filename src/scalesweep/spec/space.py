@@ -12,8 +12,8 @@ Scalar = bool | int | float | str
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """What a parameter may be. `low` and `high` bound it inclusively (numbers only); `choices` lists its words, where
-    they are known without the sweep (`None`: they depend on the sweep)."""
+    """What a parameter may be. `low` and `high` bound it inclusively (numbers only), unless `above_low`: then it lies above
+    `low`. `choices` lists its words, where they are known without the sweep (`None`: they depend on the sweep)."""
 
     kind: Literal["int", "float", "word"]
     default: Scalar | None
@@ -21,18 +21,29 @@ class ParameterInfo:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] | None = None
+    above_low: bool = False
 
 
-UNFREEZING_MODES = ("full", "head", "gradual")
+UNFREEZING_MODES = ("full", "head", "gradual", "chain_thaw", "lp_ft")
+THAWING_MODES = ("gradual", "chain_thaw", "lp_ft")  # those that change what is trained as they go
+CADENCES = ("steps", "epoch", "fraction", "plateau")
 
 # The joint space. A parameter that a space leaves out keeps its default; None means "as the checkpoint has it".
 PARAMETERS: dict[str, ParameterInfo] = {
     "model_size": ParameterInfo("word", None, "name of a ladder size"),
     "num_gpus": ParameterInfo("int", 1, "workers of the trial, one GPU each (CPU workers where there is no GPU)", 1, 4096),
     "unfreezing": ParameterInfo(
-        "word", "full", "what is trained: everything, the head alone, or ever more from the top", choices=UNFREEZING_MODES
+        "word", "full", "what is trained, and in which stages (thaws lead from one to the next)", choices=UNFREEZING_MODES
     ),
-    "unfreeze_interval": ParameterInfo("int", 100, "steps until the next layer group thaws (gradual unfreezing)", 1, 10**9),
+    "unfreeze_cadence": ParameterInfo("word", "steps", "what the time between two thaws is counted in", choices=CADENCES),
+    "unfreeze_interval": ParameterInfo("int", 100, "steps between two thaws (unfreeze_cadence: steps)", 1, 10**9),
+    "unfreeze_fraction": ParameterInfo(
+        "float", 0.1, "share of the run between two thaws (unfreeze_cadence: fraction)", 0.0, 1.0, above_low=True
+    ),
+    "unfreeze_patience": ParameterInfo(
+        "int", 1, "evaluations without improvement before the next thaw (unfreeze_cadence: plateau)", 1, 10**9
+    ),
+    "thaw_warmup_steps": ParameterInfo("int", 0, "steps of a newly thawed group's own linear warm-up", 0, 10**9),
     "learning_rate": ParameterInfo("float", 5e-5, "peak learning rate of the head", 0.0, 10.0),
     "layerwise_lr_decay": ParameterInfo("float", 1.0, "factor on the rate per layer group downwards", 0.0, 1.0),
     "lr_scheduler_type": ParameterInfo("word", "linear", "learning-rate schedule"),
@@ -71,8 +82,37 @@ ALIASES = {
     "hidden_dropout": "dropout",
     "layer_decay": "layerwise_lr_decay",
     "llrd": "layerwise_lr_decay",
-    "cadence": "unfreeze_interval",
+    "cadence": "unfreeze_cadence",
+    "unfreeze_schedule": "unfreeze_cadence",
+    "unfreeze_steps": "unfreeze_interval",
+    "unfreeze_every": "unfreeze_interval",
+    "patience": "unfreeze_patience",
+    "thaw_warmup": "thaw_warmup_steps",
+    "gradual_unfreezing": "unfreezing",
+    "freezing": "unfreezing",
     "grad_clip": "max_grad_norm",
+}
+# The same for words that a parameter takes, in lower case and with `_` for `-`.
+VALUE_ALIASES = {
+    "unfreezing": {
+        "all": "full",
+        "fine_tuning": "full",
+        "linear_probe": "head",
+        "linear_probing": "head",
+        "probe": "head",
+        "ulmfit": "gradual",
+        "chainthaw": "chain_thaw",
+        "lpft": "lp_ft",
+        "linear_probe_then_fine_tune": "lp_ft",
+    },
+    "unfreeze_cadence": {
+        "step": "steps",
+        "interval": "steps",
+        "epochs": "epoch",
+        "ratio": "fraction",
+        "share": "fraction",
+        "patience": "plateau",
+    },
 }
 
 Distribution = Literal["constant", "categorical", "int_uniform", "uniform", "log_uniform_values"]

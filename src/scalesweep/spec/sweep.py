@@ -12,6 +12,7 @@ from scalesweep.spec.loading import Document, KeyPath, key_text
 from scalesweep.spec.space import SearchSpace
 
 Task = Literal["sequence-classification", "causal-lm"]
+TimeAttr = Literal["steps", "tokens", "flops", "gpu_seconds", "dollars"]
 SPLITS = ("train", "validation", "test")
 
 
@@ -28,6 +29,8 @@ def _seconds(value: Any) -> Any:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds)]
+Price = Annotated[float, Field(gt=0)]
+Prices = Price | dict[str, Price]
 
 
 class _Strict(BaseModel):
@@ -94,14 +97,16 @@ class TrainingSpec(_Strict):
     checkpoint_interval: int | None = Field(None, ge=1, description="steps between checkpoints; default: at every evaluation")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
+    prefix_cache: Literal["auto", "off"] = Field("auto", description="keep what the frozen prefix computes, where it is exact")
+    group_by_length: bool = Field(True, description="examples of like length share a batch: less padding")
     seed: int = Field(0, ge=0)
 
 
 class EarlyTerminateSpec(_Strict):
     type: Literal["asha", "none"] = "asha"
-    time_attr: Literal["steps", "tokens"] = Field("steps", description="the fidelity that rungs count")
-    grace_period: int | None = Field(None, ge=1, description="fidelity of the first rung (asha)")
-    max_t: int = Field(ge=1, description="fidelity of a finished trial")
+    time_attr: TimeAttr = Field("steps", description="the fidelity that rungs count")
+    grace_period: int | float | None = Field(None, gt=0, description="fidelity of the first rung (asha)")
+    max_t: int | float = Field(gt=0, description="fidelity of a finished trial")
     reduction_factor: float = Field(3, gt=1, description="one of so many trials passes a rung (asha)")
 
 
@@ -123,7 +128,12 @@ class ResourcesSpec(_Strict):
     cpus_per_worker: int = Field(1, ge=1)
     max_gpus: int | None = Field(None, ge=1, description="GPUs that an autoscaling cluster can grow to; default: what it has")
     gpu_memory_gib: float | None = Field(None, gt=0, description="memory of the smallest GPU; sizes that can't fit are refused")
-    dollars_per_gpu_hour: float | None = Field(None, gt=0)
+    cache_gib: float | None = Field(
+        None, ge=0, description="disk that the activation cache may take on each node; default: a quarter of what is free"
+    )
+    dollars_per_gpu_hour: Prices | None = Field(
+        None, description="one price for all, or one per accelerator_type (and default: for the others)"
+    )
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose process died")
 
 
@@ -136,6 +146,13 @@ class WandbSpec(_Strict):
 
 class TrackingSpec(_Strict):
     wandb: WandbSpec = Field(default_factory=lambda: WandbSpec(mode="disabled"))
+
+
+def price_of(prices: Prices | None, accelerator_type: str | None) -> float | None:
+    """Dollars per GPU hour on such a GPU: the price of all, or its row in the table, or the table's `default`."""
+    if not isinstance(prices, dict):
+        return prices
+    return prices.get(accelerator_type or "default", prices.get("default"))
 
 
 class SweepSpec(_Strict):
@@ -166,6 +183,10 @@ class SweepSpec(_Strict):
 
     def size(self, name: str) -> LadderSize:
         return next(size for size in self.sizes() if size.name == name)
+
+    def price(self, size_name: str) -> float | None:
+        """Dollars per GPU hour of a size; None without a price."""
+        return price_of(self.resources.dollars_per_gpu_hour, self.size(size_name).accelerator_type)
 
     def problem(self, path: KeyPath, message: str, hint: str = "") -> Problem:
         """A problem at a key of this spec, with the file and line it was read from."""

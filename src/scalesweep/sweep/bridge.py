@@ -1,7 +1,11 @@
 """Gives Ray Tune our proposals and our survival rule, through its public interfaces, and nothing more.
 
 Tune shows its searcher neither the report on which a trial stops nor why it stopped, and forgets its scheduler on resume.
-So scheduler, searcher and callback here are three faces of one `Conductor`, which sees every report and decides alone.
+So scheduler, searcher and stopper here are faces of one `Conductor`, which sees every report and decides alone.
+
+Tune hands a trial's process to the next trial, but keeps at most one that has nothing to do, and starting another takes
+seconds. So a trial that has ended keeps its process until a new one needs it: its last report is answered with "do
+nothing" (which leaves it as it is), and it is stopped when a new trial has been queued. It holds no GPU meanwhile.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, Stopper
+from ray.tune import Stopper
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -21,26 +25,30 @@ TrialPayload = Callable[[Trial], dict[str, Any]]
 
 
 class BridgeSearcher(Searcher):
-    """Asks the conductor for trials."""
+    """Asks the conductor for trials that can start now."""
 
-    def __init__(self, conductor: Conductor, payload: TrialPayload) -> None:
+    def __init__(self, conductor: Conductor, payload: TrialPayload, scheduler: BridgeScheduler) -> None:
         super().__init__(metric=None, mode=None)
         self.conductor = conductor
         self.payload = payload
+        self.scheduler = scheduler
         self.names: dict[str, str] = {}  # Tune's trial id → ours
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.conductor.no_more_trials():
+        if self.conductor.finished():
             return Searcher.FINISHED
-        trial = self.conductor.propose()
+        if self.scheduler.takes_over:
+            return None  # one at a time, as one process changes hands per round of Tune's loop
+        trial = self.conductor.next_trial()
         if trial is None:
             return None
         self.names[trial_id] = trial.name
+        self.scheduler.takes_over = bool(self.scheduler.parked)
         return self.payload(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
         if error:
-            self.conductor.failed(self.names[trial_id], "its process died more often than resources.max_failures allows")
+            self.conductor.died(self.names[trial_id])
 
     # The record is the one state that is kept; Tune would pickle the searcher.
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
@@ -49,27 +57,37 @@ class BridgeSearcher(Searcher):
 
 
 class BridgeScheduler(TrialScheduler):
-    """Passes every report to the conductor and its decision to Tune. Tune places pending trials by itself."""
+    """Passes every report to the conductor and its decision to Tune."""
 
     def __init__(self, conductor: Conductor) -> None:
         super().__init__()
         self.conductor = conductor
+        self.parked: list[Any] = []  # Tune's trials that have ended and keep their process for others
+        self.takes_over = False  # a queued trial waits for the process of a parked one
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
         name = trial.config["trial"]
         if "failure" in result:
             self.conductor.failed(name, result["failure"], infeasible=result["failure_kind"] == "out_of_memory")
-            return TrialScheduler.STOP
-        report = {key.removeprefix("report/"): value for key, value in result.items() if key.startswith("report/")}
-        metrics = {key.removeprefix("metrics/"): report.pop(key) for key in list(report) if key.startswith("metrics/")}
-        goes_on = self.conductor.report(name, **report, metrics=metrics)
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        else:
+            report = {key.removeprefix("report/"): value for key, value in result.items() if key.startswith("report/")}
+            metrics = {key.removeprefix("metrics/"): report.pop(key) for key in list(report) if key.startswith("metrics/")}
+            if self.conductor.report(name, **report, metrics=metrics):
+                return TrialScheduler.CONTINUE
+        self.parked.append(trial)
+        return TrialScheduler.NOOP
 
-    def choose_trial_to_run(self, tune_controller: Any) -> None:  # noqa: ARG002
-        return None
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Tune asks in each round, before it gives queued trials a process: the time to let a parked one's go."""
+        if self.takes_over:
+            if self.parked:
+                tune_controller.stop_trial(self.parked.pop())
+            self.takes_over = False
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
+        self.parked = [other for other in self.parked if other is not trial]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None: ...
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None: ...
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None: ...
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None: ...
     def debug_string(self) -> str:
@@ -77,16 +95,6 @@ class BridgeScheduler(TrialScheduler):
 
     def save(self, checkpoint_path: str) -> None: ...
     def restore(self, checkpoint_path: str) -> None: ...
-
-
-class BridgeCallback(Callback):
-    """Tells the conductor when a trial got its workers, restarts included."""
-
-    def __init__(self, conductor: Conductor) -> None:
-        self.conductor = conductor
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        self.conductor.started(trial.config["trial"])
 
 
 class BridgeStopper(Stopper):
@@ -105,29 +113,29 @@ class BridgeStopper(Stopper):
 def run_tune(
     conductor: Conductor,
     trainable: type[tune.Trainable],
-    resources: Callable[[dict[str, Any]], tune.PlacementGroupFactory],
+    resources: tune.PlacementGroupFactory,
     payload: TrialPayload,
     storage_path: str,
-    max_failures: int,
 ) -> None:
     """Run the sweep to its end, or until the conductor is interrupted."""
+    scheduler = BridgeScheduler(conductor)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
-            search_alg=BridgeSearcher(conductor, payload),
-            scheduler=BridgeScheduler(conductor),
+            search_alg=BridgeSearcher(conductor, payload, scheduler),
+            scheduler=scheduler,
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
-            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+            trial_dirname_creator=lambda trial: f"{trial.config['trial']}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=storage_path,
             stop=BridgeStopper(conductor),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # workers write their own
-            failure_config=tune.FailureConfig(max_failures=max_failures),
-            callbacks=[BridgeCallback(conductor)],
+            # A trial whose process died is a new one to Tune: it needs other workers, which its config names.
+            failure_config=tune.FailureConfig(max_failures=0),
             verbose=0,
         ),
     )

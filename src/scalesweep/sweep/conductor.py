@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from scalesweep.costs import dollars
+from scalesweep.errors import OutsideError
 from scalesweep.record import Record, RecordWriter, State, Trial
 from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs
@@ -27,6 +29,23 @@ class Sink(Protocol):
     def handle(self, event: dict[str, Any], record: Record) -> None: ...
 
     def close(self, record: Record) -> None: ...
+
+
+class Pool(Protocol):
+    """Where workers are leased, held by a trial's name."""
+
+    def take(self, trial: Trial) -> bool:
+        """Lease the trial's workers; False while they are not there."""
+        ...
+
+    booted: list[float]
+    """Seconds that workers took to start, emptied by who books them."""
+
+    def names(self, holder: str) -> list[str]: ...
+
+    def release(self, holder: str) -> None: ...
+
+    def discard(self, holder: str) -> None: ...
 
 
 @dataclass
@@ -54,11 +73,15 @@ class Conductor:
     writer: RecordWriter
     proposer: Proposer
     slots: Callable[[], int]  # workers that the cluster holds at once
+    pool: Pool
     sinks: Sequence[Sink] = ()
     clock: Callable[[], float] = time.time
     interrupted: bool = False
+    out_of_choices: bool = False
     waiting: dict[str, Waiting] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
+    deaths: Counter[str] = field(default_factory=Counter)  # of a trial's processes, in this session
+    outage: Exception | None = None  # something outside failed for good: the session ends, the sweep can be resumed
 
     def __post_init__(self) -> None:
         early = self.spec.early_terminate
@@ -102,50 +125,91 @@ class Conductor:
         budget, now = self.spec.budget, self.clock()
         if budget.time is not None and self.record.elapsed(now) >= budget.time:
             return "time"
-        gpu_seconds = self.gpu_seconds(now)
-        if budget.gpu_hours is not None and gpu_seconds >= budget.gpu_hours * 3600:
+        if budget.gpu_hours is not None and self.gpu_seconds(now) >= budget.gpu_hours * 3600:
             return "gpu_hours"
-        spent = dollars(gpu_seconds, self.spec.resources.dollars_per_gpu_hour)
-        if budget.dollars is not None and spent is not None and spent >= budget.dollars:
+        if budget.dollars is not None and self.dollars(now) >= budget.dollars:
             return "dollars"
         return None
 
+    def _since_last_event(self, now: float) -> list[tuple[Trial, float]]:
+        """GPU seconds of the running trials that no event has told yet."""
+        return [(run.trial, self._cost(run, now)[1] - run.trial.gpu_seconds) for run in self.running.values()]
+
     def gpu_seconds(self, now: float) -> float:
         """GPU seconds spent so far, running trials up to `now`."""
-        since_last_event = sum(self._cost(run, now)[1] - run.trial.gpu_seconds for run in self.running.values())
-        return self.record.gpu_seconds + since_last_event
+        return self.record.gpu_seconds + sum(seconds for _, seconds in self._since_last_event(now))
+
+    def dollars(self, now: float) -> float:
+        """Dollars spent so far. What workers took to start is booked at the first size's price."""
+        spent = [(trial, trial.gpu_seconds) for trial in self.record.trials.values()] + self._since_last_event(now)
+        starts = dollars(self.record.boot_gpu_seconds, self.spec.price(self.spec.sizes()[0].name)) or 0.0
+        return starts + sum(self._dollars(trial, seconds) or 0.0 for trial, seconds in spent)
+
+    def _dollars(self, trial: Trial, gpu_seconds: float) -> float | None:
+        return dollars(gpu_seconds, self.spec.price(trial.config["model_size"]))
 
     def no_more_trials(self) -> bool:
         """Whether nothing is left to propose."""
-        if self.interrupted or self.exhausted():
+        if self.interrupted or self.outage or self.out_of_choices or self.exhausted():
             return True
         cap = self.spec.budget.run_cap
         return not self.unfinished and cap is not None and len(self.record.trials) >= cap
 
     def finished(self) -> bool:
         """Whether the sweep is over: nothing runs, and nothing will."""
-        if self.interrupted:
+        if self.interrupted or self.outage:
             return True
         return self.no_more_trials() and not self.running and (not self.waiting or self.exhausted() is not None)
 
-    def propose(self) -> Trial | None:
-        """The next trial to queue, or None while there is no use in one."""
-        if self.no_more_trials():
+    def next_trial(self) -> Trial | None:
+        """A trial whose workers are leased and that is to start now; None while there is none."""
+        while not (self.interrupted or self.outage or self.exhausted()):
+            trial = self._place()
+            if trial is not None or not self._propose():
+                return trial
+        return None
+
+    def _place(self) -> Trial | None:
+        """The longest-waiting trial that fits the free workers; it starts. While one has been overtaken too often, only it."""
+        limit = self.spec.resources.max_concurrent_trials
+        if limit is not None and len(self.running) >= limit:
             return None
+        held = [waiting for waiting in self.waiting.values() if waiting.overtaken >= OVERTAKEN_LIMIT]
+        for waiting in held[:1] or list(self.waiting.values()):
+            trial = waiting.trial
+            try:
+                ready = int(trial.config["num_gpus"]) <= self._free() and self.pool.take(trial)
+            except OutsideError as error:
+                self.outage = error
+                return None
+            while self.pool.booted:  # what a worker took to start is paid for, and belongs to no trial
+                self._emit("worker", gpu_seconds=self.pool.booted.pop())
+            if ready:
+                self._start(trial)
+                return trial
+        return None
+
+    def _propose(self) -> bool:
+        """Queue one more trial, if there is any use in it."""
+        if self.no_more_trials():
+            return False
         counts = self._useful_counts()
         if not counts:
-            return None
+            return False
         if self.unfinished:
             trial = self.unfinished.pop(0)
         else:
             number = len(self.record.trials)
             name = f"t{number:04d}"
             proposal = self.proposer.propose(number, name, counts if counts != gpu_choices(self.spec) else None)
+            if proposal is None:  # all that the space holds has turned out not to fit
+                self.out_of_choices = True
+                return False
             config = trial_config(self.spec, proposal.params).model_dump()
             self._emit("trial", trial=name, number=number, params=proposal.params, config=config)
             trial = self.record.trials[name]
         self.waiting[trial.name] = Waiting(trial)
-        return trial
+        return True
 
     def _useful_counts(self) -> list[int]:
         """GPU counts that the next trial may have; none while another one waiting would not help.
@@ -160,8 +224,6 @@ class Conductor:
         needs = [int(waiting.trial.config["num_gpus"]) for waiting in self.waiting.values()]
         if any(waiting.overtaken >= OVERTAKEN_LIMIT for waiting in self.waiting.values()):
             return []
-        if limit < slots and len(self.running) + len(needs) >= limit:
-            return []  # several waiting trials could be placed at once: keep within what the user allows
         choices = gpu_choices(self.spec)
         if free > 0 and len(self.running) < limit:
             if any(need <= free for need in needs):
@@ -173,7 +235,7 @@ class Conductor:
             return choices
         in_use = {int(running.trial.config["num_gpus"]) for running in self.running.values()}
         if not in_use:
-            return []  # the cluster lost its workers: what waits is placed when they come back
+            return []  # workers are starting, or the cluster lost them: what waits is placed when they come
         return [] if any(need <= free + min(in_use) for need in needs) else sorted(in_use)
 
     def _free(self) -> int:
@@ -182,29 +244,28 @@ class Conductor:
 
     # ---- a trial's life ---------------------------------------------------------------------------------------------------
 
-    def started(self, name: str) -> None:
+    def _start(self, trial: Trial) -> None:
         """The trial has its workers (again)."""
-        waiting = self.waiting.pop(name, None)
-        trial = self.record.trials[name]
-        if waiting is not None:
-            for other in self.waiting.values():
-                other.overtaken += other.trial.number < trial.number
-        before = self.running.get(name)
-        now = self.clock()
-        if before is not None:
-            wall, gpu = self._cost(before, now)
-        else:
-            wall, gpu = trial.wall_seconds, trial.gpu_seconds
-        self.running[name] = Running(trial, now, wall, gpu)
-        self._emit("start", trial=name, attempt=trial.attempts + 1, wall_seconds=wall, gpu_seconds=gpu)
+        del self.waiting[trial.name]
+        for other in self.waiting.values():
+            other.overtaken += other.trial.number < trial.number
+        self.running[trial.name] = Running(trial, self.clock(), trial.wall_seconds, trial.gpu_seconds)
+        costs = {"wall_seconds": trial.wall_seconds, "gpu_seconds": trial.gpu_seconds}
+        self._emit("start", trial=trial.name, attempt=trial.attempts + 1, workers=self.pool.names(trial.name), **costs)
 
     def _cost(self, running: Running, now: float) -> tuple[float, float]:
         """(wall seconds, GPU seconds) of a trial up to `now`."""
         wall = now - running.since
         return running.wall_before + wall, running.gpu_before + wall * int(running.trial.config["num_gpus"])
 
-    def report(self, name: str, step: int, fidelity: int, tokens: int, flops: float, metrics: dict[str, float]) -> bool:
-        """Take a report in and decide. Returns whether the trial goes on."""
+    def report(self, name: str, fidelity: float, metrics: dict[str, float], notes: Sequence[str] = (), **counts: Any) -> bool:
+        """Take a report in and decide. Returns whether the trial goes on.
+
+        `counts` go into the record as they are: step, tokens, flops and what else the trial counts.
+        """
+        for note in notes:
+            if note not in self.record.notes:
+                self.note(note)
         trial = self.record.trials[name]
         if trial.state.ended:
             return False
@@ -226,11 +287,10 @@ class Conductor:
             "report",
             trial=name,
             fidelity=fidelity,
-            step=step,
-            tokens=tokens,
-            flops=flops,
+            **counts,
             wall_seconds=wall,
             gpu_seconds=gpu,
+            dollars=self._dollars(trial, gpu),
             metrics=metrics,
             rungs=[rung] if rung is not None else [],
             action=action,
@@ -248,16 +308,33 @@ class Conductor:
         self._end(trial, State.COMPLETE if complete else State.PRUNED, trial.last.reason or "rung")
 
     def failed(self, name: str, error: str, infeasible: bool = False) -> None:
-        """The trial can't go on: it raised an error, or died more often than is allowed."""
+        """The trial can't go on: training raised an error, or its processes died more often than is allowed."""
         trial = self.record.trials[name]
         if not trial.state.ended:
+            self.pool.discard(name)
             state = State.INFEASIBLE if infeasible else State.FAIL
             self._end(trial, state, "out of memory" if infeasible else "error", error)
+
+    def died(self, name: str) -> None:
+        """A process of the trial is gone, or hangs: the trial goes on from its checkpoint, on other workers."""
+        trial, running = self.record.trials[name], self.running.get(name)
+        if running is None:
+            return  # it had ended, and only kept its process for another trial
+        self.deaths[name] += 1
+        if self.deaths[name] > self.spec.resources.max_failures:
+            self.failed(name, "its process died more often than resources.max_failures allows")
+            return
+        self.pool.discard(name)
+        del self.running[name]
+        wall, gpu = self._cost(running, self.clock())
+        self._emit("died", trial=name, wall_seconds=wall, gpu_seconds=gpu)
+        self.waiting = {name: Waiting(trial), **self.waiting}
 
     def _end(self, trial: Trial, state: State, reason: str, error: str | None = None) -> None:
         value = trial.last.metrics[self.metric] if trial.last else None
         running = self.running.pop(trial.name, None)
         self.waiting.pop(trial.name, None)
+        self.pool.release(trial.name)
         wall, gpu = self._cost(running, self.clock()) if running else (trial.wall_seconds, trial.gpu_seconds)
         costs = {"wall_seconds": wall, "gpu_seconds": gpu}
         self._emit("end", trial=trial.name, state=str(state), reason=reason, error=error, **costs)
@@ -267,6 +344,8 @@ class Conductor:
         """Nothing is left to do: end what was never placed, and the sweep."""
         spent = self.exhausted()
         reason = f"budget: {spent}" if spent else "budget: run_cap"
+        if self.out_of_choices and not spent:
+            reason = "nothing that fits is left to try"
         for trial in self.record.by_number():
             if not trial.state.ended:
                 self._end(trial, State.PRUNED, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -20,7 +21,7 @@ from scalesweep.errors import NothingUsableError, OutsideError, SpecError, UserE
 from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
 from scalesweep.record.provenance import git_revision, package_versions
 from scalesweep.record.schema import SCHEMA_VERSION
-from scalesweep.spec import SweepSpec, TrialConfig, sweep_from_dict
+from scalesweep.spec import SweepSpec, TrialConfig, gpu_choices, sweep_from_dict, trial_config
 from scalesweep.sweep.conductor import Conductor, Sink
 from scalesweep.sweep.preflight import Plan, check_static
 
@@ -76,6 +77,7 @@ def make_manifest(plan: Plan) -> dict[str, Any]:
             "classes": list(plan.classes),
             **plan.data_summary,
         },
+        "hopeless": plan.hopeless,
         "seeds": {"search": spec.search.seed, "training": spec.training.seed, "split": spec.data.split_seed},
         "versions": package_versions(),
         "git": git_revision(),
@@ -157,19 +159,27 @@ class Slots:
         self.spec = spec
         self._asked = -self.seconds
         self._count = 0
+        self._present = 0
         self.on_gpus = False
+
+    def present(self) -> int:
+        """Workers that fit on what the cluster has now, before it grows."""
+        self()
+        return self._present
 
     def __call__(self) -> int:
         import ray
 
         if time.monotonic() - self._asked >= self.seconds:
             total = ray.cluster_resources()
+            self._present = workers_held(self.spec, int(total.get("GPU", 0)), int(total.get("CPU", 0)))
             gpus = max(int(total.get("GPU", 0)), self.spec.resources.max_gpus or 0)
             # A GPU cluster that lost its GPU nodes for a while holds no worker; it does not become a CPU cluster.
             self.on_gpus = self.on_gpus or gpus > 0
             can_grow = self.spec.resources.max_gpus is not None
-            held = workers_held(self.spec, gpus, int(total.get("CPU", 0)))
-            self._count = gpus if can_grow or (self.on_gpus and not gpus) else held
+            if self.on_gpus and not total.get("GPU"):
+                self._present = 0
+            self._count = gpus if can_grow else self._present
             self._asked = time.monotonic()
         return self._count
 
@@ -235,44 +245,74 @@ def _checked_slots(spec: SweepSpec) -> Slots:
     return slots
 
 
+class TrialWorkers:
+    """The sweep's workers, leased to trials: what the conductor sees of the pool."""
+
+    def __init__(self, manifest: dict[str, Any], spec: SweepSpec, slots: Slots) -> None:
+        from scalesweep.training.job import job_from_manifest, ladder_entry
+        from scalesweep.training.workers import Lease, WorkerPool
+
+        self.slots = slots
+        self.leases: dict[str, Lease] = {}
+        self.booted: list[float] = []  # seconds that workers took to start, not told to the conductor yet
+        self._entry = functools.partial(ladder_entry, manifest)
+        first_job = job_from_manifest(manifest, "", trial_config(spec, {}), None)
+        # A cluster that is to grow shows its GPUs only later.
+        on_gpus = slots.on_gpus or spec.resources.max_gpus is not None
+        self.pool = WorkerPool(spec.resources.cpus_per_worker, on_gpus, first_job, booted=self.booted.append)
+        concurrent = (spec.resources.max_concurrent_trials or slots()) * max(gpu_choices(spec))
+        self.pool.start(min(slots.present(), concurrent))
+
+    def take(self, trial: Trial) -> bool:
+        entry = self._entry(trial.config["model_size"])["entry"]
+        lease = self.pool.lease(trial.name, trial.config["num_gpus"], self.slots(), entry["accelerator_type"])
+        if lease is not None:
+            self.leases[trial.name] = lease
+        return lease is not None
+
+    def names(self, holder: str) -> list[str]:
+        return list(self.leases[holder].workers)
+
+    def release(self, holder: str) -> None:
+        self.pool.release(holder)
+
+    def discard(self, holder: str) -> None:
+        self.pool.discard(holder)
+
+
 def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Sink] | None) -> Record:
     from scalesweep.report.progress import ProgressSink
     from scalesweep.report.trackers import make_trackers
     from scalesweep.search.proposals import Proposer
     from scalesweep.sweep.bridge import run_tune
     from scalesweep.sweep.trainable import SweepTrainable, placement
-    from scalesweep.training.job import job_from_manifest, ladder_entry
+    from scalesweep.training.job import job_from_manifest
 
     record, manifest = writer.record, writer.record.manifest
     run_dir = writer.run_dir.resolve()
     metric, goal = manifest["metric"]["name"], manifest["metric"]["goal"]
-    proposer = Proposer(spec, goal, new_study_storage(run_dir / "study.log"), record.by_number(), metric)
+    storage = new_study_storage(run_dir / "study.log")
+    hopeless = [(size, mode) for size, mode in manifest.get("hopeless", [])]
+    proposer = Proposer(spec, goal, storage, record.by_number(), metric, hopeless)
     if sinks is None:
         sinks = [ProgressSink(), *make_trackers(record, run_dir)]
-    conductor = Conductor(spec, goal, writer, proposer, slots, sinks)
+    workers = TrialWorkers(manifest, spec, slots)
+    conductor = Conductor(spec, goal, writer, proposer, slots, workers, sinks)
 
     def payload(trial: Trial) -> dict[str, Any]:
-        config = TrialConfig(**trial.config)
-        return {
-            "trial": trial.name,
-            "num_gpus": config.num_gpus,
-            "cpus_per_worker": spec.resources.cpus_per_worker,
-            "on_gpus": slots.on_gpus,
-            "mixed_precision": config.mixed_precision,
-            "accelerator_type": ladder_entry(manifest, config.model_size)["entry"]["accelerator_type"],
-            "job": job_from_manifest(manifest, trial.name, config, run_dir / "checkpoints" / trial.name),
-        }
-
-    def resources(config: dict[str, Any]) -> Any:
-        return placement(config["num_gpus"], config["cpus_per_worker"], config["on_gpus"], config["accelerator_type"])
+        job = job_from_manifest(manifest, trial.name, TrialConfig(**trial.config), run_dir / "checkpoints" / trial.name)
+        return {"trial": trial.name, "lease": workers.leases[trial.name], "job": job}
 
     _note_changed_versions(conductor)
     with _interruptible(conductor):
         try:
-            run_tune(conductor, SweepTrainable, resources, payload, str(run_dir / ".tune"), spec.resources.max_failures)
+            run_tune(conductor, SweepTrainable, placement(), payload, str(run_dir / ".tune"))
+            if conductor.outage:
+                raise conductor.outage
             if not conductor.interrupted:
                 conductor.end_sweep()
         finally:
+            workers.pool.shutdown()
             conductor.close()
     _tidy(run_dir, record)
     if conductor.interrupted:

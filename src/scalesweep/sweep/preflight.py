@@ -6,17 +6,19 @@ The result, a `Plan`, holds all that launch needs and all that `scalesweep plan`
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalesweep.costs import GIB, matmul_params, training_flops, training_memory_bytes
+from scalesweep.costs import GIB, training_memory_bytes
 from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_you_mean
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.search.survival import rung_count
-from scalesweep.spec import PARAMETERS, LadderSize, SweepSpec, gpu_choices, rung_levels
+from scalesweep.spec import PARAMETERS, LadderSize, SweepSpec, gpu_choices, rung_levels, unfreezing_modes
 from scalesweep.spec.config import KNOBS
 from scalesweep.spec.loading import KeyPath
+from scalesweep.spec.space import THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.training.metrics import LANGUAGE_MODELLING, METRICS
 from scalesweep.training.schedules import SCHEDULES
@@ -54,9 +56,10 @@ class Plan:
     train_examples: int
     tokens_per_example: float
     cost: Cost
+    hopeless: list[tuple[str, str]]  # sizes and unfreezing modes that no trial is placed with: they can't fit
 
     @property
-    def rungs(self) -> list[int]:
+    def rungs(self) -> list[int | float]:
         return rung_levels(self.spec)
 
     @property
@@ -73,6 +76,7 @@ class Plan:
             "space": {name: parameter.model_dump(exclude_none=True) for name, parameter in spec.search_space.ordered()},
             "defaults": {name: info.default for name, info in PARAMETERS.items() if name not in spec.search_space.parameters},
             "ladder": [asdict(size) for size in self.sizes],
+            "hopeless": [list(found) for found in self.hopeless],
             "rungs": {"time_attr": spec.early_terminate.time_attr, "levels": self.rungs, "max_t": spec.early_terminate.max_t},
             "data": {
                 "fingerprint": self.data_fingerprint,
@@ -201,23 +205,37 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
             apply_knobs(load_config(size), {knob: 0.0})
         except UserError as error:
             faults.append(_Fault(("search_space", "parameters", knob), f"{error.message} (SIZE)", error.hint))
-    memory = spec.resources.gpu_memory_gib
-    unfreezing = spec.search_space.parameters.get("unfreezing")
-    modes = unfreezing.choices() or [] if unfreezing else ["full"]
-    if resolved.group_params[-1] == 0 and {"head", "gradual"} & set(modes):
+    modes = unfreezing_modes(spec)
+    starting_with_head = [mode for mode in modes if mode in ("head", *THAWING_MODES)]
+    if resolved.group_params[-1] == 0 and starting_with_head:
         message = "SIZE: nothing lies above the blocks to be trained alone (the output layer is tied to the embeddings)"
-        hint = "take head and gradual out of unfreezing, or the size out of the ladder"
+        hint = f"take {' and '.join(starting_with_head)} out of unfreezing, or the size out of the ladder"
         faults.append(_Fault(("search_space", "parameters", "unfreezing"), message, hint))
-    trained = resolved.n_params if modes != ["head"] else resolved.group_params[-1]
-    needed = training_memory_bytes(resolved.n_params, trained) / GIB
-    if memory is not None and needed > memory:
+    if len(hopeless_combinations(spec, [resolved])) == len(modes):
+        memory, needed = spec.resources.gpu_memory_gib, min(_memory_gib(resolved, mode) for mode in modes)
         message = f"SIZE needs at least {needed:.3g} GiB for weights, gradients and optimizer; a GPU has {memory:g}"
         hint = "drop the size, train its head only, or use larger GPUs and say so in resources.gpu_memory_gib"
+        if "head" in modes:
+            hint = "drop the size, or use larger GPUs and say so in resources.gpu_memory_gib"
         faults.append(_Fault(path, message, hint))
     if resolved.max_positions is not None and spec.data.max_length > resolved.max_positions:
         message = f"{spec.data.max_length} is above the {resolved.max_positions} positions of SIZE"
         faults.append(_Fault(("data", "max_length"), message, f"use at most {resolved.max_positions}"))
     return faults
+
+
+def _memory_gib(size: ResolvedSize, mode: str) -> float:
+    """Least memory of one worker. Every mode but `head` trains all groups in the end."""
+    trained = size.group_params[-1] if mode == "head" else size.n_params
+    return training_memory_bytes(size.n_params, trained) / GIB
+
+
+def hopeless_combinations(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> list[tuple[str, str]]:
+    """Sizes and unfreezing modes whose weights, gradients and optimizer alone are larger than a GPU's memory."""
+    memory = spec.resources.gpu_memory_gib
+    if memory is None:
+        return []
+    return [(size.name, mode) for size in sizes for mode in unfreezing_modes(spec) if _memory_gib(size, mode) > memory]
 
 
 def _check_tokenizers(spec: SweepSpec, sizes: list[ResolvedSize]) -> list[Problem]:
@@ -228,7 +246,7 @@ def _check_tokenizers(spec: SweepSpec, sizes: list[ResolvedSize]) -> list[Proble
         return [spec.problem(("metric", "name"), message, "use eval_bits_per_byte, which any tokenizer can be compared by")]
     if spec.early_terminate.time_attr == "tokens" and len(fingerprints) > 1:
         message = "tokens do not measure the same amount of text for all sizes: their tokenizers differ"
-        return [spec.problem(("early_terminate", "time_attr"), message, "use time_attr: steps")]
+        return [spec.problem(("early_terminate", "time_attr"), message, "use time_attr: steps or flops")]
     return []
 
 
@@ -292,6 +310,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         train_examples=len(lengths),
         tokens_per_example=float(lengths.mean()),
         cost=_cost(spec, sizes, float(lengths.mean()), slots),
+        hopeless=hopeless_combinations(spec, sizes),
     )
 
 
@@ -303,32 +322,45 @@ def _absolute_data(spec: SweepSpec, base: Path) -> DataSpec:
 
 
 def _cost(spec: SweepSpec, sizes: list[ResolvedSize], tokens_per_example: float, slots: int | None) -> Cost:
-    """Upper bounds: every trial runs to the end, on the largest size, trained in full."""
+    """Upper bounds: every trial runs to the end, on the largest size, trained in full.
+
+    Dollars are bounded at the price of the dearest size, hours at that of the cheapest.
+    """
     trials, early, budget = spec.budget.run_cap, spec.early_terminate, spec.budget
-    batch = spec.search_space.parameters.get("global_batch_size")
-    sizes_of_batch: list[Any] = (batch.choices() or [batch.max]) if batch else [spec.training.global_batch_size]
-    largest_batch = max(int(value) for value in sizes_of_batch if value is not None)
-    per_trial = early.max_t if early.time_attr == "tokens" else early.max_t * largest_batch * tokens_per_example
-    tokens = None if trials is None else trials * per_trial
-    flops = None
+    at_most = None if trials is None else trials * early.max_t  # of the fidelity
+    counted = {early.time_attr: at_most}
+    tokens, flops = counted.get("tokens"), counted.get("flops")
+    if early.time_attr == "steps" and at_most is not None:
+        tokens = at_most * _largest_batch(spec) * tokens_per_example
     if tokens is not None:
-        flops = max(
-            training_flops(
-                matmul_params(size.group_params, size.vocab_size * size.hidden_size if spec.task == LANGUAGE_MODELLING else 0),
-                0,
-                tokens,
-                size.n_layers,
-                size.hidden_size,
-                tokens_per_example,
-            )
-            for size in sizes
-        )
-    price = spec.resources.dollars_per_gpu_hour
-    bounds = [bound for bound in (budget.gpu_hours, budget.dollars and price and budget.dollars / price) if bound]
+        rows = _largest_batch(spec)
+        batches = tokens / (rows * tokens_per_example)
+        flops = batches * max(_training_flops(size, rows, tokens_per_example) for size in sizes)
+    prices = [price for size in sizes if (price := spec.price(size.name)) is not None]
+    dollars = _least(budget.dollars, counted.get("dollars"))
+    gpu_seconds = counted.get("gpu_seconds")
+    hours = [budget.gpu_hours, gpu_seconds and gpu_seconds / 3600, dollars and prices and dollars / min(prices)]
     if budget.time:
         concurrent = spec.resources.max_concurrent_trials
-        workers = [n for n in (slots, concurrent and concurrent * max(gpu_choices(spec))) if n]
-        if workers:
-            bounds.append(budget.time / 3600 * min(workers))
-    gpu_hours = min(bounds, default=None)
-    return Cost(trials, tokens, flops, gpu_hours, gpu_hours * price if gpu_hours and price else None, budget.time)
+        workers = _least(slots, concurrent and concurrent * max(gpu_choices(spec)))
+        hours.append(workers and budget.time / 3600 * workers)
+    gpu_hours = _least(*hours)
+    if gpu_hours and prices:
+        dollars = _least(dollars, gpu_hours * max(prices))
+    return Cost(trials, tokens, flops, gpu_hours, dollars, budget.time)
+
+
+def _training_flops(size: ResolvedSize, rows: int, width: float) -> float:
+    """FLOPs of a step on `rows` examples of `width` tokens that trains the whole model."""
+    return size.flops.forward(rows, width) + size.flops.backward(rows, width, [True] * len(size.group_names))
+
+
+def _least(*bounds: Any) -> float | None:
+    """The tightest of the bounds that there are."""
+    return min((bound for bound in bounds if bound), default=None)
+
+
+def _largest_batch(spec: SweepSpec) -> int:
+    batch = spec.search_space.parameters.get("global_batch_size")
+    sizes: list[Any] = (batch.choices() or [batch.max]) if batch else []
+    return max((int(value) for value in sizes if value is not None), default=spec.training.global_batch_size)

@@ -1,6 +1,6 @@
 """Checkpoints without pickle: weights and optimizer moments as safetensors, counters as JSON.
 
-Only weights that have been trained are kept; the frozen ones come from the base checkpoint. A checkpoint is complete or
+Only weights that have been trained are kept; those that never were come from the base checkpoint. A checkpoint is complete or
 absent: it is written beside its place and renamed.
 """
 
@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 
-def save(folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Write `folder/step-N` and drop the older ones."""
+def save(
+    folder: Path, step: int, trained: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Write `folder/step-N` with the weights that have been trained, and drop the older ones."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".step-{step:08d}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     save_file({name: parameter.detach().contiguous() for name, parameter in trained.items()}, temporary / "weights.safetensors")
     moments = {
         f"{name}/{key}": value.contiguous()
@@ -30,7 +31,7 @@ def save(folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     save_file(moments, temporary / "optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": step, **state}))
+    (temporary / "state.json").write_text(json.dumps(state))
     final = folder / f"step-{step:08d}"
     shutil.rmtree(final, ignore_errors=True)
     temporary.replace(final)

@@ -6,15 +6,14 @@ Imports nothing heavy: the process that places workers passes jobs on and never 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalesweep.costs import matmul_params
+from scalesweep.costs import FlopProfile
 from scalesweep.errors import OutsideError
-from scalesweep.spec import LadderSize, TrialConfig
+from scalesweep.spec import LadderSize, TrialConfig, sweep_from_dict
 from scalesweep.spec.sweep import DataSpec
-from scalesweep.training.metrics import LANGUAGE_MODELLING
 
 if TYPE_CHECKING:
     from scalesweep.data.tokens import TokenizedData
@@ -22,40 +21,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialJob:
-    """`data_key` names the tokenized data in each node's cache; `group_params` counts weights per layer group, bottom to
-    top, as FLOPs do. `train_on` joins splits; `evaluate_on` is never `test` in a sweep."""
+    """`data_key` names the tokenized data in each node's cache; `flops` says what a pass costs per layer group.
+    `train_on` joins splits; `evaluate_on` is never `test` in a sweep."""
 
     trial: str
     task: str
     config: TrialConfig
     size: LadderSize
-    group_params: tuple[int, ...]
-    hidden_size: int
-    tokenizer_fingerprint: str
+    flops: FlopProfile
     data: DataSpec
     data_key: str
+    tokenizer_fingerprint: str
     classes: tuple[str, ...]
     threads: int
     checkpoint_dir: str | None = None
     train_on: tuple[str, ...] = ("train",)
     evaluate_on: str = "validation"
     heartbeat_steps: int | None = None  # also report after so many steps, without evaluating
-
-    @property
-    def n_layers(self) -> int:
-        return len(self.group_params) - 2
+    metric: str = "eval_loss"  # what a plateau is seen in
+    minimize: bool = True
+    thaw_at: tuple[float, ...] | None = None  # shares of the run at which stages of unfreezing begin, in the cadence's place
+    price: float | None = None  # dollars per GPU hour
+    cache_gib: float | None = None  # disk that cached activations may take on a node; None: a share of what is free
+    shared_modes: tuple[str, ...] = ()  # ways of unfreezing in this sweep, whose trials share cached activations
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """One evaluation. `fidelity` counts the sweep's `time_attr`; `tokens` and `flops` are those trained on so far."""
+    """Where a trial stands. `fidelity` counts the sweep's `time_attr`; `tokens` are those trained on so far.
+
+    `flops` were computed so far, by all workers: padding and evaluation are in, what the cache saved is not.
+    `model_flops` are what the training alone takes without a cache, each global batch padded to its longest example: the same
+    for any GPU count.
+    `train_seconds` were spent in training steps, without loading, evaluating and saving. `first_step_at` and `reported_at`
+    (unix seconds) tell what a change of trials costs: from the last report of one to the first step of the next.
+    """
 
     step: int
-    fidelity: int
+    fidelity: float
     tokens: int
-    flops: float
+    model_flops: float
     metrics: dict[str, float]
-    total_steps: int
+    total_steps: int  # where the fidelity counts neither steps nor tokens: an estimate
+    # What depends on the machine and on what other trials left in the cache is no part of a report's identity.
+    flops: float = field(default=0.0, compare=False)
+    train_seconds: float = field(default=0.0, compare=False)
+    first_step_at: float = field(default=0.0, compare=False)  # unix seconds, of this attempt
+    reported_at: float = field(default=0.0, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 def cache_dir() -> Path:
@@ -90,20 +103,24 @@ def job_from_manifest(
     manifest: dict[str, Any], trial: str, config: TrialConfig, checkpoint_dir: Path | None, **changes: Any
 ) -> TrialJob:
     """The job that trains `config` in the sweep that `manifest` describes. `changes` override fields of the job."""
-    entry = ladder_entry(manifest, config.model_size)
-    output_weights = entry["vocab_size"] * entry["hidden_size"] if manifest["spec"]["task"] == LANGUAGE_MODELLING else 0
+    entry, spec = ladder_entry(manifest, config.model_size), sweep_from_dict(manifest["spec"])
+    unfreezing = spec.search_space.parameters.get("unfreezing")
     fields: dict[str, Any] = {
         "trial": trial,
-        "task": manifest["spec"]["task"],
+        "task": spec.task,
         "config": config,
         "size": LadderSize(**entry["entry"]),
-        "group_params": matmul_params(entry["group_params"], output_weights),
-        "hidden_size": entry["hidden_size"],
-        "tokenizer_fingerprint": entry["tokenizer_fingerprint"],
+        "flops": FlopProfile.from_dict(entry["flops"]),
         "data": DataSpec(**manifest["data"]["source"]),
         "data_key": entry["data_key"],
+        "tokenizer_fingerprint": entry["tokenizer_fingerprint"],
         "classes": tuple(manifest["data"]["classes"]),
-        "threads": manifest["spec"]["resources"]["cpus_per_worker"],
+        "threads": spec.resources.cpus_per_worker,
+        "metric": manifest["metric"]["name"],
+        "minimize": manifest["metric"]["goal"] == "minimize",
         "checkpoint_dir": str(checkpoint_dir) if checkpoint_dir else None,
+        "price": spec.price(config.model_size),
+        "cache_gib": spec.resources.cache_gib,
+        "shared_modes": tuple(str(mode) for mode in (unfreezing.choices() or [] if unfreezing else [])),
     }
     return TrialJob(**{**fields, **changes})

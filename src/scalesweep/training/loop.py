@@ -7,103 +7,170 @@ empty share and a short last batch all weigh as they should.
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from scalesweep.costs import training_flops
+from scalesweep.costs import dollars
 from scalesweep.data.batches import BatchPlan, eval_order, micro_batches, shard, steps_for_tokens
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
-from scalesweep.models.groups import LayerGroup, layer_groups
-from scalesweep.models.ladder import load_model, load_tokenizer, quiet
-from scalesweep.models.unfreezing import apply_unfreezing, lowest_trainable
-from scalesweep.spec import TrialConfig
+from scalesweep.models.base import BaseModel
+from scalesweep.models.groups import LayerGroup
+from scalesweep.models.ladder import load_tokenizer, quiet
+from scalesweep.models.replay import NotReplayable
+from scalesweep.models.unfreezing import apply_unfreezing
+from scalesweep.spec import LadderSize, TrialConfig
 from scalesweep.training import checkpoint
-from scalesweep.training.job import TrainReport, TrialJob, open_data
+from scalesweep.training.cadence import Cadence
+from scalesweep.training.job import TrainReport, TrialJob, cache_dir, open_data
 from scalesweep.training.metrics import LANGUAGE_MODELLING, Totals, compute_metrics, loss_sum
+from scalesweep.training.micro_batch import MicroBatch
+from scalesweep.training.peers import ALONE, Peers
+from scalesweep.training.prefix import PrefixCache
 from scalesweep.training.schedules import schedule
 
-MICRO_BATCH = 32  # examples per forward pass where the spec gives none
 SAVE_SECONDS = 60.0  # between checkpoints of a run that reports without evaluating
 BUCKET_ELEMENTS = 2**25  # gradients are averaged in buckets of 128 MiB: few calls, bounded extra memory
+COUNTERS = ("step", "tokens", "model_flops", "flops", "train_seconds", "untouched")  # that a checkpoint keeps as they are
+PARTS_OF_A_RUN = 10_000  # steps of a schedule whose run is measured in FLOPs, seconds or dollars
 
 
 def make_accelerator(mixed_precision: str) -> Accelerator:
-    """An accelerator on this process's device; `auto` is bf16 on a GPU that has it, fp16 on another GPU, float32 on CPU."""
+    """An accelerator on this process's device; `auto` is bf16 on a GPU that has it, fp16 on another GPU, float32 on CPU.
+
+    It knows of no other worker: sums over workers are `Peers`'.
+    """
     on_gpu = torch.cuda.is_available()
     if mixed_precision == "auto":
         mixed_precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if on_gpu else "no"
     return Accelerator(mixed_precision=mixed_precision, cpu=not on_gpu)
 
 
+@functools.lru_cache(maxsize=16)
+def _base_model(size: LadderSize, task: str, classes: tuple[str, ...], seed: int, cache: Path) -> BaseModel:
+    return BaseModel.open(size, task, len(classes) or None, seed, dict(enumerate(classes)) or None, cache)
+
+
+@functools.lru_cache(maxsize=16)
+def _tokenizer(size: LadderSize) -> Any:
+    return load_tokenizer(size)
+
+
+def warm(job: TrialJob) -> None:
+    """Have at hand in this process what `job` needs: imports, tokens, tokenizer, base weights."""
+    make_accelerator(job.config.mixed_precision)
+    open_data(job)
+    _tokenizer(job.size)
+    _base_model(job.size, job.task, job.classes, job.config.seed, cache_dir()).make({}, torch.device("cpu"))
+    schedule(job.config, 1)
+
+
 class Trainer:
     """A model, its optimizer and its data, ready to step. `train` drives it; promotion keeps it for the test split."""
 
-    def __init__(self, job: TrialJob, accelerator: Accelerator) -> None:
+    def __init__(self, job: TrialJob, peers: Peers = ALONE) -> None:
+        self._began = time.monotonic()
         config = job.config
-        self.job, self.config, self.accelerator = job, config, accelerator
-        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.job, self.config, self.peers = job, config, peers
+        self.accelerator = make_accelerator(config.mixed_precision)
+        self.device = self.accelerator.device
         self.language_modelling = job.task == LANGUAGE_MODELLING
         data = open_data(job)
         self.train_split = data.joined(job.train_on)
         self.eval_split = data.split(job.evaluate_on)
-        self.tokenizer = load_tokenizer(job.size)
+        self.tokenizer = _tokenizer(job.size)
         self.pad_id = self.tokenizer.pad_token_id or 0
-        self.plan = BatchPlan(len(self.train_split), config.global_batch_size, config.seed)
-        self.total_steps = (
-            config.max_t if config.time_attr == "steps" else steps_for_tokens(self.plan, self.train_split.lengths, config.max_t)
-        )
-        self.factor = schedule(config, self.total_steps)
-        model = load_model(
-            job.size,
-            job.task,
-            num_labels=len(job.classes) or None,
-            knobs=config.knobs(),
-            seed=config.seed,
-            id2label=dict(enumerate(job.classes)) or None,
-        )
+        lengths = self.train_split.lengths
+        by_length = lengths if config.group_by_length else None
+        self.plan = BatchPlan(len(self.train_split), config.global_batch_size, config.seed, by_length)
+        self.total_steps: int | None = None  # None: the run ends by what it costs, not after a known number of steps
+        if config.time_attr == "steps":
+            self.total_steps = int(config.max_t)
+        elif config.time_attr == "tokens":
+            self.total_steps = steps_for_tokens(self.plan, lengths, int(config.max_t))
+        self.factor = schedule(config, self.total_steps or PARTS_OF_A_RUN)
+        base = _base_model(job.size, job.task, job.classes, config.seed, cache_dir())
+        self.model: Any = base.make(config.knobs(), self.device)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.model = model.to(accelerator.device)
-        self.groups = layer_groups(self.model)
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.model.disable_input_require_grads()  # transformers would differentiate through the frozen prefix
+        self.groups = base.groups
         self.parameters = dict(self.model.named_parameters())
-        self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.parameters, self.groups, config, accelerator.device))
-        self.step = 0
-        self.tokens = 0
-        self.flops = 0.0
-        self._loss = torch.zeros((), dtype=torch.float64, device="cpu")
+        self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.parameters, self.groups, config, self.device))
+        self.cadence = Cadence(config, len(self.groups), self.plan, job.thaw_at)
+        self.untouched = len(self.groups)  # groups below this one are as the checkpoint has them
+        share = -(-config.global_batch_size // peers.world)
+        self.micro_batch = MicroBatch(job, cache_dir(), self.device, share)
+        self.notes: list[str] = []
+        self.prefix = self._prefix_cache(base)
+        self.step = self.tokens = 0
+        self.model_flops = self.flops = self.train_seconds = 0.0
+        self.first_step_at = 0.0  # unix seconds
+        self._seconds_before = 0.0  # of earlier attempts
+        self._agreed_seconds = 0.0  # what all workers take the clock to show
+        self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._flops = 0.0  # this worker's, since the last report
         self._steps_since_report = 0
-        self._lowest: int | None = None
+        self._mode_is_set = False
+
+    def _prefix_cache(self, base: BaseModel) -> PrefixCache | None:
+        config, job = self.config, self.job
+        if config.prefix_cache == "off":
+            return None
+        reuse = job.evaluate_on != "test" or (self.total_steps or math.inf) > self.plan.steps_per_epoch
+        try:
+            return PrefixCache(
+                job,
+                self.model,
+                self.groups,
+                base.group_hashes,
+                cache_dir(),
+                self.device,
+                self.accelerator.mixed_precision,
+                self.accelerator.autocast,
+                self.pad_id,
+                fill=reuse,
+            )
+        except NotReplayable as error:
+            if config.unfreezing != "full":
+                self.notes.append(f"{config.model_size}: the frozen prefix is recomputed: {error}")
+            return None
+
+    def close(self) -> None:
+        """Let go of what is open on disk and of what the accelerator holds."""
+        if self.prefix is not None:
+            self.prefix.close()
+        self.accelerator.free_memory()
 
     # ---- one optimizer step --------------------------------------------------------------------------------------------
 
     def train_step(self) -> None:
         """One step on the next global batch."""
-        config = self.config
-        lowest = lowest_trainable(config.unfreezing, config.unfreeze_interval, self.step, len(self.groups))
-        if lowest != self._lowest:
+        config, step = self.config, self.step
+        self.first_step_at = self.first_step_at or time.time()
+        if self.cadence.advance(step, self.progress) or not self._mode_is_set:
             self.model.train()
-            apply_unfreezing(self.model, self.groups, lowest)
-            self._lowest = lowest
+            apply_unfreezing(self.model, self.groups, self.cadence.trainable)
+            self._mode_is_set = True
+        self.untouched = min(self.untouched, self.cadence.lowest)
+        factor = self._factor()
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * self.factor(self.step)
-        # Dropout's randomness is a function of (seed, step, rank), so a resumed trial goes on as if nothing had happened.
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, self.step, self.rank]).generate_state(1)[0]))
+            group["lr"] = group["peak_lr"] * factor * self.cadence.warmth(group["layer_group"], step)
 
-        indices = self.plan.batch(self.step)
+        indices = self.plan.batch(step)
         lengths = self.train_split.lengths
         denominator = int(self.train_split.predicted_tokens[indices].sum()) if self.language_modelling else len(indices)
-        share = shard(indices, self.rank, self.world)
+        share = shard(indices, self.peers.rank, self.peers.world)
         share = share[np.argsort(lengths[share], kind="stable")]  # like lengths together: less padding
-        for indices_of_pass in micro_batches(share, config.micro_batch_size or MICRO_BATCH):
-            logits, labels = self._forward(self.train_split, indices_of_pass)
-            loss = loss_sum(logits, labels, config.label_smoothing_factor) / max(denominator, 1)
-            self.accelerator.backward(loss)
-            self._loss += loss.detach().double().cpu()
+        self._loss += self._backward(share, max(denominator, 1))
         trained = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
         self._sum_gradients(trained)
         if config.max_grad_norm > 0:
@@ -111,32 +178,88 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-        batch_tokens = int(lengths[indices].sum())
         self.step += 1
         self._steps_since_report += 1
-        self.tokens += batch_tokens
-        self.flops += training_flops(
-            self.job.group_params, lowest, batch_tokens, self.job.n_layers, self.job.hidden_size, batch_tokens / len(indices)
-        )
+        self.tokens += int(lengths[indices].sum())
+        whole = (len(indices), int(lengths[indices].max()))
+        self.model_flops += self.job.flops.forward(*whole) + self.job.flops.backward(*whole, self.cadence.trainable)
+        if config.time_attr in ("gpu_seconds", "dollars"):
+            # One clock for all: whether the run is over must be the same everywhere.
+            seconds = self._seconds() if self.peers.rank == 0 else 0.0
+            self._agreed_seconds = float(self.peers.sum_(torch.tensor(seconds, dtype=torch.float64, device=self.device)))
 
-    def _forward(self, split: TokenizedSplit | JoinedSplit, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and labels of these examples, on the device."""
+    def _factor(self) -> float:
+        """The schedule's factor on the rates of this step."""
+        if self.total_steps is not None:
+            return self.factor(self.step)
+        return self.factor(min(int(self.progress * PARTS_OF_A_RUN), PARTS_OF_A_RUN - 1))
+
+    def _backward(self, share: np.ndarray, denominator: int) -> torch.Tensor:
+        """Gradients of this worker's share of the batch; returns its part of the loss. With too little memory, in
+        smaller pieces."""
+        lowest = self.cadence.lowest
+        size = self.micro_batch.size(lowest, lambda rows: self._try_out(rows))
+        while True:
+            # Dropout's randomness is a function of (seed, step, rank), so a resumed trial goes on as if nothing had happened.
+            seed = np.random.SeedSequence([self.config.seed, self.step, self.peers.rank])
+            torch.manual_seed(int(seed.generate_state(1)[0]))
+            total = torch.zeros((), dtype=torch.float64, device=self.device)
+            try:
+                for indices in micro_batches(share, size):
+                    total += self._piece(indices, denominator)
+                return total
+            except RuntimeError as error:
+                self.optimizer.zero_grad()
+                self.micro_batch.halve(lowest, error)
+                size = self.micro_batch.sizes[lowest]
+
+    def _piece(self, indices: np.ndarray, denominator: int) -> torch.Tensor:
+        logits, labels, first = self._forward(self.train_split, indices, self.cadence.lowest)
+        loss = loss_sum(logits, labels, self.config.label_smoothing_factor) / denominator
+        self.accelerator.backward(loss)
+        shape = (len(indices), int(self.train_split.lengths[indices].max()))
+        trainable, checkpointing = self.cadence.trainable, self.config.gradient_checkpointing
+        self._flops += self.job.flops.forward(*shape, first) + self.job.flops.backward(*shape, trainable, checkpointing)
+        return loss.detach().double()
+
+    def _try_out(self, rows: int) -> None:
+        """A pass over the longest examples, as far as memory goes: nothing of it is kept."""
+        longest = np.argsort(-self.train_split.lengths, kind="stable")[:rows]
+        try:
+            self._piece(longest, rows)
+        finally:
+            self.optimizer.zero_grad()
+
+    def _forward(
+        self, split: TokenizedSplit | JoinedSplit, indices: np.ndarray, lowest: int
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Logits and labels of these examples, on the device, and the lowest group that was computed."""
         arrays = split.batch(indices, self.pad_id)
-        batch = {name: torch.from_numpy(array).to(self.accelerator.device) for name, array in arrays.items()}
+        batch = {name: self._to_device(array) for name, array in arrays.items()}
         labels = batch.pop("labels")
+        cut = min(lowest, self.untouched, len(self.groups) - 1)
+        hidden = self.prefix.hidden(split, indices, cut, batch) if self.prefix is not None else None
         with self.accelerator.autocast():
-            return self.model(**batch).logits, labels
+            if hidden is None or self.prefix is None:
+                return self.model(**batch).logits, labels, 0
+            return self.prefix.replay.forward(cut, hidden, batch).logits, labels, cut
+
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def _sum_gradients(self, trained: list[torch.nn.Parameter]) -> None:
-        """Sum gradients over workers, in buckets. A worker without examples adds zeros."""
-        if self.world == 1:
+        """Sum gradients over workers, in buckets. A worker without examples adds zeros; what is frozen is not sent."""
+        if self.peers.world == 1:
             return
         bucket: list[torch.nn.Parameter] = []
         size = 0
         for parameter in [*trained, None]:
             if bucket and (parameter is None or size + parameter.numel() > BUCKET_ELEMENTS):
                 flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket])
-                flat = self.accelerator.reduce(flat, reduction="sum")
+                self.peers.sum_(flat)
                 for p, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
                     p.grad = part.view_as(p)
                 bucket, size = [], 0
@@ -151,12 +274,22 @@ class Trainer:
         """Every metric of the task on `split` (default: the job's `evaluate_on`), over all workers."""
         split = split if split is not None else self.eval_split
         self.model.eval()
+        self._mode_is_set = False
         classes = len(self.job.classes)
         sums = np.zeros(3 + classes * classes)
-        order = shard(eval_order(split.lengths), self.rank, self.world)
-        size = 2 * (self.config.micro_batch_size or MICRO_BATCH)  # no gradients: twice as many fit
-        for indices in micro_batches(order, size):
-            logits, labels = self._forward(split, indices)
+        order = shard(eval_order(split.lengths), self.peers.rank, self.peers.world)
+        # No gradients: twice as many fit.
+        size = 2 * self.micro_batch.size(self.cadence.lowest, lambda rows: self._try_out(rows))
+        while len(order):
+            indices = order[:size]
+            try:
+                logits, labels, first = self._forward(split, indices, len(self.groups))
+            except RuntimeError as error:
+                self.micro_batch.halve(self.cadence.lowest, error)
+                size = self.micro_batch.sizes[self.cadence.lowest]
+                continue
+            order = order[size:]
+            self._flops += self.job.flops.forward(len(indices), int(split.lengths[indices].max()), first)
             sums[0] += loss_sum(logits, labels).item()
             if self.language_modelling:
                 sums[1] += split.predicted_tokens[indices].sum()
@@ -165,46 +298,90 @@ class Trainer:
                 sums[1] += len(indices)
                 cells = labels * classes + logits.argmax(-1)
                 sums[3:] += torch.bincount(cells, minlength=classes * classes).cpu().numpy()
-        if self.world > 1:
-            sums = self.accelerator.reduce(torch.from_numpy(sums).to(self.accelerator.device), reduction="sum").cpu().numpy()
-        self._lowest = None  # evaluation mode is undone before the next step
+        sums = self.peers.sum_(torch.from_numpy(sums).to(self.device)).cpu().numpy()
         confusion = sums[3:].reshape(classes, classes) if classes else None
         return compute_metrics(self.job.task, Totals(sums[0], sums[1], sums[2], confusion))
 
     # ---- reports and checkpoints --------------------------------------------------------------------------------------
 
+    def _seconds(self) -> float:
+        """Since the trial has its workers, over all attempts that reached a checkpoint."""
+        return self._seconds_before + time.monotonic() - self._began
+
     @property
-    def fidelity(self) -> int:
-        return self.step if self.config.time_attr == "steps" else self.tokens
+    def fidelity(self) -> float:
+        """What the run has used of the resource that rungs count."""
+        attr = self.config.time_attr
+        if attr in ("steps", "tokens"):
+            return self.step if attr == "steps" else self.tokens
+        if attr == "flops":
+            return self.model_flops
+        gpu_seconds = self._agreed_seconds * self.peers.world
+        return gpu_seconds if attr == "gpu_seconds" else dollars(gpu_seconds, self.job.price) or 0.0
+
+    @property
+    def ended(self) -> bool:
+        return self.fidelity >= self.config.max_t if self.total_steps is None else self.step >= self.total_steps
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done."""
+        if self.total_steps is not None:
+            return self.step / max(self.total_steps, 1)
+        return self.fidelity / self.config.max_t
 
     def report(self) -> TrainReport:
         """Evaluate and say where training stands."""
         metrics = self.evaluate()
-        loss = self._loss.clone().to(self.accelerator.device)
-        if self.world > 1:
-            loss = self.accelerator.reduce(loss, reduction="sum")
-        metrics["train_loss"] = float(loss) / max(1, self._steps_since_report)
+        self.cadence.observe(metrics[self.job.metric] if self.job.minimize else -metrics[self.job.metric])
+        if self.prefix is not None:
+            for tokens, first, cut in self.prefix.computed:
+                self._flops += self.job.flops.forward(1, tokens, first) - self.job.flops.forward(1, tokens, cut)
+            self.notes += self.prefix.notes
+            self.prefix.computed, self.prefix.notes = [], []
+        counters = torch.tensor([float(self._loss), self._flops], dtype=torch.float64, device=self.device)
+        loss, flops = self.peers.sum_(counters).tolist()
+        self.flops += flops
+        metrics["train_loss"] = loss / max(1, self._steps_since_report)
         metrics["learning_rate"] = max(group["lr"] for group in self.optimizer.param_groups)
         metrics["epoch"] = self.step / self.plan.steps_per_epoch
         metrics["trainable_groups"] = sum(
             any(self.parameters[name].requires_grad for name in group.parameter_names) for group in self.groups
         )
+        metrics["unfreezing_stage"] = self.cadence.stage
         self._loss.zero_()
-        self._steps_since_report = 0
+        self._flops, self._steps_since_report = 0.0, 0
         return self.position(metrics)
 
     def position(self, metrics: dict[str, float]) -> TrainReport:
         """A report of where training stands, with these metrics."""
-        return TrainReport(self.step, self.fidelity, self.tokens, self.flops, metrics, self.total_steps)
+        total = self.total_steps or math.ceil(self.step / max(self.progress, 1e-9))
+        report = TrainReport(self.step, self.fidelity, self.tokens, self.model_flops, metrics, total)
+        notes, self.notes = tuple(self.notes), []
+        return replace(
+            report,
+            flops=self.flops,
+            train_seconds=self.train_seconds,
+            first_step_at=self.first_step_at,
+            reported_at=time.time(),
+            notes=notes,
+        )
 
     def save(self, report: TrainReport) -> None:
         """Checkpoint, with the report that belongs to it. Only the first rank writes."""
-        if self.job.checkpoint_dir is None or self.rank != 0:
+        if self.job.checkpoint_dir is None or self.peers.rank != 0:
             return
-        state = {"tokens": self.tokens, "flops": self.flops, "fidelity": report.fidelity, "metrics": report.metrics}
+        state = {
+            **{name: getattr(self, name) for name in COUNTERS},
+            "seconds": self._seconds(),
+            "agreed_seconds": self._agreed_seconds,
+            "cadence": self.cadence.state(),
+            "metrics": report.metrics,
+        }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        checkpoint.save(Path(self.job.checkpoint_dir), self.step, self.model, self.optimizer.optimizer, state)
+        trained = {name: self.parameters[name] for group in self.groups[self.untouched :] for name in group.parameter_names}
+        checkpoint.save(Path(self.job.checkpoint_dir), self.step, trained, self.optimizer.optimizer, state)
 
     def restore(self) -> TrainReport | None:
         """Go on from the newest checkpoint; returns its report, which may never have been delivered."""
@@ -212,7 +389,10 @@ class Trainer:
         if found is None:
             return None
         state = checkpoint.load(found, self.model, self.optimizer.optimizer)
-        self.step, self.tokens, self.flops = state["step"], state["tokens"], state["flops"]
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        self._seconds_before, self._agreed_seconds = state["seconds"], state["agreed_seconds"]
+        self.cadence.load(state["cadence"])
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         return self.position(state["metrics"])
@@ -260,7 +440,9 @@ def make_optimizer(
         vectors = [parameters[name] for name in group.parameter_names if parameters[name].dim() < 2]
         for members, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
             if members:
-                optimizer_groups.append({"params": members, "lr": rate, "peak_lr": rate, "weight_decay": decay})
+                optimizer_groups.append(
+                    {"params": members, "lr": rate, "peak_lr": rate, "weight_decay": decay, "layer_group": index}
+                )
     betas = (config.adam_beta1, config.adam_beta2)
     fused = device.type in ("cpu", "cuda")
     return torch.optim.AdamW(optimizer_groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=fused)
@@ -269,21 +451,26 @@ def make_optimizer(
 def train(trainer: Trainer) -> Iterator[TrainReport]:
     """Train to the end; yield a report at every evaluation.
 
-    Evaluates every `eval_interval` steps, at the first step that reaches a rung, and at the end. A checkpoint is written
-    before its report is given out, so a trial that dies afterwards repeats nothing that was reported.
+    Evaluates every `eval_interval` steps, at the first step that reaches a rung, and at the end. A checkpoint is written when
+    the caller asks for more, since most trials of a sweep are stopped at a report and need none. A trial that dies before
+    gives out the last report again.
     """
     config = trainer.config
     heartbeat, saved = trainer.job.heartbeat_steps, time.monotonic()
     restored = trainer.restore()
     if restored is not None:
         yield restored
-    while trainer.step < trainer.total_steps:
-        before = trainer.fidelity
+    while not trainer.ended:
+        before, began = trainer.fidelity, time.monotonic()
         trainer.train_step()
-        step, ended = trainer.step, trainer.step >= trainer.total_steps
+        step, ended = trainer.step, trainer.ended
         on_interval = config.eval_interval is not None and step % config.eval_interval == 0
         on_rung = any(before < level <= trainer.fidelity for level in config.rungs)
-        if not (on_interval or on_rung or ended):
+        reports = on_interval or on_rung or ended
+        if reports and trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)  # steps are queued: the clock stops when they are done
+        trainer.train_seconds += time.monotonic() - began
+        if not reports:
             if heartbeat and step % heartbeat == 0:
                 report = trainer.position(metrics={})
                 if time.monotonic() - saved >= SAVE_SECONDS:
@@ -292,9 +479,9 @@ def train(trainer: Trainer) -> Iterator[TrainReport]:
                 yield report
             continue
         report = trainer.report()
+        yield report
         if config.checkpoint_interval is None or on_rung or ended or _crosses(step, config):
             trainer.save(report)
-        yield report
 
 
 def _crosses(step: int, config: TrialConfig) -> bool:

@@ -1,30 +1,36 @@
-"""One process per worker: Ray actors that train one trial together, and may train the next one afterwards.
+"""One process per worker: Ray actors that stay warm and train one trial after another.
 
-The process group is made once and kept: the number of workers is fixed for the life of a group.
+A worker holds one GPU (or some CPUs) for as long as it lives. A trial leases as many as it needs and gives them back, so a
+trial of any GPU count starts on processes that have their imports done, tokens mapped and base weights at hand. What a
+lease of a failed trial held is killed, never mended: its workers may sit in a collective that no one will join.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import socket
-from collections.abc import Iterator
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from scalesweep.errors import ScalesweepError
+from scalesweep.errors import OutsideError, ScalesweepError
 from scalesweep.training.job import TrialJob
 
 DEATH_NOTICE_SECONDS = 15.0  # how long a dead rank may take to be known as dead after its peers saw the connection break
+COLLECTIVE_SECONDS = 600.0  # a sum over workers that takes longer means that one of them hangs
+STARTS_THAT_MAY_FAIL = 5  # in a row, before the cluster is blamed
+IDLE_SECONDS = 300.0  # a worker that nobody has leased for so long is let go, and its GPU with it
 
 
 class WorkerDied(Exception):
-    """A rank's process is gone; the trial can go on from its last checkpoint."""
+    """A worker's process is gone or hangs; the trial can go on from its last checkpoint, on other workers."""
 
 
 class TrialFailed(Exception):
@@ -38,47 +44,49 @@ class TrialFailed(Exception):
 class _Rank:
     """What runs in a worker process. torch is imported here, not in the process that only places workers."""
 
-    def __init__(self, rank: int, world: int, threads: int) -> None:
-        self.rank, self.world = rank, world
+    def __init__(self, threads: int, timeout_seconds: float, first_job: TrialJob | None) -> None:
+        self.threads, self.timeout_seconds, self.first_job = threads, timeout_seconds, first_job
         self.reports: Iterator[Any] | None = None
-        self.accelerator: Any = None
         self.trainer: Any = None
+
+    def boot(self) -> tuple[str, float]:
+        """Import and map all that a trial needs; returns the node this worker is on, and the seconds it took."""
+        began = time.monotonic()
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         if not ray.get_gpu_ids():
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a CPU worker on a machine with GPUs must not take one
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(self.threads)
+        from scalesweep.training.loop import warm
+        from scalesweep.training.peers import Meeting
 
-    def rendezvous(self) -> tuple[str, int]:
-        """An address of this node and a free port on it, for the ranks to meet."""
+        if self.first_job is not None:
+            warm(self.first_job)
+        self.meeting = Meeting(self.timeout_seconds)
+        gc.collect()
+        gc.freeze()  # what has been imported stays: looking through it again took 0.8 s at every change of trials
+        return ray.get_runtime_context().get_node_id(), time.monotonic() - began
+
+    def open_meeting(self) -> tuple[str, int]:
+        """An address of this node where the ranks of a new group meet."""
+        self.end()
         host = ray.util.get_node_ip_address()
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.bind((host, 0))
-            return host, probe.getsockname()[1]
+        return host, self.meeting.open(host)
 
-    def join(self, address: tuple[str, int], mixed_precision: str) -> None:
-        """Make the process group (none for a single worker) and the accelerator on it."""
-        if self.world > 1:
-            os.environ.update(
-                MASTER_ADDR=address[0],
-                MASTER_PORT=str(address[1]),
-                RANK=str(self.rank),
-                WORLD_SIZE=str(self.world),
-                LOCAL_RANK="0",  # Ray shows each worker its own GPU alone
-                LOCAL_WORLD_SIZE="1",
-            )
-        from scalesweep.training.loop import make_accelerator
-
-        self.accelerator = make_accelerator(mixed_precision)
-
-    def begin(self, job: TrialJob) -> None:
-        """Load the job's model and data, and the checkpoint if there is one."""
+    def begin(self, job: TrialJob, rank: int, world: int, group: str, address: tuple[str, int] | None) -> None:
+        """Take up a trial: its process group (`address` where it is a new one), model, data, and checkpoint if there is one."""
         from scalesweep.training.loop import Trainer, train
+        from scalesweep.training.peers import Peers
 
         self.end()
-        self.trainer = Trainer(job, self.accelerator)
+        peers = Peers(rank, world)
+        if address is not None:
+            peers = self.meeting.join(group, rank, world, address)
+        elif world > 1 and self.meeting.group != group:
+            raise RuntimeError(f"worker {rank} was to be in group {group} already, and is in {self.meeting.group}")
+        self.trainer = Trainer(job, peers)
         self.reports = train(self.trainer)
 
     def next(self) -> Any:
@@ -88,7 +96,8 @@ class _Rank:
 
     def end(self) -> None:
         """Let go of the trial's memory; the process stays."""
-        if self.reports is not None:
+        if self.trainer is not None:
+            self.trainer.close()
             self.reports = self.trainer = None
             gc.collect()
 
@@ -99,61 +108,50 @@ class _Rank:
         return os.getpid()
 
 
-class WorkerGroup:
-    """The workers of a trial, each in a bundle of `placement_group` (or wherever Ray puts them, without one)."""
+@dataclass(frozen=True)
+class Lease:
+    """Workers by name, in order of rank. `fresh`: they have not been a process group together."""
 
-    def __init__(
-        self,
-        world: int,
-        threads: int,
-        num_gpus: float,
-        mixed_precision: str,
-        placement_group: PlacementGroup | None = None,
-        first_bundle: int = 0,
-    ) -> None:
-        actor = ray.remote(_Rank)
-        self.ranks = []
-        for rank in range(world):
-            options: dict[str, Any] = {"num_cpus": threads, "num_gpus": num_gpus}
-            if placement_group is not None:
-                options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                    placement_group, placement_group_bundle_index=first_bundle + rank
-                )
-            self.ranks.append(actor.options(**options).remote(rank, world, threads))
-        address = self._first(lambda rank: rank.rendezvous.remote()) if world > 1 else ("", 0)
-        self._all(lambda rank: rank.join.remote(address, mixed_precision))
+    workers: tuple[str, ...]
+    group: str
+    fresh: bool
+
+
+class WorkerGroup:
+    """The leased workers of one trial, driven together."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        try:
+            self.ranks = [ray.get_actor(name) for name in lease.workers]
+        except ValueError as error:
+            raise WorkerDied(str(error)) from None
 
     def begin(self, job: TrialJob) -> None:
-        self._all(lambda rank: rank.begin.remote(job))
+        world, group = len(self.ranks), self.lease.group
+        address = self._first(lambda rank: rank.open_meeting.remote()) if self.lease.fresh and world > 1 else None
+        self._all([actor.begin.remote(job, rank, world, group, address) for rank, actor in enumerate(self.ranks)])
 
     def next(self) -> Any:
         """The next report of the trial (rank 0's; all ranks report the same), or None at its end.
 
         Raises:
-            WorkerDied: a rank's process is gone.
+            WorkerDied: a rank's process is gone, or does not answer its peers.
             TrialFailed: training raised an error.
         """
-        return self._all(lambda rank: rank.next.remote())[0]
+        return self._all([actor.next.remote() for actor in self.ranks])[0]
 
     def export(self, folder: Path) -> Any:
         """Let rank 0 write the trained model to `folder`; returns its logits on validation examples."""
         return self._first(lambda rank: rank.export.remote(str(folder)))
 
     def pids(self) -> list[int]:
-        return list(self._all(lambda rank: rank.pid.remote()))
-
-    def shutdown(self) -> None:
-        for rank in self.ranks:
-            ray.kill(rank)
+        return list(self._all([actor.pid.remote() for actor in self.ranks]))
 
     def _first(self, call: Any) -> Any:
-        try:
-            return ray.get(call(self.ranks[0]))
-        except RayActorError as error:
-            raise WorkerDied(str(error)) from None
+        return self._all([call(self.ranks[0])])[0]
 
-    def _all(self, call: Any) -> list[Any]:
-        references = [call(rank) for rank in self.ranks]
+    def _all(self, references: list[Any]) -> list[Any]:
         try:
             return list(ray.get(references))
         except RayActorError as error:
@@ -163,7 +161,9 @@ class WorkerGroup:
             self._raise_if_dead(references)
             cause = error.cause if isinstance(error.cause, Exception) else error
             text = str(cause) if isinstance(cause, ScalesweepError) else f"{type(cause).__name__}: {cause}"
-            kind = "out_of_memory" if "OutOfMemoryError" in type(cause).__name__ else "error"
+            if type(cause).__name__ == "PeerLost":  # its class lives beside torch, which this process never imports
+                raise WorkerDied(text) from None
+            kind = "out_of_memory" if type(cause).__name__ == "OutOfMemoryError" else "error"
             raise TrialFailed(text, kind) from None
 
     def _raise_if_dead(self, references: list[Any]) -> None:
@@ -177,3 +177,158 @@ class WorkerGroup:
                 raise WorkerDied(str(death)) from None
             except RayTaskError:
                 continue
+
+
+@dataclass
+class _Worker:
+    name: str
+    actor: Any
+    ready: Any  # reference that resolves once the process is up
+    node: str | None = None  # None while it starts
+    wanted: str | None = None  # accelerator type that it was asked for
+    holder: str | None = None
+    group: str | None = None  # the process group it was last put into
+    idle_since: float = field(default_factory=time.monotonic)
+
+
+class WorkerPool:
+    """All workers of a sweep. Lives in the driver, which holds the only lasting handles: if it dies, they die with it."""
+
+    def __init__(
+        self,
+        threads: int,
+        on_gpus: bool,
+        first_job: TrialJob | None = None,
+        timeout_seconds: float = COLLECTIVE_SECONDS,
+        booted: Callable[[float], object] | None = None,
+    ) -> None:
+        """
+        Args:
+            threads: CPUs, and torch threads, of a worker.
+            on_gpus: whether a worker holds a GPU.
+            first_job: what a worker makes itself ready for as it starts.
+            timeout_seconds: how long a sum over workers may take.
+            booted: told the seconds that each new worker took to get ready.
+        """
+        self.threads, self.on_gpus, self.first_job = threads, on_gpus, first_job
+        self.timeout_seconds, self.booted = timeout_seconds, booted
+        self.workers: dict[str, _Worker] = {}
+        self._prefix = f"scalesweep-{uuid.uuid4().hex[:8]}"
+        self._made = self._died_young = 0
+        self._actor = ray.remote(_Rank)
+        self._types: dict[str, str] = {}  # node → accelerator type
+
+    def start(self, count: int) -> None:
+        """Start workers before they are needed, until there are `count`."""
+        for _ in range(count - len(self.workers)):
+            self._start(None)
+
+    def lease(self, holder: str, count: int, capacity: int, accelerator_type: str | None = None) -> Lease | None:
+        """Take `count` workers for `holder`, or None while they are not there yet (then ask again).
+
+        Workers that are missing are started, as long as the pool has no more than `capacity` in all. Workers of one node
+        are preferred, and the ones that fill it best, so that whole nodes stay free for large trials.
+
+        Raises:
+            OutsideError: workers do not start.
+        """
+        self._poll()
+        free = [w for w in self.workers.values() if w.node and not w.holder and self._fits(w, accelerator_type)]
+        if len(free) < count:
+            starting = sum(w.node is None and w.wanted == accelerator_type for w in self.workers.values())
+            for _ in range(min(count - len(free) - starting, capacity - len(self.workers))):
+                self._start(accelerator_type)
+            return None
+        chosen = self._choose(free, count)
+        groups = {worker.group for worker in chosen}
+        together = len(groups) == 1 and None not in groups
+        together = together and sum(worker.group in groups for worker in self.workers.values()) == count
+        group = groups.pop() if together else uuid.uuid4().hex[:12]
+        for worker in chosen:
+            worker.holder = holder
+            if count > 1:  # who works alone stays in the group it has
+                worker.group = group
+        return Lease(tuple(worker.name for worker in chosen), str(group), fresh=not together)
+
+    def lease_soon(self, holder: str, count: int) -> Lease:
+        """Wait for `count` workers; for a caller that has nothing else to do."""
+        while (lease := self.lease(holder, count, capacity=count)) is None:
+            time.sleep(0.05)
+        return lease
+
+    def release(self, holder: str) -> None:
+        """Take back what `holder` leased, warm."""
+        for worker in self.workers.values():
+            if worker.holder == holder:
+                worker.holder, worker.idle_since = None, time.monotonic()
+
+    def discard(self, holder: str) -> None:
+        """Kill what `holder` leased: one of them is gone or hangs, so none can be trusted."""
+        for worker in [worker for worker in self.workers.values() if worker.holder == holder]:
+            self._kill(worker)
+
+    def shutdown(self) -> None:
+        for worker in list(self.workers.values()):
+            self._kill(worker)
+
+    def _start(self, accelerator_type: str | None) -> None:
+        name = f"{self._prefix}-{self._made}"
+        self._made += 1
+        options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": 1 if self.on_gpus else 0, "name": name}
+        if accelerator_type and self.on_gpus:
+            options["accelerator_type"] = accelerator_type
+        actor = self._actor.options(**options).remote(self.threads, self.timeout_seconds, self.first_job)
+        self.workers[name] = _Worker(name, actor, actor.boot.remote(), wanted=accelerator_type)
+
+    def _kill(self, worker: _Worker) -> None:
+        del self.workers[worker.name]
+        ray.kill(worker.actor)
+
+    def _poll(self) -> None:
+        """See which workers have come up, and let those go that nobody has wanted for long."""
+        starting = {worker.ready: worker for worker in self.workers.values() if worker.node is None}
+        ready, _ = ray.wait(list(starting), num_returns=len(starting), timeout=0) if starting else ([], [])
+        for reference in ready:
+            worker = starting[reference]
+            try:
+                worker.node, seconds = ray.get(reference)
+            except RayActorError as error:  # its node went away, or its memory was too little: another one is tried
+                del self.workers[worker.name]
+                self._died_young += 1
+                if self._died_young > STARTS_THAT_MAY_FAIL:
+                    raise OutsideError(f"workers die while they start: {str(error).splitlines()[0]}") from None
+                continue
+            except RayTaskError as error:
+                raise OutsideError(f"a worker did not start: {error.cause}") from None
+            worker.idle_since = time.monotonic()
+            self._died_young = 0
+            if self.booted is not None:
+                self.booted(seconds)
+        for worker in list(self.workers.values()):
+            if worker.node and not worker.holder and time.monotonic() - worker.idle_since > IDLE_SECONDS:
+                self._kill(worker)
+
+    def _fits(self, worker: _Worker, accelerator_type: str | None) -> bool:
+        if accelerator_type is None or not self.on_gpus or worker.wanted == accelerator_type:
+            return True
+        if worker.node not in self._types:
+            for node in ray.nodes():
+                kinds = [key for key in node["Resources"] if key.startswith("accelerator_type:")]
+                self._types[node["NodeID"]] = kinds[0].removeprefix("accelerator_type:") if kinds else ""
+        return self._types.get(str(worker.node)) == accelerator_type
+
+    @staticmethod
+    def _choose(free: Sequence[_Worker], count: int) -> list[_Worker]:
+        """On as few nodes as can be, and on the fullest of those that suffice; on a node, those last used together."""
+        nodes = Counter(str(worker.node) for worker in free)
+        enough = [node for node in nodes if nodes[node] >= count]
+        order = [min(enough, key=lambda node: nodes[node])] if enough else sorted(nodes, key=lambda node: -nodes[node])
+        groups: Counter[tuple[str, str | None]] = Counter((str(worker.node), worker.group) for worker in free if worker.group)
+
+        def preference(worker: _Worker) -> tuple[int, bool, str]:
+            whole = groups[(str(worker.node), worker.group)] == count  # its whole group is free and of this size
+            # A single worker is taken from those in no group of the others, so that the others find theirs again.
+            return order.index(str(worker.node)), whole == (count == 1), worker.name
+
+        chosen = sorted((worker for worker in free if str(worker.node) in order), key=preference)[:count]
+        return sorted(chosen, key=lambda worker: worker.name)

@@ -1,0 +1,318 @@
+"""What the trial engine costs and saves, measured in one run. Ends with one JSON line.
+
+    python benchmarks/engine.py [--json] [--no-ray] [--only gaps,steps,sweep,flops]
+
+gaps    from one trial's last report to the next one's first step, in a sweep that mixes 1 and 2 workers, beside the same
+        trial in stock Ray Tune (new processes for each trial)
+steps   a training step with the lowest k groups cached, against a full step × the share of FLOPs that is left
+sweep   GPU seconds of a whole sweep of the quickstart's space without and with the cache, and whether the leaderboards agree
+flops   FLOPs as the engine counts them against torch.utils.flop_counter
+
+`--no-ray` measures steps and flops alone, in this process: what a bare GPU machine can run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+SWEEP = ROOT / "sweeps" / "quickstart.yaml"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def plan_of(overrides: list[str]) -> Any:
+    from scalesweep.spec import load_sweep
+    from scalesweep.sweep.preflight import preflight
+
+    return preflight(load_sweep(SWEEP, overrides), slots=2, base=SWEEP.parent)
+
+
+# ---- gaps -----------------------------------------------------------------------------------------------------------------
+
+SHORT = [
+    "early_terminate.max_t=4",
+    "early_terminate.grace_period=2",
+    "training.eval_interval=2",
+    "data.splits={train: 400, validation: 32, test: 200}",
+    "budget.time=30m",
+    "tracking.wandb.mode=disabled",
+]
+
+
+def gaps(trials: int, stock_trials: int) -> dict[str, float]:
+    from scalesweep.sweep.launch import launch
+
+    say(f"gaps: {trials} short trials on warm workers")
+    with tempfile.TemporaryDirectory() as folder:
+        plan = plan_of([*SHORT, f"budget.run_cap={trials}"])
+        record = launch(plan, Path(folder) / "run", None, 2, sinks=[])
+        events = [json.loads(line) for line in (Path(folder) / "run" / "record.jsonl").read_text().splitlines()]
+        warm = warm_gaps(events)
+        counts = {trial.config["num_gpus"] for trial in record.trials.values()}
+        assert counts == {1, 2}, counts
+        say(f"gaps: {stock_trials} trials in stock Tune")
+        cold = stock_gaps(plan, stock_trials)
+    say(f"  warm {sorted(round(g, 3) for g in warm)}\n  stock {[round(g, 2) for g in cold]}")
+    return {
+        "gap_warm_median_s": statistics.median(warm),
+        "gap_warm_p95_s": float(np.percentile(warm, 95)),
+        "gap_warm_max_s": max(warm),
+        "gap_warm_count": len(warm),
+        "gap_stock_median_s": statistics.median(cold),
+        "gap_ratio_stock": statistics.median(cold) / statistics.median(warm),
+    }
+
+
+def warm_gaps(events: list[dict[str, Any]]) -> list[float]:
+    """For each trial on workers that had one before: from the last report of those to its own first step."""
+    last: dict[str, float] = {}  # worker → when it gave out its last report
+    first: dict[str, float] = {}
+    reported: dict[str, float] = {}
+    workers: dict[str, list[str]] = {}
+    before: dict[str, float | None] = {}
+    for event in events:
+        name = event.get("trial", "")
+        if event["event"] == "start":
+            workers[name] = event["workers"]
+            known = [last[worker] for worker in event["workers"] if worker in last]
+            before[name] = max(known) if len(known) == len(event["workers"]) else None
+        elif event["event"] == "report":
+            first.setdefault(name, event["first_step_at"])
+            reported[name] = event["reported_at"]
+        elif event["event"] == "end":
+            last |= dict.fromkeys(workers.get(name, []), reported.get(name, 0.0))
+    return [first[name] - start for name, start in before.items() if start is not None and name in first]
+
+
+def stock_gaps(plan: Any, trials: int) -> list[float]:
+    """The same trials as a plain Tune trainable, one after another: a process for the trial and one per worker, all new."""
+    import ray
+    from ray import tune
+
+    from scalesweep.spec import trial_config
+    from scalesweep.sweep.launch import make_manifest, ray_cluster
+    from scalesweep.training.job import job_from_manifest
+    from scalesweep.training.workers import WorkerGroup, WorkerPool
+
+    class Stock(tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            self.pool = WorkerPool(1, on_gpus=True)
+            self.group = WorkerGroup(self.pool.lease_soon("trial", config["num_gpus"]))
+            self.group.begin(config["job"])
+
+        def step(self) -> dict[str, Any]:
+            report = self.group.next()
+            ended = report.step >= report.total_steps
+            return {"first_step_at": report.first_step_at, "reported_at": report.reported_at, "done": ended}
+
+        def cleanup(self) -> None:
+            self.pool.shutdown()
+
+    class Collect(tune.Callback):
+        results: list[dict[str, Any]] = []
+
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:  # noqa: ARG002
+            self.results.append(result)
+
+    manifest = make_manifest(plan)
+
+    def resources(config: dict[str, Any]) -> Any:  # noqa: ARG001 - the workers take the GPUs
+        return tune.PlacementGroupFactory([{"memory": 2**28}])
+
+    with ray_cluster(None, 2), tempfile.TemporaryDirectory() as folder:
+        jobs = {}
+        for num_gpus in (1, 2):
+            config = trial_config(plan.spec, {"model_size": "L2", "num_gpus": num_gpus, "learning_rate": 1e-3})
+            jobs[num_gpus] = job_from_manifest(manifest, "stock", config, None)
+        space = [{"num_gpus": 1 + number % 2, "job": jobs[1 + number % 2]} for number in range(trials)]
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"
+        collect = Collect()
+        tune.Tuner(
+            tune.with_resources(Stock, resources),
+            param_space={"number": tune.grid_search(list(range(trials)))}
+            | {key: tune.sample_from(lambda config, key=key: space[config["number"]][key]) for key in ("num_gpus", "job")},
+            tune_config=tune.TuneConfig(max_concurrent_trials=1),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0, callbacks=[collect]),
+        ).fit()
+        ray.shutdown()
+    first = dict.fromkeys(r["first_step_at"] for r in collect.results)
+    ends = {r["first_step_at"]: r["reported_at"] for r in collect.results}
+    order = sorted(first)
+    return [after - ends[before] for before, after in itertools.pairwise(order)]
+
+
+# ---- steps ----------------------------------------------------------------------------------------------------------------
+
+
+def trainer(plan: Any, frozen_groups: int, **config: Any) -> Any:
+    """The 6-layer encoder with its lowest groups frozen from the first step on."""
+    from scalesweep.spec import trial_config
+    from scalesweep.sweep.launch import make_manifest
+    from scalesweep.training.job import job_from_manifest
+    from scalesweep.training.loop import Trainer
+
+    base = trial_config(plan.spec, {"model_size": "L6", "learning_rate": 1e-3, "dropout": 0.1, "unfreezing": "gradual"})
+    thawed = len(plan.sizes[-1].group_names) - 1 - frozen_groups  # beside the head
+    manifest = make_manifest(plan)
+    job = job_from_manifest(manifest, "bench", base.model_copy(update=config), None, thaw_at=(0.0,) * thawed)
+    return Trainer(job)
+
+
+def steps(precisions: list[str], repeats: int, batch: int) -> dict[str, Any]:
+    """The lowest k groups frozen and cached, k = 2 … 7 of the 8 groups of the 6-layer encoder (7: all but the head)."""
+    plan = plan_of(SHORT)
+    n_groups = len(plan.sizes[-1].group_names)
+    found: dict[str, Any] = {"step_rows": []}
+    for precision in precisions:
+        common = {"mixed_precision": precision, "global_batch_size": batch, "max_t": 10**6}
+        full, full_flops = _time_steps(trainer(plan, 0, **common), 0, repeats)
+        for frozen in range(2, n_groups):
+            seconds, flops = _time_steps(trainer(plan, frozen, **common), frozen, repeats)
+            share = flops / full_flops
+            row = {"precision": precision, "frozen_groups": frozen, "flop_share": share, "full_s": full, "cached_s": seconds}
+            row["ratio"] = seconds / (full * share)
+            say(
+                f"  {precision:5} {frozen} of {n_groups} groups frozen and cached: {seconds * 1e3:9.1f} ms of {full * 1e3:9.1f}"
+                f" · share of FLOPs {share:.4f} · ratio {row['ratio']:.2f}"
+            )
+            found["step_rows"].append(row)
+    found["cached_step_ratio_worst"] = max(row["ratio"] for row in found["step_rows"])
+    with_a_block = [row["ratio"] for row in found["step_rows"] if row["frozen_groups"] < n_groups - 1]
+    found["cached_step_ratio_worst_with_a_block"] = max(with_a_block)
+    return found
+
+
+def _time_steps(model: Any, frozen: int, repeats: int) -> tuple[float, float]:
+    """(median seconds, FLOPs) of a step on two batches that the cache holds already."""
+    import torch
+
+    trainable = tuple(index >= frozen for index in range(len(model.groups)))
+    measured = []
+    for repeat in range(2 * repeats + 2):
+        model.step = repeat % 2
+        began = time.perf_counter()
+        model.train_step()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        measured.append(time.perf_counter() - began)
+    assert model.cadence.trainable == trainable, model.cadence.trainable
+    flops = [
+        _step_flops(model.job.flops, model.train_split.lengths[model.plan.batch(step)], frozen, trainable) for step in (0, 1)
+    ]
+    model.close()
+    return statistics.median(measured[2:]), statistics.mean(flops)
+
+
+def _step_flops(profile: Any, lengths: np.ndarray, cut: int, trainable: tuple[bool, ...]) -> float:
+    shape = (len(lengths), int(lengths.max()))
+    return float(profile.forward(*shape, cut) + profile.backward(*shape, trainable))
+
+
+# ---- a whole sweep --------------------------------------------------------------------------------------------------------
+
+
+def whole_sweep(trials: int) -> dict[str, Any]:
+    from scalesweep.record.ranking import rank
+    from scalesweep.sweep.launch import launch
+
+    records = {}
+    for mode in ("off", "auto"):
+        say(f"sweep: {trials} trials of the quickstart's space, one at a time, cache {mode}")
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["SCALESWEEP_CACHE"] = str(Path(folder) / "cache")  # nothing is there from before
+            settings = [f"budget.run_cap={trials}", "budget.time=2h", f"training.prefix_cache={mode}"]
+            settings += ["resources.max_concurrent_trials=1", "tracking.wandb.mode=disabled"]
+            records[mode] = launch(plan_of(settings), Path(folder) / "run", None, 2, sinks=[])
+    boards = {}
+    for mode, record in records.items():
+        rows = [row for row in rank(record) if row.rank]
+        boards[mode] = [(row.trial.name, row.trial.params) for row in rows]
+    seconds = {mode: sum(trial.gpu_seconds for trial in record.trials.values()) for mode, record in records.items()}
+    by_mode = {
+        mode: {kind: sum(t.gpu_seconds for t in record.trials.values() if t.config["unfreezing"] == kind)
+               for kind in sorted({t.config["unfreezing"] for t in record.trials.values()})}
+        for mode, record in records.items()
+    }  # fmt: skip
+    return {
+        "sweep_gpu_seconds_off": seconds["off"],
+        "sweep_gpu_seconds_on": seconds["auto"],
+        "sweep_gpu_seconds_ratio": seconds["off"] / seconds["auto"],
+        "sweep_gpu_seconds_by_mode": by_mode,
+        "sweep_same_leaderboard": boards["off"] == boards["auto"],
+    }
+
+
+# ---- FLOPs ----------------------------------------------------------------------------------------------------------------
+
+
+def flops() -> dict[str, Any]:
+    """The worst relative error over architectures, cuts and cached or recomputed prefixes."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from flop_cases import worst_error
+
+    error, case = worst_error()
+    return {"flops_error_worst": error, "flops_error_worst_case": case}
+
+
+def machine() -> str:
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu = next((line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    return f"{cpu}, {os.cpu_count()} threads{gpu}, torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
+    parser.add_argument("--no-ray", action="store_true", help="steps and flops alone")
+    parser.add_argument("--only", default="gaps,steps,sweep,flops")
+    parser.add_argument("--trials", type=int, default=24, help="of the whole sweep, and of the warm gaps")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precisions", default="no,bf16")
+    parser.add_argument("--repeats", type=int, default=6)
+    arguments = parser.parse_args()
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "gaps": lambda: gaps(arguments.trials, 6),
+        "sweep": lambda: whole_sweep(arguments.trials),
+        "flops": flops,
+        "steps": lambda: steps(arguments.precisions.split(","), arguments.repeats, arguments.batch),
+    }
+    chosen = [name for name in parts if name in arguments.only.split(",")]
+    if arguments.no_ray:
+        chosen = [name for name in chosen if name in ("steps", "flops")]
+    result: dict[str, Any] = {"machine": machine()}
+    for name in chosen:
+        result |= parts[name]()
+    if not arguments.json:
+        for key, value in result.items():
+            if key != "step_rows":
+                print(f"{key:40} {value}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

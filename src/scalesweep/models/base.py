@@ -1,0 +1,322 @@
+"""Base models: a ladder size as it is before any training, kept once per node, copied for every trial.
+
+The weights lie in the node's cache as a safetensors file, which is memory-mapped: all processes share its pages. A trial's
+model is built empty from its config (so knobs take effect) and given copies of them. That spares it reading and checking the
+checkpoint, its config and its tokenizer.
+"""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+from huggingface_hub import try_to_load_from_cache
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import GenerationConfig
+from transformers.core_model_loading import revert_weight_conversion
+
+from scalesweep.models.architectures import apply_knobs
+from scalesweep.models.groups import LayerGroup, layer_groups
+from scalesweep.models.ladder import AUTO_CLASSES, load_model, locate, quiet, set_padding, task_config
+from scalesweep.models.meta import leaves
+from scalesweep.spec.sweep import LadderSize
+
+FORMAT = 1
+NARROW = (torch.bfloat16, torch.float16)  # in which checkpoints often come; a float32 tensor that fits one is kept so
+_MARKS = {"training", "_is_hf_initialized"}  # differ between a loaded and a built model, and mean nothing to training
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a base model is made of; `facts` goes into JSON as it is."""
+
+    tensors: dict[str, torch.Tensor]  # parameters, buffers and plain tensor attributes, each once, by full name
+    facts: dict[str, Any]
+
+
+class BaseModel:
+    """A ladder size for one task, label set and seed. Make one per process with `open`, and a model per trial with `make`."""
+
+    def __init__(
+        self,
+        size: LadderSize,
+        task: str,
+        num_labels: int | None,
+        seed: int,
+        id2label: Mapping[int, str] | None,
+        config: Any,
+        stored: _Stored,
+    ) -> None:
+        self._arguments: dict[str, Any] = {
+            "size": size, "task": task, "num_labels": num_labels, "seed": seed, "id2label": id2label
+        }  # fmt: skip
+        self._config, self._stored = config, stored
+        self.groups = [
+            LayerGroup(g["name"], tuple(g["parameter_names"]), tuple(g["module_names"])) for g in stored.facts["groups"]
+        ]
+        self.group_hashes: tuple[str, ...] = tuple(stored.facts["group_hashes"])
+        """Of the content of each group's parameters and buffers, bottom to top: equal wherever the weights are."""
+
+    @classmethod
+    def open(
+        cls,
+        size: LadderSize,
+        task: str,
+        num_labels: int | None,
+        seed: int,
+        id2label: Mapping[int, str] | None,
+        cache: Path,
+    ) -> BaseModel:
+        """The base model from the node's cache, put there first where it lacks it.
+
+        Of several processes that ask for the same one at once, one makes it and the others wait. Where the cache can't be
+        written, this process keeps its own copy in memory.
+
+        Raises:
+            UserError, OutsideError: as `load_model`.
+        """
+        config = task_config(size, task, num_labels, id2label)
+        folder = Path(cache) / f"weights-{_key(size, task, num_labels, seed, id2label)}"
+        stored = _read(folder)
+        if stored is None:
+            with _locked(folder.with_name(f"{folder.name}.lock")) as locked:
+                stored = _read(folder) if locked else None
+                if stored is None:
+                    made = _take(load_model(size, task, num_labels, {}, seed, id2label), task, size, config)
+                    stored = (_read(folder) if locked and _write(folder, made) else None) or made
+        return cls(size, task, num_labels, seed, id2label, config, stored)
+
+    def make(self, knobs: Mapping[str, float | None], device: torch.device) -> Any:
+        """A model of its own on `device`, equal to what `load_model` gives with these knobs.
+
+        Raises:
+            UserError: the architecture lacks one of the knobs.
+        """
+        if self._stored.facts["exact"]:
+            config = copy.deepcopy(self._config)
+            apply_knobs(config, knobs)
+            model: nn.Module = _assemble(config, self._arguments["task"], self._arguments["size"], self._stored, device)
+            return model
+        return load_model(knobs=knobs, **self._arguments).to(device)
+
+
+# ---- a model in parts, and whole again -------------------------------------------------------------------------------------
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:
+    """(module, attribute, full name, tensor) of all parameters, buffers and plain tensor attributes; tied ones repeatedly."""
+    for prefix, module in model.named_modules():
+        own = [*module.named_parameters(recurse=False, remove_duplicate=False)]
+        own += module.named_buffers(recurse=False, remove_duplicate=False)
+        own += [(name, value) for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
+        for name, tensor in own:
+            yield module, name, f"{prefix}.{name}" if prefix else name, tensor
+
+
+def _take(model: Any, task: str, size: LadderSize, config: Any) -> _Stored:
+    """Take a loaded model apart."""
+    tensors: dict[str, torch.Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[int, str] = {}
+    narrowed = []
+    groups = layer_groups(model)
+    hashes = _group_hashes(model, groups)
+    for _, _, name, tensor in _tensors(model):
+        if id(tensor) in first:
+            aliases[name] = first[id(tensor)]
+            continue
+        first[id(tensor)] = name
+        kept = tensor.detach()
+        if kept.dtype == torch.float32:
+            kept = next((narrow for dtype in NARROW if torch.equal((narrow := kept.to(dtype)).float(), kept)), kept)
+            if kept.dtype != torch.float32:
+                narrowed.append(name)
+        tensors[name] = kept.clone(memory_format=torch.contiguous_format)  # a file holds no views of one another
+    generation = getattr(model, "generation_config", None)
+    facts = {
+        "format": FORMAT,
+        "groups": [asdict(group) for group in groups],
+        "group_hashes": hashes,
+        "aliases": aliases,
+        "narrowed": narrowed,
+        "pad_token_id": model.config.get_text_config().pad_token_id,
+        "generation_config": None if generation is None else generation.to_dict(),
+        "attributes": {},
+        "exact": True,
+    }
+    stored = _Stored(tensors, facts)
+    try:
+        rebuilt = _assemble(copy.deepcopy(config), task, size, stored, torch.device("cpu"))
+        # What loading leaves on a model, such as how weights were renamed. That is no JSON, but transformers knows the names
+        # to save a model under without it.
+        own = {name: value for name, value in vars(model).items() if name not in _MARKS | set(vars(rebuilt))}
+        if own.get("_weight_conversions") and _saved_shapes(model) == _saved_shapes(rebuilt):
+            del own["_weight_conversions"]
+        facts["attributes"] = own
+        facts = json.loads(json.dumps(facts))
+        stored = _Stored(tensors, facts)
+        facts["exact"] = _same(model, _assemble(copy.deepcopy(config), task, size, stored, torch.device("cpu")))
+    except Exception:  # noqa: BLE001 - any model code may fail when it is built without weights: then each trial loads anew
+        facts |= {"exact": False, "attributes": {}, "generation_config": None}
+        stored = _Stored(tensors, facts)
+    return stored
+
+
+def _assemble(config: Any, task: str, size: LadderSize, stored: _Stored, device: torch.device) -> Any:
+    """A model built from `config` with copies of the stored tensors, tied as they were."""
+    config.dtype = torch.float32
+    with quiet(), torch.device("meta"):
+        model = AUTO_CLASSES[task].from_config(config, trust_remote_code=size.trust_remote_code)
+    narrowed, aliases, copies = set(stored.facts["narrowed"]), stored.facts["aliases"], dict[str, torch.Tensor]()
+    for module, name, full_name, empty in list(_tensors(model)):
+        key = aliases.get(full_name, full_name)
+        if key not in copies:
+            value = _copy(stored.tensors[key], key in narrowed, device)
+            copies[key] = nn.Parameter(value) if isinstance(empty, nn.Parameter) else value
+        setattr(module, name, copies[key])
+    for module in model.modules():
+        if any(isinstance(part, torch.Tensor) and part.is_meta for part in leaves(list(vars(module).values()))):
+            raise NotImplementedError(f"{type(module).__name__} keeps tensors in a container")
+    for name, value in stored.facts["attributes"].items():
+        setattr(model, name, copy.deepcopy(value))
+    if stored.facts["generation_config"] is not None:
+        model.generation_config = GenerationConfig.from_dict(stored.facts["generation_config"])
+    set_padding(model, task, stored.facts["pad_token_id"])
+    return model.eval()
+
+
+def _copy(source: torch.Tensor, narrowed: bool, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return source.to(device, torch.float32 if narrowed else source.dtype, copy=True)
+    # By numpy, in this thread: on a busy machine torch's threads wait for one another, milliseconds per tensor.
+    value = torch.empty_like(source, dtype=torch.float32 if narrowed else source.dtype)
+    if source.dtype == torch.bfloat16:  # which numpy lacks: the upper half of a float32
+        bits = value.view(torch.int32).numpy()
+        bits[...] = source.view(torch.int16).numpy()
+        bits <<= 16
+    else:
+        value.numpy()[...] = source.numpy()
+    return value
+
+
+def _same(loaded: Any, built: Any) -> bool:
+    """Whether two models are alike in tensors, modules, plain settings and config."""
+    ours, theirs = ([(name, tensor) for _, _, name, tensor in _tensors(model)] for model in (loaded, built))
+    if [name for name, _ in ours] != [name for name, _ in theirs]:
+        return False
+    ties: dict[int, int] = {}
+    for (_, one), (_, other) in zip(ours, theirs, strict=True):
+        if one.dtype != other.dtype or not torch.equal(one, other) or ties.setdefault(id(one), id(other)) != id(other):
+            return False
+    pairs = zip(loaded.named_modules(), built.named_modules(), strict=True)
+    alike = all(a == b and type(one) is type(other) and _settings(one) == _settings(other) for (a, one), (b, other) in pairs)
+    generation = [getattr(model, "generation_config", None) for model in (loaded, built)]
+    configs = [(type(model.config), model.config.to_dict()) for model in (loaded, built)]
+    return alike and configs[0] == configs[1] and generation[0] == generation[1]
+
+
+def _saved_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """What `save_pretrained` writes."""
+    return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, model.state_dict()).items()}
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    plain = bool | int | float | str | None
+    return {name: value for name, value in vars(module).items() if name not in _MARKS and isinstance(value, plain)}
+
+
+def _group_hashes(model: Any, groups: list[LayerGroup]) -> list[str]:
+    """A hash per group. Names count without what the task puts before them, so two tasks can agree below their heads."""
+    prefix = f"{model.base_model_prefix}."
+    group_of = {name: index for index, group in enumerate(groups) for name in group.parameter_names}
+    module_group = {name: index for index, group in enumerate(groups) for name in group.module_names}
+    named = [(group_of[name], name, parameter) for name, parameter in model.named_parameters()]
+    named += [(module_group[name.rpartition(".")[0]], name, buffer) for name, buffer in model.named_buffers()]
+    hashes = [hashlib.sha256() for _ in groups]
+    for index, name, tensor in sorted(named, key=lambda item: item[1]):
+        hashes[index].update(f"{name.removeprefix(prefix)} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hashes[index].update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return [content.hexdigest()[:32] for content in hashes]
+
+
+# ---- the cache -------------------------------------------------------------------------------------------------------------
+
+
+def _key(size: LadderSize, task: str, num_labels: int | None, seed: int, id2label: Mapping[int, str] | None) -> str:
+    """Names all that decides the weights."""
+    content = [
+        FORMAT, torch.__version__, transformers.__version__, _origin(size), size.layers, size.trust_remote_code,
+        size.allow_pickle, task, num_labels, seed, sorted((id2label or {}).items()),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def _origin(size: LadderSize) -> list[Any]:
+    """What tells a changed checkpoint: a folder's files with their sizes and times, or the commit of a hub's snapshot.
+
+    The config has been read before, so the snapshot is there.
+    """
+    place = locate(size.model)
+    if Path(place).is_dir():
+        files = sorted(path for path in Path(place).iterdir() if path.is_file())
+        return [str(Path(place).resolve()), *([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files)]
+    config = try_to_load_from_cache(place, "config.json", revision=size.revision)
+    return [place, Path(config).parent.name if isinstance(config, str) else size.revision]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold an exclusive lock, freed by the system however the process ends; False where no lock can be had."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError:
+        yield False
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield True
+
+
+def _read(folder: Path) -> _Stored | None:
+    """A complete base model, its tensors memory-mapped; None where there is none, or one that can't be read."""
+    try:
+        facts = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, safetensors.SafetensorError):
+        return None
+    return _Stored(tensors, facts) if facts.get("format") == FORMAT and sorted(tensors) == facts.get("tensors") else None
+
+
+def _write(folder: Path, stored: _Stored) -> bool:
+    """Write a base model under its name, complete or not at all; False where the disk won't have it. Needs the lock."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    try:
+        # Whatever stands under these names was left by a process that died, or is damaged: the lock is ours.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.mkdir()
+        save_file(stored.tensors, unfinished / "model.safetensors")
+        facts = stored.facts | {"tensors": sorted(stored.tensors)}
+        (unfinished / "meta.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        for path in unfinished.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # on disk before the folder gets its name
+        unfinished.rename(folder)
+    except (OSError, safetensors.SafetensorError):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return False
+    return True

@@ -1,0 +1,377 @@
+"""Problems of a sweep across its fields, which types alone can't tell. Needs no library and no data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from scalesweep.errors import Problem, did_you_mean, nearest
+from scalesweep.spec.loading import KeyPath
+from scalesweep.spec.space import ALIASES, PARAMETERS, THAWING_MODES, VALUE_ALIASES, Parameter, ParameterInfo
+from scalesweep.spec.sweep import SPLITS, LadderSize, SweepSpec
+
+
+def check(spec: SweepSpec) -> list[Problem]:
+    """Problems across fields that types alone can't tell; needs no library and no data."""
+    return [*_check_space(spec), *_check_sweep(spec)]
+
+
+# ---- the space --------------------------------------------------------------------------------------------------------
+
+
+def _check_space(spec: SweepSpec) -> list[Problem]:
+    problems: list[Problem] = []
+    parameters = spec.search_space.parameters
+    at: KeyPath = ("search_space", "parameters")
+    if not parameters:
+        problems.append(spec.problem(at, "the space is empty", "list at least one parameter, e.g. learning_rate"))
+    for name, parameter in parameters.items():
+        info = PARAMETERS.get(name)
+        if info is None:
+            hint = f"it is called {ALIASES[name]!r} here" if name in ALIASES else did_you_mean(name, PARAMETERS)
+            problems.append(spec.problem((*at, name), "unknown parameter", hint))
+            continue
+        found = _check_shape(spec, (*at, name), parameter) or _check_values(spec, (*at, name), parameter, info)
+        problems += found or _check_when(spec, (*at, name), parameter)
+    if not problems:
+        try:
+            spec.search_space.ordered()
+        except ValueError:
+            cycle = [name for name in parameters if _reaches_itself(name, spec)]
+            path = (*at, next(name for name in cycle if parameters[name].when), "when")
+            circle = " → ".join([*cycle, cycle[0]])
+            hint = "take the `when` off one of them"
+            if "num_gpus" in cycle and "model_size" in cycle:
+                hint += "; num_gpus is always drawn after model_size, whose min_gpus it has to reach"
+            problems.append(spec.problem(path, f"`when` runs in a circle: {circle}", hint))
+    return problems or _check_cadence(spec)
+
+
+# What each parameter of unfreezing needs in order to matter: one of these words of another parameter.
+_NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "unfreeze_cadence": {"unfreezing": THAWING_MODES},
+    "thaw_warmup_steps": {"unfreezing": THAWING_MODES},
+    "unfreeze_interval": {"unfreezing": THAWING_MODES, "unfreeze_cadence": ("steps",)},
+    "unfreeze_fraction": {"unfreezing": THAWING_MODES, "unfreeze_cadence": ("fraction",)},
+    "unfreeze_patience": {"unfreezing": THAWING_MODES, "unfreeze_cadence": ("plateau",)},
+}
+
+
+def _check_cadence(spec: SweepSpec) -> list[Problem]:
+    """Parameters of unfreezing that can never matter beside what the others are."""
+    problems: list[Problem] = []
+    parameters, early = spec.search_space.parameters, spec.early_terminate
+    at: KeyPath = ("search_space", "parameters")
+    for name, needs in _NEEDS.items():
+        for other, words in needs.items() if name in parameters else ():
+            wanted = parameters[name].when.get(other)
+            beside = _words_drawn(spec, other) if wanted is None else wanted if isinstance(wanted, list) else [wanted]
+            if set(beside) & set(words):
+                continue
+            given = ", ".join(map(str, beside))
+            problem = f"means nothing: {other} is {given}{'' if other in parameters else ' where it is left out'}"
+            if wanted is not None:
+                problem, hint = f"means nothing with {other} {given}", f"it exists for {', '.join(words)}"
+                problems.append(spec.problem((*at, name, "when", other), problem, hint))
+            elif other in parameters:
+                hint = f"add {' or '.join(words)} to {other}, or take {name} out"
+                problems.append(spec.problem((*at, name), problem, hint))
+            else:
+                example = f"{other}: {{value: {words[0]}}}" if len(words) == 1 else f"{other}: {{values: [{', '.join(words)}]}}"
+                problems.append(spec.problem((*at, name), problem, f"add {example}, or take {name} out"))
+            break
+    plateau = "plateau" in _words_drawn(spec, "unfreeze_cadence")
+    if plateau and not problems and spec.training.eval_interval is None and early.type == "none":
+        message = "plateau is seen at evaluations, and there is none before the end"
+        problems.append(spec.problem((*at, "unfreeze_cadence"), message, "set training.eval_interval"))
+    return problems
+
+
+def _words_drawn(spec: SweepSpec, name: str) -> list[Any]:
+    """Every value that a parameter of words may have in a trial, its default included where it does not always exist."""
+    parameter = spec.search_space.parameters.get(name)
+    drawn = (parameter.choices() or []) if parameter is not None else []
+    return list(dict.fromkeys([*drawn, *([PARAMETERS[name].default] if parameter is None or parameter.when else [])]))
+
+
+def unfreezing_modes(spec: SweepSpec) -> list[str]:
+    """Every mode of unfreezing that a trial may have."""
+    return [str(mode) for mode in _words_drawn(spec, "unfreezing")]
+
+
+def _reaches_itself(name: str, spec: SweepSpec) -> bool:
+    seen: set[str] = set()
+    frontier = spec.search_space.depends_on(name)
+    while frontier - seen:
+        other = (frontier - seen).pop()
+        seen.add(other)
+        frontier = frontier | spec.search_space.depends_on(other)
+    return name in frontier
+
+
+def _check_shape(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
+    """value, or values, or min and max; and a distribution that goes with it."""
+    ways = [p.value is not None, p.values is not None, p.min is not None or p.max is not None]
+    if sum(ways) != 1:
+        what = "nothing says how it varies" if not any(ways) else "more than one of value, values, min/max is given"
+        return [spec.problem(at, what, "give value: X, or values: [X, …], or min: and max:")]
+    if p.values is not None:
+        if not p.values:
+            return [spec.problem((*at, "values"), "the list is empty", "list at least one value")]
+        if len({(type(v), v) for v in p.values}) < len(p.values):
+            return [spec.problem((*at, "values"), "a value stands twice", "list each value once")]
+    if ways[2] and (p.min is None or p.max is None):
+        absent = "min" if p.min is None else "max"
+        return [spec.problem((*at, absent), "is missing", "a range needs both min and max")]
+    wanted = "constant" if ways[0] else "categorical" if ways[1] else ("int_uniform", "uniform", "log_uniform_values")
+    if p.distribution is not None and p.distribution not in (wanted if isinstance(wanted, tuple) else (wanted,)):
+        hint = f"leave it out, or use {wanted if isinstance(wanted, str) else ', '.join(wanted)}"
+        return [spec.problem((*at, "distribution"), f"{p.distribution} does not go with the keys given", hint)]
+    if p.min is not None and p.max is not None:
+        for key, bound in (("min", p.min), ("max", p.max)):
+            if not math.isfinite(bound):
+                return [spec.problem((*at, key), f"{bound} is not finite", "give a number")]
+            if p.kind == "int_uniform" and not isinstance(bound, int):
+                return [spec.problem((*at, key), f"{bound} is not a whole number (int_uniform)", "use uniform for fractions")]
+        if p.min > p.max:
+            return [spec.problem((*at, "min"), f"{p.min} is above max ({p.max})", "swap them")]
+        if p.kind == "log_uniform_values" and p.min <= 0:
+            return [spec.problem((*at, "min"), f"{p.min} is not above 0 (log scale)", "start above 0, or use uniform")]
+    return []
+
+
+def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInfo) -> list[Problem]:
+    """Each value's type and range against the parameter table."""
+    problems: list[Problem] = []
+    given: list[tuple[KeyPath, Any]]
+    if p.value is not None:
+        given = [((*at, "value"), p.value)]
+    elif p.values is not None:
+        given = [((*at, "values", index), value) for index, value in enumerate(p.values)]
+    else:
+        given = [((*at, "min"), p.min), ((*at, "max"), p.max)]
+        if info.kind == "word":
+            return [spec.problem(at, "takes words, not a range", "use values: [ … ]")]
+        if info.kind == "int" and p.kind != "int_uniform":
+            key = next((key for key, bound in (("min", p.min), ("max", p.max)) if not isinstance(bound, int)), "distribution")
+            return [spec.problem((*at, key), f"{at[-1]} takes whole numbers", "use whole min and max (int_uniform)")]
+        if info.kind == "float" and p.kind == "int_uniform" and p.distribution is None:
+            message = f"whole numbers alone would be drawn from {p.min} … {p.max}"
+            hint = f"write {float(p.min or 0)} and {float(p.max or 0)}, or distribution: uniform"
+            return [spec.problem((*at, "min"), message, hint)]
+    words = _words(spec, at[-1], info)
+    within = f": {info.help}"
+    if info.low is not None:
+        within = (
+            f" above {info.low:g}, at most {info.high:g}" if info.above_low else f" from {info.low:g} to {info.high:g}"
+        ) + within
+    for path, value in given:
+        if info.kind == "word":
+            if words is not None and value not in words:
+                alias = VALUE_ALIASES.get(str(at[-1]), {}).get(str(value).lower().replace("-", "_"))
+                hint = did_you_mean(str(value), words)
+                if alias is not None:
+                    hint = f"it is called {alias!r} here; {hint[hint.index('known: ') :]}"
+                problems.append(spec.problem(path, f"{value!r} is not one of its values", hint))
+            elif not isinstance(value, str):
+                problems.append(spec.problem(path, f"must be a word, not {value!r}", "quote it"))
+        elif isinstance(value, bool) or not isinstance(value, int if info.kind == "int" else (int, float)):
+            noun = "a whole number" if info.kind == "int" else "a number"
+            problems.append(spec.problem(path, f"must be {noun}, not {value!r}", f"write {noun}{within}"))
+        elif not math.isfinite(value):
+            problems.append(spec.problem(path, f"{value} is not finite", f"write a number{within}"))
+        elif (info.low is not None and value < info.low) or (info.high is not None and value > info.high):
+            problems.append(spec.problem(path, f"{value} is outside {info.low:g} … {info.high:g}", f"write a number{within}"))
+        elif info.above_low and value == info.low:
+            problems.append(spec.problem(path, f"{value} is not above {info.low:g}", f"write a number{within}"))
+    return problems
+
+
+def _words(spec: SweepSpec, name: str | int, info: ParameterInfo) -> list[str] | None:
+    if name == "model_size":
+        return list(dict.fromkeys(size.name for size in spec.sizes()))
+    return list(info.choices) if info.choices else None
+
+
+def _check_when(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
+    problems: list[Problem] = []
+    parameters = spec.search_space.parameters
+    for other, wanted in p.when.items():
+        path = (*at, "when", other)
+        if other not in parameters:
+            problems.append(spec.problem(path, "is no parameter of this space", did_you_mean(other, parameters)))
+            continue
+        if wanted == []:
+            hint = f"list the values of {other} for which {at[-1]} exists"
+            problems.append(spec.problem(path, "the list is empty, so it would never exist", hint))
+        target = parameters[other]
+        choices = target.choices()
+        for value in wanted if isinstance(wanted, list) else [wanted]:
+            if choices is None and target.kind != "int_uniform":
+                problems.append(spec.problem(path, "has a continuous range", "`when` needs a parameter with listed values"))
+                break
+            takes = value in choices if choices is not None else isinstance(value, int) and target.min <= value <= target.max  # type: ignore[operator]
+            if not takes:
+                listed = ", ".join(map(str, choices)) if choices is not None else f"{target.min} … {target.max}"
+                near = nearest(str(value), map(str, choices or []))
+                hint = (f"did you mean {near!r}? " if near else "") + f"it takes: {listed}"
+                problems.append(spec.problem(path, f"{other} can't be {value!r}", hint))
+    return problems
+
+
+# ---- the sweep --------------------------------------------------------------------------------------------------------
+
+
+def _check_sweep(spec: SweepSpec) -> list[Problem]:
+    problems: list[Problem] = []
+    say = lambda *path, message, hint="": problems.append(spec.problem(path, message, hint))  # noqa: E731
+
+    early = spec.early_terminate
+    for key, value in (("grace_period", early.grace_period), ("max_t", early.max_t)):
+        if early.time_attr in ("steps", "tokens") and value is not None and not isinstance(value, int):
+            hint = f"write {max(1, round(value))}, or count another fidelity (time_attr: flops, gpu_seconds or dollars)"
+            say("early_terminate", key, message=f"{value} is not a whole number, and {early.time_attr} are", hint=hint)
+    if early.time_attr == "dollars" and spec.resources.dollars_per_gpu_hour is None:
+        hint = "set resources.dollars_per_gpu_hour, or count time_attr: gpu_seconds"
+        say("early_terminate", "time_attr", message="dollars can't be counted without a price", hint=hint)
+    if early.type == "asha":
+        if early.grace_period is None:
+            say("early_terminate", "grace_period", message="is missing", hint="asha needs the fidelity of its first rung")
+        elif early.grace_period > early.max_t:
+            message = f"{early.grace_period} is above max_t ({early.max_t})"
+            say("early_terminate", "grace_period", message=message, hint="no trial would ever be judged; lower it")
+    elif early.grace_period is not None:
+        say("early_terminate", "grace_period", message="means nothing with type: none", hint="leave it out, or use type: asha")
+
+    budget = spec.budget
+    if not any((budget.run_cap, budget.time, budget.gpu_hours, budget.dollars)):
+        say("budget", message="sets no limit", hint="give at least one of run_cap, time, gpu_hours, dollars")
+    if budget.dollars and not spec.resources.dollars_per_gpu_hour:
+        say("budget", "dollars", message="can't be counted without a price", hint="set resources.dollars_per_gpu_hour")
+
+    data = spec.data
+    for split in data.splits:
+        if split not in SPLITS:
+            say("data", "splits", split, message="unknown split", hint=did_you_mean(split, SPLITS))
+    for split in SPLITS:
+        part = data.splits.get(split)
+        if part is None:
+            say(
+                "data",
+                "splits",
+                message=f"{split} is missing",
+                hint="train learns, validation picks, test judges: all three are needed",
+            )
+        elif isinstance(part, bool) or (isinstance(part, int | float) and part <= 0):
+            say("data", "splits", split, message=f"{part} is not above 0", hint="a count, a fraction, or a split's name")
+        elif isinstance(part, float) and part > 1:
+            say(
+                "data", "splits", split, message=f"{part} is above 1", hint="a fraction is at most 1; a count is a whole number"
+            )
+    fractions = [part for part in data.splits.values() if isinstance(part, float)]
+    if sum(fractions) > 1 + 1e-9:
+        say("data", "splits", message=f"the fractions add up to {sum(fractions):g}", hint="they may add up to 1 at most")
+    named = [part for part in data.splits.values() if isinstance(part, str)]
+    if len(set(named)) < len(named):
+        say("data", "splits", message="two splits name the same source split", hint="splits must be disjoint")
+    if isinstance(data.text, list) and len(data.text) not in (1, 2):
+        say("data", "text", message=f"{len(data.text)} columns", hint="one column, or two for sentence pairs")
+    if spec.task == "sequence-classification" and data.label is None:
+        say("data", "label", message="is missing", hint="sequence-classification needs the label column's name")
+    if spec.task == "causal-lm":
+        for key in ("label", "labels"):
+            if getattr(data, key) is not None:
+                say("data", key, message="means nothing for causal-lm", hint="leave it out")
+        if isinstance(data.text, list) and len(data.text) == 2:
+            say("data", "text", message="causal-lm takes one text column", hint="name one column")
+    if data.labels is not None:
+        if len(data.labels) < 2:
+            say("data", "labels", message="one class only", hint="name at least two classes, or leave it out")
+        elif len({str(label) for label in data.labels}) < len(data.labels):
+            say("data", "labels", message="a class stands twice", hint="name each class once")
+
+    sizes = spec.sizes()
+    if not sizes:
+        say("ladder", message="is empty", hint="list at least one size")
+    names = [size.name for size in sizes]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            path: KeyPath = ("ladder", index, "name") if isinstance(spec.ladder, list) else ("ladder", "layers", index)
+            say(*path, message=f"size {name!r} stands twice", hint="give each size its own name")
+    if len(sizes) > 1 and "model_size" not in spec.search_space.parameters:
+        listed = ", ".join(names)
+        hint = f"add model_size: {{values: [{listed}]}} to the space, or keep one size"
+        say(
+            "search_space", "parameters", message=f"the ladder has {len(sizes)} sizes but model_size is not searched", hint=hint
+        )
+
+    micro, batch = spec.training.micro_batch_size, spec.training.global_batch_size
+    if micro is not None and micro > batch:
+        say("training", "micro_batch_size", message=f"{micro} is above global_batch_size ({batch})", hint="lower it")
+    problems += _check_gpus(spec, sizes)
+    problems += _check_prices(spec, sizes)
+    return problems
+
+
+def _check_prices(spec: SweepSpec, sizes: Sequence[LadderSize]) -> list[Problem]:
+    """A table of prices has to hold one for every size."""
+    prices, problems = spec.resources.dollars_per_gpu_hour, []
+    for size in sizes if isinstance(prices, dict) else ():
+        if spec.price(size.name) is None:
+            message = f"no price for size {size.name!r}: there is no row {size.accelerator_type!r} and no default"
+            hint = f"add {size.accelerator_type}: DOLLARS, or default: DOLLARS"
+            if size.accelerator_type is None:
+                message = f"no price for size {size.name!r}: it names no accelerator_type, and there is no default"
+                hint = "add default: DOLLARS, or give the size an accelerator_type of the table"
+            problems.append(spec.problem(("resources", "dollars_per_gpu_hour"), message, hint))
+            if not isinstance(spec.ladder, list):
+                break  # the same for every depth
+    return problems
+
+
+def gpu_choices(spec: SweepSpec) -> list[int]:
+    """Every GPU count that the space may draw, ascending."""
+    parameter = spec.search_space.parameters.get("num_gpus")
+    if parameter is None:
+        return [1]
+    choices = parameter.choices()
+    if choices is None:
+        return list(range(int(parameter.min), int(parameter.max) + 1))  # type: ignore[arg-type]
+    return sorted(int(choice) for choice in choices)
+
+
+def allowed_gpus(spec: SweepSpec, size: LadderSize) -> list[int]:
+    """The GPU counts that `size` may run on: those of the space that reach its `min_gpus`."""
+    return [count for count in gpu_choices(spec) if count >= size.min_gpus]
+
+
+def _check_gpus(spec: SweepSpec, sizes: Sequence[LadderSize]) -> list[Problem]:
+    parameter = spec.search_space.parameters.get("num_gpus")
+    at: KeyPath = ("search_space", "parameters", "num_gpus")
+    if parameter is not None and (
+        _check_shape(spec, at, parameter) or _check_values(spec, at, parameter, PARAMETERS["num_gpus"])
+    ):
+        return []  # already reported
+    problems = []
+    for index, size in enumerate(sizes):
+        if not allowed_gpus(spec, size):
+            path: KeyPath = ("ladder", index, "min_gpus") if isinstance(spec.ladder, list) else ("ladder", "min_gpus")
+            choices = gpu_choices(spec)
+            counts = ", ".join(map(str, choices)) if len(choices) <= 8 else f"{choices[0]} … {choices[-1]}"
+            if parameter is None:
+                message = f"size {size.name!r} needs at least {size.min_gpus} GPUs, and num_gpus is {counts} unless searched"
+                hint = f"add num_gpus: {{values: [{size.min_gpus}]}} to the search space"
+            else:
+                message = f"size {size.name!r} needs at least {size.min_gpus} GPUs, and num_gpus takes only {counts}"
+                hint = f"add {size.min_gpus} to num_gpus, or drop the size"
+            problems.append(spec.problem(path, message, hint))
+            if not isinstance(spec.ladder, list):
+                break  # the same for every depth
+    floor = min((size.min_gpus for size in sizes), default=1)
+    for count in gpu_choices(spec) if not problems else []:
+        if count < floor:
+            listed = parameter.values if parameter is not None else None
+            path = (*at, "values", listed.index(count)) if listed else at
+            problems.append(spec.problem(path, f"{count} is below the min_gpus of every size", f"start at {floor}"))
+    return problems

@@ -1,0 +1,87 @@
+"""When the next layer groups thaw: every so many steps or epochs, at shares of the run, or when validation stands still."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from scalesweep.data.batches import BatchPlan
+from scalesweep.models.unfreezing import stages, trainable_groups
+from scalesweep.spec import TrialConfig
+
+
+class Cadence:
+    """The stage of unfreezing a trial is in. A stage names the groups that train (`models/unfreezing.py`)."""
+
+    def __init__(self, config: TrialConfig, n_groups: int, plan: BatchPlan, thaw_at: tuple[float, ...] | None = None) -> None:
+        """
+        Args:
+            thaw_at: shares of the run at which each further stage begins, where an earlier run has found them out; they
+                take the place of the config's cadence.
+        """
+        self.config, self.n_groups, self.plan, self.thaw_at = config, n_groups, plan, thaw_at
+        self.stage = 0
+        self.best = math.inf
+        self.evaluations_without_gain = 0
+        self.thawed: list[int | None] = [None] * n_groups  # step at which each group thawed; None: it trained from the start
+        self.trainable = trainable_groups(config.unfreezing, 0, n_groups)
+
+    def advance(self, step: int, progress: float) -> bool:
+        """Move to the stage of `step` (from 0), which stands at `progress` (0 … 1) of the run. Whether it is a new one."""
+        last = stages(self.config.unfreezing, self.n_groups) - 1
+        self.stage = min(last, self._stage(step, progress))
+        trainable = trainable_groups(self.config.unfreezing, self.stage, self.n_groups)
+        if trainable == self.trainable:
+            return False
+        for index, (before, now) in enumerate(zip(self.trainable, trainable, strict=True)):
+            if now and not before:
+                self.thawed[index] = step
+        self.trainable = trainable
+        return True
+
+    def _stage(self, step: int, progress: float) -> int:
+        config = self.config
+        if self.thaw_at is not None:
+            return sum(share <= progress + 1e-9 for share in self.thaw_at)
+        if config.unfreeze_cadence == "steps":
+            return step // config.unfreeze_interval
+        if config.unfreeze_cadence == "epoch":
+            return self.plan.epoch(step)
+        if config.unfreeze_cadence == "fraction":
+            return int(progress / config.unfreeze_fraction + 1e-9)
+        return self.stage  # plateau: `observe` moves it
+
+    def observe(self, loss: float) -> None:
+        """Take a validation result in (lower is better): after `unfreeze_patience` without gain the next stage begins."""
+        if self.config.unfreeze_cadence != "plateau" or self.thaw_at is not None:
+            return
+        if loss < self.best:
+            self.best, self.evaluations_without_gain = loss, 0
+            return
+        self.evaluations_without_gain += 1
+        if self.evaluations_without_gain >= self.config.unfreeze_patience:
+            self.stage, self.evaluations_without_gain = self.stage + 1, 0
+
+    def warmth(self, group: int, step: int) -> float:
+        """The factor on a group's rate while it warms up after its thaw (linear over `thaw_warmup_steps`), else 1."""
+        thawed, steps = self.thawed[group], self.config.thaw_warmup_steps
+        return 1.0 if thawed is None or not steps else min(1.0, (step - thawed + 1) / steps)
+
+    @property
+    def lowest(self) -> int:
+        """Index of the lowest group that trains."""
+        return self.trainable.index(True)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "best": None if math.isinf(self.best) else self.best,
+            "without_gain": self.evaluations_without_gain,
+            "thawed": self.thawed,
+            "trainable": list(self.trainable),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.stage, self.evaluations_without_gain = state["stage"], state["without_gain"]
+        self.best = math.inf if state["best"] is None else state["best"]
+        self.thawed, self.trainable = list(state["thawed"]), tuple(state["trainable"])

@@ -1,0 +1,109 @@
+"""How many examples a worker takes through the model at once: as many as fit, found once and remembered on the node.
+
+It never changes a result: gradients of the pieces are summed, each weighted by what it holds of the global batch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from scalesweep.training.job import TrialJob
+
+CPU_MICRO_BATCH = 32  # main memory sets no such limit; larger pieces are no faster there
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device (or the CPU's allocator) had too little memory."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+class MicroBatch:
+    """The micro-batch of one trial on this worker, by the lowest group that trains."""
+
+    def __init__(self, job: TrialJob, cache: Path, device: torch.device, share: int) -> None:
+        """
+        Args:
+            share: examples of a global batch that this worker takes; more at once is no use.
+        """
+        self.job, self.device, self.share = job, device, share
+        self.file = cache / "micro-batches.json"
+        self.sizes: dict[int, int] = {}
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        config = job.config
+        self.kind = (
+            f"{kind}, {job.size.model}@{job.size.revision}, {job.size.layers} layers, {job.task}, {job.data.max_length} tokens, "
+            f"{config.mixed_precision}{', checkpointing' if config.gradient_checkpointing else ''}"
+        )
+
+    def size(self, lowest: int, try_out: Callable[[int], None]) -> int:
+        """The micro-batch while `lowest` is the lowest group that trains.
+
+        Args:
+            try_out: trains on so many of the longest examples and forgets it; asked on a GPU, where nothing is remembered.
+        """
+        if lowest not in self.sizes:
+            given = self.job.config.micro_batch_size
+            if given is not None:
+                self.sizes[lowest] = given
+            elif self.device.type == "cpu":
+                self.sizes[lowest] = self._remembered().get(self._key(lowest), CPU_MICRO_BATCH)
+            else:
+                self.sizes[lowest] = self._largest(lowest, try_out)
+        return self.sizes[lowest]
+
+    def _largest(self, lowest: int, try_out: Callable[[int], None]) -> int:
+        found = self._remembered().get(self._key(lowest))
+        if found is not None:
+            return found
+        self.sizes[lowest] = 1 << (self.share - 1).bit_length()  # a power of two that holds the share
+        while True:
+            try:
+                try_out(self.sizes[lowest])
+            except RuntimeError as error:
+                self.halve(lowest, error)
+                continue
+            self._remember(lowest)
+            return self.sizes[lowest]
+
+    def halve(self, lowest: int, error: BaseException) -> None:
+        """Go on with half as many, after `error`; any error but too little memory is raised again.
+
+        Raises:
+            torch.OutOfMemoryError: not even one example fits.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        size = min(self.sizes[lowest], self.share)
+        if size <= 1:
+            raise torch.OutOfMemoryError(f"not even one example of {self.job.data.max_length} tokens fits") from error
+        self.sizes[lowest] = -(-size // 2)
+        self._remember(lowest)
+
+    def _key(self, lowest: int) -> str:
+        return f"{self.kind}, group {lowest} and above, {self.share} at most"
+
+    def _remembered(self) -> dict[str, int]:
+        try:
+            return dict(json.loads(self.file.read_text()))
+        except (OSError, ValueError):
+            return {}  # none yet, or not readable: it is found anew
+
+    def _remember(self, lowest: int) -> None:
+        try:
+            with self.file.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+                temporary.write_text(json.dumps(self._remembered() | {self._key(lowest): self.sizes[lowest]}, indent=1))
+                temporary.replace(self.file)
+        except OSError:
+            return  # a node cache that can't be written costs a search per process, no more

