@@ -132,8 +132,8 @@ def stock_gaps(plan: Any, trials: int) -> list[float]:
 
     manifest = make_manifest(plan)
 
-    def resources(config: dict[str, Any]) -> Any:  # noqa: ARG001 - the workers take the GPUs
-        return tune.PlacementGroupFactory([{"memory": 2**28}])
+    def resources(config: dict[str, Any]) -> Any:
+        return tune.PlacementGroupFactory([{}, *[{"CPU": 1, "GPU": 1}] * config["num_gpus"]])
 
     with ray_cluster(None, 2), tempfile.TemporaryDirectory() as folder:
         jobs = {}
@@ -143,13 +143,19 @@ def stock_gaps(plan: Any, trials: int) -> list[float]:
         space = [{"num_gpus": 1 + number % 2, "job": jobs[1 + number % 2]} for number in range(trials)]
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"
         collect = Collect()
-        tune.Tuner(
+        grid = tune.Tuner(
             tune.with_resources(Stock, resources),
             param_space={"number": tune.grid_search(list(range(trials)))}
             | {key: tune.sample_from(lambda config, key=key: space[config["number"]][key]) for key in ("num_gpus", "job")},
             tune_config=tune.TuneConfig(max_concurrent_trials=1),
-            run_config=tune.RunConfig(storage_path=folder, verbose=0, callbacks=[collect]),
+            run_config=tune.RunConfig(
+                storage_path=folder,
+                verbose=0,
+                callbacks=[collect],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         ).fit()
+        assert not grid.errors, grid.errors
         ray.shutdown()
     first = dict.fromkeys(r["first_step_at"] for r in collect.results)
     ends = {r["first_step_at"]: r["reported_at"] for r in collect.results}

@@ -216,7 +216,7 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
             raise UserError(
                 f"the final run asks for {job.config.num_gpus} workers, and this cluster holds {held}", "use --num-gpus"
             )
-        pool = WorkerPool(job.threads, on_gpus, job)  # lives as long as its workers are needed
+        pool = WorkerPool(job.threads, on_gpus, [job])  # lives as long as its workers are needed
         group = WorkerGroup(pool.lease_soon(job.trial, job.config.num_gpus))
         group.begin(job)
         report = None

@@ -25,6 +25,7 @@ from scalesweep.spec import SweepSpec, TrialConfig, gpu_choices, sweep_from_dict
 from scalesweep.sweep.conductor import Conductor, Sink
 from scalesweep.sweep.preflight import Plan, check_static
 
+WARM_BYTES = 2 * 1024**3  # weights of a size that each worker makes itself ready for as it starts; larger ones wait for a trial
 OBJECT_STORE_BYTES = 100 * 1024**2  # a local cluster passes configs and reports through it, nothing large
 
 
@@ -256,10 +257,14 @@ class TrialWorkers:
         self.leases: dict[str, Lease] = {}
         self.booted: list[float] = []  # seconds that workers took to start, not told to the conductor yet
         self._entry = functools.partial(ladder_entry, manifest)
-        first_job = job_from_manifest(manifest, "", trial_config(spec, {}), None)
+        small = [entry["name"] for entry in manifest["ladder"] if 4 * entry["n_params"] <= WARM_BYTES]
+        first_jobs = [
+            job_from_manifest(manifest, "", trial_config(spec, {"model_size": name}), None)
+            for name in small or [manifest["ladder"][0]["name"]]
+        ]
         # A cluster that is to grow shows its GPUs only later.
         on_gpus = slots.on_gpus or spec.resources.max_gpus is not None
-        self.pool = WorkerPool(spec.resources.cpus_per_worker, on_gpus, first_job, booted=self.booted.append)
+        self.pool = WorkerPool(spec.resources.cpus_per_worker, on_gpus, first_jobs, booted=self.booted.append)
         concurrent = (spec.resources.max_concurrent_trials or slots()) * max(gpu_choices(spec))
         self.pool.start(min(slots.present(), concurrent))
 

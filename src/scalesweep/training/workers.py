@@ -44,8 +44,8 @@ class TrialFailed(Exception):
 class _Rank:
     """What runs in a worker process. torch is imported here, not in the process that only places workers."""
 
-    def __init__(self, threads: int, timeout_seconds: float, first_job: TrialJob | None) -> None:
-        self.threads, self.timeout_seconds, self.first_job = threads, timeout_seconds, first_job
+    def __init__(self, threads: int, timeout_seconds: float, first_jobs: Sequence[TrialJob]) -> None:
+        self.threads, self.timeout_seconds, self.first_jobs = threads, timeout_seconds, first_jobs
         self.reports: Iterator[Any] | None = None
         self.trainer: Any = None
 
@@ -62,8 +62,8 @@ class _Rank:
         from scalesweep.training.loop import warm
         from scalesweep.training.peers import Meeting
 
-        if self.first_job is not None:
-            warm(self.first_job)
+        for job in self.first_jobs:
+            warm(job)
         self.meeting = Meeting(self.timeout_seconds)
         gc.collect()
         gc.freeze()  # what has been imported stays: looking through it again took 0.8 s at every change of trials
@@ -198,7 +198,7 @@ class WorkerPool:
         self,
         threads: int,
         on_gpus: bool,
-        first_job: TrialJob | None = None,
+        first_jobs: Sequence[TrialJob] = (),
         timeout_seconds: float = COLLECTIVE_SECONDS,
         booted: Callable[[float], object] | None = None,
     ) -> None:
@@ -206,11 +206,11 @@ class WorkerPool:
         Args:
             threads: CPUs, and torch threads, of a worker.
             on_gpus: whether a worker holds a GPU.
-            first_job: what a worker makes itself ready for as it starts.
+            first_jobs: what a worker makes itself ready for as it starts.
             timeout_seconds: how long a sum over workers may take.
             booted: told the seconds that each new worker took to get ready.
         """
-        self.threads, self.on_gpus, self.first_job = threads, on_gpus, first_job
+        self.threads, self.on_gpus, self.first_jobs = threads, on_gpus, list(first_jobs)
         self.timeout_seconds, self.booted = timeout_seconds, booted
         self.workers: dict[str, _Worker] = {}
         self._prefix = f"scalesweep-{uuid.uuid4().hex[:8]}"
@@ -273,11 +273,14 @@ class WorkerPool:
 
     def _start(self, accelerator_type: str | None) -> None:
         name = f"{self._prefix}-{self._made}"
+        # Each begins with another job: what a node needs once is made by one of its workers, and they take turns.
+        turn = self._made % max(1, len(self.first_jobs))
+        first_jobs = self.first_jobs[turn:] + self.first_jobs[:turn]
         self._made += 1
         options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": 1 if self.on_gpus else 0, "name": name}
         if accelerator_type and self.on_gpus:
             options["accelerator_type"] = accelerator_type
-        actor = self._actor.options(**options).remote(self.threads, self.timeout_seconds, self.first_job)
+        actor = self._actor.options(**options).remote(self.threads, self.timeout_seconds, first_jobs)
         self.workers[name] = _Worker(name, actor, actor.boot.remote(), wanted=accelerator_type)
 
     def _kill(self, worker: _Worker) -> None:
