@@ -16,12 +16,12 @@ from sweeps import sweep_dict
 
 
 @functools.lru_cache(maxsize=8)
-def _manifest(data: str) -> dict[str, Any]:
+def manifest_of(data: str) -> dict[str, Any]:
     return make_manifest(preflight(sweep_from_dict(json.loads(data)), slots=4, base=Path.cwd()))
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    return _manifest(json.dumps(sweep_dict(**changes)))
+    return manifest_of(json.dumps(sweep_dict(**changes)))
 
 
 def job(

@@ -38,6 +38,8 @@ class Workers:
     def names(self, holder: str) -> list[str]:
         return [f"{holder}-worker"]
 
+    def tend(self) -> None: ...
+
     def release(self, holder: str) -> None:
         self.holders.discard(holder)
 

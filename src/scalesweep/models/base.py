@@ -89,7 +89,7 @@ class BaseModel:
             UserError, OutsideError: as `load_model`.
         """
         config = task_config(size, task, num_labels, id2label)
-        folder = Path(cache) / f"weights-{_key(size, task, num_labels, seed, id2label)}"
+        folder = Path(cache) / f"weights-{base_key(size, task, num_labels, seed, id2label)}"
         stored = _read(folder)
         if stored is None:
             with _locked(folder.with_name(f"{folder.name}.lock")) as locked:
@@ -255,7 +255,7 @@ def _group_hashes(model: Any, groups: list[LayerGroup]) -> list[str]:
 # ---- the cache -------------------------------------------------------------------------------------------------------------
 
 
-def _key(size: LadderSize, task: str, num_labels: int | None, seed: int, id2label: Mapping[int, str] | None) -> str:
+def base_key(size: LadderSize, task: str, num_labels: int | None, seed: int, id2label: Mapping[int, str] | None) -> str:
     """Names all that decides the weights."""
     content = [
         FORMAT, torch.__version__, transformers.__version__, _origin(size), size.layers, size.trust_remote_code,

@@ -43,6 +43,10 @@ class Pool(Protocol):
 
     def names(self, holder: str) -> list[str]: ...
 
+    def tend(self) -> None:
+        """Let workers go that have long been idle."""
+        ...
+
     def release(self, holder: str) -> None: ...
 
     def discard(self, holder: str) -> None: ...
@@ -165,9 +169,19 @@ class Conductor:
         """A trial whose workers are leased and that is to start now; None while there is none."""
         while not (self.interrupted or self.outage or self.exhausted()):
             trial = self._place()
-            if trial is not None or not self._propose():
+            if trial is not None:
                 return trial
+            if not self._propose():
+                break
+        if not self.waiting:
+            self.pool.tend()
+            self._book_starts()
         return None
+
+    def _book_starts(self) -> None:
+        """What workers took to start is paid for, and belongs to no trial."""
+        while self.pool.booted:
+            self._emit("worker", gpu_seconds=self.pool.booted.pop())
 
     def _place(self) -> Trial | None:
         """The longest-waiting trial that fits the free workers; it starts. While one has been overtaken too often, only it."""
@@ -182,8 +196,7 @@ class Conductor:
             except OutsideError as error:
                 self.outage = error
                 return None
-            while self.pool.booted:  # what a worker took to start is paid for, and belongs to no trial
-                self._emit("worker", gpu_seconds=self.pool.booted.pop())
+            self._book_starts()
             if ready:
                 self._start(trial)
                 return trial

@@ -278,6 +278,9 @@ class TrialWorkers:
     def names(self, holder: str) -> list[str]:
         return list(self.leases[holder].workers)
 
+    def tend(self) -> None:
+        self.pool.tend()
+
     def release(self, holder: str) -> None:
         self.pool.release(holder)
 

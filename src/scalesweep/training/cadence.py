@@ -21,6 +21,7 @@ class Cadence:
         """
         self.config, self.n_groups, self.plan, self.thaw_at = config, n_groups, plan, thaw_at
         self.stage = 0
+        self._last = stages(config.unfreezing, n_groups) - 1
         self.best = math.inf
         self.evaluations_without_gain = 0
         self.thawed: list[int | None] = [None] * n_groups  # step at which each group thawed; None: it trained from the start
@@ -28,8 +29,7 @@ class Cadence:
 
     def advance(self, step: int, progress: float) -> bool:
         """Move to the stage of `step` (from 0), which stands at `progress` (0 … 1) of the run. Whether it is a new one."""
-        last = stages(self.config.unfreezing, self.n_groups) - 1
-        self.stage = min(last, self._stage(step, progress))
+        self.stage = min(self._last, self._stage(step, progress))
         trainable = trainable_groups(self.config.unfreezing, self.stage, self.n_groups)
         if trainable == self.trainable:
             return False
@@ -60,7 +60,7 @@ class Cadence:
             return
         self.evaluations_without_gain += 1
         if self.evaluations_without_gain >= self.config.unfreeze_patience:
-            self.stage, self.evaluations_without_gain = self.stage + 1, 0
+            self.stage, self.evaluations_without_gain = min(self.stage + 1, self._last), 0
 
     def warmth(self, group: int, step: int) -> float:
         """The factor on a group's rate while it warms up after its thaw (linear over `thaw_warmup_steps`), else 1."""

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from scalesweep.costs import dollars
 from scalesweep.data.batches import BatchPlan, eval_order, micro_batches, shard, steps_for_tokens
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
-from scalesweep.models.base import BaseModel
+from scalesweep.models.base import BaseModel, base_key
 from scalesweep.models.groups import LayerGroup
 from scalesweep.models.ladder import load_tokenizer, quiet
 from scalesweep.models.replay import NotReplayable
@@ -32,7 +32,7 @@ from scalesweep.training import checkpoint
 from scalesweep.training.cadence import Cadence
 from scalesweep.training.job import TrainReport, TrialJob, cache_dir, open_data
 from scalesweep.training.metrics import LANGUAGE_MODELLING, Totals, compute_metrics, loss_sum
-from scalesweep.training.micro_batch import MicroBatch
+from scalesweep.training.micro_batch import MicroBatch, is_out_of_memory
 from scalesweep.training.peers import ALONE, Peers
 from scalesweep.training.prefix import PrefixCache
 from scalesweep.training.schedules import schedule
@@ -54,9 +54,16 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
     return Accelerator(mixed_precision=mixed_precision, cpu=not on_gpu)
 
 
-@functools.lru_cache(maxsize=16)
-def _base_model(size: LadderSize, task: str, classes: tuple[str, ...], seed: int, cache: Path) -> BaseModel:
-    return BaseModel.open(size, task, len(classes) or None, seed, dict(enumerate(classes)) or None, cache)
+_base_models: dict[str, BaseModel] = {}  # of a ladder's sizes, so a few
+
+
+def _base_model(job: TrialJob) -> BaseModel:
+    """The job's size as it was before any training; a checkpoint that changes on disk is another one."""
+    wanted = (job.size, job.task, len(job.classes) or None, job.config.seed, dict(enumerate(job.classes)) or None)
+    key = base_key(*wanted)
+    if key not in _base_models:
+        _base_models[key] = BaseModel.open(*wanted, cache_dir())
+    return _base_models[key]
 
 
 @functools.lru_cache(maxsize=16)
@@ -69,7 +76,7 @@ def warm(job: TrialJob) -> None:
     make_accelerator(job.config.mixed_precision)
     open_data(job)
     _tokenizer(job.size)
-    _base_model(job.size, job.task, job.classes, job.config.seed, cache_dir()).make({}, torch.device("cpu"))
+    _base_model(job).make({}, torch.device("cpu"))
     schedule(job.config, 1)
 
 
@@ -97,7 +104,7 @@ class Trainer:
         elif config.time_attr == "tokens":
             self.total_steps = steps_for_tokens(self.plan, lengths, int(config.max_t))
         self.factor = schedule(config, self.total_steps or PARTS_OF_A_RUN)
-        base = _base_model(job.size, job.task, job.classes, config.seed, cache_dir())
+        base = _base_model(job)
         self.model: Any = base.make(config.knobs(), self.device)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -238,7 +245,8 @@ class Trainer:
         batch = {name: self._to_device(array) for name, array in arrays.items()}
         labels = batch.pop("labels")
         cut = min(lowest, self.untouched, len(self.groups) - 1)
-        hidden = self.prefix.hidden(split, indices, cut, batch) if self.prefix is not None else None
+        read_once = split is self.eval_split and self.job.evaluate_on == "test"
+        hidden = self.prefix.hidden(split, indices, cut, batch) if self.prefix is not None and not read_once else None
         with self.accelerator.autocast():
             if hidden is None or self.prefix is None:
                 return self.model(**batch).logits, labels, 0
@@ -285,8 +293,9 @@ class Trainer:
             try:
                 logits, labels, first = self._forward(split, indices, len(self.groups))
             except RuntimeError as error:
-                self.micro_batch.halve(self.cadence.lowest, error)
-                size = self.micro_batch.sizes[self.cadence.lowest]
+                if not is_out_of_memory(error) or len(indices) == 1:
+                    raise
+                size = -(-len(indices) // 2)
                 continue
             order = order[size:]
             self._flops += self.job.flops.forward(len(indices), int(split.lengths[indices].max()), first)

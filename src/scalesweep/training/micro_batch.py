@@ -34,6 +34,7 @@ class MicroBatch:
             share: examples of a global batch that this worker takes; more at once is no use.
         """
         self.job, self.device, self.share = job, device, share
+        self.whole = 1 << (share - 1).bit_length()  # the least power of two that holds the share
         self.file = cache / "micro-batches.json"
         self.sizes: dict[int, int] = {}
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -63,7 +64,7 @@ class MicroBatch:
         found = self._remembered().get(self._key(lowest))
         if found is not None:
             return found
-        self.sizes[lowest] = 1 << (self.share - 1).bit_length()  # a power of two that holds the share
+        self.sizes[lowest] = self.whole
         while True:
             try:
                 try_out(self.sizes[lowest])
@@ -83,7 +84,7 @@ class MicroBatch:
             raise error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        size = min(self.sizes[lowest], self.share)
+        size = min(self.sizes[lowest], self.whole)
         if size <= 1:
             raise torch.OutOfMemoryError(f"not even one example of {self.job.data.max_length} tokens fits") from error
         self.sizes[lowest] = -(-size // 2)

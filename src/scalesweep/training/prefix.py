@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,25 @@ from scalesweep.training.prefix_store import CacheBudget, PrefixStore
 FORMAT = 1
 EXAMPLES_AT_ONCE = 64  # of equal length, on a GPU
 PROBE_EXAMPLES = 4
-PROBE_TOKENS = 400  # computed and read back before it is judged whether caching pays
+TALLY_TOKENS = 2000  # computed and read back before it is judged whether caching pays
 
 Split = TokenizedSplit | JoinedSplit
+
+
+@dataclass
+class Tally:
+    """Tokens computed and read back, and the seconds that took."""
+
+    computed: int = 0
+    read: int = 0
+    computing: float = 0.0
+    reading: float = 0.0
+
 
 # What this process has found out, by key (without the data):
 _verdicts: dict[str, str] = {}  # why a prefix is recomputed; "" where it is not
 _layouts: dict[str, tuple[torch.dtype, int]] = {}  # dtype and number of values of a token
+_tallies: dict[str, Tally] = {}
 
 
 def cuts_of(mode: str, n_groups: int) -> list[int]:
@@ -198,8 +211,12 @@ class PrefixCache:
         values, present = store.read(indices, width)
         if not present.all():
             return None  # another process is writing the same examples: rare, and over in a moment
-        per_example = (time.perf_counter() - computed) / len(indices)
-        if part.lengths[missing].sum() >= PROBE_TOKENS and per_example > (computed - began) / len(missing):
+        tally = _tallies.setdefault(self._key(cut), Tally())
+        tally.computed += int(part.lengths[missing].sum())
+        tally.read += int(part.lengths[indices].sum())
+        tally.computing += computed - began
+        tally.reading += time.perf_counter() - computed
+        if tally.computed >= TALLY_TOKENS and tally.reading / tally.read > tally.computing / tally.computed:
             _verdicts[self._key(cut)] = "reading it takes longer than computing it"
         return values
 

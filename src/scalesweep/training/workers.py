@@ -287,8 +287,15 @@ class WorkerPool:
         del self.workers[worker.name]
         ray.kill(worker.actor)
 
+    def tend(self) -> None:
+        """Let workers go that nobody has wanted for long; asked when no trial waits."""
+        self._poll()
+        for worker in list(self.workers.values()):
+            if worker.node and not worker.holder and time.monotonic() - worker.idle_since > IDLE_SECONDS:
+                self._kill(worker)
+
     def _poll(self) -> None:
-        """See which workers have come up, and let those go that nobody has wanted for long."""
+        """See which workers have come up."""
         starting = {worker.ready: worker for worker in self.workers.values() if worker.node is None}
         ready, _ = ray.wait(list(starting), num_returns=len(starting), timeout=0) if starting else ([], [])
         for reference in ready:
@@ -307,9 +314,6 @@ class WorkerPool:
             self._died_young = 0
             if self.booted is not None:
                 self.booted(seconds)
-        for worker in list(self.workers.values()):
-            if worker.node and not worker.holder and time.monotonic() - worker.idle_since > IDLE_SECONDS:
-                self._kill(worker)
 
     def _fits(self, worker: _Worker, accelerator_type: str | None) -> bool:
         if accelerator_type is None or not self.on_gpus or worker.wanted == accelerator_type:

@@ -1,0 +1,37 @@
+"""Two hundred short trials of mixed shapes in one session leave the machine as they found it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from soaking import growth, soak
+
+
+@pytest.mark.slow
+def test_two_hundred_trials_leak_nothing(tmp_path: Path) -> None:
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    segments = set(Path("/dev/shm").iterdir())
+    record, samples = soak(tmp_path, 200)
+    states = Counter(str(trial.state) for trial in record.trials.values())
+    assert sum(states.values()) == 200
+    assert set(states) <= {"COMPLETE", "PRUNED"}, states
+    assert {trial.config["num_gpus"] for trial in record.trials.values()} == {1, 2}
+    assert sum(trial.attempts for trial in record.trials.values()) == 200
+
+    settled = [sample for sample in samples if sample.trials >= 20]
+    for sample in settled:
+        assert sample.processes <= settled[0].processes, samples
+        assert sample.shared_segments <= settled[0].shared_segments, samples
+    assert growth([sample.worker_megabytes for sample in settled]) < 0.05, samples
+    assert growth([sample.megabytes for sample in settled]) < 0.05, samples
+    # What a trial has open it closes: the number goes up and down with what runs, and not up alone.
+    assert growth([float(sample.files) for sample in settled]) < 0.05, samples
+    assert growth([float(sample.sockets) for sample in settled]) < 0.05, samples
+
+    left = {process.pid for process in psutil.Process().children(recursive=True) if process.status() != psutil.STATUS_ZOMBIE}
+    assert left <= before, "processes outlive the sweep"
+    assert set(Path("/dev/shm").iterdir()) <= segments, "shared memory outlives the sweep"

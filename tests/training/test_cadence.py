@@ -1,0 +1,137 @@
+"""When layer groups thaw: each cadence and mode on its own, and in a real run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs import job, reports
+from scalesweep.data.batches import BatchPlan
+from scalesweep.spec import TrialConfig
+from scalesweep.training.cadence import Cadence
+from scalesweep.training.loop import Trainer
+
+GROUPS = 5
+PLAN = BatchPlan(n_examples=40, batch_size=10, seed=0)  # four steps per epoch
+
+
+def config(**changes: Any) -> TrialConfig:
+    return job({"unfreezing": "gradual", **changes}).config
+
+
+def thawed_by_step(cadence: Cadence, steps: int) -> list[int]:
+    """How many groups train at each step of a run of `steps`."""
+    found = []
+    for step in range(steps):
+        cadence.advance(step, step / steps)
+        found.append(sum(cadence.trainable))
+    return found
+
+
+def test_a_thaw_every_few_steps_every_epoch_or_at_shares_of_the_run() -> None:
+    steps = Cadence(config(unfreeze_interval=3), GROUPS, PLAN)
+    assert thawed_by_step(steps, 14) == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5]
+    epochs = Cadence(config(unfreeze_cadence="epoch"), GROUPS, PLAN)
+    assert thawed_by_step(epochs, 10) == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+    shares = Cadence(config(unfreeze_cadence="fraction", unfreeze_fraction=0.25), GROUPS, PLAN)
+    assert thawed_by_step(shares, 12) == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    found_out = Cadence(config(unfreeze_cadence="plateau"), GROUPS, PLAN, thaw_at=(0.25, 0.5, 0.5))
+    assert thawed_by_step(found_out, 8) == [1, 1, 2, 2, 4, 4, 4, 4]
+
+
+def test_a_plateau_thaws_after_so_many_evaluations_without_gain() -> None:
+    cadence = Cadence(config(unfreeze_cadence="plateau", unfreeze_patience=2), GROUPS, PLAN)
+    found = []
+    for step, loss in enumerate([0.9, 0.8, 0.85, 0.8, 0.7, 0.75, 0.6, 0.65, 0.61]):
+        cadence.observe(loss)
+        cadence.advance(step, 0.0)
+        found.append(sum(cadence.trainable))
+    #  0.85 and 0.8 are no gain on 0.8; 0.75 alone is not enough; 0.65 and 0.61 are no gain on 0.6
+    assert found == [1, 1, 1, 2, 2, 2, 2, 2, 3]
+
+
+def test_a_restored_cadence_goes_on_as_it_would_have() -> None:
+    made = config(unfreeze_cadence="plateau", unfreeze_patience=1, thaw_warmup_steps=4)
+    cadence = Cadence(made, GROUPS, PLAN)
+    for step, loss in enumerate([0.9, 0.95, 0.9, 0.85]):
+        cadence.observe(loss)
+        cadence.advance(step, 0.0)
+    again = Cadence(made, GROUPS, PLAN)
+    again.load(cadence.state())
+    for other in (cadence, again):
+        other.observe(0.86)
+        other.advance(9, 0.0)
+    assert again.state() == cadence.state()
+    assert [again.warmth(group, 9) for group in range(GROUPS)] == [cadence.warmth(group, 9) for group in range(GROUPS)]
+
+
+def test_a_thawed_group_warms_up_on_its_own() -> None:
+    cadence = Cadence(config(unfreeze_interval=2, thaw_warmup_steps=4), GROUPS, PLAN)
+    for step in range(5):
+        cadence.advance(step, 0.0)
+    assert [cadence.warmth(group, 4) for group in range(GROUPS)] == [1.0, 1.0, 0.25, 0.75, 1.0]
+    assert cadence.warmth(3, 30) == 1.0
+
+
+def test_the_rates_of_a_run_follow_the_warm_up_of_each_group() -> None:
+    made = job({
+        "unfreezing": "gradual", "unfreeze_interval": 2, "thaw_warmup_steps": 4, "max_t": 8, "rungs": [], "model_size": "L2",
+        "learning_rate": 1e-3, "layerwise_lr_decay": 1.0, "lr_scheduler_type": "constant",
+    })  # fmt: skip
+    trainer = Trainer(made)
+    for _ in range(4):
+        trainer.train_step()
+    rates = {group["layer_group"]: group["lr"] for group in trainer.optimizer.param_groups}
+    assert rates[3] == pytest.approx(1e-3)  # the head trained from the start
+    assert rates[2] == pytest.approx(1e-3 * 2 / 4)  # thawed at step 2: this was its second step
+
+
+@pytest.mark.parametrize(
+    ("mode", "trained"),
+    [
+        ("lp_ft", [{3}, {3}, {0, 1, 2, 3}, {0, 1, 2, 3}]),
+        ("chain_thaw", [{3}, {3}, {0}, {0}, {1}, {1}, {2}, {2}, {0, 1, 2, 3}]),
+    ],
+)
+def test_lp_ft_and_chain_thaw_train_what_they_say(mode: str, trained: list[set[int]]) -> None:
+    made = job({
+        "unfreezing": mode, "unfreeze_interval": 2, "max_t": 12, "rungs": [], "model_size": "L2", "learning_rate": 1e-3,
+        "weight_decay": 0.0, "dropout": 0.0,
+    })  # fmt: skip
+    trainer = Trainer(made)
+    for expected in trained:
+        before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+        trainer.train_step()
+        moved = {
+            index
+            for index, group in enumerate(trainer.groups)
+            for name in group.parameter_names
+            if not np.array_equal(before[name].numpy(), trainer.parameters[name].detach().numpy())
+        }
+        assert moved == expected
+    trainer.close()
+
+
+@pytest.mark.parametrize("mode", ["lp_ft", "chain_thaw"])
+def test_an_interrupted_run_of_any_mode_ends_as_an_undisturbed_one(mode: str, tmp_path: Any) -> None:
+    made = {
+        "unfreezing": mode, "unfreeze_interval": 3, "thaw_warmup_steps": 2, "eval_interval": 4, "max_t": 16, "rungs": [],
+        "learning_rate": 1e-3, "dropout": 0.1,
+    }  # fmt: skip
+    undisturbed = list(reports(job(made)))
+    for report in reports(job(made, tmp_path)):
+        if report.step == 12:
+            break
+    resumed = list(reports(job(made, tmp_path)))
+    assert resumed == undisturbed[1:]
+
+
+def test_a_plateau_is_seen_in_the_sweeps_metric_and_thaws_the_run() -> None:
+    made = job({
+        "unfreezing": "gradual", "unfreeze_cadence": "plateau", "unfreeze_patience": 1, "eval_interval": 2, "max_t": 12,
+        "rungs": [], "learning_rate": 1e-9, "model_size": "L2",
+    }, metric="eval_accuracy", minimize=False)  # fmt: skip
+    stages = [report.metrics["unfreezing_stage"] for report in reports(made)]
+    assert stages == [0, 1, 2, 3, 3, 3], "accuracy stands still, so every evaluation but the first thaws"

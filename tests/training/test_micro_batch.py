@@ -1,0 +1,104 @@
+"""Too little memory: smaller pieces, the same result; remembered; and only where one example does not fit, no result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from jobs import job
+from scalesweep.training.job import cache_dir
+from scalesweep.training.loop import Trainer, train
+from scalesweep.training.micro_batch import MicroBatch
+
+CONFIG = {"dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 1e-3, "max_t": 6, "rungs": [], "eval_interval": 3}
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    file = cache_dir() / "micro-batches.json"
+    file.unlink(missing_ok=True)
+    yield
+    file.unlink(missing_ok=True)
+
+
+@contextmanager
+def memory_for(trainer: Trainer, rows: int) -> Iterator[list[int]]:
+    """A device that holds so many examples while it trains, and twice as many while it evaluates."""
+    seen: list[int] = []
+
+    def refuse(_module: torch.nn.Module, _args: Any, kwargs: Any) -> None:
+        n = kwargs["input_ids"].shape[0]
+        if n > (rows if torch.is_grad_enabled() else 2 * rows):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        seen.append(n)
+
+    handle = trainer.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    yield seen
+    handle.remove()
+
+
+def test_a_run_short_of_memory_goes_on_in_smaller_pieces_to_the_same_result() -> None:
+    plenty = list(train(Trainer(job(CONFIG))))
+    trainer = Trainer(job(CONFIG))
+    with memory_for(trainer, 3) as seen:
+        scarce = list(train(trainer))
+    for mine, theirs in zip(scarce, plenty, strict=True):
+        assert mine.metrics["eval_loss"] == pytest.approx(theirs.metrics["eval_loss"], abs=1e-5)
+        assert mine.metrics["train_loss"] == pytest.approx(theirs.metrics["train_loss"], abs=1e-5)
+    assert max(seen) <= 6
+    remembered = json.loads((cache_dir() / "micro-batches.json").read_text())
+    assert list(remembered.values()) == [2], "16, 8, 4, 2"
+    again = Trainer(job(CONFIG))
+    with memory_for(again, 3) as seen:
+        again.train_step()
+    assert seen == [2] * 8, "what was found is known to the next trial"
+
+
+def test_where_not_even_one_example_fits_the_error_says_so() -> None:
+    trainer = Trainer(job(CONFIG))
+    with memory_for(trainer, 0), pytest.raises(torch.OutOfMemoryError, match="not even one example"):
+        trainer.train_step()
+
+
+def test_other_errors_are_not_taken_for_too_little_memory() -> None:
+    trainer = Trainer(job(CONFIG))
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    trainer.model.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        trainer.train_step()
+
+
+def tried(limit: int) -> tuple[list[int], Callable[[int], None]]:
+    sizes: list[int] = []
+
+    def try_out(rows: int) -> None:
+        sizes.append(rows)
+        if rows > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return sizes, try_out
+
+
+def test_a_gpu_is_tried_out_once_per_node(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU here: the search itself, with a device that says it is one."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Test")  # noqa: ARG005
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    gpu = torch.device("cuda", 0)
+    sizes, try_out = tried(limit=20)
+    made = MicroBatch(job({}), tmp_path, gpu, share=100)
+    assert made.size(3, try_out) == 16
+    assert sizes == [128, 64, 32, 16]
+    other, try_other = tried(limit=0)
+    assert MicroBatch(job({}), tmp_path, gpu, share=100).size(3, try_other) == made.size(3, try_out)
+    assert other == [], "remembered"
+    given, try_given = tried(limit=0)
+    assert MicroBatch(job({"micro_batch_size": 7}), tmp_path, gpu, share=100).size(3, try_given) == 7
+    assert given == []
