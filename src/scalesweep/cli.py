@@ -229,7 +229,9 @@ def leaderboard(run_dir: Path, as_json: bool, as_csv: bool, by: Any, limit: int 
     "--num-gpus", type=click.IntRange(min=1), help="Workers of the final run. Default: the trial's. Never changes the result."
 )
 @click.option(
-    "--max-t", type=click.IntRange(min=1), help="Length of the final run (steps or tokens). Default: a finished trial's."
+    "--max-t",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Length of the final run, in what the sweep's rungs count. Default: a finished trial's.",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier promotion, and look at the test split again.")
 @_json_option
@@ -239,7 +241,7 @@ def promote(
     output: Path | None,
     train_on: str,
     num_gpus: int | None,
-    max_t: int | None,
+    max_t: float | None,
     force: bool,
     as_json: bool,
 ) -> None:

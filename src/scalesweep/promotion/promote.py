@@ -88,7 +88,7 @@ def promote(
     train_on: tuple[str, ...] = ("train", "validation"),
     output: Path | str | None = None,
     num_gpus: int | None = None,
-    max_t: int | None = None,
+    max_t: float | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -117,7 +117,9 @@ def promote(
     workers = num_gpus or config.num_gpus
     changes: dict[str, Any] = {"num_gpus": workers, "rungs": [], "eval_interval": None, "checkpoint_interval": None}
     if max_t is not None:
-        changes["max_t"] = max_t
+        if config.time_attr in ("steps", "tokens") and max_t != int(max_t):
+            raise UserError(f"max_t counts {config.time_attr} here, and {max_t} is no whole number", "round it")
+        changes["max_t"] = int(max_t) if max_t == int(max_t) else max_t
     final = config.model_copy(update=changes)
     work = output.with_name(f".{output.name}.unfinished")
     settings = {"config": final.model_dump(), "train_on": list(train_on)}
