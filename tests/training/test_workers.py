@@ -57,7 +57,6 @@ def test_a_warm_worker_gives_bit_equal_results_to_a_fresh_one(pool: WorkerPool) 
 
 def test_the_process_group_is_kept_while_the_same_workers_meet(pool: WorkerPool) -> None:
     first = pool.lease_soon("a", 2)
-    assert first.fresh
     group = WorkerGroup(first)
     group.begin(made("a", num_gpus=2))
     group.next()
@@ -67,13 +66,14 @@ def test_the_process_group_is_kept_while_the_same_workers_meet(pool: WorkerPool)
     WorkerGroup(alone).begin(made("b"))
     pool.release("b")
     again = pool.lease_soon("c", 2)
-    assert (again.workers, again.group, again.fresh) == (first.workers, first.group, False)
+    assert again == first
     group = WorkerGroup(again)
+    assert group._all([actor.is_in.remote(first.group) for actor in group.ranks]) == [True, True]
     group.begin(made("c", num_gpus=2))
     assert group.next().step == 2
     pool.release("c")
     three = pool.lease_soon("d", 3)
-    assert three.fresh
+    assert three.group != first.group
     group = WorkerGroup(three)
     group.begin(made("d", num_gpus=3))
     assert group.next().step == 2

@@ -69,6 +69,10 @@ class _Rank:
         gc.freeze()  # what has been imported stays: looking through it again took 0.8 s at every change of trials
         return ray.get_runtime_context().get_node_id(), time.monotonic() - began
 
+    def is_in(self, group: str) -> bool:
+        """Whether this worker is in that process group. One that worked alone meanwhile still is."""
+        return bool(self.meeting.group == group)
+
     def open_meeting(self) -> tuple[str, int]:
         """An address of this node where the ranks of a new group meet."""
         self.end()
@@ -84,8 +88,6 @@ class _Rank:
         peers = Peers(rank, world)
         if address is not None:
             peers = self.meeting.join(group, rank, world, address)
-        elif world > 1 and self.meeting.group != group:
-            raise RuntimeError(f"worker {rank} was to be in group {group} already, and is in {self.meeting.group}")
         self.trainer = Trainer(job, peers)
         self.reports = train(self.trainer)
 
@@ -110,11 +112,10 @@ class _Rank:
 
 @dataclass(frozen=True)
 class Lease:
-    """Workers by name, in order of rank. `fresh`: they have not been a process group together."""
+    """Workers by name, in order of rank, and the process group that they are to be in together."""
 
     workers: tuple[str, ...]
     group: str
-    fresh: bool
 
 
 class WorkerGroup:
@@ -129,7 +130,9 @@ class WorkerGroup:
 
     def begin(self, job: TrialJob) -> None:
         world, group = len(self.ranks), self.lease.group
-        address = self._first(lambda rank: rank.open_meeting.remote()) if self.lease.fresh and world > 1 else None
+        address = None
+        if world > 1 and not all(self._all([actor.is_in.remote(group) for actor in self.ranks])):
+            address = self._first(lambda rank: rank.open_meeting.remote())
         self._all([actor.begin.remote(job, rank, world, group, address) for rank, actor in enumerate(self.ranks)])
 
     def next(self) -> Any:
@@ -248,7 +251,7 @@ class WorkerPool:
             worker.holder = holder
             if count > 1:  # who works alone stays in the group it has
                 worker.group = group
-        return Lease(tuple(worker.name for worker in chosen), str(group), fresh=not together)
+        return Lease(tuple(worker.name for worker in chosen), str(group))
 
     def lease_soon(self, holder: str, count: int) -> Lease:
         """Wait for `count` workers; for a caller that has nothing else to do."""
