@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from dataclasses import dataclass
 
-from scalesweep.record.schema import Record
+from scalesweep.record.schema import Record, Trial
 
 
 @dataclass(frozen=True)
 class Throughput:
     """`tokens_per_second` of all workers together, in training steps alone. `efficiency` is that over `num_gpus` times the
-    single worker's rate on the same size and way of unfreezing; None where no single worker has trained it."""
+    single worker's rate on the same size; None where no single worker has trained it."""
 
     model_size: str
     num_gpus: int
@@ -22,33 +20,24 @@ class Throughput:
 
 
 def throughput(record: Record) -> list[Throughput]:
-    """One row per (size, GPU count) that has trained, in the ladder's order.
+    """One row per (size, GPU count) that has trained the whole model, in the ladder's order.
 
-    How much a step computes depends on what is frozen, so trials are compared within a way of unfreezing; over several of
-    those, the efficiency is the geometric mean, weighted by training time.
+    Only trials that train everything from the start are taken: what a step of the others computes depends on what is frozen
+    at that moment, and on what other trials left in the node's cache.
     """
-    tokens: dict[tuple[str, int, str], int] = defaultdict(int)
-    seconds: dict[tuple[str, int, str], float] = defaultdict(float)
-    trials: dict[tuple[str, int], int] = defaultdict(int)
-    for trial in record.trials.values():
-        if trial.last is None or trial.last.train_seconds <= 0:
-            continue
-        size, gpus, mode = (trial.config.get(name) for name in ("model_size", "num_gpus", "unfreezing"))
-        key = (str(size), int(gpus or 1), str(mode))
-        tokens[key] += trial.last.tokens
-        seconds[key] += trial.last.train_seconds
-        trials[key[:2]] += 1
+    trained: dict[tuple[str, int], list[Trial]] = {}
+    for trial in record.by_number():
+        if trial.last is not None and trial.last.train_seconds > 0 and trial.config.get("unfreezing") == "full":
+            trained.setdefault((trial.config["model_size"], trial.config["num_gpus"]), []).append(trial)
+    rates = {key: _rate(trials) for key, trials in trained.items()}
     order = [entry["name"] for entry in record.manifest["ladder"]]
     rows = []
-    for size, gpus in sorted(trials, key=lambda key: (order.index(key[0]), key[1])):
-        same = [key for key in tokens if key[:2] == (size, gpus)]
-        compared = [(key, (size, 1, key[2])) for key in same if (size, 1, key[2]) in tokens]
-        logs = [
-            (seconds[key], math.log(tokens[key] / seconds[key] / (gpus * tokens[single] / seconds[single])))
-            for key, single in compared
-        ]
-        weight = sum(time for time, _ in logs)
-        mean = math.exp(sum(time * log for time, log in logs) / weight) if logs else None
-        rate = sum(tokens[key] for key in same) / sum(seconds[key] for key in same)
-        rows.append(Throughput(size, gpus, rate, mean, trials[size, gpus]))
+    for size, gpus in sorted(rates, key=lambda key: (order.index(key[0]), key[1])):
+        rate, single = rates[size, gpus], rates.get((size, 1))
+        rows.append(Throughput(size, gpus, rate, rate / (gpus * single) if single else None, len(trained[size, gpus])))
     return rows
+
+
+def _rate(trials: list[Trial]) -> float:
+    reports = [trial.last for trial in trials if trial.last is not None]
+    return sum(report.tokens for report in reports) / sum(report.train_seconds for report in reports)
