@@ -7,6 +7,7 @@ gaps    from one trial's last report to the next one's first step, in a sweep th
 steps   a training step with the lowest k groups cached, against a full step × the share of FLOPs that is left
 sweep   GPU seconds of a whole sweep of the quickstart's space without and with the cache, and whether the leaderboards agree
 flops   FLOPs as the engine counts them against torch.utils.flop_counter
+soak    200 short trials of mixed shapes in one session: memory, handles, and how busy the workers were (only when asked for)
 
 `--no-ray` measures steps and flops alone, in this process: what a bare GPU machine can run.
 """
@@ -276,6 +277,30 @@ def flops() -> dict[str, Any]:
     return {"flops_error_worst": error, "flops_error_worst_case": case}
 
 
+def soaked(trials: int) -> dict[str, Any]:
+    """Growth is that of the last quarter of the session over its first, after 20 trials."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from soaking import growth, occupancy, soak
+
+    say(f"soak: {trials} short trials")
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        _, samples = soak(Path(folder), trials)
+        seconds = time.perf_counter() - began
+        busy = occupancy(Path(folder) / "run", 2)
+    settled = [sample for sample in samples if sample.trials >= 20]
+    return {
+        "soak_trials": trials,
+        "soak_seconds": seconds,
+        "soak_occupancy": busy,
+        "soak_worker_memory_growth": growth([sample.worker_megabytes for sample in settled]),
+        "soak_memory_growth": growth([sample.megabytes for sample in settled]),
+        "soak_files_growth": growth([float(sample.files) for sample in settled]),
+        "soak_processes": [settled[0].processes, settled[-1].processes],
+        "soak_shared_segments": [settled[0].shared_segments, settled[-1].shared_segments],
+    }
+
+
 def machine() -> str:
     import torch
 
@@ -305,6 +330,7 @@ def main() -> None:
         "gaps": lambda: gaps(arguments.trials, 6),
         "sweep": lambda: whole_sweep(arguments.trials),
         "flops": flops,
+        "soak": lambda: soaked(200),
         "steps": lambda: steps(arguments.precisions.split(","), arguments.repeats, arguments.batch),
     }
     chosen = [name for name in parts if name in arguments.only.split(",")]
