@@ -66,7 +66,7 @@ class Watch:
     def close(self, record: Record) -> None: ...
 
 
-def soak(folder: Path, trials: int, every: int = 10) -> tuple[Record, list[Sample]]:
+def soak(folder: Path, trials: int, every: int = 5) -> tuple[Record, list[Sample]]:
     """Run so many trials on two logical GPUs: both counts, two sizes, every way of unfreezing."""
     space = {
         "model_size": {"values": ["L1", "L2"]},
@@ -108,9 +108,9 @@ def occupancy(run_dir: Path, slots: int) -> float:
 
 
 def growth(values: list[float]) -> float:
-    """How much the last quarter lies above the first one, relative (medians)."""
-    quarter = max(1, len(values) // 4)
-    return statistics.median(values[-quarter:]) / statistics.median(values[:quarter]) - 1
+    """How much the second half lies above the first one, relative (medians: what a sample shows depends on what runs then)."""
+    half = max(1, len(values) // 2)
+    return statistics.median(values[-half:]) / statistics.median(values[:half]) - 1
 
 
 def waits(run_dir: Path) -> list[float]:

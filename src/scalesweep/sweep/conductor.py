@@ -19,7 +19,7 @@ from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs
 from scalesweep.spec import SweepSpec, gpu_choices, rung_levels, trial_config
 
-OVERTAKEN_LIMIT = 4  # trials that may be placed before the longest-waiting one; then it is waited for
+OVERTAKEN_LIMIT = 8  # trials that may be placed before the longest-waiting one; then it is waited for
 WAITING_LIMIT = 2  # trials too large for the free workers that are queued before only small ones are proposed
 
 
