@@ -278,7 +278,7 @@ def flops() -> dict[str, Any]:
 
 
 def soaked(trials: int) -> dict[str, Any]:
-    """Growth is that of the last quarter of the session over its first, after 20 trials."""
+    """Growth is that of the second half of the session over its first, after 20 trials."""
     sys.path.insert(0, str(ROOT / "tests"))
     from soaking import growth, occupancy, soak
 
