@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
 from dataclasses import dataclass, field
@@ -111,10 +110,3 @@ def growth(values: list[float]) -> float:
     """How much the second half lies above the first one, relative (medians: what a sample shows depends on what runs then)."""
     half = max(1, len(values) // 2)
     return statistics.median(values[-half:]) / statistics.median(values[:half]) - 1
-
-
-def waits(run_dir: Path) -> list[float]:
-    """Seconds from each end of a trial to the next start."""
-    events = [json.loads(line) for line in (run_dir / "record.jsonl").read_text().splitlines()]
-    marks = [(event["time"], event["event"]) for event in events if event["event"] in ("start", "end")]
-    return [after[0] - before[0] for before, after in itertools.pairwise(marks) if (before[1], after[1]) == ("end", "start")]

@@ -1,9 +1,6 @@
 """Arithmetic of tokens, FLOPs, memory, GPU seconds and dollars. Pure numbers: no library, no clock, no file.
 
-FLOPs are those of a model's own profile, which is measured (`FlopProfile`). The older functions follow the usual count of
-dense transformers (Kaplan et al., 2020, table 1): a forward pass costs 2 per weight and token, plus attention over the
-sequence; a backward pass costs 2 per weight and token for the gradient of the activations and as much again for that of the
-weights. Frozen groups at the bottom cost the forward pass alone.
+FLOPs are those of a profile measured on the model itself (`models/flops.py`), no rule over parameter counts.
 """
 
 from __future__ import annotations
@@ -81,43 +78,6 @@ class FlopProfile:
         if checkpointing:
             total += sum(_at(growth, rows, width) for growth in self.recomputed[list(trained).index(True) :])
         return total
-
-
-def forward_flops(matmul_params: float, tokens: float, blocks: int, hidden: int, sequence: float) -> float:
-    """FLOPs of a forward pass over `tokens` tokens in sequences of `sequence` tokens.
-
-    `matmul_params` counts weights that multiply activations (no embedding tables). Attention adds, per block and
-    token, 2·sequence·hidden for the scores and as much for the weighted sum.
-    """
-    return 2 * matmul_params * tokens + 4 * blocks * hidden * sequence * tokens
-
-
-def training_flops(
-    group_params: Sequence[int], lowest_trainable: int, tokens: float, blocks: int, hidden: int, sequence: float
-) -> float:
-    """FLOPs of training on `tokens` tokens (forward and backward).
-
-    Args:
-        group_params: weights per layer group, bottom to top: embeddings, each block, head (`matmul_params`).
-        lowest_trainable: index of the lowest trainable group; below it nothing is differentiated.
-        blocks: number of transformer blocks (`len(group_params) - 2`).
-    """
-    body = group_params[1:]  # looking an embedding up costs no multiplication
-    forward = forward_flops(sum(body), tokens, blocks, hidden, sequence)
-    first = max(lowest_trainable, 1)
-    trained_blocks = max(blocks - (first - 1), 0)
-    # Weight and activation gradients each cost what the forward pass does; the lowest trainable group's input needs none,
-    # a saving that is left out here.
-    backward = 2 * forward_flops(sum(group_params[first:]), tokens, trained_blocks, hidden, sequence)
-    return forward + backward
-
-
-def matmul_params(group_params: Sequence[int], output_weights: int) -> tuple[int, ...]:
-    """Weights per layer group as FLOPs count them: the head multiplies by at least `output_weights` weights.
-
-    A language model's output layer that is tied to its embeddings is stored there, in the lowest group, but works on top.
-    """
-    return (*group_params[:-1], max(group_params[-1], output_weights))
 
 
 def training_memory_bytes(n_params: float, trainable_params: float) -> float:

@@ -205,7 +205,7 @@ class Trainer:
         """Gradients of this worker's share of the batch; returns its part of the loss. With too little memory, in
         smaller pieces."""
         lowest = self.cadence.lowest
-        size = self.micro_batch.size(lowest, lambda rows: self._try_out(rows))
+        size = self.micro_batch.size(lowest, self._try_out)
         while True:
             # Dropout's randomness is a function of (seed, step, rank), so a resumed trial goes on as if nothing had happened.
             seed = np.random.SeedSequence([self.config.seed, self.step, self.peers.rank])
@@ -287,7 +287,7 @@ class Trainer:
         sums = np.zeros(3 + classes * classes)
         order = shard(eval_order(split.lengths), self.peers.rank, self.peers.world)
         # No gradients: twice as many fit.
-        size = 2 * self.micro_batch.size(self.cadence.lowest, lambda rows: self._try_out(rows))
+        size = 2 * self.micro_batch.size(self.cadence.lowest, self._try_out)
         while len(order):
             indices = order[:size]
             try:
