@@ -43,6 +43,9 @@ def sweep_dict(**changes: Any) -> dict[str, Any]:
             data[key[:-2]] = {**data[key[:-2]], **value}
         else:
             data[key] = value
+    # Plain rules, unless a test is about others: what they decide can be said beforehand.
+    data["early_terminate"] = {"variant": "stopping", "survival": "metric", **data["early_terminate"]}
+    data["search"] = {"sampler": "tpe", **data.get("search", {})}
     return data
 
 

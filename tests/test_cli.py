@@ -13,14 +13,18 @@ from typing import Any
 
 import pytest
 import yaml
+from optuna.storages import InMemoryStorage
 
 from records import RUNGS, TRIALS, make_events, make_manifest
 from scalesweep.cli import cli
 from scalesweep.record import RecordWriter
+from scalesweep.search.proposals import Proposer
+from scalesweep.simulation.parametric import family_spec
+from scalesweep.spec import sweep_from_dict, trial_config
 from sweeps import sweep_dict
 
 COMMANDS = sorted(cli.commands)
-HEAVY = {"torch", "transformers", "ray", "optuna", "datasets", "wandb", "accelerate", "pandas"}
+HEAVY = {"torch", "transformers", "ray", "optuna", "datasets", "wandb", "accelerate", "pandas", "sklearn", "matplotlib"}
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -240,3 +244,97 @@ def test_plan_json_and_plan_for_a_person(tmp_path: Path) -> None:
     text = run("plan", "sweep.yaml", "--num-gpus", "2", cwd=tmp_path).stdout
     for word in ("eval_loss", "L1", "L2", "unfreeze_interval", "unfreezing is gradual", "4 → 12 steps", "at most 6 trials"):
         assert word in text
+
+
+# ---- simulate ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def modelled(tmp_path: Path) -> Path:
+    path = tmp_path / "trend.yaml"
+    data = {**family_spec("trend"), "search": {"sampler": "random"}, "budget": {"run_cap": 8}}
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return path
+
+
+@pytest.mark.usefixtures("modelled")
+def test_simulate_json_says_everything_and_draws_it(tmp_path: Path) -> None:
+    against = "early_terminate.reduction_factor=9,search.n_startup_trials=2"
+    command = ("simulate", "trend.yaml", "--curves", "family:trend", "--workers", "4", "--seeds", "2", "--gpu-hours", "1")
+    done = run(*command, "--against", against, "--processes", "2", "--json", "--plot", "regret.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "simulating: 4 of 4" in done.stderr
+    document: dict[str, Any] = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert list(document) == ["sweep", "curves", "metric", "cluster", "budget", "reference", "notes", "variants"]
+    assert document["metric"] == {"name": "eval_loss", "goal": "minimize"}
+    assert document["budget"] == {"gpu_hours": 1.0, "from": "--gpu-hours"}
+    own, other = document["variants"]
+    assert own["settings"] == []
+    assert other["settings"] == against.split(",")
+    assert list(own) == [
+        "label", "settings", "at", "to_goal", "controller_ms_per_decision", "median_seed", "pick", "seeds", "curves",
+    ]  # fmt: skip
+    assert [at["share"] for at in own["at"]] == [0.1, 0.25, 0.5, 1.0]
+    assert [at["gpu_hours"] for at in own["at"]] == pytest.approx([0.1, 0.25, 0.5, 1.0])
+    assert [seed["seed"] for seed in own["seeds"]] == [0, 1]
+    assert all(seed["trials"] <= 8 and seed["gpu_hours"] <= 1 for seed in own["seeds"])
+    curves = own["curves"]
+    assert len(curves["gpu_hours"]) == len(curves["wall_hours"]) == len(curves["by_wall"]["wall_hours"])
+    for band in (curves["value"], curves["regret"], curves["by_wall"]["regret"]):
+        assert list(band) == ["median", "low", "high"]
+        assert len(band["median"]) == len(curves["gpu_hours"])
+    last = own["at"][-1]
+    assert last["regret"]["median"] == curves["regret"]["median"][-1]
+    assert last["regret"]["low"] <= last["regret"]["median"] <= last["regret"]["high"]
+    assert own["pick"]["params"]["model_size"] in ("70m", "160m", "410m", "1.4b")
+    assert (tmp_path / "regret.png").read_bytes().startswith(b"\x89PNG")
+
+    done = run(*command, "--against", against, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("as it is", "reduction_factor=9", "regret", "GPU hours until regret", "pick of the median seed", "modelled"):
+        assert word in done.stdout
+    assert f"{own['pick']['rank']:,} of {own['pick']['of']:,}" in " ".join(done.stdout.split())
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trend.yaml"], "Missing option '--curves'"),
+        (["trnd.yaml", "--curves", "family:trend"], "did you mean trend.yaml?"),
+        (["trend.yaml", "--curves", "family:trendy"], "did you mean 'trend'?"),
+        (["trend.yaml", "--curves", "runs/quik"], "did you mean runs/quick?"),
+        (["trend.yaml", "--curves", "runs"], "runs is no run folder"),
+        (["trend.yaml", "--curves", "trend.yaml"], "not a kind of table"),
+        (["trend.yaml", "--curves", "runs/quick"], "runs/quick|quick"),
+        (["trend.yaml", "--curves", "family:trend", "--against", "search.samplr=tpe"], "did you mean 'sampler'?"),
+        (["trend.yaml", "--curves", "family:trend", "--workers", "2"], "--workers 4"),
+        (["trend.yaml", "--curves", "family:trend", "--plot", "x.pgn"], ".png"),
+        (["trend.yaml", "--curves", "family:trend", "--set", "metric={name: thing}"], "metric.goal"),
+        (["trend.yaml", "--replay"], "trend.yaml"),
+    ],
+)
+@pytest.mark.usefixtures("modelled", "run_dir")
+def test_simulate_refuses(arguments: list[str], says: str, tmp_path: Path) -> None:
+    text = refused("simulate", *arguments, cwd=tmp_path)
+    assert any(word in text for word in says.split("|"))
+
+
+def test_a_replay_tells_what_differs_by_its_exit_code(tmp_path: Path) -> None:
+    spec = sweep_from_dict(sweep_dict(search={"sampler": "random", "seed": 1}))
+    drawn = Proposer(spec, "minimize", InMemoryStorage()).propose(0, "t0000")
+    assert drawn is not None
+    manifest = make_manifest(spec=spec.model_dump(mode="json"))
+    for name, params in (("same", drawn.params), ("other", {**drawn.params, "learning_rate": 0.5})):
+        writer = RecordWriter(tmp_path / name, manifest)
+        writer.append({"event": "session", "time": 1.0, "resumed": False})
+        config = trial_config(spec, params).model_dump()
+        writer.append({"event": "trial", "time": 2.0, "trial": "t0000", "number": 0, "params": params, "config": config})
+        writer.close()
+    done = run("simulate", "same", "--replay", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "1 decisions, all as recorded\n")
+    done = run("simulate", "other", "--replay", cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stdout.startswith("1 decisions, 1 not as recorded\n  event 2, t0000, params\n")
+    (difference,) = json.loads(run("simulate", "other", "--replay", "--json", cwd=tmp_path).stdout)["differences"]
+    assert difference["recorded"]["learning_rate"] == 0.5

@@ -23,10 +23,11 @@ ROOMS: dict[str, set[str]] = {
     "spec": set(),
     "record": {"spec"},
     "search": {"spec", "record", "costs"},
+    "simulation": {"spec", "record", "search", "costs"},
     "data": {"spec"},
     "models": {"spec", "costs"},
     "training": {"spec", "data", "models", "costs"},
-    "report": {"spec", "record", "costs"},
+    "report": {"spec", "record", "simulation", "costs"},
     "sweep": {"spec", "record", "search", "data", "models", "training", "report", "costs"},
     "promotion": {"spec", "record", "search", "data", "models", "training", "report", "costs"},
 }
@@ -35,7 +36,7 @@ ROOMS["__init__"] = {"api", "record", "promotion"}  # what `from scalesweep impo
 
 # Library → the rooms, or single modules, that may import it. A library that is not listed may be imported nowhere.
 LIBRARIES: dict[str, set[str]] = {
-    "optuna": {"search", "sweep/launch.py"},  # launch makes the storage that the study lives in
+    "optuna": {"search", "sweep/launch.py", "simulation/driver.py"},  # the latter two make the storage that a study lives in
     "torch": {"models", "training"},
     "accelerate": {"models", "training"},
     "transformers": {"models", "training", "promotion"},
@@ -45,8 +46,12 @@ LIBRARIES: dict[str, set[str]] = {
     # light, or bound to one room's work
     "click": {"cli.py"},
     "huggingface_hub": {"models"},
-    "numpy": {"search", "data", "training", "promotion"},
+    "matplotlib": {"report"},
+    "numpy": {"search", "simulation", "data", "training", "report", "promotion"},
+    "pandas": {"simulation"},
     "pyarrow": {"data"},
+    "scipy": {"search"},
+    "sklearn": {"search", "simulation"},
     "pydantic": {"spec", "promotion"},  # promotion catches what a TrialConfig of an edited record raises
     "rich": {"report"},
     "safetensors": {"models", "training"},

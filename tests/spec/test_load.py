@@ -419,3 +419,81 @@ def test_from_python(files: Path) -> None:
 def test_a_checked_spec_can_not_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         sweep().budget.run_cap = 5  # type: ignore[misc]
+
+
+# ---- a table's sweep: parameters that training does not know ---------------------------------------------------------------
+
+FOREIGN: dict[str, Any] = {
+    "name": "table",
+    "search_space": {
+        "parameters": {
+            "optimizer": {"values": ["adam", "sgd"]},
+            "momentum": {"min": -5.0, "max": 1.0e6, "when": {"optimizer": "sgd"}},
+            "model_size": {"values": ["215m", "537m"]},
+        }
+    },
+    "metric": {"name": "smooth_loss", "goal": "minimize"},
+    "early_terminate": {"type": "asha", "time_attr": "tokens", "grace_period": 100, "max_t": 900},
+    "budget": {"run_cap": 9},
+}
+
+
+def foreign(**parameters: Any) -> SweepSpec:
+    space = {"parameters": {**FOREIGN["search_space"]["parameters"], **parameters}}
+    return sweep_from_dict({**FOREIGN, "search_space": space}, foreign=True)
+
+
+def test_a_tables_sweep_needs_no_task_no_data_and_no_ladder(files: Path) -> None:
+    spec = foreign()
+    assert spec.foreign
+    assert [size.name for size in spec.sizes()] == ["215m", "537m"]
+    assert (spec.task, spec.data.label, spec.data.splits) == (
+        "sequence-classification",
+        "label",
+        {"train": 1, "validation": 1, "test": 1},
+    )
+    assert trial_config(spec, {"optimizer": "adam", "model_size": "537m"}).model_size == "537m"
+    one = {**FOREIGN, "search_space": {"parameters": {"beta1": {"min": 0.5, "max": 0.999}}}}
+    assert [size.name for size in sweep_from_dict(one, foreign=True).sizes()] == ["model"]
+    assert sweep_from_dict({**one, "task": "causal-lm"}, foreign=True).data.label is None
+
+    text = {key: value for key, value in yaml.safe_load(files.read_text(encoding="utf-8")).items() if key != "data"}
+    files.write_text(yaml.safe_dump(text), encoding="utf-8")
+    assert load_sweep(files, foreign=True).ladder == sweep().ladder  # a ladder that was given stays
+    with pytest.raises(SpecError, match=r"data: is missing"):
+        load_sweep(files)
+
+
+def test_a_given_ladder_gets_the_sizes_it_lacks() -> None:
+    data = sweep_dict()
+    data["search_space"]["parameters"]["model_size"] = {"values": ["L2", "7b"]}
+    assert [size.name for size in sweep_from_dict(data, foreign=True).sizes()] == ["L1", "L2", "7b"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"momentum": {"min": 0.0}}, r"momentum\.max: is missing"),
+        ({"momentum": {"values": []}}, "the list is empty"),
+        ({"momentum": {"values": [0.0, math.nan]}}, r"values\[1\]: nan is not finite"),
+        ({"momentum": {"min": 0.0, "max": 1.0, "when": {"optimiser": "sgd"}}}, "did you mean 'optimizer'"),
+        ({"momentum": {"min": 0.0, "max": 1.0, "when": {"optimizer": "adamw"}}}, "optimizer can't be 'adamw'"),
+        ({"learning_rate": {"min": -1.0, "max": 1.0}}, r"-1\.0 is outside 0"),  # what training knows is checked as ever
+        ({"model_size": {"min": 1, "max": 3}}, "takes words"),
+    ],
+)
+def test_a_tables_space_is_still_checked(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        foreign(**parameters)
+
+
+def test_one_error_does_not_hide_that_a_sweep_is_a_tables() -> None:
+    with pytest.raises(SpecError) as caught:
+        sweep_from_dict({**FOREIGN, "search": {"sampler": "tpe!"}}, foreign=True)
+    assert [problem.key for problem in caught.value.problems] == ["search.sampler"]
+
+
+def test_without_foreign_the_same_is_refused() -> None:
+    with pytest.raises(SpecError) as caught:
+        sweep_from_dict({**sweep_dict(), "search_space": FOREIGN["search_space"]})
+    assert [problem.key.rpartition(".")[2] for problem in caught.value.problems][:2] == ["optimizer", "momentum"]

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 
 from scalesweep.errors import OutsideError, UserError, did_you_mean
 from scalesweep.promotion.card import model_card
-from scalesweep.record import Record, State, Trial, best, read_record
+from scalesweep.record import Record, State, Trial, read_record
 from scalesweep.record.provenance import package_versions
 from scalesweep.record.store import encode, write_atomic
-from scalesweep.spec import PARAMETERS, TrialConfig
+from scalesweep.search.pick import pick_of
+from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
 from scalesweep.training.job import TrialJob, job_from_manifest, ladder_entry
 
 PROVENANCE = "provenance.json"
@@ -25,13 +26,13 @@ Progress = Callable[[int, int], None]
 
 
 def choose(record: Record, run_dir: Path, name: str) -> Trial:
-    """The trial to promote: `best` of the ranking, or a named one.
+    """The trial to promote: `best` by what the search knows, or a named one.
 
     Raises:
         UserError: no such trial, or one that can't be promoted.
     """
     if name == "best":
-        trial = best(record)
+        trial = pick_of(record, sweep_from_dict(record.manifest["spec"]))
         if trial is None:
             hint = f"`scalesweep leaderboard {run_dir}` shows what became of each trial"
             raise UserError(f"no trial in {run_dir} has a usable {record.metric}", hint)

@@ -56,9 +56,8 @@ def rank(record: Record, by: By = "rung") -> list[Row]:
         for place, ((_, trial, metric, fidelity), pareto) in enumerate(zip(scored, front, strict=True), start=1)
     ]
     for trial in rest:
-        judged = trial.judged
-        value_or_none = judged.metrics.get(record.metric) if judged else None
-        rows.append(Row(None, trial, value_or_none, judged.fidelity if judged else None, trial.rung, False))
+        reached, fidelity_reached = trial.standing(record.metric) or (None, None)
+        rows.append(Row(None, trial, reached, fidelity_reached, trial.rung, False))
     return rows
 
 
@@ -71,10 +70,8 @@ def best(record: Record) -> Trial | None:
 def _value(trial: Trial, record: Record, by: By) -> tuple[float, float] | None:
     if by == "metric":
         return best_report_metric(trial, record.metric, record.minimize)
-    judged = trial.judged
-    if judged is None or not math.isfinite(judged.metrics[record.metric]):
-        return None
-    return judged.metrics[record.metric], judged.fidelity
+    standing = trial.standing(record.metric)
+    return standing if standing is not None and math.isfinite(standing[0]) else None
 
 
 def _pareto(points: list[tuple[float, float]]) -> list[bool]:

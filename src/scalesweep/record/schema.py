@@ -28,6 +28,16 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
+class Mark:
+    """Where a trial stood at a rung: between two reports, where none fell on it. `value` is the metric as it is."""
+
+    rung: int
+    fidelity: float
+    value: float
+    gpu_seconds: float
+
+
+@dataclass(frozen=True)
 class Report:
     """One evaluation of a trial. `rungs` are the rung numbers (1 is the grace period) that this report was judged at.
 
@@ -48,7 +58,8 @@ class Report:
     train_seconds: float = 0.0
     dollars: float | None = None
     rungs: tuple[int, ...] = ()
-    action: str = "continue"  # continue | stop | complete
+    marks: tuple[Mark, ...] = ()  # one for each of `rungs`; records of earlier days have none
+    action: str = "continue"  # continue | stop | pause | complete
     reason: str | None = None  # why it did not continue: rung | max_t | diverged | budget: …
     cutoff: float | None = None  # the metric that had to be reached at the rung
     order: int = 0  # place among all reports of the sweep
@@ -63,7 +74,9 @@ class Trial:
     params: dict[str, Any]
     config: dict[str, Any]
     created: float
+    bracket: int = 0  # it is judged from rung `bracket` + 1 on
     state: State = State.RUNNING
+    paused: bool = False  # waits at a rung, without workers
     stop_reason: str | None = None
     attempts: int = 0
     error: str | None = None
@@ -83,6 +96,16 @@ class Trial:
         reached = [report for report in self.reports if report.rungs]
         return max(reached, key=lambda report: max(report.rungs)) if reached else self.last
 
+    def standing(self, metric: str) -> tuple[float, float] | None:
+        """The metric, and the fidelity it was reached at: at the highest rung that the trial was judged at, or at its last
+        report before any rung."""
+        judged = self.judged
+        if judged is None:
+            return None
+        if judged.marks:
+            return judged.marks[-1].value, judged.marks[-1].fidelity
+        return judged.metrics[metric], judged.fidelity
+
     @property
     def rung(self) -> int:
         """The highest rung the trial was judged at; 0 before the first."""
@@ -100,6 +123,7 @@ class Record:
     elapsed_seconds: float = 0.0  # up to the last event; a session that was killed counts up to there
     notes: list[str] = field(default_factory=list)
     boot_gpu_seconds: float = 0.0  # that workers took to start; they belong to no trial
+    trial_gpu_seconds: dict[str, float] = field(default_factory=dict)  # of all trials, by model size
     _last_event: float | None = None  # of the running session
     _reports: int = 0
 
@@ -112,8 +136,13 @@ class Record:
         return bool(self.manifest["metric"]["goal"] == "minimize")
 
     @property
+    def n_params(self) -> dict[str, float]:
+        """Parameters of each model size, as far as they are known."""
+        return {size["name"]: size["n_params"] for size in self.manifest["ladder"] if size.get("n_params")}
+
+    @property
     def gpu_seconds(self) -> float:
-        return self.boot_gpu_seconds + sum(trial.gpu_seconds for trial in self.trials.values())
+        return self.boot_gpu_seconds + sum(self.trial_gpu_seconds.values())
 
     def elapsed(self, now: float) -> float:
         """Wall-clock seconds that the sweep has run, over all its sessions, up to `now` (unix seconds)."""
@@ -137,23 +166,32 @@ class Record:
             self._last_event = None
         elif kind == "trial":
             self.trials[event["trial"]] = Trial(
-                number=event["number"], name=event["trial"], params=event["params"], config=event["config"], created=when
+                number=event["number"],
+                name=event["trial"],
+                params=event["params"],
+                config=event["config"],
+                created=when,
+                bracket=event.get("bracket", 0),
             )
         elif kind == "start":
             trial = self.trials[event["trial"]]
             trial.attempts += 1
+            trial.paused = False
             trial.started = when if trial.started is None else trial.started
         elif kind == "report":
             keys = ("fidelity", "step", "tokens", "flops", "wall_seconds", "gpu_seconds", "metrics", "action", "cutoff")
             fields = {key: event[key] for key in keys}
             fields |= {key: event[key] for key in ("model_flops", "train_seconds", "dollars") if key in event}
             self._reports += 1
-            report = Report(**fields, rungs=tuple(event["rungs"]), reason=event.get("reason"), order=self._reports)
-            self.trials[event["trial"]].reports.append(report)
+            marks = tuple(Mark(**mark) for mark in event.get("marks", ()))
+            fields |= {"rungs": tuple(event["rungs"]), "marks": marks, "reason": event.get("reason")}
+            trial = self.trials[event["trial"]]
+            trial.reports.append(Report(**fields, order=self._reports))
+            trial.paused = event["action"] == "pause"
         elif kind == "end":
             trial = self.trials[event["trial"]]
             trial.state, trial.stop_reason, trial.ended = State(event["state"]), event["reason"], when
-            trial.error = event.get("error")
+            trial.error, trial.paused = event.get("error"), False
         elif kind == "note":
             self.notes.append(event["text"])
         elif kind == "worker":
@@ -161,7 +199,9 @@ class Record:
         if kind in ("start", "report", "died", "end"):
             trial = self.trials[event["trial"]]
             trial.wall_seconds = max(trial.wall_seconds, event.get("wall_seconds", 0.0))
-            trial.gpu_seconds = max(trial.gpu_seconds, event.get("gpu_seconds", 0.0))
+            size, gpu_seconds = str(trial.config.get("model_size")), max(trial.gpu_seconds, event.get("gpu_seconds", 0.0))
+            self.trial_gpu_seconds[size] = self.trial_gpu_seconds.get(size, 0.0) + gpu_seconds - trial.gpu_seconds
+            trial.gpu_seconds = gpu_seconds
 
 
 def replay(manifest: dict[str, Any], events: Iterable[dict[str, Any]]) -> Record:

@@ -47,9 +47,22 @@ def read_record(run_dir: Path | str) -> Record:
     """
     run_dir = Path(run_dir)
     manifest = read_manifest(run_dir)
+    try:
+        return replay(manifest, read_events(run_dir))
+    except (KeyError, TypeError, ValueError) as error:
+        path = run_dir / EVENTS
+        raise UserError(f"{path}: an event does not fit the ones before it ({error!r})", "was the file edited?") from None
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """The events of a run folder's record, as they were written.
+
+    Raises:
+        UserError: a line can't be read.
+    """
     path = run_dir / EVENTS
     if not path.exists():
-        return Record(manifest)
+        return []
     lines = path.read_bytes().split(b"\n")
     events = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is half-written or empty
@@ -58,10 +71,7 @@ def read_record(run_dir: Path | str) -> Record:
         except (ValueError, KeyError, AttributeError):
             hint = "a writer never leaves this; restore the file from a copy, or delete the damaged line to lose that event"
             raise UserError(f"{path}:{number}  this line is no event", hint) from None
-    try:
-        return replay(manifest, events)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: an event does not fit the ones before it ({error!r})", "was the file edited?") from None
+    return events
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from scalesweep.record import Record, Row, State, rank
+from scalesweep.record.flips import order_flips
+from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.record.ranking import By
 from scalesweep.record.throughput import throughput
 from scalesweep.report import words
@@ -26,6 +28,7 @@ FIELDS = (
     *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
     *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason"),
 )
+FLIPS_SHOWN = 10  # pairs of trials; fewer say nothing about a rung
 STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", State.FAIL: "red", State.INFEASIBLE: "red"}
 
 
@@ -184,6 +187,21 @@ def _legend(record: Record, by: By, hidden_rows: int, dropped: list[str]) -> lis
     if several:
         speeds = ", ".join(f"{row.model_size} ×{row.num_gpus} {row.efficiency:.0%}" for row in several)
         lines.append(f"Scaling efficiency (tokens per second against that many single workers): {speeds}.")
+    for flips in order_flips(record):
+        if flips.pairs >= FLIPS_SHOWN:
+            shares = [
+                f"{flipped / pairs:.0%} of {pairs:,} pairs {kind}"
+                for flipped, pairs, kind in (
+                    (flips.flipped_within, flips.pairs_within, "of one size"),
+                    (flips.flipped_between, flips.pairs_between, "of two sizes"),
+                )
+                if pairs
+            ]
+            at = words.amount(flips.fidelity, record.manifest["time_attr"])
+            lines.append(f"In the opposite order at {at} (rung {flips.rung}) to later on: {', '.join(shares)}.")
+    front, area = pareto_front(record), hypervolume(record)
+    if area:
+        lines.append(f"Front of {record.metric} and GPU seconds: {len(front)} ★, hypervolume {area:.4g}.")
     named = [title for title in reversed(dropped) if title]
     if named:
         lines.append(f"Left out at this width: {', '.join(named)}.")

@@ -204,7 +204,9 @@ def _report_words(event: dict[str, Any], view: _View) -> str:
     if event["rungs"]:
         verdict = "passed"
         if event["reason"] == "rung":
-            verdict = f"not passed (cutoff {words.score(event['cutoff'])})"
+            verdict = "not passed" + (f" (cutoff {words.score(event['cutoff'])})" if event["cutoff"] is not None else "")
+        elif event["action"] == "pause":
+            verdict = "reached: waits there"
         parts.append(f"{words.rung(max(event['rungs']), view.record)} {verdict}")
     return ", ".join(parts)
 
@@ -213,7 +215,10 @@ def _counts(view: _View) -> str:
     words_of = ((State.COMPLETE, "done"), (State.PRUNED, "stopped"), (State.FAIL, "failed"), (State.INFEASIBLE, "infeasible"))
     parts = [f"{view.states[state]} {word}" for state, word in words_of if view.states[state] or state is not State.INFEASIBLE]
     waiting = sum(not trial.attempts for trial in view.running.values())
-    return " · ".join([*parts, f"{view.states[State.RUNNING] - waiting} running", *([f"{waiting} waiting"] if waiting else [])])
+    paused = sum(trial.paused for trial in view.running.values())
+    parts.append(f"{view.states[State.RUNNING] - waiting - paused} running")
+    parts += [f"{number} {word}" for number, word in ((waiting, "waiting"), (paused, "paused")) if number]
+    return " · ".join(parts)
 
 
 def _summary(view: _View) -> str:
@@ -226,7 +231,7 @@ def _display(view: _View, now: float, width: int) -> RenderableType:
     record = view.record
     elapsed = record.elapsed_seconds + max(0.0, now - view.seen_at)  # the record counts up to its last event
     uses = view.uses(elapsed)
-    running = list(view.running.values())[:RUNNING_SHOWN]
+    running = [trial for trial in view.running.values() if not trial.paused][:RUNNING_SHOWN]
     screen = Table.grid(padding=(0, 1))
     # A narrow terminal is to cut the text at the right, not the labels.
     screen.add_column(no_wrap=True, min_width=max(len(label) for label in ("trials", *(trial.name for trial in running))))
@@ -248,8 +253,9 @@ def _display(view: _View, now: float, width: int) -> RenderableType:
         screen.add_row("best", Text(f"{view.best(best)} · {words.brief(best.trial)}", "green"))
     for trial in running:
         screen.add_row(trial.name, _running_line(trial, view, 20 if width >= 100 else 8))
-    if len(view.running) > RUNNING_SHOWN:
-        screen.add_row("", f"… and {len(view.running) - RUNNING_SHOWN} more running")
+    more = sum(not trial.paused for trial in view.running.values()) - len(running)
+    if more:
+        screen.add_row("", f"… and {more} more running")
     return Group(Text(f"sweep {record.manifest['name']}", "bold"), screen)
 
 

@@ -10,8 +10,9 @@ and numbers them otherwise. The user attribute `trial` is the name in the record
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from scalesweep.record import State, Trial
-from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices
+from scalesweep.search.scale_aware import ScaleAware
+from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices, rung_levels
 from scalesweep.spec.config import WHOLE, default_of
 
 ATTEMPTS = 50  # draws that may fall on what can't run; then what can is chosen outright
@@ -153,24 +155,30 @@ class Proposer:
         trials: Iterable[Trial] = (),
         metric: str = "",
         hopeless: Iterable[Combination] = (),
+        n_params: Mapping[str, float] | None = None,
     ) -> None:
         """Create the study in `storage` (which must not hold it yet) and fill it with `trials`, in order of their numbers.
 
         Args:
             hopeless: combinations that are known not to run.
+            n_params: parameters of each size, as far as they are known.
         """
         self.spec = spec
         self.metric = metric
         self._hopeless = set(hopeless)
+        self.model = ScaleAware(spec, n_params or {}, rung_levels(spec))
+        self._sign = -1.0 if goal == "maximize" else 1.0
         self._combinations = combinations(spec)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(storage=storage, study_name=spec.name, direction=goal)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names([metric or spec.metric.name])
-        self._open: dict[int, tuple[optuna.Trial, Combination]] = {}
-        for trial in trials:
+        self._open: dict[int, tuple[optuna.Trial, Combination, str]] = {}
+        known = list(trials)
+        for trial in known:
             self._add(trial, storage)
+        self.model.history.take(known, self.metric, self._sign)
 
     def _add(self, trial: Trial, storage: BaseStorage) -> None:
         distributions: dict[str, BaseDistribution] = {}
@@ -202,11 +210,15 @@ class Proposer:
         if state == TrialState.RUNNING:
             study_id = storage.get_study_id_from_name(self.spec.name)
             trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, storage.get_n_trials(study_id) - 1)
-            self._open[trial.number] = optuna.Trial(self.study, trial_id), found
+            self._open[trial.number] = optuna.Trial(self.study, trial_id), found, trial.name
 
     def _step(self, fidelity: float) -> int:
         """Optuna counts whole steps: GPU seconds and dollars are given to it in millionths."""
         return round(fidelity if self.spec.early_terminate.time_attr in WHOLE else fidelity * 1e6)
+
+    def _runs(self, params: dict[str, Any]) -> bool:
+        gpus = allowed_gpus(self.spec, self.spec.size(params.get("model_size", self.spec.sizes()[0].name)))
+        return not self._refused(combination(self.spec, params)) and params.get("num_gpus", gpus[0]) in gpus
 
     def _refused(self, found: Combination) -> bool:
         """Whether it can't run. Where the head alone does not fit, no mode does; any other mode speaks for itself alone."""
@@ -216,7 +228,7 @@ class Proposer:
         search = self.spec.search
         key = [search.seed, number, attempt] if attempt else [search.seed, number]
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-        if search.sampler == "random":
+        if search.sampler != "tpe":  # what our own model has chosen needs no other sampler
             return optuna.samplers.RandomSampler(seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -224,21 +236,41 @@ class Proposer:
                 seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=search.n_startup_trials
             )
 
-    def propose(self, number: int, name: str, num_gpus: Sequence[int] | None = None) -> Proposal | None:
+    def can_run(self) -> bool:
+        """Whether anything that the space holds is not known to be unable to run."""
+        return any(not self._refused(found) for found, _ in self._combinations)
+
+    def propose(
+        self,
+        number: int,
+        name: str,
+        num_gpus: Sequence[int] | None = None,
+        left: float = math.inf,
+        paused: Collection[str] = (),
+    ) -> Proposal | None:
         """Ask for the next trial; None where nothing that the space holds can run.
 
         Args:
             number: the number that the trial will have in the record.
             name: the name it goes by in the record.
             num_gpus: GPU counts to choose from where not all will do; the rest of the proposal is Optuna's.
+            left: GPU seconds that the trial may take at most.
+            paused: trials that wait at a rung.
         """
         allowed = [fixed for found, fixed in self._combinations if not self._refused(found)]
         if not allowed:
             return None
+        drawn: dict[str, Any] | None = None
+        if self.spec.search.sampler == "scale_aware":
+            drawn = self.model.propose(number, self._runs, num_gpus or (), left, paused)
+            if drawn is None:
+                return None
         for attempt in range(ATTEMPTS + 1):
             self.study.sampler = self._sampler(number, attempt)
             fixed: dict[str, Any] = {}
-            if num_gpus and "num_gpus" in self.spec.search_space.parameters:
+            if drawn is not None:
+                draw_params(self.spec, _labelled(drawn, fixed))
+            elif num_gpus and "num_gpus" in self.spec.search_space.parameters:
                 fixed["num_gpus"] = num_gpus[number % len(num_gpus)]
             if attempt == ATTEMPTS:
                 rng = np.random.default_rng([self.spec.search.seed, number])
@@ -253,23 +285,36 @@ class Proposer:
             trial.set_user_attr("not run", f"{found[1]} of {found[0]} can't run")
             self.study.tell(trial, state=TrialState.FAIL)
         trial.set_user_attr("trial", name)
-        self._open[number] = trial, found
+        self._open[number] = trial, found, name
+        self.model.history.add(name, params)
         return Proposal(number, params)
 
-    def report(self, number: int, fidelity: float, value: float) -> None:
+    def report(self, number: int, fidelity: float, value: float, gpu_seconds: float = 0.0) -> None:
         """Store an intermediate value, the last one before a stop included."""
-        trial, _ = self._open[number]
+        trial, _, name = self._open[number]
         trial.report(value, self._step(fidelity))
+        self.model.history.report(name, fidelity, self._sign * value, gpu_seconds)
 
     def tell(self, number: int, state: State, value: float | None) -> None:
         """Close a trial with its true state. `value` counts for COMPLETE alone: Optuna takes a pruned trial's from its reports."""
-        trial, found = self._open.pop(number)
+        trial, found, name = self._open.pop(number)
         if state is State.INFEASIBLE:
-            for name, violation in _VIOLATED.items():
-                trial.set_constraint(name, violation)
+            for constraint, violation in _VIOLATED.items():
+                trial.set_constraint(constraint, violation)
             self._hopeless.add(found)
+        self.model.history.ended(name, state)
         told = _STATES[state]
         self.study.tell(trial, value if told == TrialState.COMPLETE else None, state=told)
+
+
+def _labelled(params: Mapping[str, Any], fixed: dict[str, Any]) -> Draw:
+    """Notes `params` in `fixed` by the names that the study has for them."""
+
+    def draw(label: str, options: BaseDistribution) -> Any:  # noqa: ARG001
+        fixed[label] = params[_name(label)]
+        return fixed[label]
+
+    return draw
 
 
 def _suggest_from(trial: optuna.Trial) -> Draw:

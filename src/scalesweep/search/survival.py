@@ -1,26 +1,45 @@
-"""Who may pass a rung: asynchronous successive halving (Li et al., 2018) as a pure function.
+"""Who may pass a rung: asynchronous successive halving (Li et al., 2018) as a pure function of what was reported.
 
-Values are "higher is better" here; the caller negates a metric that is minimized.
+Values are "higher is better" here; the caller negates a metric that is minimized. Costs are GPU seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-Action = Literal["continue", "stop", "complete"]
+from scalesweep.record import Mark
+from scalesweep.record.curves import between, cost_between
+
+Action = Literal["continue", "stop", "pause", "complete"]
+Rule = Literal["metric", "pareto", "forecast"]  # of a forecast, only what is reported counts here, until it can be made
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a trial showed at a rung: its value there, and what it had cost up to there."""
+
+    value: float
+    cost: float = 0.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a trial after a report. `rung` is the rung (1 is the grace period) it was judged at, if any."""
+    """What becomes of a trial after a report. `marks` say where it was judged, the highest rung (1 is the grace period)
+    last; `cutoff` is the value that had to be reached there."""
 
     action: Action
-    rung: int | None = None
+    marks: tuple[Mark, ...] = ()
     cutoff: float | None = None
+
+    @property
+    def rung(self) -> int | None:
+        return self.marks[-1].rung if self.marks else None
 
 
 def rung_count(levels: Sequence[float], max_t: float) -> int:
@@ -28,50 +47,193 @@ def rung_count(levels: Sequence[float], max_t: float) -> int:
     return len(levels) if levels and levels[-1] >= max_t else len(levels) + 1
 
 
-def judge(
-    levels: Sequence[float],
-    recorded: Sequence[Mapping[str, float]],
-    reduction_factor: float,
-    max_t: float,
-    trial: str,
-    fidelity: float,
-    value: float,
-) -> Verdict:
-    """Plain ASHA, deciding as Ray's `ASHAScheduler` does on the same reports.
+def draw_bracket(brackets: int, seed: int, number: int) -> int:
+    """The bracket of a trial, 0 the first: a function of the seed and the trial's number.
 
-    A trial is judged at the highest rung that it has reached and was not judged at before. It stops there if its value is
-    below the (1 − 1/reduction_factor) quantile of those recorded at that rung so far; the first to arrive always passes.
-
-    Args:
-        levels: fidelity of each rung, ascending.
-        recorded: values recorded at each rung so far, by trial.
-        fidelity: what the trial has reached.
-        value: its metric there; higher is better.
+    Bracket b starts at rung b + 1 (Hyperband: Li et al., 2018, arXiv 1603.06560). Ray's `ASHAScheduler` draws a bracket
+    with the exponential of its number of rungs as weight; each has one rung fewer than the one before.
     """
-    if fidelity >= max_t:
-        return Verdict("complete", rung_count(levels, max_t))
-    for index in range(len(levels) - 1, -1, -1):
-        if fidelity < levels[index] or trial in recorded[index]:
-            continue
-        if not recorded[index]:
-            return Verdict("continue", index + 1)
-        cutoff = float(np.nanpercentile(list(recorded[index].values()), (1 - 1 / reduction_factor) * 100))
-        return Verdict("stop" if value < cutoff else "continue", index + 1, cutoff)
-    return Verdict("continue")
+    weights = np.exp(-np.arange(brackets))
+    return int(np.random.default_rng([seed, number, 3]).choice(brackets, p=weights / weights.sum()))
 
 
 class Rungs:
-    """The values recorded at each rung: the state that `judge` reads, rebuilt from the record by replaying its reports."""
+    """The points recorded at each rung, rebuilt from the record by replaying its reports, and the verdicts that follow.
 
-    def __init__(self, levels: Sequence[float], reduction_factor: float, max_t: float) -> None:
-        self.levels = list(levels)
+    Each bracket has its own rungs. A report that passes several rungs is judged at each in their order, at the value in
+    between where it lies beyond; it stops at the first that it does not pass.
+
+    - `metric` decides as Ray's `ASHAScheduler` does on reports that fall on rungs: a trial stops if its value is below the
+      (1 − 1/reduction_factor) quantile of those recorded at the rung so far; the first to arrive always passes.
+    - `pareto` takes the place in the order of `pareto_order` instead (MO-ASHA: Schmucker et al., 2021, arXiv 2106.12639).
+    """
+
+    def __init__(
+        self, levels: Sequence[float], reduction_factor: float, max_t: float, rule: Rule = "metric", pauses: bool = False
+    ) -> None:
+        """`pauses`: a trial waits at each rung until it is promoted, and is never stopped there."""
+        self.levels = [level for level in levels if level < max_t]
+        self.end = rung_count(levels, max_t)
         self.reduction_factor = reduction_factor
         self.max_t = max_t
-        self.recorded: list[dict[str, float]] = [{} for _ in self.levels]
+        self.rule = rule
+        self.pauses = pauses
+        self.recorded: dict[int, list[dict[str, Point]]] = {}  # by bracket
+        self._last: dict[str, tuple[float, Point]] = {}
 
-    def report(self, trial: str, fidelity: float, value: float) -> Verdict:
-        """Judge a report and remember its value at the rung it was judged at."""
-        verdict = judge(self.levels, self.recorded, self.reduction_factor, self.max_t, trial, fidelity, value)
-        if verdict.rung is not None and verdict.rung <= len(self.levels) and verdict.action != "complete":
-            self.recorded[verdict.rung - 1][trial] = value
-        return verdict
+    def of(self, bracket: int) -> list[dict[str, Point]]:
+        """What was recorded at each rung of a bracket."""
+        return self.recorded.setdefault(bracket, [{} for _ in self.levels])
+
+    def passed(self, trial: str, fidelity: float, bracket: int = 0) -> list[int]:
+        """Indices of the rungs that a trial has reached and was not judged at before."""
+        recorded = self.of(bracket)
+        reached = range(min(bracket, len(self.levels)), len(self.levels))
+        return [index for index in reached if self.levels[index] <= fidelity and trial not in recorded[index]]
+
+    def report(
+        self, trial: str, fidelity: float, value: float, cost: float = 0.0, bracket: int = 0, survives: bool | None = None
+    ) -> Verdict:
+        """Judge a report and remember its points at the rungs that it passed. `survives` decides in the rule's place."""
+        before, last = self._last.get(trial, (0.0, Point(math.nan)))
+        self._last[trial] = fidelity, Point(value, cost)
+        ends = fidelity >= self.max_t
+        marks: list[Mark] = []
+        cutoff = None
+        for index in self.passed(trial, fidelity, bracket):
+            level = self.levels[index]
+            here = Point(
+                between(before, last.value, fidelity, value, level),
+                cost_between(before, last.cost, fidelity, cost, level),
+            )
+            passes, cutoff = self._passes(trial, here, self.of(bracket)[index])
+            self.of(bracket)[index][trial] = here
+            marks.append(Mark(index + 1, level, here.value, here.cost))
+            if survives is not None:
+                passes, cutoff = survives, None
+            if not (passes or ends or self.pauses):
+                return Verdict("stop", tuple(marks), cutoff)
+        if ends:
+            return Verdict("complete", (*marks, Mark(self.end, fidelity, value, cost)))
+        if marks and self.pauses:
+            return Verdict("pause", tuple(marks))
+        return Verdict("continue", tuple(marks), cutoff)
+
+    def diverged(self, trial: str, bracket: int = 0) -> None:
+        """Where trials are promoted by a quota, one that never came to its next rung counts there as the worst."""
+        missing = [index for index in range(bracket, len(self.levels)) if trial not in self.of(bracket)[index]]
+        if self.pauses and missing:
+            self.of(bracket)[missing[0]][trial] = Point(-math.inf, math.inf)
+
+    def restore(self, trial: str, fidelity: float, value: float, cost: float, bracket: int, marks: Sequence[Mark]) -> None:
+        """Take in a report that was judged before, as it was recorded; `marks` with values as ours, higher is better."""
+        self._last[trial] = fidelity, Point(value, cost)
+        recorded = self.of(bracket)
+        for mark in marks:
+            if mark.rung <= len(self.levels):
+                recorded[mark.rung - 1][trial] = Point(mark.value, mark.gpu_seconds)
+
+    def promotable(self, paused: Collection[str]) -> str | None:
+        """The paused trial that goes on next, if any: the promotion variant of ASHA (Li et al., 2018, Alg. 2).
+
+        From the highest rung down, a trial is promoted that is paused there and among the best 1/reduction_factor of all
+        that have reached the rung, in its bracket.
+        """
+        for index in reversed(range(len(self.levels))):
+            for bracket in sorted(self.recorded):
+                there = self.recorded[bracket][index]
+                above = self.recorded[bracket][index + 1] if index + 1 < len(self.levels) else {}
+                for name in self._ordered(there)[: int(len(there) / self.reduction_factor)]:
+                    if name in paused and name not in above:
+                        return name
+        return None
+
+    def _ordered(self, points: Mapping[str, Point]) -> list[str]:
+        if self.rule == "pareto":
+            return pareto_order(points)
+        return sorted(points, key=lambda name: (-points[name].value, name))
+
+    def _passes(self, trial: str, here: Point, peers: Mapping[str, Point]) -> tuple[bool, float | None]:
+        if self.pauses or not peers:
+            return True, None
+        if self.rule == "pareto":
+            there = {**peers, trial: here}
+            return pareto_order(there).index(trial) <= len(there) / self.reduction_factor, None
+        cutoff = float(np.nanpercentile([point.value for point in peers.values()], (1 - 1 / self.reduction_factor) * 100))
+        return here.value >= cutoff, cutoff
+
+
+def pareto_order(points: Mapping[str, Point]) -> list[str]:
+    """All trials, best first, by value and cost at once, as MO-ASHA ranks them at a rung (Schmucker et al., 2021).
+
+    Front by front of the non-dominated sorting. Within a front by an ε-net: first the one of the best value, then always the
+    one that is farthest from those taken, both axes scaled to the range at the rung; so the first few cover the front.
+    """
+    finite = {name: point for name, point in points.items() if math.isfinite(point.value) and math.isfinite(point.cost)}
+    order: list[str] = []
+    for front in _fronts(finite):
+        order += _spread(front, finite)
+    return order + sorted(points.keys() - finite.keys())
+
+
+def _fronts(points: Mapping[str, Point]) -> list[list[str]]:
+    fronts: list[list[str]] = []
+    cheapest: list[float] = []  # of each front so far; ascending
+    previous: tuple[Point, int] | None = None
+    # From the best value down, a front dominates a point exactly if its cheapest member costs no more.
+    for name in sorted(points, key=lambda name: (-points[name].value, points[name].cost, name)):
+        point = points[name]
+        at = previous[1] if previous is not None and previous[0] == point else bisect_right(cheapest, point.cost)
+        if at == len(fronts):
+            fronts.append([])
+            cheapest.append(point.cost)
+        fronts[at].append(name)
+        cheapest[at] = point.cost
+        previous = point, at
+    return fronts
+
+
+def _spread(front: Sequence[str], points: Mapping[str, Point]) -> list[str]:
+    """Farthest-first: each next one is the farthest from those before it. `front` begins with the best value."""
+    every = np.array([(point.value, point.cost) for point in points.values()])
+    span = np.ptp(every, axis=0)
+    places = np.array([(points[name].value, points[name].cost) for name in front]) / np.where(span > 0, span, 1.0)
+    distance = np.full(len(front), np.inf)
+    order, at = [0], 0
+    while len(order) < len(front):
+        distance = np.minimum(distance, np.linalg.norm(places - places[at], axis=1))
+        distance[at] = -1.0
+        at = int(distance.argmax())
+        order.append(at)
+    return [front[index] for index in order]
+
+
+def promotable(
+    scores: Mapping[str, float],
+    levels: Mapping[str, int],
+    groups: Mapping[str, str],
+    paused: Collection[str],
+    top: int,
+    reduction_factor: float,
+) -> str | None:
+    """The paused trial that goes on next, if any: the promotion variant of ASHA (Li et al., 2018, Alg. 2).
+
+    From the highest rung down, a trial is promoted that is paused there and among the best 1/reduction_factor of all that
+    have reached the rung, and of those of its own group.
+
+    Args:
+        scores: of all trials that have reached a rung; lower is better.
+        levels: the rung that each has reached, 1 is the first.
+        groups: what each is compared within.
+        top: the number of the highest rung before the end.
+    """
+    for level in range(top, 0, -1):
+        there = sorted((name for name in levels if levels[name] >= level), key=lambda name: (scores[name], name))
+        members: dict[str, list[str]] = {}
+        for name in there:
+            members.setdefault(groups[name], []).append(name)
+        for name in there[: int(len(there) / reduction_factor)]:
+            own = members[groups[name]]
+            if levels[name] == level and name in paused and own.index(name) < int(len(own) / reduction_factor):
+                return name
+    return None

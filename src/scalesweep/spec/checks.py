@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scalesweep.errors import Problem, did_you_mean, nearest
+from scalesweep.spec.config import rung_levels
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.space import ALIASES, PARAMETERS, THAWING_MODES, VALUE_ALIASES, Parameter, ParameterInfo
 from scalesweep.spec.sweep import SPLITS, LadderSize, SweepSpec
@@ -28,11 +29,17 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
         problems.append(spec.problem(at, "the space is empty", "list at least one parameter, e.g. learning_rate"))
     for name, parameter in parameters.items():
         info = PARAMETERS.get(name)
+        if info is None and spec.foreign:
+            found = _check_shape(spec, (*at, name), parameter) or _check_finite(spec, (*at, name), parameter)
+            found = found or _check_prior(spec, (*at, name), parameter)
+            problems += found or _check_when(spec, (*at, name), parameter)
+            continue
         if info is None:
             hint = f"it is called {ALIASES[name]!r} here" if name in ALIASES else did_you_mean(name, PARAMETERS)
             problems.append(spec.problem((*at, name), "unknown parameter", hint))
             continue
         found = _check_shape(spec, (*at, name), parameter) or _check_values(spec, (*at, name), parameter, info)
+        found = found or _check_prior(spec, (*at, name), parameter)
         problems += found or _check_when(spec, (*at, name), parameter)
     if not problems:
         try:
@@ -188,10 +195,35 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
     return problems
 
 
+def _check_finite(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
+    """All that can be told of the values of a parameter that only a table knows."""
+    given = [((*at, "value"), p.value), *(((*at, "values", index), value) for index, value in enumerate(p.values or []))]
+    return [
+        spec.problem(path, f"{value} is not finite", "write a number or a word")
+        for path, value in given
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+
+
 def _words(spec: SweepSpec, name: str | int, info: ParameterInfo) -> list[str] | None:
     if name == "model_size":
         return list(dict.fromkeys(size.name for size in spec.sizes()))
     return list(info.choices) if info.choices else None
+
+
+def _check_prior(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
+    """What the user believes to be best has to be one of the values that the parameter takes."""
+    if p.prior is None:
+        return []
+    if p.value is not None:
+        return [spec.problem((*at, "prior"), "means nothing beside value", "leave it out")]
+    if p.values is not None:
+        fits, takes = p.prior in p.values, did_you_mean(str(p.prior), [str(value) for value in p.values])
+    else:
+        number = isinstance(p.prior, int | float) and not isinstance(p.prior, bool)
+        fits = number and p.min <= p.prior <= p.max  # type: ignore[operator]
+        takes = f"give a value from {p.min} to {p.max}"
+    return [] if fits else [spec.problem((*at, "prior"), f"{p.prior!r} is no value of {at[-1]}", takes)]
 
 
 def _check_when(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
@@ -243,6 +275,8 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
             say("early_terminate", "grace_period", message=message, hint="no trial would ever be judged; lower it")
     elif early.grace_period is not None:
         say("early_terminate", "grace_period", message="means nothing with type: none", hint="leave it out, or use type: asha")
+
+    problems += _check_survival(spec)
 
     budget = spec.budget
     if not any((budget.run_cap, budget.time, budget.gpu_hours, budget.dollars)):
@@ -311,6 +345,27 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
         say("training", "micro_batch_size", message=f"{micro} is above global_batch_size ({batch})", hint="lower it")
     problems += _check_gpus(spec, sizes)
     problems += _check_prices(spec, sizes)
+    return problems
+
+
+def _check_survival(spec: SweepSpec) -> list[Problem]:
+    """Who passes a rung, where there has to be one."""
+    early = spec.early_terminate
+    say = lambda key, message, hint: spec.problem(("early_terminate", key), message, hint)  # noqa: E731
+    if early.type == "none":
+        hint = "leave it out, or use type: asha with a grace_period"
+        return [say("brackets", "means nothing with type: none: there are no rungs", hint)] if early.brackets > 1 else []
+    if early.grace_period is None or early.grace_period > early.max_t:
+        return []  # already reported
+    problems = []
+    rungs = len([level for level in rung_levels(spec) if level < early.max_t])
+    lower = f"lower grace_period below max_t ({early.max_t})"
+    if early.variant == "promotion" and not rungs:
+        problems.append(say("variant", "there is no rung before the end to wait at", f"{lower}, or use variant: stopping"))
+    if early.brackets > rungs + 1:
+        message = f"{early.brackets} brackets need as many rungs, and there {'is' if not rungs else 'are'} {rungs + 1}"
+        hint = f"give at most {rungs + 1} (max_t is the last rung), or lower grace_period"
+        problems.append(say("brackets", message, hint))
     return problems
 
 

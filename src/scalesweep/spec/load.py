@@ -16,7 +16,7 @@ from scalesweep.errors import Problem, SpecError, UserError, did_you_mean
 from scalesweep.spec.checks import check
 from scalesweep.spec.loading import Document, KeyPath, neighbours, parse_yaml, read_yaml
 from scalesweep.spec.space import Parameter
-from scalesweep.spec.sweep import DepthLadder, LadderSize, SweepSpec
+from scalesweep.spec.sweep import SPLITS, DepthLadder, LadderSize, SweepSpec
 
 _WANTED = {  # pydantic's words for a wrong type → ours
     "float_type": "a number",
@@ -37,12 +37,15 @@ _BOUNDS = {
 }
 
 
-def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
+def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = False) -> SweepSpec:
     """Read a sweep file and the search space it names.
 
     Args:
         path: the sweep file.
         overrides: `KEY=VALUE` strings, the key dotted (`budget.gpu_hours=40`), the value YAML.
+        foreign: for `simulate` on a table, where nothing is trained. The space may hold parameters that training does not
+            know (columns of the table, which may have any name and range), `model_size` any words (a number is taken as its
+            text), and `task`, `data` and `ladder` may be left out: placeholders stand for them. All else is checked as ever.
 
     Raises:
         SpecError: naming file, line, key and remedy of everything that is wrong.
@@ -60,16 +63,16 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         if not file.exists():
             raise SpecError([document.problem(("search_space",), f"{shown} not found", neighbours(Path(shown)))])
         space_document = read_yaml(file, "search space", shown)
-    return _build(document, space_document)
+    return _build(document, space_document, foreign)
 
 
-def sweep_from_dict(data: dict[str, Any]) -> SweepSpec:
+def sweep_from_dict(data: dict[str, Any], foreign: bool = False) -> SweepSpec:
     """The same from Python: `data` has the keys of a sweep file, with the space given in place (or by path)."""
     document = Document(file="", data=data)
     space_document = None
     if isinstance(reference := data.get("search_space"), str):
         space_document = read_yaml(Path(reference), "search space")
-    return _build(document, space_document)
+    return _build(document, space_document, foreign)
 
 
 def _override(document: Document, override: str) -> None:
@@ -93,8 +96,50 @@ def _override(document: Document, override: str) -> None:
     document.overrides[path] = override
 
 
-def _build(document: Document, space_document: Document | None) -> SweepSpec:
-    data = dict(document.data)
+def _placeholders(data: dict[str, Any]) -> dict[str, Any]:
+    """What stands for the keys that a simulation does not need. The ladder is filled by `_typed`, which knows the space."""
+    label = {} if data.get("task") == "causal-lm" else {"label": "label"}
+    source = {"path": "none", "splits": dict.fromkeys(SPLITS, 1), **label}
+    return {"task": "sequence-classification", "data": source, "ladder": []}
+
+
+def _with_sizes_as_words(space: Any) -> Any:
+    """A copy of a search space whose sizes are words: a table may list them as numbers, which YAML reads as such."""
+
+    def word(value: Any) -> Any:
+        if isinstance(value, list):
+            return [word(item) for item in value]
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    space = copy.deepcopy(space)
+    parameters = space.get("parameters") if isinstance(space, dict) else None
+    for name, parameter in parameters.items() if isinstance(parameters, dict) else ():
+        if not isinstance(parameter, dict):
+            continue
+        if name == "model_size":
+            parameter |= {key: word(parameter[key]) for key in ("value", "values", "prior") if key in parameter}
+        if isinstance(when := parameter.get("when"), dict) and "model_size" in when:
+            when["model_size"] = word(when["model_size"])
+    return space
+
+
+def _typed(data: dict[str, Any], documents: tuple[Document, Document | None], foreign: bool) -> SweepSpec:
+    """The sweep, not checked across fields yet. Raises pydantic's ValidationError."""
+    spec = SweepSpec.model_validate(data)
+    if foreign:
+        sizes, parameter = spec.sizes(), spec.search_space.parameters.get("model_size")
+        words = [str(word) for word in (parameter.choices() or [])] if parameter is not None else []
+        absent = [word for word in dict.fromkeys(words) if word not in {size.name for size in sizes}]
+        if not sizes and not absent:
+            absent = ["model"]
+        if absent:  # a given ladder stays as it was written where it has every size
+            spec = spec.model_copy(update={"ladder": [*sizes, *(LadderSize(name=word, model="none") for word in absent)]})
+    spec._documents, spec._foreign = documents, foreign
+    return spec
+
+
+def _build(document: Document, space_document: Document | None, foreign: bool) -> SweepSpec:
+    data = {**_placeholders(document.data), **document.data} if foreign else dict(document.data)
     problems: list[Problem] = []
     if space_document is not None:
         data["search_space"] = space_document.data
@@ -107,13 +152,14 @@ def _build(document: Document, space_document: Document | None) -> SweepSpec:
     if space_document is not None and not isinstance(space_document.data, dict):
         what = f"must be a mapping of parameters, not {_shown(space_document.data)}"
         raise SpecError([located(("search_space", "parameters"), what, "the file begins with 'parameters:'")])
+    if foreign and "search_space" in data:
+        data["search_space"] = _with_sizes_as_words(data["search_space"])
     try:
-        spec = SweepSpec.model_validate(data)
+        spec = _typed(data, (document, space_document), foreign)
     except ValidationError as error:
         wrong = _by_path(error, data)
         problems = [_from_pydantic(path, items, located, space_document is not None) for path, items in wrong.items()]
-        raise SpecError([*problems, *_beyond(problems, list(wrong), data, (document, space_document))]) from None
-    spec._documents = (document, space_document)
+        raise SpecError([*problems, *_beyond(problems, list(wrong), data, (document, space_document), foreign)]) from None
     problems = check(spec)
     if problems:
         raise SpecError(problems)
@@ -121,7 +167,11 @@ def _build(document: Document, space_document: Document | None) -> SweepSpec:
 
 
 def _beyond(
-    problems: list[Problem], wrong: list[KeyPath], data: dict[str, Any], documents: tuple[Document, Document | None]
+    problems: list[Problem],
+    wrong: list[KeyPath],
+    data: dict[str, Any],
+    documents: tuple[Document, Document | None],
+    foreign: bool,
 ) -> list[Problem]:
     """What `check` finds in the rest of a sweep some of whose keys are wrong, so that one run shows as much as it can.
 
@@ -136,10 +186,9 @@ def _beyond(
             return []
         del target[path[-1]]
     try:
-        spec = SweepSpec.model_validate(rest)
+        spec = _typed(rest, documents, foreign)
     except ValidationError:
         return []
-    spec._documents = documents
     keys = [problem.key for problem in problems]
     names = {key.rpartition(".")[2] for key in keys}
     return [p for p in check(spec) if p.key.rpartition(".")[2] not in names and not any(k.startswith(p.key) for k in keys)]

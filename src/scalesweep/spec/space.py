@@ -128,6 +128,7 @@ class Parameter(BaseModel):
     min: float | int | None = None
     max: float | int | None = None
     distribution: Distribution | None = None
+    prior: Scalar | None = Field(None, description="the value you believe to be best: tried first, and near it more often")
     when: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
 
     @property

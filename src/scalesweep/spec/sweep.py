@@ -108,11 +108,17 @@ class EarlyTerminateSpec(_Strict):
     grace_period: int | float | None = Field(None, gt=0, description="fidelity of the first rung (asha)")
     max_t: int | float = Field(gt=0, description="fidelity of a finished trial")
     reduction_factor: float = Field(3, gt=1, description="one of so many trials passes a rung (asha)")
+    variant: Literal["stopping", "promotion"] = Field(
+        "stopping", description="what does not pass a rung is stopped for good, or waits there until it does (asha)"
+    )
+    survival: Literal["metric", "pareto", "forecast"] = Field("metric", description="who may pass a rung (asha)")
+    brackets: int = Field(1, ge=1, description="bracket b begins at rung b; each trial is in one (Hyperband, asha)")
 
 
 class SearchSpec(_Strict):
-    sampler: Literal["tpe", "random"] = "tpe"
-    n_startup_trials: int = Field(10, ge=1, description="random trials before the sampler models anything")
+    sampler: Literal["scale_aware", "tpe", "random"] = "tpe"
+    cost_weight: float = Field(0.3, ge=0, description="how much a proposal's expected cost counts (scale_aware); 0: not at all")
+    n_startup_trials: int = Field(10, ge=1, description="trials before the sampler models anything")
     seed: int = Field(0, ge=0)
 
 
@@ -121,6 +127,7 @@ class BudgetSpec(_Strict):
     time: Seconds | None = Field(None, gt=0, description="wall-clock of the sweep, e.g. 5m")
     gpu_hours: float | None = Field(None, gt=0)
     dollars: float | None = Field(None, gt=0, description="needs resources.dollars_per_gpu_hour")
+    trial_gpu_hours: float | None = Field(None, gt=0, description="that one trial may take; it is stopped before it takes more")
 
 
 class ResourcesSpec(_Strict):
@@ -172,10 +179,16 @@ class SweepSpec(_Strict):
     tracking: TrackingSpec = Field(default_factory=TrackingSpec)
 
     _documents: tuple[Document, Document | None] | None = PrivateAttr(default=None)
+    _foreign: bool = PrivateAttr(default=False)
 
     def __eq__(self, other: object) -> bool:
         # Where it was read from makes no difference.
         return self.model_dump() == other.model_dump() if isinstance(other, SweepSpec) else NotImplemented
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the space may hold parameters that training does not know: the columns of a table, in a simulation."""
+        return self._foreign
 
     def sizes(self) -> list[LadderSize]:
         """The ladder, smallest first as the user ordered it."""

@@ -4,7 +4,7 @@ Tune shows its searcher neither the report on which a trial stops nor why it sto
 So scheduler, searcher and stopper here are faces of one `Conductor`, which sees every report and decides alone.
 
 Tune hands a trial's process to the next trial, but keeps at most one that has nothing to do, and starting another takes
-seconds. So a trial that has ended keeps its process until a new one needs it: its last report is answered with "do
+seconds. So a trial that has ended, or is paused, keeps its process until a new one needs it: its last report is answered with "do
 nothing" (which leaves it as it is), and it is stopped when a new trial has been queued. It holds no GPU meanwhile.
 """
 
@@ -19,7 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from scalesweep.record import Trial
-from scalesweep.sweep.conductor import Conductor
+from scalesweep.search.conductor import Conductor
 
 TrialPayload = Callable[[Trial], dict[str, Any]]
 
@@ -33,6 +33,8 @@ class BridgeSearcher(Searcher):
         self.payload = payload
         self.scheduler = scheduler
         self.names: dict[str, str] = {}  # Tune's trial id → ours
+        self.newest: dict[str, str] = {}  # our name → the id of Tune's newest trial of it; one that is tried again, or goes on
+        # after a pause, is a new one to Tune
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.conductor.finished():
@@ -43,11 +45,12 @@ class BridgeSearcher(Searcher):
         if trial is None:
             return None
         self.names[trial_id] = trial.name
+        self.newest[trial.name] = trial_id
         self.scheduler.takes_over = bool(self.scheduler.parked)
         return self.payload(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
-        if error:
+        if error and self.newest[self.names[trial_id]] == trial_id:  # else only the process that an earlier one had kept
             self.conductor.died(self.names[trial_id])
 
     # The record is the one state that is kept; Tune would pickle the searcher.

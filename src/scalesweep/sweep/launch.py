@@ -21,8 +21,8 @@ from scalesweep.errors import NothingUsableError, OutsideError, SpecError, UserE
 from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
 from scalesweep.record.provenance import git_revision, package_versions
 from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.search.conductor import Conductor, Sink
 from scalesweep.spec import SweepSpec, TrialConfig, gpu_choices, sweep_from_dict, trial_config
-from scalesweep.sweep.conductor import Conductor, Sink
 from scalesweep.sweep.preflight import Plan, check_static
 
 WARM_BYTES = 2 * 1024**3  # weights of a size that each worker makes itself ready for as it starts; larger ones wait for a trial
@@ -301,11 +301,11 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     metric, goal = manifest["metric"]["name"], manifest["metric"]["goal"]
     storage = new_study_storage(run_dir / "study.log")
     hopeless = [(size, mode) for size, mode in manifest.get("hopeless", [])]
-    proposer = Proposer(spec, goal, storage, record.by_number(), metric, hopeless)
+    proposer = Proposer(spec, goal, storage, record.by_number(), metric, hopeless, record.n_params)
     if sinks is None:
         sinks = [ProgressSink(), *make_trackers(record, run_dir)]
     workers = TrialWorkers(manifest, spec, slots)
-    conductor = Conductor(spec, goal, writer, proposer, slots, workers, sinks)
+    conductor = Conductor(spec, goal, writer, proposer, slots, workers, time.time, sinks)
 
     def payload(trial: Trial) -> dict[str, Any]:
         job = job_from_manifest(manifest, trial.name, TrialConfig(**trial.config), run_dir / "checkpoints" / trial.name)

@@ -38,6 +38,7 @@ class TrialJob:
     train_on: tuple[str, ...] = ("train",)
     evaluate_on: str = "validation"
     heartbeat_steps: int | None = None  # also report after so many steps, without evaluating
+    pauses_at_rungs: bool = False  # it may be paused at a rung and go on later, so its checkpoint is there with the report
     metric: str = "eval_loss"  # what a plateau is seen in
     minimize: bool = True
     thaw_at: tuple[float, ...] | None = None  # shares of the run at which stages of unfreezing begin, in the cadence's place
@@ -119,6 +120,7 @@ def job_from_manifest(
         "metric": manifest["metric"]["name"],
         "minimize": manifest["metric"]["goal"] == "minimize",
         "checkpoint_dir": str(checkpoint_dir) if checkpoint_dir else None,
+        "pauses_at_rungs": spec.early_terminate.variant == "promotion",
         "price": spec.price(config.model_size),
         "cache_gib": spec.resources.cache_gib,
         "shared_modes": tuple(str(mode) for mode in (unfreezing.choices() or [] if unfreezing else [])),

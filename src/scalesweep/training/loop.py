@@ -461,8 +461,8 @@ def train(trainer: Trainer) -> Iterator[TrainReport]:
     """Train to the end; yield a report at every evaluation.
 
     Evaluates every `eval_interval` steps, at the first step that reaches a rung, and at the end. A checkpoint is written when
-    the caller asks for more, since most trials of a sweep are stopped at a report and need none. A trial that dies before
-    gives out the last report again.
+    the caller asks for more, since most trials of a sweep are stopped at a report and need none; where trials are paused at
+    rungs, it is written there before the report is given out. A trial that dies before gives out the last report again.
     """
     config = trainer.config
     heartbeat, saved = trainer.job.heartbeat_steps, time.monotonic()
@@ -488,8 +488,11 @@ def train(trainer: Trainer) -> Iterator[TrainReport]:
                 yield report
             continue
         report = trainer.report()
+        saved_first = on_rung and not ended and trainer.job.pauses_at_rungs
+        if saved_first:
+            trainer.save(report)
         yield report
-        if config.checkpoint_interval is None or on_rung or ended or _crosses(step, config):
+        if not saved_first and (config.checkpoint_interval is None or on_rung or ended or _crosses(step, config)):
             trainer.save(report)
 
 

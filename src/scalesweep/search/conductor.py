@@ -6,21 +6,29 @@ Knows no Ray. The bridge calls it; every decision is a function of the record, s
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from scalesweep.costs import dollars
 from scalesweep.errors import OutsideError
-from scalesweep.record import Record, RecordWriter, State, Trial
+from scalesweep.record import Mark, Record, State, Trial
+from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.search.proposals import Proposer
-from scalesweep.search.survival import Rungs
+from scalesweep.search.survival import Rungs, draw_bracket
 from scalesweep.spec import SweepSpec, gpu_choices, rung_levels, trial_config
 
 OVERTAKEN_LIMIT = 8  # trials that may be placed before the longest-waiting one; then it is waited for
 WAITING_LIMIT = 2  # trials too large for the free workers that are queued before only small ones are proposed
+
+
+class Writer(Protocol):
+    """Where events are written. `record` is what they make so far."""
+
+    record: Record
+
+    def append(self, event: dict[str, Any]) -> None: ...
 
 
 class Sink(Protocol):
@@ -74,22 +82,24 @@ class Running:
 class Conductor:
     spec: SweepSpec
     goal: str
-    writer: RecordWriter
+    writer: Writer
     proposer: Proposer
     slots: Callable[[], int]  # workers that the cluster holds at once
     pool: Pool
+    clock: Callable[[], float]  # unix seconds; a simulation's run ahead of ours
     sinks: Sequence[Sink] = ()
-    clock: Callable[[], float] = time.time
     interrupted: bool = False
     out_of_choices: bool = False
     waiting: dict[str, Waiting] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
+    paused: dict[str, Trial] = field(default_factory=dict)  # at a rung that they have not passed yet
     deaths: Counter[str] = field(default_factory=Counter)  # of a trial's processes, in this session
     outage: Exception | None = None  # something outside failed for good: the session ends, the sweep can be resumed
 
     def __post_init__(self) -> None:
         early = self.spec.early_terminate
-        self.rungs = Rungs(rung_levels(self.spec), early.reduction_factor, early.max_t)
+        pauses = early.variant == "promotion"
+        self.rungs = Rungs(rung_levels(self.spec), early.reduction_factor, early.max_t, early.survival, pauses)
         self.sign = -1.0 if self.goal == "minimize" else 1.0
         self.metric = self.spec.metric.name
         # Trials that an earlier session left unfinished run first, in their order.
@@ -115,10 +125,19 @@ class Conductor:
         """Rebuild the rungs from the record, and end what was decided but not written down before a driver died."""
         reports = [(report, trial) for trial in self.record.by_number() for report in trial.reports]
         for report, trial in sorted(reports, key=lambda item: item[0].order):
-            if math.isfinite(value := report.metrics[self.metric]):
-                self.rungs.report(trial.name, report.fidelity, self.sign * value)
+            value = report.metrics[self.metric]
+            if not math.isfinite(value):
+                self.rungs.diverged(trial.name, trial.bracket)
+                continue
+            marks = report.marks or [Mark(rung, report.fidelity, value, report.gpu_seconds) for rung in report.rungs]
+            seen = [replace(mark, value=self.sign * mark.value) for mark in marks]
+            place = report.fidelity, self.sign * value, report.gpu_seconds
+            self.rungs.restore(trial.name, *place, trial.bracket, seen)
         for trial in list(self.unfinished):
-            if trial.last is not None and trial.last.action != "continue":
+            if trial.paused:
+                self.paused[trial.name] = trial
+                self.unfinished.remove(trial)
+            elif trial.last is not None and trial.last.action not in ("continue", "pause"):
                 self._end_after_report(trial)
                 self.unfinished.remove(trial)
 
@@ -152,8 +171,33 @@ class Conductor:
     def _dollars(self, trial: Trial, gpu_seconds: float) -> float | None:
         return dollars(gpu_seconds, self.spec.price(trial.config["model_size"]))
 
+    def left_gpu_seconds(self) -> float:
+        """GPU seconds that a new trial may still take: of the trial's own cap, and of what is left of the budgets less what
+        the running trials take up to their next rung, as far as that is known. Infinite where there is no such budget.
+
+        What is left in dollars is worth the most GPU seconds on the cheapest size.
+        """
+        budget, now = self.spec.budget, self.clock()
+        left = math.inf if budget.trial_gpu_hours is None else budget.trial_gpu_hours * 3600
+        owed = [(run.trial, self._owed(run.trial)) for run in self.running.values()]
+        if budget.gpu_hours is not None:
+            seconds = budget.gpu_hours * 3600 - self.gpu_seconds(now) - sum(seconds for _, seconds in owed)
+            left = min(left, seconds)
+        if budget.dollars is not None:
+            paid = self.dollars(now) + sum(self._dollars(trial, seconds) or 0.0 for trial, seconds in owed)
+            cheapest = min(self.spec.price(size.name) or math.inf for size in self.spec.sizes())
+            left = min(left, (budget.dollars - paid) / cheapest * 3600)
+        return max(left, 0.0)
+
+    def _owed(self, trial: Trial) -> float:
+        """GPU seconds from a trial's last report to its next rung; 0 before it has told how fast it is."""
+        if trial.last is None or trial.last.fidelity <= 0:
+            return 0.0
+        ahead = [level for level in self.rungs.levels[trial.bracket :] if level > trial.last.fidelity]
+        return trial.last.gpu_seconds * (min(ahead, default=self.rungs.max_t) / trial.last.fidelity - 1)
+
     def no_more_trials(self) -> bool:
-        """Whether nothing is left to propose."""
+        """Whether nothing is left to propose. Trials that wait at a rung may still go on."""
         if self.interrupted or self.outage or self.out_of_choices or self.exhausted():
             return True
         cap = self.spec.budget.run_cap
@@ -163,7 +207,11 @@ class Conductor:
         """Whether the sweep is over: nothing runs, and nothing will."""
         if self.interrupted or self.outage:
             return True
-        return self.no_more_trials() and not self.running and (not self.waiting or self.exhausted() is not None)
+        if self.running or not self.no_more_trials():
+            return False
+        if self.exhausted() is not None:
+            return True
+        return not self.waiting and self._promotable(gpu_choices(self.spec)) is None
 
     def next_trial(self) -> Trial | None:
         """A trial whose workers are leased and that is to start now; None while there is none."""
@@ -204,25 +252,46 @@ class Conductor:
 
     def _propose(self) -> bool:
         """Queue one more trial, if there is any use in it."""
-        if self.no_more_trials():
+        if self.interrupted or self.outage or self.exhausted():
             return False
         counts = self._useful_counts()
         if not counts:
             return False
         if self.unfinished:
             trial = self.unfinished.pop(0)
+        elif (promoted := self._promotable(counts)) is not None:
+            trial = self.paused.pop(promoted)
+        elif self.no_more_trials():
+            return False
         else:
             number = len(self.record.trials)
             name = f"t{number:04d}"
-            proposal = self.proposer.propose(number, name, counts if counts != gpu_choices(self.spec) else None)
-            if proposal is None:  # all that the space holds has turned out not to fit
+            restricted = counts if counts != gpu_choices(self.spec) else None
+            left = self.left_gpu_seconds()
+            # One that goes on, and has no workers yet, waits as the record has it.
+            paused = [*self.paused, *(other for other, waiting in self.waiting.items() if waiting.trial.paused)]
+            proposal = self.proposer.propose(number, name, restricted, left=left, paused=paused)
+            if proposal is None:  # all that the space holds has turned out not to fit, into memory or into the budget
                 self.out_of_choices = True
                 return False
             config = trial_config(self.spec, proposal.params).model_dump()
-            self._emit("trial", trial=name, number=number, params=proposal.params, config=config)
+            early = self.spec.early_terminate
+            told: dict[str, Any] = {"counts": list(restricted)} if restricted else {}
+            told |= {"left_gpu_seconds": left} if math.isfinite(left) else {}
+            told["bracket"] = draw_bracket(early.brackets, self.spec.search.seed, number)
+            self._emit("trial", trial=name, number=number, params=proposal.params, config=config, **told)
             trial = self.record.trials[name]
         self.waiting[trial.name] = Waiting(trial)
         return True
+
+    def _promotable(self, counts: Sequence[int]) -> str | None:
+        """The paused trial that goes on, if one does."""
+        ready = {name for name, trial in self.paused.items() if int(trial.config["num_gpus"]) in counts}
+        if not ready:
+            return None
+        if self.spec.early_terminate.survival == "forecast":
+            return self.proposer.model.promote(ready)
+        return self.rungs.promotable(ready)
 
     def _useful_counts(self) -> list[int]:
         """GPU counts that the next trial may have; none while another one waiting would not help.
@@ -249,7 +318,9 @@ class Conductor:
         in_use = {int(running.trial.config["num_gpus"]) for running in self.running.values()}
         if not in_use:
             return []  # workers are starting, or the cluster lost them: what waits is placed when they come
-        return [] if any(need <= free + min(in_use) for need in needs) else sorted(in_use)
+        if any(need <= free + min(in_use) for need in needs):
+            return []
+        return sorted(in_use) if len(needs) < WAITING_LIMIT else [count for count in choices if count <= free + min(in_use)]
 
     def _free(self) -> int:
         """Workers that no running trial holds."""
@@ -259,9 +330,10 @@ class Conductor:
 
     def _start(self, trial: Trial) -> None:
         """The trial has its workers (again)."""
+        queue = list(self.waiting)
+        for name in queue[: queue.index(trial.name)]:
+            self.waiting[name].overtaken += 1
         del self.waiting[trial.name]
-        for other in self.waiting.values():
-            other.overtaken += other.trial.number < trial.number
         self.running[trial.name] = Running(trial, self.clock(), trial.wall_seconds, trial.gpu_seconds)
         costs = {"wall_seconds": trial.wall_seconds, "gpu_seconds": trial.gpu_seconds}
         self._emit("start", trial=trial.name, attempt=trial.attempts + 1, workers=self.pool.names(trial.name), **costs)
@@ -286,16 +358,8 @@ class Conductor:
             return True  # repeated after a restart: it was recorded and judged before
         wall, gpu = self._cost(self.running[name], self.clock())
         value = metrics[self.metric]
-        if math.isfinite(value):
-            verdict = self.rungs.report(name, fidelity, self.sign * value)
-            action, rung, cutoff = verdict.action, verdict.rung, verdict.cutoff
-            cutoff = None if cutoff is None else self.sign * cutoff
-        else:
-            action, rung, cutoff = "stop", None, None
-        reason = "diverged" if not math.isfinite(value) else "rung" if action == "stop" else "max_t"
-        if action == "continue" and (spent := self.exhausted()):
-            action, reason = "stop", f"budget: {spent}"
-        self.proposer.report(trial.number, fidelity, value)
+        self.proposer.report(trial.number, fidelity, value, gpu)
+        action, reason, marks, cutoff = self._verdict(trial, fidelity, value, gpu)
         self._emit(
             "report",
             trial=name,
@@ -305,15 +369,44 @@ class Conductor:
             gpu_seconds=gpu,
             dollars=self._dollars(trial, gpu),
             metrics=metrics,
-            rungs=[rung] if rung is not None else [],
+            rungs=[mark.rung for mark in marks],
+            marks=[asdict(mark) for mark in marks],
             action=action,
-            reason=reason if action != "continue" else None,
+            reason=reason,
             cutoff=cutoff,
         )
         if action == "continue":
             return True
+        if action == "pause":
+            self.pool.release(name)
+            del self.running[name]
+            self.paused[name] = trial
+            return False
         self._end_after_report(trial)
         return False
+
+    def _verdict(
+        self, trial: Trial, fidelity: float, value: float, gpu_seconds: float
+    ) -> tuple[str, str | None, list[Mark], float | None]:
+        """What becomes of a trial and why, where it stood at the rungs that it was judged at, and the cutoff there."""
+        early, name = self.spec.early_terminate, trial.name
+        if not math.isfinite(value):
+            self.rungs.diverged(name, trial.bracket)
+            return "stop", "diverged", [], None
+        survives = None
+        judges = early.survival == "forecast" and early.variant == "stopping" and fidelity < early.max_t
+        if judges and self.rungs.passed(name, fidelity, trial.bracket):
+            survives = self.proposer.model.survives(name)
+        verdict = self.rungs.report(name, fidelity, self.sign * value, gpu_seconds, trial.bracket, survives)
+        marks = [replace(mark, value=self.sign * mark.value) for mark in verdict.marks]
+        cutoff = None if verdict.cutoff is None else self.sign * verdict.cutoff
+        action, reason = verdict.action, {"stop": "rung", "complete": "max_t"}.get(verdict.action)
+        cap, last = self.spec.budget.trial_gpu_hours, trial.last.gpu_seconds if trial.last else 0.0
+        if action in ("continue", "pause") and cap is not None and 2 * gpu_seconds - last > cap * 3600:
+            action, reason = "stop", "budget: trial_gpu_hours"  # the next stretch, as long as this one, would go beyond
+        if action == "continue" and (spent := self.exhausted()):
+            action, reason = "stop", f"budget: {spent}"
+        return action, reason, marks, cutoff
 
     def _end_after_report(self, trial: Trial) -> None:
         assert trial.last is not None
@@ -347,6 +440,7 @@ class Conductor:
         value = trial.last.metrics[self.metric] if trial.last else None
         running = self.running.pop(trial.name, None)
         self.waiting.pop(trial.name, None)
+        self.paused.pop(trial.name, None)
         self.pool.release(trial.name)
         wall, gpu = self._cost(running, self.clock()) if running else (trial.wall_seconds, trial.gpu_seconds)
         costs = {"wall_seconds": wall, "gpu_seconds": gpu}
@@ -354,15 +448,17 @@ class Conductor:
         self.proposer.tell(trial.number, state, value)
 
     def end_sweep(self) -> None:
-        """Nothing is left to do: end what was never placed, and the sweep."""
+        """Nothing is left to do: end what waits at a rung or was never placed, and the sweep."""
         spent = self.exhausted()
         reason = f"budget: {spent}" if spent else "budget: run_cap"
         if self.out_of_choices and not spent:
-            reason = "nothing that fits is left to try"
+            by_budget = math.isfinite(self.left_gpu_seconds()) and self.proposer.can_run()
+            reason = f"nothing that fits{' the budget' if by_budget else ''} is left to try"
         for trial in self.record.by_number():
             if not trial.state.ended:
-                self._end(trial, State.PRUNED, reason)
-        self._emit("sweep_ended", reason=reason)
+                self._end(trial, State.PRUNED, "rung" if trial.name in self.paused else reason)
+        front = [asdict(point) for point in pareto_front(self.record)]
+        self._emit("sweep_ended", reason=reason, hypervolume=hypervolume(self.record), pareto=front)
 
     def note(self, text: str) -> None:
         """Write a remark into the record."""

@@ -13,9 +13,9 @@ from optuna.trial import TrialState
 
 from scalesweep.record import RecordWriter, State, Trial, read_record
 from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.search.conductor import OVERTAKEN_LIMIT, Conductor
 from scalesweep.search.proposals import Proposer
 from scalesweep.spec import SweepSpec
-from scalesweep.sweep.conductor import OVERTAKEN_LIMIT, Conductor
 from sweeps import sweep
 
 MANIFEST = {"schema_version": SCHEMA_VERSION, "name": "tiny", "metric": {"name": "eval_loss", "goal": "minimize"}}
@@ -262,3 +262,202 @@ def test_a_cluster_that_lost_its_workers_is_waited_for(tmp_path: Path) -> None:
     assert len(made.waiting) <= 1
     made.slots = lambda: 2
     start(made)
+
+
+# ---- rungs that trials wait at -------------------------------------------------------------------------------------------
+
+
+PROMOTION = {"type": "asha", "grace_period": 4, "max_t": 36, "reduction_factor": 3, "variant": "promotion"}
+RATE = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}
+ONE_SIZE = {"parameters": {"model_size": {"value": "L1"}, "learning_rate": RATE}}
+
+
+def waiting_sweep(**changes: Any) -> SweepSpec:
+    early = {**PROMOTION, **changes.pop("early", {})}
+    return sweep(**{"search_space": ONE_SIZE, "early_terminate": early, "budget": {"run_cap": 3}, **changes})
+
+
+def pause_three(made: Conductor, clock: Clock) -> list[str]:
+    """Three trials, one after the other, ten seconds each; the second is the best."""
+    names = []
+    for loss in (0.5, 0.4, 0.6):
+        names.append(start(made))
+        clock.now += 10
+        assert not report(made, names[-1], 4, loss)
+    return names
+
+
+def test_a_paused_trial_waits_without_workers_and_is_not_paid_for(tmp_path: Path) -> None:
+    clock = Clock()
+    made = conductor(tmp_path, waiting_sweep(), 1, clock)
+    names = pause_three(made, clock)
+    assert not made.pool.holders
+    assert not made.finished(), "the cap on trials is reached, but one of them may go on"
+    record = made.record
+    assert [(t.state, t.paused, t.stop_reason, t.last.action) for t in record.by_number()] == [
+        (State.RUNNING, True, None, "pause")
+    ] * 3
+    clock.now += 1000
+    assert start(made) == names[1]
+    assert not record.trials[names[1]].paused
+    assert report(made, names[1], 4, 0.4), "its checkpoint's report comes again"
+    clock.now += 20
+    assert not report(made, names[1], 12, 0.3)
+    trial = record.trials[names[1]]
+    assert (trial.gpu_seconds, trial.wall_seconds, trial.attempts, len(trial.reports)) == (30, 30, 2, 2)
+    assert made.finished(), "one at rung 2 is no third of anything"
+    made.end_sweep()
+    ended = read_record(tmp_path / "run")
+    assert {(t.state, t.stop_reason, t.paused) for t in ended.by_number()} == {(State.PRUNED, "rung", False)}
+    assert ended.ended_reason == "budget: run_cap"
+    study = made.proposer.study.trials
+    assert [(t.state, t.value) for t in study] == [(TrialState.PRUNED, value) for value in (0.5, 0.3, 0.6)]
+
+
+def test_a_resumed_sweep_leaves_paused_what_was_paused(tmp_path: Path) -> None:
+    clock = Clock()
+    made = conductor(tmp_path, waiting_sweep(), 1, clock)
+    names = pause_three(made, clock)
+    made.writer.close()
+    again = conductor(tmp_path, waiting_sweep(), 1, clock, resume=True)
+    assert (again.unfinished, list(again.paused), again.rungs.recorded) == ([], names, made.rungs.recorded)
+    assert start(again) == names[1]
+    again.writer.close()
+    # Killed while the promoted trial ran: it has passed its rung, and goes on first.
+    third = conductor(tmp_path, waiting_sweep(), 1, clock, resume=True)
+    assert ([trial.name for trial in third.unfinished], list(third.paused)) == ([names[1]], [names[0], names[2]])
+    assert start(third) == names[1]
+    third.died(names[1])
+    third.died(names[0])  # the process that a paused trial had kept: nothing of its own
+    assert start(third) == names[1]
+    assert third.record.trials[names[1]].state is State.RUNNING
+    assert third.deaths == {names[1]: 1}
+
+
+def test_a_promotion_comes_before_a_new_trial_and_keeps_to_max_concurrent_trials(tmp_path: Path) -> None:
+    clock = Clock()
+    made = conductor(tmp_path, waiting_sweep(budget={"run_cap": 9}, resources={"max_concurrent_trials": 2}), 4, clock)
+    first = [start(made), start(made)]
+    assert made.next_trial() is None
+    for name, loss in zip(first, (0.5, 0.4), strict=True):
+        report(made, name, 4, loss)
+    third = start(made)  # two at the rung: nobody goes on yet
+    assert third not in first
+    fourth = start(made)
+    assert made.next_trial() is None
+    report(made, third, 4, 0.6)
+    kept = list(made.waiting)  # it was made ready before the rung had three
+    while (trial := made.next_trial()) is not None:
+        kept.append(trial.name)
+    report(made, fourth, 4, 0.7)
+    if first[1] not in kept:
+        assert start(made) == first[1]
+    assert len(made.running) <= 2
+
+
+def test_a_spent_budget_ends_what_waits_as_stopped_at_its_rung(tmp_path: Path) -> None:
+    clock = Clock()
+    made = conductor(tmp_path, waiting_sweep(budget={"time": 25.0}), 1, clock)
+    name = start(made)
+    clock.now += 10
+    report(made, name, 4, 0.5)
+    other = start(made)
+    clock.now += 20
+    assert not report(made, other, 2, 0.5)
+    assert made.finished()
+    made.end_sweep()
+    assert [(t.state, t.stop_reason) for t in made.record.by_number()] == [
+        (State.PRUNED, "rung"),
+        (State.PRUNED, "budget: time"),
+    ]
+
+
+@pytest.mark.parametrize("variant", ["stopping", "promotion"])
+@pytest.mark.parametrize("survival", ["metric", "pareto", "forecast"])
+def test_every_rule_in_every_bracket_comes_to_an_end_and_resumes_alike(variant: str, survival: str, tmp_path: Path) -> None:
+    clock = Clock()
+    early = {"variant": variant, "survival": survival, "brackets": 3}
+    spec = waiting_sweep(early=early, budget={"run_cap": 30}, search={"sampler": "random", "n_startup_trials": 4})
+    made = conductor(tmp_path, spec, 1, clock)
+    while not made.finished():
+        name = start(made)
+        loss = abs(math.log10(made.record.trials[name].params["learning_rate"]) + 3)
+        done = made.record.trials[name].last.fidelity if made.record.trials[name].last else 0
+        for step in range(done + 2, 37, 2):
+            clock.now += 1
+            if not report(made, name, step, loss + 1 / step):
+                break
+    made.writer.close()
+    again = conductor(tmp_path, spec, 1, clock, resume=True)
+    assert again.rungs.recorded == made.rungs.recorded
+    record = again.record
+    assert {trial.bracket for trial in record.trials.values()} == {0, 1, 2}
+    for trial in record.trials.values():
+        judged = [mark.rung for found in trial.reports for mark in found.marks]
+        assert judged == sorted(set(judged)), "no rung twice"
+        assert all(rung > trial.bracket for rung in judged)
+    again.end_sweep()
+    states = Counter((trial.state, trial.stop_reason) for trial in record.trials.values())
+    assert set(states) == {(State.COMPLETE, "max_t"), (State.PRUNED, "rung")}
+
+
+# ---- budgets of one trial, and what is left for the next ---------------------------------------------------------------------
+
+
+def test_a_trial_stops_before_it_takes_more_than_its_cap(tmp_path: Path) -> None:
+    clock = Clock()
+    spec = sweep(
+        search_space=ONE_SIZE,
+        budget={"run_cap": 3, "trial_gpu_hours": 100 / 3600},
+        early_terminate={"type": "none", "max_t": 12},
+    )
+    made = conductor(tmp_path, spec, 1, clock)
+    name = start(made)
+    clock.now += 40
+    assert report(made, name, 3, 0.5)
+    clock.now += 30
+    assert report(made, name, 6, 0.5), "70 s, and 30 more are 100"
+    clock.now += 20
+    assert not report(made, name, 9, 0.5), "90 s, and 20 more are too many"
+    assert (made.record.trials[name].state, made.record.trials[name].stop_reason) == (State.PRUNED, "budget: trial_gpu_hours")
+    assert not made.finished()
+
+
+def test_what_is_left_is_told_to_the_proposer_and_none_ends_the_sweep(tmp_path: Path) -> None:
+    clock = Clock()
+    made = conductor(tmp_path, sweep(search_space=ONE_SIZE, budget={"gpu_hours": 1000 / 3600}), 2, clock)
+    told = []
+    propose = made.proposer.propose
+
+    def asked(number: int, name: str, num_gpus: Any = None, *, left: float, **more: Any) -> Any:
+        told.append(left)
+        return None if left < 900 else propose(number, name, num_gpus, left=left, **more)
+
+    made.proposer.propose = asked  # type: ignore[method-assign]
+    name = start(made)
+    assert told == [1000]
+    clock.now += 20
+    assert report(made, name, 4, 0.5)
+    assert start(made)  # 20 s are spent, and 40 more to the end (its next rung) are expected
+    assert told[1:] == [pytest.approx(1000 - 20 - 40)]
+    clock.now += 200
+    assert made.next_trial() is None
+    assert told[-1] < 900
+    assert made.out_of_choices
+    assert not made.finished()
+    for running in list(made.running):
+        report(made, running, 12, 0.4)
+    assert made.finished()
+    made.end_sweep()
+    assert made.record.ended_reason == "nothing that fits the budget is left to try"
+
+
+def test_the_cap_of_a_trial_and_dollars_bound_what_is_left(tmp_path: Path) -> None:
+    clock = Clock()
+    prices = {"dollars_per_gpu_hour": 3600.0}
+    made = conductor(tmp_path, sweep(budget={"dollars": 500.0, "trial_gpu_hours": 1.0}, resources=prices), 2, clock)
+    assert made.left_gpu_seconds() == pytest.approx(500)
+    other = conductor(tmp_path / "other", sweep(budget={"run_cap": 3, "trial_gpu_hours": 0.01}), 2, clock)
+    assert other.left_gpu_seconds() == pytest.approx(36)
+    third = conductor(tmp_path / "third", sweep(), 2, clock)
+    assert third.left_gpu_seconds() == math.inf

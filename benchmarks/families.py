@@ -1,0 +1,302 @@
+"""What searches are compared on: modelled families, tables that others recorded, and a record of this project's own sweep.
+
+    python benchmarks/families.py [NAME …]        # prints what each family is like
+
+The recorded tables lie in `../shared/curves` beside the repository, or where SCALESWEEP_CURVES says; a family whose table is
+not there is skipped with a sentence on stderr. Sources and licences of the tables are told in the README beside them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scalesweep.errors import UserError, did_you_mean
+from scalesweep.simulation.parametric import FAMILIES, ParametricSource, family_spec
+from scalesweep.simulation.simulator import Cluster
+from scalesweep.simulation.source import Source
+from scalesweep.simulation.tables import TableSource
+from scalesweep.spec import SweepSpec, load_sweep, sweep_from_dict
+
+ROOT = Path(__file__).parents[1]
+CURVES = Path(os.environ.get("SCALESWEEP_CURVES") or ROOT.parent / "shared" / "curves")
+OWN = ROOT / "benchmarks" / "curves" / "quickstart.parquet"
+GPUS = 8
+FULL_TRIALS = 40  # what the budget buys, at the cost of the median random configuration …
+SHARE = 0.4  # … but no more than this share of a table's configurations: a search that runs them all has nothing to decide
+STARTUP_SECONDS, STARTUP_SHARE = 5.0, 0.02  # of a trial; no more than this share of the median one's duration
+TASKS = {  # TaskSet's name of each task → ours
+    "imdb_patch32_GRU128_bs128": "gru128",
+    "imdb_patch32_GRU64_avg_bs128": "gru64",
+    "imdb_patch32_IRNN64_relu_last_bs128": "irnn64",
+    "imdb_patch32_LSTM128_bs128": "lstm128",
+    "imdb_patch128_LSTM128_avg_bs64": "lstm128-avg",
+    "imdb_patch32_VRNN64_tanh_avg_bs128": "vrnn64",
+}
+
+
+@dataclass
+class Family:
+    name: str
+    spec: SweepSpec
+    source: Source
+    goal: str
+    cluster: Cluster
+    budget_gpu_hours: float
+    trend: bool  # the best settings, or the order of the sizes, follow the size
+    real: bool  # recorded, not modelled
+
+
+def families(names: Sequence[str] | None = None) -> list[Family]:
+    """Build the families named, all by default; one whose table is absent is skipped with a sentence on stderr.
+
+    Raises:
+        UserError: a name that there is not.
+    """
+    built = []
+    for name in names if names is not None else BUILDERS:
+        if name not in BUILDERS:
+            raise UserError(f"no family {name!r}", did_you_mean(name, BUILDERS))
+        try:
+            built.append(BUILDERS[name]())
+        except FileNotFoundError as error:
+            print(f"{name} is skipped: {error}", file=sys.stderr)
+    return built
+
+
+def draw(spec: SweepSpec, rng: np.random.Generator) -> dict[str, Any]:
+    """A configuration at random from the space."""
+    params: dict[str, Any] = {}
+    for name, parameter in spec.search_space.ordered():
+        if not parameter.holds(params):
+            continue
+        choices = parameter.choices()
+        low, high = parameter.min or 0, parameter.max or 0
+        if choices is not None:
+            params[name] = choices[rng.integers(len(choices))]
+        elif parameter.kind == "int_uniform":
+            params[name] = int(rng.integers(int(low), int(high) + 1))
+        elif parameter.kind == "log_uniform_values":
+            params[name] = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        else:
+            params[name] = float(rng.uniform(low, high))
+    return params
+
+
+def full_trials(family_spec: SweepSpec, source: Source, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    """GPU seconds and duration, in seconds, of random configurations that run to the end."""
+    rng = np.random.default_rng(11)
+    drawn = [draw(family_spec, rng) for _ in range(count)]
+    gpu_seconds = np.array([source.curve(params, 0).gpu_seconds[-1] for params in drawn])
+    return gpu_seconds, gpu_seconds / np.array([params.get("num_gpus", 1) for params in drawn])
+
+
+def _family(name: str, spec: SweepSpec, source: Source, trend: bool, real: bool = True) -> Family:
+    gpu_seconds, seconds = full_trials(spec, source)
+    configs = len(source.configs) if isinstance(source, TableSource) else np.inf
+    budget = min(FULL_TRIALS, SHARE * configs) * float(np.median(gpu_seconds)) / 3600
+    cluster = Cluster(GPUS, min(STARTUP_SECONDS, STARTUP_SHARE * float(np.median(seconds))))
+    return Family(name, spec, source, spec.metric.goal or "minimize", cluster, budget, trend, real)
+
+
+# ---- modelled -----------------------------------------------------------------------------------------------------------
+
+
+def _parametric(name: str) -> Family:
+    spec = sweep_from_dict(family_spec(name))
+    # In `crossing` the optimum and the final order follow size as in `trend`; only early reports mislead. In `poor_scaling`
+    # too: it is `trend` with another cost of GPUs. `no_trend` is there for what goes wrong without it.
+    return _family(name, spec, ParametricSource(FAMILIES[name], spec), trend=name != "no_trend", real=False)
+
+
+# ---- recorded -----------------------------------------------------------------------------------------------------------
+
+
+def _table(
+    name: str, frame: pd.DataFrame, parameters: dict[str, Any], metric: str, early: dict[str, Any], trend: bool
+) -> Family:
+    """A table as a family; `frame` has the columns that `TableSource` documents."""
+    data = {
+        "name": name,
+        "search_space": {"parameters": parameters},
+        "metric": {"name": metric, "goal": "minimize"},
+        "early_terminate": {"reduction_factor": 3, **early},
+        "budget": {"run_cap": 10_000},
+    }
+    spec = sweep_from_dict(data, foreign=True)
+    return _family(name, spec, TableSource(frame, spec, "minimize", efficiency=0.9, name=name), trend)
+
+
+def _recorded(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path.name} in {path.parent}")
+    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+
+
+def _log_range(column: pd.Series) -> dict[str, Any]:
+    return {"distribution": "log_uniform_values", "min": float(column.min()), "max": float(column.max())}
+
+
+def _listed(column: pd.Series) -> dict[str, Any]:
+    return {"values": sorted(column.dropna().unique().tolist())}
+
+
+def _sizes(frame: pd.DataFrame) -> dict[str, Any]:
+    """The words of `model_size`, smallest first."""
+    return {"values": frame.groupby("model_size").n_params.median().sort_values(kind="stable").index.tolist()}
+
+
+def _steplaw() -> Family:
+    """Pre-training from scratch. Every point is a run of its own, with its own cosine to the end of its own tokens; the runs
+    of one (size, rate, batch) at 2 to 4 token budgets are taken as one curve, since no curves were published. So a real
+    run's value at a rung, its rate still high, would be worse than what stands here."""
+    frame = _recorded(CURVES / "steplaw" / "dense.parquet")
+    frame["model_size"] = (frame.n_params / 1e6).round().astype(int).astype(str) + "m"
+    frame["learning_rate"] = 2.0 ** (np.round(2 * np.log2(frame.lr)) / 2)  # a grid of half octaves, rounded off differently
+    frame = frame.rename(columns={"batch_size_seqs": "global_batch_size"})
+    frame["flops"] = 6.0 * frame.n_params * frame.tokens
+    parameters = {
+        "model_size": _sizes(frame),
+        "learning_rate": _log_range(frame.learning_rate),
+        "global_batch_size": _listed(frame.global_batch_size),
+    }
+    # The last cell of three sizes is at 1.288e20 FLOPs, that of the largest at 1.61e20 (interpolated). First cells are at
+    # 1/25, 1/16, 1/6 and 1/4 of it, so that the larger sizes are first judged where they have used more.
+    early = {"time_attr": "flops", "grace_period": 4.77e18, "max_t": 1.2877e20}
+    columns = [*parameters, "flops", "n_params", "smooth_loss"]
+    # A trend: the best rate falls from 0.0078 (215M) to 0.0028 (537M), and at equal compute each larger size is better.
+    return _table("steplaw", frame[columns], parameters, "smooth_loss", early, trend=True)
+
+
+def _taskset(task: str) -> Family:
+    """1,000 optimizer configurations on a small recurrent text classifier: no sizes. Some diverge."""
+    configs = _recorded(CURVES / "taskset" / "configs.parquet")
+    curves = _recorded(CURVES / "taskset" / f"curves_{task}.parquet")
+    for beta in ("beta1", "beta2"):  # what TaskSet draws on a log scale is the distance from 1
+        configs[f"one_minus_{beta}"] = 1 - configs.pop(beta)
+    frame = curves.merge(configs, on="config_id").rename(columns={"config_id": "config"})
+    frame["steps"] = 200 * frame.point.astype(int)
+    parameters = {name: _log_range(configs[name]) for name in configs if name != "config_id"}
+    columns = [*parameters, "config", "steps", "valid_loss"]
+    early = {"time_attr": "steps", "grace_period": 400, "max_t": 10_000}  # rungs at 400, 1,200 and 3,600
+    return _table(f"taskset-{TASKS[task]}", frame[columns], parameters, "valid_loss", early, trend=False)
+
+
+def _misfitting() -> Family:
+    """91 pre-training runs of four small sizes. The length of the run is a parameter here, and fidelity its share in per cent;
+    runs of 100 steps report at their end alone."""
+    frame = _recorded(CURVES / "misfitting" / "curves.parquet")
+    frame["model_size"] = frame.model.str.removeprefix("misfitting_")
+    frame["steps"] = 100 * frame.fraction
+    frame = frame.rename(columns={"peak_lr": "learning_rate", "run_id": "config"})
+    parameters = {
+        "model_size": _sizes(frame),
+        "learning_rate": _log_range(frame.learning_rate),
+        "total_steps": _listed(frame.total_steps),
+    }
+    early = {"time_attr": "steps", "grace_period": 4, "max_t": 100}
+    columns = [*parameters, "config", "steps", "n_params", "tokens", "c4_eval_loss"]  # they cost 6 × n_params × tokens
+    # A trend: at equal length the larger size ends better from 500 steps on (in shorter runs it ends worse). The best rate
+    # hardly moves: 0.004 or its neighbour everywhere.
+    return _table("misfitting", frame[columns], parameters, "c4_eval_loss", early, trend=True)
+
+
+def _rectified() -> Family:
+    """Which of 30 pretrained models to fine-tune on FLAN. One parameter; fidelity is the fine-tuning set's size in samples
+    (counted as `tokens`), each point a run of its own. The README warns of interpolated values; the copy here marks none."""
+    frame = _recorded(CURVES / "rectified_finetuning" / "losses_flan.csv")
+    frame = frame.rename(columns={"model": "model_size", "finetune_samples": "tokens"})
+    frame["flops"] = 6.0 * frame.n_params * frame.tokens  # per token of a sample: a constant factor is all that is missing
+    parameters = {"model_size": _sizes(frame)}
+    early = {"time_attr": "tokens", "grace_period": 200 * 2**4, "max_t": 1_638_400}
+    columns = ["model_size", "tokens", "flops", "n_params", "test_loss"]
+    # No trend: from few samples larger models are better (Spearman −0.55), at the end size hardly tells (−0.17): the second
+    # best has 223M parameters, and the largest, 6.7B, is the 22nd. Pretraining decides.
+    return _table("rectified", frame[columns], parameters, "test_loss", early, trend=False)
+
+
+def _routing() -> Family:
+    """Mixtures of experts by size, experts and router. Order hardly changes between early and late: an easy case."""
+    frame = _recorded(CURVES / "routing" / "curves.parquet").dropna(subset=["loss_validation"])
+    frame = frame.rename(
+        columns={
+            "hyper_id": "config",
+            "step": "steps",
+            "model_size_label": "model_size",
+            "dense_parameter_count": "n_params",
+        }
+    )
+    frame["flops"] = frame.flops_per_step * frame.steps
+    routed = frame[frame.router_type != "Dense"]
+    routers = {"router_type": sorted(routed.router_type.unique())}
+    parameters = {
+        "model_size": _sizes(frame),
+        "router_type": _listed(frame.router_type),
+        "num_experts": {**_listed(routed.num_experts), "when": routers},
+        "k": {**_listed(routed.k), "when": routers},
+        "routing_frequency": {**_listed(routed.routing_frequency), "when": routers},
+    }
+    early = {"time_attr": "steps", "grace_period": 10_000, "max_t": 249_000}
+    columns = [*parameters, "config", "seed", "steps", "flops", "n_params", "loss_validation"]
+    # A trend: with the same router and experts the next larger size is better in 86 to 100 % of cases.
+    return _table("routing", frame[columns], parameters, "loss_validation", early, trend=True)
+
+
+def _quickstart() -> Family:
+    """This project's own sweep: every trial run to the end by the engine, on its data and models."""
+    frame = _recorded(OWN)
+    spec = load_sweep(ROOT / "sweeps" / "quickstart.yaml")
+    source = TableSource(frame, spec, spec.metric.goal or "minimize", efficiency=0.9, name="quickstart")
+    return _family("quickstart", spec, source, trend=False)  # after 36 steps; nobody has shown one
+
+
+BUILDERS: dict[str, Callable[[], Family]] = {
+    **{name: partial(_parametric, name) for name in FAMILIES},
+    "steplaw": _steplaw,
+    **{f"taskset-{short}": partial(_taskset, task) for task, short in TASKS.items()},
+    "misfitting": _misfitting,
+    "rectified": _rectified,
+    "routing": _routing,
+    "quickstart": _quickstart,
+}
+
+
+def describe(family: Family) -> str:
+    """A row of the table that is printed."""
+    rng = np.random.default_rng(12)
+    finals = np.array([family.source.final(draw(family.spec, rng)) for _ in range(1000)])
+    regrets = (finals - family.source.best) / (family.source.median - family.source.best)
+    hours = full_trials(family.spec, family.source)[0] / 3600
+    source = family.source
+    configs = str(len(source.configs)) if isinstance(source, TableSource) else "∞"
+    cost = f"{hours.min():.3g}/{np.median(hours):.3g}/{hours.max():.3g}"
+    return (
+        f"{family.name:20} {configs:>7} {len(family.spec.search_space.parameters):>6} {source.median:>8.4f} {source.best:>8.4f} "
+        f"{np.mean(regrets < 0.05):>8.1%} {cost:>24} {family.budget_gpu_hours:>10.3g} {family.cluster.startup_seconds:>8.3g} "
+        f"{'yes' if family.trend else 'no':>5}"
+    )
+
+
+def main() -> None:
+    print(
+        f"{'family':20} {'configs':>7} {'params':>6} {'median':>8} {'best':>8} {'<5 % off':>8} "
+        f"{'GPU h: min/median/max':>24} {'budget':>10} {'start s':>8} {'trend':>5}"
+    )
+    for name in sys.argv[1:] or BUILDERS:
+        for family in families([name]):
+            print(describe(family), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -1,0 +1,85 @@
+"""Statistics of simulated searches: how many GPU hours each takes to the same regret, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+GOOD = 0.05  # regret that counts as found: 5 % of the way from the best known to the median configuration
+NOTHING = 1.0  # regret while nothing can be picked, or where the pick diverges: that of the median configuration
+RESAMPLES = 1000
+LOW, HIGH = 10, 90  # percentiles of intervals
+
+
+def filled(regrets: Sequence[Sequence[float | None]]) -> np.ndarray:
+    """Regret curves, seeds × points, with `NOTHING` where there is none."""
+    curves = np.array(regrets, float)
+    return np.where(np.isfinite(curves), curves, NOTHING)
+
+
+def hours_to(grid: np.ndarray, curve: np.ndarray, target: float, for_good: bool = False) -> float:
+    """The first GPU hour at which a curve is at `target` or below; infinite if it never is. A pick can become worse again:
+    `for_good` is the hour from which on it is not above."""
+    below = curve <= target
+    if for_good:
+        below = np.logical_and.accumulate(below[::-1])[::-1]
+    return float(grid[np.argmax(below)]) if below.any() else math.inf
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One search against the best of others. Where it never reaches the target, `ratio` is what it is at least."""
+
+    target: float
+    best: str
+    best_hours: float
+    hours: float  # infinite: not reached
+    ratio: float
+
+    @property
+    def reached(self) -> bool:
+        return math.isfinite(self.hours)
+
+
+def against(grid: np.ndarray, ours: np.ndarray, others: Mapping[str, np.ndarray]) -> Ratio:
+    """GPU hours of ours ÷ those of whichever other is first at 5 % regret; curves are medians over seeds.
+
+    Where no other gets there, the target is the lowest regret that any of them reaches, rounded up to three digits.
+    """
+    target = GOOD
+    if min(float(curve.min()) for curve in others.values()) > GOOD:
+        target = rounded_up(min(float(curve.min()) for curve in others.values()))
+    hours = {name: hours_to(grid, curve, target) for name, curve in others.items()}
+    best = min(hours, key=lambda name: hours[name])
+    reached = hours_to(grid, ours, target)
+    return Ratio(target, best, hours[best], reached, min(reached, float(grid[-1])) / hours[best])
+
+
+def rounded_up(value: float, digits: int = 3) -> float:
+    """To so many significant digits, never below `value`."""
+    if value <= 0:
+        return value
+    scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
+    return math.ceil(value * scale) / scale
+
+
+def resampled(curves: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
+    """Medians of curves over seeds drawn with replacement: resamples × points."""
+    count = len(curves)
+    return np.array([np.median(curves[rng.integers(count, size=count)], axis=0) for _ in range(resamples)])
+
+
+def ratios(grid: np.ndarray, ours: np.ndarray, others: Mapping[str, np.ndarray]) -> np.ndarray:
+    """`against` for each resample (first axis of every array): the target and the best other are found anew each time."""
+    return np.array(
+        [against(grid, ours[k], {name: curves[k] for name, curves in others.items()}).ratio for k in range(len(ours))]
+    )
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """Percentiles 10 and 90. An infinite value is a rank like any other, and may be an end."""
+    low, high = np.percentile(values, [LOW, HIGH], method="nearest")
+    return [float(low), float(high)]

@@ -1,0 +1,56 @@
+"""Other optimizers as drivers of a simulation, each through its own public interface and as its authors recommend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from scalesweep.spec import SweepSpec
+
+from .base import Rival
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a rival is found, and what it needs. Nothing of it is imported before `make`."""
+
+    group: Literal["stock", "research"]
+    module: str
+    factory: str  # a class of the module
+    needs: tuple[str, ...]  # what it imports
+    checkout: str | None = None  # environment variable that names a git checkout's folder, where no index has the package
+
+    def missing(self) -> str | None:
+        """Why it can't run here; None if it can."""
+        absent = [name for name in self.needs if find_spec(name) is None]
+        if absent:
+            return f"not installed: {', '.join(absent)} (pip install -r benchmarks/rivals.txt)"
+        if self.checkout and not Path(os.environ.get(self.checkout) or "missing folder").is_dir():
+            return f"not installed: {self.checkout} names no folder (see benchmarks/rivals.txt)"
+        return None
+
+    def make(self, spec: SweepSpec, goal: str, seed: int, n_params: Mapping[str, float]) -> Rival:
+        if reason := self.missing():
+            raise ModuleNotFoundError(reason)
+        return getattr(import_module(f".{self.module}", __name__), self.factory)(spec, goal, seed, n_params)
+
+
+_CARBS = ("torch", "pyro", "sklearn", "wandb", "seaborn", "loguru", "cattr")
+RIVALS: dict[str, Entry] = {
+    "random+asha": Entry("stock", "ray_tune", "RandomAsha", ("ray",)),
+    "tune": Entry("stock", "ray_tune", "Tune", ("ray", "optuna")),
+    "optuna-hyperband": Entry("stock", "optuna_pruners", "OptunaHyperband", ("optuna",)),
+    "optuna-halving": Entry("stock", "optuna_pruners", "OptunaHalving", ("optuna",)),
+    "syne-tune": Entry("research", "syne", "AshaCqr", ("syne_tune", "xgboost", "huggingface_hub")),
+    "syne-tune-bore": Entry("research", "syne", "AshaBore", ("syne_tune", "xgboost", "huggingface_hub")),
+    "neps": Entry("research", "neps_brackets", "NepsHyperband", ("neps",)),
+    "neps-priorband": Entry("research", "neps_brackets", "NepsPriorBand", ("neps",)),
+    "carbs": Entry("research", "carbs_local", "Carbs", _CARBS, "CARBS_PATH"),
+    "carbs-length": Entry("research", "carbs_local", "CarbsLength", _CARBS, "CARBS_PATH"),
+    "protein": Entry("research", "protein", "Protein", ("torch", "pyro"), "PROTEIN_PATH"),
+}

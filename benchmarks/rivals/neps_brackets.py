@@ -1,0 +1,85 @@
+"""NePS 0.17 through its `AskAndTell`. Trials are paused at a rung and go on when they are promoted.
+
+`ifbo`, its method of freezing and thawing, is left out: it needs a surrogate that is downloaded at the first run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import neps
+from neps.status.status import Summary
+
+from scalesweep.spec import Parameter
+
+from .base import Rival, Shown
+
+FIDELITY = "fidelity"
+
+
+def domain(parameter: Parameter) -> Any:
+    """Categories are given by their places: NePS puts them through a set, whose order changes from process to process."""
+    if parameter.values is not None:
+        return neps.Categorical(tuple(range(len(parameter.values))))
+    assert parameter.min is not None
+    assert parameter.max is not None
+    if parameter.kind == "int_uniform":
+        return neps.Integer(int(parameter.min), int(parameter.max))
+    return neps.Float(float(parameter.min), float(parameter.max), log=parameter.kind == "log_uniform_values")
+
+
+class NepsHyperband(Rival):
+    """`hyperband`: what NePS chooses by itself (`optimizer="auto"`) for a space with a fidelity and without priors.
+
+    NePS minimizes, so a metric that is maximized is negated. A trial of ours is a series of its trials, one per rung. A
+    diverged one is told as the exception that its pipeline would have raised.
+    """
+
+    def optimizer(self, space: neps.PipelineSpace) -> Any:
+        return neps.algorithms.hyperband(space, eta=max(2, round(self.eta)))
+
+    def build(self) -> None:
+        parameters: dict[str, Any] = {name: domain(parameter) for name, parameter in self.free_parameters()}
+        parameters[FIDELITY] = neps.FloatFidelity(self.min_t, self.max_t)
+        space = type("Space", (neps.PipelineSpace,), parameters)()
+        self.neps = neps.AskAndTell(self.optimizer(space))
+        self.by_config: dict[str, Shown] = {}  # NePS names a trial CONFIG_rung_RUNG
+
+    def ask(self) -> Shown:
+        asked = self.neps.ask()
+        config = asked.id.partition("_")[0]
+        if config in self.by_config:
+            self.by_config[config].handle = asked
+        else:
+            drawn = dict(asked.config)
+            for name, parameter in self.free_parameters():
+                if parameter.values is not None:
+                    drawn[name] = parameter.values[drawn[name]]
+            self.by_config[config] = self.new(self.held(drawn), asked)
+        return self.by_config[config]
+
+    def told(self, trial: Shown, fidelity: float, value: float, last: bool) -> bool:
+        if fidelity < float(trial.handle.config[FIDELITY]) * (1 - 1e-9) and not last:
+            return True
+        self.neps.tell(trial.handle, -self.sign * value)
+        return False
+
+    def failed(self, trial: Shown) -> None:
+        self.neps.tell(trial.handle, ArithmeticError("diverged"))
+
+    def best(self) -> Shown | None:
+        """The best of `neps.status`: the lowest objective of all its trials, at whatever rung."""
+        best = Summary.from_trials(self.neps.trials).best
+        return self.by_config[best[0].id.partition("_")[0]] if best else None
+
+
+class NepsPriorBand(NepsHyperband):
+    """`priorband` (Mallik et al., 2023) on asynchronous Hyperband, which NePS recommends for many parallel workers.
+
+    No priors are given, so it draws uniformly or around the incumbent. Its Gaussian process
+    (`bayesian_optimization_kick_in_point`) stays off, as by default: in 0.17 it raises on a space with many combinations of
+    categories while trials are running.
+    """
+
+    def optimizer(self, space: neps.PipelineSpace) -> Any:
+        return neps.algorithms.priorband(space, eta=max(2, round(self.eta)), base="async_hb")

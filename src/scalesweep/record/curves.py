@@ -1,0 +1,35 @@
+"""A trial's curve between its reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scalesweep.record.schema import Report
+
+
+def between(before: float, value_before: float, after: float, value_after: float, level: float) -> float:
+    """The value at a fidelity between two reports, on a straight line over log fidelity; the later one where there is no
+    earlier one."""
+    if not math.isfinite(value_before) or before <= 0 or level >= after:
+        return value_after
+    share = math.log(level / before) / math.log(after / before)
+    return value_before + share * (value_after - value_before)
+
+
+def cost_between(before: float, cost_before: float, after: float, cost_after: float, level: float) -> float:
+    """The cost at a fidelity between two reports: training costs as much per step everywhere."""
+    if level >= after:
+        return cost_after
+    return cost_before + (level - before) / (after - before) * (cost_after - cost_before)
+
+
+def value_at(reports: Sequence[Report], metric: str, level: float) -> float | None:
+    """A trial's metric at a fidelity, between its reports where there is none; None where it did not come so far."""
+    before, value_before = 0.0, math.nan
+    for report in reports:
+        value = report.metrics[metric]
+        if report.fidelity >= level:
+            return between(before, value_before, report.fidelity, value, level)
+        before, value_before = report.fidelity, value
+    return None

@@ -1,0 +1,66 @@
+"""A sweep as a trade of metric against cost: which trials no other one beats in both, and how much they cover."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from scalesweep.record.ranking import rank
+from scalesweep.record.schema import Record, Trial
+
+Cost = Literal["gpu_seconds", "dollars", "wall_seconds"]
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A trial's metric, as it is ranked by, and what the trial has cost in all; dollars are None without a price."""
+
+    trial: str
+    metric: float
+    gpu_seconds: float
+    dollars: float | None
+    wall_seconds: float
+
+
+def pareto_front(record: Record) -> list[FrontPoint]:
+    """The trials that no other one beats in both metric and GPU seconds, the cheapest first."""
+    rows = [row for row in rank(record) if row.pareto and row.metric is not None]
+    front = [
+        FrontPoint(row.trial.name, row.metric, row.trial.gpu_seconds, _cost(row.trial, "dollars"), row.trial.wall_seconds)
+        for row in rows
+        if row.metric is not None
+    ]
+    return sorted(front, key=lambda point: point.gpu_seconds)
+
+
+def hypervolume(record: Record, by: Cost = "gpu_seconds") -> float | None:
+    """The area between the front of metric and cost and the reference point, exact (Zitzler & Thiele, 1998, for two axes).
+
+    The reference point has the worst metric and the highest cost among the usable trials (those that the ranking gives a
+    place), so the area is in units of metric × cost, and compares states of one sweep, not sweeps. None where no trial is
+    usable, or a cost is not known.
+    """
+    sign = 1.0 if record.minimize else -1.0
+    points = []
+    for row in rank(record):
+        if row.rank is None or row.metric is None:
+            continue
+        cost = _cost(row.trial, by)
+        if cost is None:
+            return None
+        points.append((cost, sign * row.metric))
+    if not points:
+        return None
+    dearest, level = max(cost for cost, _ in points), max(metric for _, metric in points)
+    area = 0.0
+    for cost, metric in sorted(points):
+        if metric < level:
+            area += (dearest - cost) * (level - metric)
+            level = metric
+    return area
+
+
+def _cost(trial: Trial, by: Cost) -> float | None:
+    if by == "dollars":
+        return trial.last.dollars if trial.last else None
+    return trial.gpu_seconds if by == "gpu_seconds" else trial.wall_seconds

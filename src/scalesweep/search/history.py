@@ -1,0 +1,90 @@
+"""What the models of the search see of a record: each trial's place in the space, its values at the rungs, its cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scalesweep.record import State, Trial
+from scalesweep.record.curves import between
+from scalesweep.search.encoding import Encoder
+
+REFIT = 1.25  # slow parameters of models are due again when the trials have grown by this factor
+PARTS = 3  # a sweep without rungs is looked at after 1/27, 1/9 and 1/3 of a trial all the same
+
+
+@dataclass
+class Seen:
+    """One trial. `values[k]` is its loss (lower is better) at level k, as far as it came; NaN once it has diverged, None where
+    its first report came later."""
+
+    name: str
+    units: np.ndarray
+    values: list[float | None] = field(default_factory=list)
+    fidelity: float = 0.0
+    gpu_seconds: float = 0.0
+    last: float = math.nan  # loss at the last report
+    state: State = State.RUNNING
+
+    @property
+    def score(self) -> float:
+        """The loss at the highest level reached; infinite once it has diverged."""
+        last = self.values[-1] if self.values else None
+        return last if last is not None and math.isfinite(last) else math.inf
+
+
+class History:
+    """Grows with the record, report by report, and holds nothing that can't be rebuilt from it."""
+
+    def __init__(self, encoder: Encoder, rungs: Sequence[float], max_t: float) -> None:
+        self.encoder = encoder
+        levels = list(rungs) or [max_t / 3**k for k in range(PARTS, 0, -1)]
+        self.levels = [*(level for level in levels if level < max_t), max_t]
+        self.seen: dict[str, Seen] = {}
+        self.judged = 0  # trials that have reached the first level
+        self.snapshot: list[tuple[np.ndarray, list[float | None]]] = []  # places and values when the models were last due
+        self._due = 0
+        self.version = 0  # grows with every change
+
+    def add(self, name: str, params: Mapping[str, Any]) -> None:
+        self.seen[name] = Seen(name, self.encoder.units(params))
+        self.version += 1
+
+    def take(self, trials: Sequence[Trial], metric: str, sign: float) -> None:
+        """Take in the trials of a record, report by report in their order. `sign` makes losses of the metric."""
+        for trial in trials:
+            self.add(trial.name, trial.params)
+        reports = [(report, trial.name) for trial in trials for report in trial.reports]
+        for report, name in sorted(reports, key=lambda item: item[0].order):
+            self.report(name, report.fidelity, sign * report.metrics[metric], report.gpu_seconds)
+        for trial in trials:
+            self.ended(trial.name, trial.state)
+
+    def report(self, name: str, fidelity: float, loss: float, gpu_seconds: float) -> None:
+        """Take a report in. A level that lies between two reports is given the value in between."""
+        self.version += 1
+        trial = self.seen[name]
+        known = bool(trial.values)
+        for level in self.levels[len(trial.values) :]:
+            if fidelity < level and math.isfinite(loss):
+                break
+            trial.values.append(between(trial.fidelity, trial.last, fidelity, loss, level))
+        if not trial.fidelity and math.isfinite(loss):
+            # Of the levels that a first report has passed, it tells of the last one alone.
+            trial.values[:-1] = [None] * len(trial.values[:-1])
+        trial.fidelity, trial.last, trial.gpu_seconds = fidelity, loss, gpu_seconds
+        if trial.values and not known:
+            self.judged += 1
+        if self.judged >= self._due:
+            # Slow parameters of the models are fitted to the record as it stood now, so that a resumed sweep, which takes
+            # in the same reports in the same order, fits the same.
+            self.snapshot = [(t.units, list(t.values)) for t in self.seen.values() if t.values]
+            self._due = math.ceil(max(self.judged, 1) * REFIT)
+
+    def ended(self, name: str, state: State) -> None:
+        self.seen[name].state = state
+        self.version += 1

@@ -1,0 +1,26 @@
+"""The trial that a sweep would promote now."""
+
+from __future__ import annotations
+
+from scalesweep.record import Record, Trial
+from scalesweep.record.ranking import best
+from scalesweep.search.scale_aware import ScaleAware
+from scalesweep.spec import SweepSpec, rung_levels
+
+
+def pick(record: Record, model: ScaleAware) -> Trial | None:
+    """By the models, where the sweep goes by them and knows enough; the first of the ranking elsewhere.
+
+    The models may name a trial that is best by what it is expected to reach, before it has run to the end: promotion trains
+    it there anyway.
+    """
+    search = model.spec.search
+    name = model.pick() if search.sampler == "scale_aware" else None
+    return best(record) if name is None else record.trials[name]
+
+
+def pick_of(record: Record, spec: SweepSpec) -> Trial | None:
+    """The same from a record alone."""
+    model = ScaleAware(spec, record.n_params, rung_levels(spec))
+    model.history.take(record.by_number(), record.metric, 1.0 if record.minimize else -1.0)
+    return pick(record, model)

@@ -1,0 +1,299 @@
+"""Proposals, survival and the pick by what every trial of the record is expected to reach at full fidelity.
+
+One model over sizes, hyperparameters and fidelity answers three questions: which configuration to try next (expected
+improvement per expected cost), which trial deserves to go on, and which one to promote. A trial on a small size that was
+stopped at its first rung so tells of a large one's learning rate, as far as the two have been seen to go together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm, qmc
+
+from scalesweep.record import State
+from scalesweep.search.encoding import Encoder
+from scalesweep.search.history import History, Seen
+from scalesweep.search.surrogate import MOST, MOST_FITTED, CostModel, Surrogate, chosen, fit_theta, normal_scores
+from scalesweep.search.survival import promotable
+from scalesweep.spec import SweepSpec
+
+RANDOM, LOCAL = 500, 500  # candidates drawn over the whole space, and near the best trials
+TOP = 10  # best trials that candidates are drawn near
+SIZE_WEIGHT = 0.3  # the first trials draw a size as often as its parameters to the power of minus this
+PICK_SDS = 1.5  # standard deviations by which a pick has to be sure of itself
+PRIOR_SD = 0.15  # of what a user believes of a number, on the unit interval of its range
+PRIOR_FLOOR = -3.0  # log density, relative to its peak, of what contradicts a prior: never ruled out
+PRIOR_WEIGHT = 10.0  # trials that a prior is worth
+
+Allowed = Callable[[dict[str, Any]], bool]
+
+
+@dataclass
+class Beliefs:
+    """The models as fitted to a history at one moment. Losses are normal scores of their ranks: about −2 is the best."""
+
+    surrogate: Surrogate
+    trials: list[Seen]  # that have reached a level
+    features: np.ndarray
+    mean: np.ndarray  # of each trial's loss at full fidelity
+    sd: np.ndarray
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return {trial.name: float(mean) for trial, mean in zip(self.trials, self.mean, strict=True)}
+
+
+class ScaleAware:
+    """Reads a history; holds nothing that is not rebuilt from it, so that a resumed sweep goes on as it would have."""
+
+    def __init__(self, spec: SweepSpec, n_params: Mapping[str, float], rungs: Sequence[float]) -> None:
+        self.spec, self.n_params = spec, n_params
+        self.encoder = Encoder(spec, n_params)
+        self.history = History(self.encoder, rungs, spec.early_terminate.max_t)
+        # Workers change how fast a trial trains, not what comes of it, unless time itself is the fidelity.
+        by_time = spec.early_terminate.time_attr in ("gpu_seconds", "dollars")
+        self.without = frozenset() if by_time else frozenset({"num_gpus"})
+        known = [n_params[size.name] for size in spec.sizes() if size.name in n_params]
+        self.size_range = math.log(max(known) / min(known)) if len(known) > 1 else 0.0
+        levels = np.log(np.array(self.history.levels, float))
+        self._places = (levels - levels[0]) / (levels[-1] - levels[0]) if len(levels) > 1 else np.ones(1)
+        self._theta: tuple[int, np.ndarray] | None = None
+        self._beliefs: tuple[int, Beliefs | None] | None = None
+
+    # ---- models ---------------------------------------------------------------------------------------------------------
+
+    def _features(self, units: np.ndarray) -> np.ndarray:
+        return self.encoder.features(units, self.without)
+
+    def _at(self, features: np.ndarray, level: np.ndarray | int) -> np.ndarray:
+        """Inputs of the process: features, and the level on [0, 1] by log fidelity."""
+        return np.column_stack([features, np.broadcast_to(self._places[level], len(features))])
+
+    def _observations(self, values: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Every value at every level: whose it is, its level, and its normal score.
+
+        Losses fall as training goes on, and few trials go far. So a value is first moved by the median fall of those that
+        went on, level by level; where none did, half of the fall before is expected.
+        """
+        falls, fall = [], 0.0
+        for level in range(len(self.history.levels) - 1):
+            pairs = [v[level : level + 2] for v in values if len(v) > level + 1]
+            both = [then - now for now, then in pairs if now is not None and then is not None and math.isfinite(then)]
+            fall = (float(np.median(both)) * len(both) + fall) / (len(both) + 2) if both else 0.5 * fall
+            falls.append(fall)
+        still = np.append(np.cumsum(falls[::-1])[::-1], 0.0)
+        found = [
+            (i, level, value + still[level]) for i, v in enumerate(values) for level, value in enumerate(v) if value is not None
+        ]
+        who, at, loss = (np.array(column) for column in zip(*found, strict=True))
+        return who, at, normal_scores(loss)
+
+    def _fitted_theta(self) -> np.ndarray:
+        snapshot = self.history.snapshot
+        if self._theta is None or self._theta[0] != len(snapshot):
+            who, at, target = self._observations([values for _, values in snapshot])
+            inputs = self._at(self._features(np.array([units for units, _ in snapshot]))[who], at)
+            rows = chosen(target, MOST_FITTED)
+            self._theta = len(snapshot), fit_theta(inputs[rows], target[rows])
+        return self._theta[1]
+
+    @property
+    def knows(self) -> bool:
+        """Whether there are trials enough to model."""
+        return self.history.judged >= max(3, self.spec.search.n_startup_trials)
+
+    def beliefs(self) -> Beliefs | None:
+        """What the history says; None while it says too little."""
+        if self._beliefs is None or self._beliefs[0] != self.history.version:
+            self._beliefs = self.history.version, self._fit() if self.knows else None
+        return self._beliefs[1]
+
+    def _fit(self) -> Beliefs:
+        trials = [trial for trial in self.history.seen.values() if trial.values]
+        features = self._features(np.array([trial.units for trial in trials]))
+        who, at, target = self._observations([trial.values for trial in trials])
+        rows = chosen(target, MOST)
+        surrogate = Surrogate(self._at(features[who], at)[rows], target[rows], self._fitted_theta())
+        mean, sd = surrogate.predict(self._at(features, -1))
+        return Beliefs(surrogate, trials, features, mean, sd)
+
+    # ---- proposing ------------------------------------------------------------------------------------------------------
+
+    def propose(
+        self,
+        number: int,
+        allowed: Allowed,
+        num_gpus: Collection[int] = (),
+        left: float = math.inf,
+        paused: Collection[str] = (),
+    ) -> dict[str, Any] | None:
+        """Parameters of the next trial; None where nothing is left that is allowed and that the budget covers.
+
+        Args:
+            number: of the trial, which seeds its draw.
+            allowed: whether a trial with these parameters can run.
+            num_gpus: GPU counts to choose from; empty for any.
+            left: GPU seconds that a trial may take.
+            paused: trials that wait at a rung.
+        """
+        rng = np.random.default_rng([self.spec.search.seed, number])
+        beliefs = self.beliefs()
+        if beliefs is None:
+            units = self._design(number, rng)
+            score = -np.arange(len(units), dtype=float)
+        else:
+            units = self._candidates(beliefs, rng)
+            mean, sd = self._as_if_ended(beliefs, paused).predict(self._at(self._features(units), -1))
+            score = log_improvement(float(beliefs.mean.min()), mean, sd)
+        costs = CostModel(self.encoder, self.size_range).fit(list(self.history.seen.values()))
+        if costs.known:
+            log_cost = costs.log_cost(units)
+            score = np.where(log_cost + math.log(self.history.levels[-1]) <= _log(left), score, -np.inf)
+            score = score - self.spec.search.cost_weight * log_cost * (beliefs is not None)
+        if beliefs is not None:
+            score = score + PRIOR_WEIGHT / (PRIOR_WEIGHT + self.history.judged) * self._log_prior(units)
+        taken = {self._key(trial.units) for trial in self.history.seen.values()}
+        for place in np.argsort(-score, kind="stable"):
+            if score[place] == -np.inf:
+                break
+            params = self.encoder.params(units[place])
+            if num_gpus and params.get("num_gpus", None) not in (None, *num_gpus):
+                continue
+            if self._key(self.encoder.units(params)) not in taken and allowed(params):
+                return params
+        return None
+
+    def _key(self, units: np.ndarray) -> bytes:
+        """What makes two trials twins."""
+        kept = [place for place, name in enumerate(self.encoder.names) if name not in self.without]
+        return np.round(units[kept], 9).tobytes()
+
+    def _as_if_ended(self, beliefs: Beliefs, paused: Collection[str]) -> Surrogate:
+        """The surrogate as if what runs now had ended as expected: keeps trials that run at the same time apart."""
+        running = [t.units for t in self.history.seen.values() if t.state is State.RUNNING and t.name not in paused]
+        if not running:
+            return beliefs.surrogate
+        inputs = self._at(self._features(np.array(running)), -1)
+        return beliefs.surrogate.given(inputs, beliefs.surrogate.predict(inputs)[0])
+
+    def _design(self, number: int, rng: np.random.Generator) -> np.ndarray:
+        """The first trials: spread evenly over the space (a Sobol sequence), small sizes somewhat more often, every other
+        one near what the user believes; the first one right there. Further rows are there in case that one can't run."""
+        axes = len(self.encoder.columns)
+        sobol = qmc.Sobol(axes, seed=np.random.default_rng([self.spec.search.seed, 1]))
+        if number:
+            sobol.fast_forward(number)
+        units = np.vstack([sobol.random(1), rng.random((200, axes))])
+        place = self.encoder.axis.get("model_size")
+        if place is not None and self.size_range:
+            sizes = self.encoder.columns[place].choices or ()
+            weight = np.array([self.n_params.get(str(size), 1.0) for size in sizes]) ** -SIZE_WEIGHT
+            index = np.searchsorted(np.cumsum(weight / weight.sum()), units[:, place])
+            units[:, place] = (np.minimum(index, len(sizes) - 1) + 0.5) / len(sizes)
+        if number % 2 == 0:
+            for axis, column in enumerate(self.encoder.columns):
+                if column.parameter.prior is None:
+                    continue
+                centre = column.unit(column.parameter.prior)
+                near = (
+                    np.full(len(units), centre) if column.words or number == 0 else centre + PRIOR_SD * norm.ppf(units[:, axis])
+                )
+                units[:, axis] = near.clip(0.0, 1.0)
+        return units
+
+    def _log_prior(self, units: np.ndarray) -> np.ndarray:
+        """What the user believes of each place, relative to the most likely one (as in πBO, Hvarfner et al., 2022)."""
+        total = np.zeros(len(units))
+        for axis, column in enumerate(self.encoder.columns):
+            if column.parameter.prior is None:
+                continue
+            centre = column.unit(column.parameter.prior)
+            if column.words:
+                total += np.where(column.index(units[:, axis]) == column.index(np.array([centre]))[0], 0.0, PRIOR_FLOOR / 2)
+            else:
+                total += np.maximum(-(((units[:, axis] - centre) / PRIOR_SD) ** 2) / 2, PRIOR_FLOOR)
+        return total
+
+    def _candidates(self, beliefs: Beliefs, rng: np.random.Generator) -> np.ndarray:
+        """Places in the cube: all over it, and near the best trials, on their size and on others."""
+        axes = len(self.encoder.columns)
+        order = np.argsort(beliefs.mean, kind="stable")[:TOP]
+        near = np.array([beliefs.trials[i].units for i in order])[rng.integers(len(order), size=LOCAL)]
+        moved = near + rng.choice([0.02, 0.05, 0.15], size=(LOCAL, 1)) * rng.standard_normal(near.shape)
+        moved = np.where(moved < 0, -moved, np.where(moved > 1, 2 - moved, moved)).clip(0, 1)
+        for place, column in enumerate(self.encoder.columns):
+            if column.choices is not None:
+                anew = rng.random(LOCAL) < (0.5 if column.name in ("model_size", "num_gpus") else 0.15)
+                moved[:, place] = np.where(anew, rng.random(LOCAL), near[:, place])
+            else:
+                moved[:, place] = np.where(rng.random(LOCAL) < 0.3, near[:, place], moved[:, place])
+        return np.vstack([rng.random((RANDOM, axes)), moved])
+
+    # ---- survival -------------------------------------------------------------------------------------------------------
+
+    def _groups(self) -> dict[str, str]:
+        """The size of each trial: what it is compared within, besides with all."""
+        place = self.encoder.axis.get("model_size")
+        return {name: "" if place is None else str(trial.units[place]) for name, trial in self.history.seen.items()}
+
+    def promote(self, ready: Collection[str]) -> str | None:
+        """Which of the paused trials that are `ready` goes on, if any.
+
+        The one of all that is expected to end best goes on in any case. Any other has to be among the best
+        1/reduction_factor, by what it is expected to reach, of all that reached its rung and of those of its own size.
+        """
+        levels = {name: len(trial.values) for name, trial in self.history.seen.items() if trial.values}
+        beliefs = self.beliefs()
+        scores = {name: self.history.seen[name].score for name in levels} if beliefs is None else beliefs.scores
+        if beliefs is not None:
+            leader = min(scores, key=lambda name: (scores[name], name))
+            if leader in ready:
+                return leader
+        top, factor = len(self.history.levels) - 1, self.spec.early_terminate.reduction_factor
+        return promotable(scores, levels, self._groups(), ready, top, factor)
+
+    def survives(self, name: str) -> bool | None:
+        """The same rule where trials are stopped for good: whether `name` passes the rung it has just reached.
+
+        None while there are too few trials to tell.
+        """
+        beliefs = self.beliefs()
+        if beliefs is None:
+            return None
+        scores, groups, level = beliefs.scores, self._groups(), len(self.history.seen[name].values)
+        if scores[name] <= min(scores.values()):
+            return True
+        there = [trial.name for trial in beliefs.trials if len(trial.values) >= level]
+        own = [other for other in there if groups[other] == groups[name]]
+        share = 1 / self.spec.early_terminate.reduction_factor
+        return all(scores[name] <= np.quantile([scores[other] for other in peers], share) for peers in (there, own))
+
+    # ---- the pick -------------------------------------------------------------------------------------------------------
+
+    def pick(self) -> str | None:
+        """The trial to promote: the best at full fidelity that the models are sure of; None while they know too little."""
+        beliefs = self.beliefs()
+        if beliefs is None:
+            return None
+        sure = beliefs.mean + PICK_SDS * beliefs.sd
+        usable = [t.state in (State.RUNNING, State.PRUNED, State.COMPLETE) and math.isfinite(t.score) for t in beliefs.trials]
+        if not any(usable):
+            return None
+        return beliefs.trials[int(np.argmin(np.where(usable, sure, np.inf)))].name
+
+
+def _log(value: float) -> float:
+    return math.log(value) if 0 < value < math.inf else math.inf if value > 0 else -math.inf
+
+
+def log_improvement(incumbent: float, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Logarithm of the expected improvement below `incumbent`."""
+    z = (incumbent - mean) / sd
+    safe = np.maximum(z, -12.0)  # below, it goes on as −z²/2
+    improvement = sd * (safe * norm.cdf(safe) + norm.pdf(safe))
+    return np.log(np.maximum(improvement, 1e-300)) - np.where(z < -12, (z**2 - 144) / 2, 0.0)

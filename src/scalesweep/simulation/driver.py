@@ -1,0 +1,83 @@
+"""A sweep's own conductor as the driver of a simulation: the same proposals, survival and placement as live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.storages import InMemoryStorage
+
+from scalesweep.record import Record, Trial
+from scalesweep.search.conductor import Conductor
+from scalesweep.search.pick import pick
+from scalesweep.search.proposals import Proposer
+from scalesweep.simulation.simulator import Clock, Start
+from scalesweep.spec import SweepSpec
+
+
+@dataclass
+class Memory:
+    """A record that is kept nowhere else."""
+
+    record: Record
+
+    def append(self, event: dict[str, Any]) -> None:
+        self.record.apply(event)
+
+
+@dataclass
+class Everywhere:
+    """A pool that always has the workers: whether they are free, the conductor counts by itself."""
+
+    booted: list[float] = field(default_factory=list)
+
+    def take(self, trial: Trial) -> bool:  # noqa: ARG002
+        return True
+
+    def names(self, holder: str) -> list[str]:  # noqa: ARG002
+        return []
+
+    def tend(self) -> None: ...
+    def release(self, holder: str) -> None: ...
+    def discard(self, holder: str) -> None: ...
+
+
+def new_study() -> InMemoryStorage:
+    """Where Optuna keeps a study that nobody looks at later."""
+    return InMemoryStorage()
+
+
+def manifest(spec: SweepSpec, goal: str, n_params: Mapping[str, float]) -> dict[str, Any]:
+    """What readers of a simulated record need of the manifest that a launch would write."""
+    ladder = [{"name": size.name, "n_params": n_params.get(size.name)} for size in spec.sizes()]
+    return {"metric": {"name": spec.metric.name, "goal": goal}, "ladder": ladder, "spec": spec.model_dump()}
+
+
+class SweepDriver:
+    """Drives a simulation as `scalesweep launch` drives a sweep."""
+
+    def __init__(self, spec: SweepSpec, goal: str, n_params: Mapping[str, float], gpus: int, clock: Clock, seed: int) -> None:
+        spec = spec.model_copy(update={"search": spec.search.model_copy(update={"seed": seed})})
+        self.metric = spec.metric.name
+        self.record = Record(manifest(spec, goal, n_params))
+        proposer = Proposer(spec, goal, new_study(), n_params=n_params)
+        self.conductor = Conductor(spec, goal, Memory(self.record), proposer, lambda: gpus, Everywhere(), clock)
+
+    def next_trial(self, free: int) -> Start | None:  # noqa: ARG002
+        trial = self.conductor.next_trial()
+        return None if trial is None else Start(trial.name, trial.params, int(trial.config["num_gpus"]))
+
+    def report(self, name: str, fidelity: float, value: float, last: bool) -> bool:  # noqa: ARG002
+        counts: dict[str, Any] = {"step": len(self.record.trials[name].reports) + 1, "tokens": 0, "flops": 0.0}
+        return self.conductor.report(name, fidelity, {self.metric: value}, **counts)
+
+    def died(self, name: str) -> None:
+        self.conductor.died(name)
+
+    def finished(self) -> bool:
+        return self.conductor.finished()
+
+    def pick(self) -> Mapping[str, Any] | None:
+        trial = pick(self.record, self.conductor.proposer.model)
+        return None if trial is None else trial.params

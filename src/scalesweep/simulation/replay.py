@@ -1,0 +1,224 @@
+"""A sweep's record decided anew, event by event: whether the same code makes the same proposals and judges alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scalesweep.record import Record, State, Trial, read_record
+from scalesweep.record.store import read_events
+from scalesweep.search.conductor import Conductor, Running
+from scalesweep.search.proposals import Proposer
+from scalesweep.simulation.driver import Everywhere, new_study
+from scalesweep.simulation.simulator import Clock
+from scalesweep.spec import SweepSpec, gpu_choices, sweep_from_dict
+
+SAME = 1e-9  # numbers that differ by less, relatively, are the same
+
+
+@dataclass(frozen=True)
+class Difference:
+    event: int  # its place in the record, 1 is the first
+    trial: str
+    what: str
+    recorded: Any
+    replayed: Any
+
+
+@dataclass
+class ReplayResult:
+    decisions: int = 0  # proposals and verdicts that were compared
+    differences: list[Difference] = field(default_factory=list)
+
+
+def replay_decisions(
+    source: Path | Iterable[dict[str, Any]], manifest: dict[str, Any] | None = None, spec: SweepSpec | None = None
+) -> ReplayResult:
+    """Ask for every proposal and every verdict of a record again, each when the live sweep asked for it.
+
+    After a difference the replay goes on from what was recorded, as a resumed sweep would. What is not compared is when and
+    where trials are placed: that is the cluster's doing.
+
+    Args:
+        source: a run folder, or the events of a record.
+        manifest: of the events.
+        spec: of the events, where the manifest's own can't be read back (a sweep over a table).
+
+    Raises:
+        UserError: no run folder, or one that can't be read.
+    """
+    if isinstance(source, Path):
+        manifest, events = read_record(source).manifest, read_events(source)
+    else:
+        events = list(source)
+    assert manifest is not None
+    return _Replay(events, manifest, spec or sweep_from_dict(manifest["spec"])).run()
+
+
+class _Conductor(Conductor):
+    """One that is told which GPU counts a trial may have, instead of asking who runs."""
+
+    counts: Sequence[int] = ()
+    left: float = math.inf
+
+    def _useful_counts(self) -> list[int]:
+        return list(self.counts)
+
+    def left_gpu_seconds(self) -> float:
+        return self.left
+
+    def _promotable(self, counts: Sequence[int]) -> str | None:  # noqa: ARG002
+        return None  # which paused trial went on, the record says
+
+    def propose_anew(self, counts: Sequence[int], left: float) -> None:
+        """Propose a new trial, with what was left of the budget: whichever unfinished ones there are, they had their turn."""
+        self.counts, self.left, self.unfinished = counts, left, []
+        self._propose()
+
+
+class _Replay:
+    """Holds the record as far as it was replayed, and is where the conductor writes: what it writes is compared."""
+
+    def __init__(self, events: Sequence[dict[str, Any]], manifest: dict[str, Any], spec: SweepSpec) -> None:
+        self.events, self.spec, self.manifest = events, spec, manifest
+        self.at = 0  # the next event
+        self.record = Record(manifest)
+        self.clock = Clock()
+        self.result = ReplayResult()
+        self.running: dict[str, Running] = {}
+        self.stale = False  # the conductor has decided otherwise than the record
+        self.conductor: _Conductor | None = None
+
+    def run(self) -> ReplayResult:
+        handlers = {
+            "session": self._session, "trial": self._trial, "start": self._start, "report": self._report,
+            "died": self._died, "end": self._end,
+        }  # fmt: skip
+        while self.at < len(self.events):
+            event = self.events[self.at]
+            self.clock.now = float(event["time"])
+            handlers.get(event["event"], self._take)(event)
+        return self.result
+
+    # ---- the conductor's side -------------------------------------------------------------------------------------------
+
+    def append(self, event: dict[str, Any]) -> None:
+        """The conductor writes: what the record has there counts, and what differs is noted."""
+        kind = event["event"]
+        recorded = self.events[self.at] if self.at < len(self.events) else None
+        if kind == "session":
+            return
+        if recorded is not None and (recorded["event"], recorded.get("trial")) == (kind, event.get("trial")):
+            self._compare(recorded, event)
+            self._take(recorded)
+        elif recorded is None or recorded["event"] == "session":
+            self.stale = True  # the driver died before it wrote this
+        else:
+            self._differs(event["trial"], kind, f"{recorded['event']} of {recorded.get('trial', 'the sweep')}", kind)
+
+    def _compare(self, recorded: dict[str, Any], replayed: dict[str, Any]) -> None:
+        compared = {
+            "trial": ["number", "params"],
+            "report": ["action", "reason", "rungs", "cutoff"],
+            "end": ["state", "reason"],
+        }
+        self.result.decisions += recorded["event"] != "end"
+        for key in compared.get(recorded["event"], []):
+            if not _same(recorded.get(key), replayed.get(key)):
+                self._differs(recorded["trial"], key, recorded.get(key), replayed.get(key))
+
+    def _differs(self, trial: str, what: str, recorded: Any, replayed: Any) -> None:
+        self.stale = True
+        self.result.differences.append(Difference(self.at + 1, trial, what, recorded, replayed))
+
+    # ---- the record's side ----------------------------------------------------------------------------------------------
+
+    def _take(self, event: dict[str, Any]) -> None:
+        self.record.apply(event)
+        self.at += 1
+
+    def _proposer(self) -> Proposer:
+        ladder = self.manifest.get("ladder", [])
+        n_params = {entry["name"]: float(entry["n_params"]) for entry in ladder if entry.get("n_params")}
+        hopeless = [(size, mode) for size, mode in self.manifest.get("hopeless", [])]
+        metric = self.manifest["metric"]
+        trials = self.record.by_number()
+        return Proposer(self.spec, metric["goal"], new_study(), trials, metric["name"], hopeless, n_params=n_params)
+
+    def _begin(self) -> _Conductor:
+        """A conductor that knows the record, as a session begins with."""
+        goal = self.manifest["metric"]["goal"]
+        self.stale = False
+        self.conductor = _Conductor(self.spec, goal, self, self._proposer(), lambda: 0, Everywhere(), self.clock)
+        return self.conductor
+
+    def _now(self) -> _Conductor:
+        """The conductor, in step with the record."""
+        if self.conductor is not None and not self.stale:
+            return self.conductor
+        conductor = self._begin()
+        # In the middle of a session: what is paused is not over.
+        conductor.proposer, conductor.running, self.stale = self._proposer(), self.running, False
+        return conductor
+
+    def _session(self, event: dict[str, Any]) -> None:
+        self._take(event)
+        self.running = {}
+        conductor = self._begin()
+        conductor.running = self.running
+
+    def _trial(self, event: dict[str, Any]) -> None:
+        place = self.at
+        self._now().propose_anew(event.get("counts") or gpu_choices(self.spec), event.get("left_gpu_seconds", math.inf))
+        if self.at == place:
+            self.result.decisions += 1
+            self._differs(event["trial"], "proposal", event["params"], "none")
+            self._take(event)
+
+    def _start(self, event: dict[str, Any]) -> None:
+        self._take(event)
+        trial = self.record.trials[event["trial"]]
+        if self.conductor is not None:
+            self.conductor.waiting.pop(trial.name, None)
+            self.conductor.paused.pop(trial.name, None)
+        self.running[trial.name] = Running(trial, self.clock.now, trial.wall_seconds, trial.gpu_seconds)
+
+    def _report(self, event: dict[str, Any]) -> None:
+        place, name = self.at, event["trial"]
+        conductor, trial = self._now(), self.record.trials[name]
+        # The trial's cost is what it was to the last digit, as models learn from it.
+        self.running[name] = Running(trial, self.clock.now, event["wall_seconds"], event["gpu_seconds"])
+        conductor.report(name, event["fidelity"], event["metrics"])
+        if self.at == place:
+            self.result.decisions += 1
+            self._differs(name, "report", event["action"], "none")
+            self._take(event)
+        if event["action"] != "continue":
+            self.running.pop(name, None)
+
+    def _died(self, event: dict[str, Any]) -> None:
+        self._take(event)
+        self.running.pop(event["trial"], None)
+
+    def _end(self, event: dict[str, Any]) -> None:
+        """An end that no report has led to: training failed, or the sweep was over."""
+        self._take(event)
+        trial: Trial = self.record.trials[event["trial"]]
+        self.running.pop(trial.name, None)
+        if self.conductor is not None and not self.stale:
+            self.conductor.waiting.pop(trial.name, None)
+            value = trial.last.metrics[self.record.metric] if trial.last else None
+            self.conductor.proposer.tell(trial.number, State(event["state"]), value)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=SAME) or (math.isnan(one) and math.isnan(other))
+    return bool(one == other)

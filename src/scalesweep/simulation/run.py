@@ -1,0 +1,488 @@
+"""A sweep simulated over several seeds, and what came of it: numbers alone, for `report/` to show."""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from scalesweep.errors import OutsideError, UserError, did_you_mean, nearest
+from scalesweep.record import Record, State, read_record
+from scalesweep.simulation.driver import SweepDriver
+from scalesweep.simulation.parametric import FAMILIES, RATES, ParametricSource
+from scalesweep.simulation.recorded import RecordSource
+from scalesweep.simulation.simulator import Clock, Cluster, Run, simulate
+from scalesweep.simulation.source import Source
+from scalesweep.simulation.tables import TableSource, read_table
+from scalesweep.spec import SweepSpec, allowed_gpus, gpu_choices, load_sweep
+from scalesweep.spec.config import WHOLE
+
+FAMILY = "family:"
+SHARES = (0.1, 0.25, 0.5, 1.0)  # of the budget, at which a result is told
+GOAL_REGRET = 0.05
+BAND = (0.1, 0.9)  # quantiles over seeds
+DEFAULT_TRIALS = 50  # full ones, of median cost, that the budget pays for where nobody says more
+DRAWN = 200  # configurations that the median cost is told from
+LOWER_IS_BETTER = ("loss", "perplexity", "error")
+
+Progress = Callable[[int, int], None]
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Options:
+    workers: int = 8
+    seeds: int = 5
+    gpu_hours: float | None = None  # None: the sweep's own budget, or `DEFAULT_TRIALS`
+    startup_seconds: float = 5.0
+    failures_per_gpu_hour: float = 0.0
+    processes: int = 1
+
+
+# ---- what is simulated ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A sweep and its curves. `settings` are the keys that make it another one than the sweep file's."""
+
+    label: str
+    settings: tuple[str, ...]
+    spec: SweepSpec
+    source: Source
+
+
+def goal_of(spec: SweepSpec, known: Mapping[str, Literal["minimize", "maximize"]]) -> Literal["minimize", "maximize"]:
+    """The direction of the sweep's metric; `known` has those of metrics with a name of ours.
+
+    Raises:
+        UserError: neither the sweep nor the name tells.
+    """
+    name = spec.metric.name
+    if spec.metric.goal is not None:
+        return spec.metric.goal
+    if name in known:
+        return known[name]
+    if any(word in name.lower() for word in LOWER_IS_BETTER):
+        return "minimize"
+    raise UserError(
+        f"is {name} to be minimized or maximized?", "say so in the sweep file (metric.goal), or by --set metric.goal=…"
+    )
+
+
+def open_variants(
+    spec_path: Path,
+    curves: str,
+    overrides: Sequence[str] = (),
+    against: Sequence[str] = (),
+    known_goals: Mapping[str, Literal["minimize", "maximize"]] | None = None,
+    efficiency: float = 0.9,
+) -> list[Variant]:
+    """The sweep, and each that it is compared with, on the same curves.
+
+    Args:
+        curves: a run folder, a table, or `family:NAME`.
+        overrides: `KEY=VALUE` strings for all.
+        against: for each further sweep, `KEY=VALUE` strings joined by commas.
+        known_goals: see `goal_of`.
+        efficiency: of twice as many GPUs, where the curves do not tell.
+
+    Raises:
+        UserError: a file is missing or wrong, or the curves do not fit the sweep.
+    """
+    kind = _kind_of(curves)
+    told = [_settings(text) for text in against]
+    foreign = kind == "table"
+    specs = [load_sweep(spec_path, [*overrides, *settings], foreign=foreign) for settings in ((), *told)]
+    goal = goal_of(specs[0], known_goals or {})
+    # Read once, whatever is compared.
+    content: Any = read_record(curves) if kind == "record" else read_table(Path(curves)) if kind == "table" else None
+
+    def source_for(spec: SweepSpec) -> Source:
+        if kind == "family":
+            return _family_source(curves.removeprefix(FAMILY), spec, goal)
+        name = Path(curves).resolve().name
+        if kind == "record":
+            return RecordSource(content, spec, goal, name=name)
+        return TableSource(content, spec, goal, efficiency, name=name)
+
+    first = source_for(specs[0])
+    if not math.isfinite(first.median) or first.median == first.best:
+        raise UserError(
+            f"{curves}: its configurations all end at the same value ({first.best:g})", "there is nothing to search"
+        )
+    keys = list(dict.fromkeys(setting.partition("=")[0] for settings in told for setting in settings))
+    own = [f"{key}={_value_at(specs[0], key)}" for key in keys]
+    variants = [Variant(_label(own) or specs[0].name, (), specs[0], first)]
+    for settings, text, spec in zip(told, against, specs[1:], strict=True):
+        _check_comparable(specs[0], spec, text)
+        source = first
+        if _trains(spec) != _trains(specs[0]):
+            source = source_for(spec)
+            source.best, source.median = first.best, first.median  # one scale of regret for all
+        variants.append(Variant(_label(settings), tuple(settings), spec, source))
+    return variants
+
+
+def _kind_of(curves: str) -> Literal["family", "record", "table"]:
+    path = Path(curves)
+    if curves.startswith(FAMILY):
+        name = curves.removeprefix(FAMILY)
+        if name not in FAMILIES:
+            raise UserError(f"--curves {curves}: no family {name!r}", did_you_mean(name, FAMILIES))
+        return "family"
+    if path.is_dir():
+        return "record"
+    if path.is_file():
+        return "table"
+    known = f"{FAMILY}NAME with NAME one of {', '.join(FAMILIES)}"
+    near = nearest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else None
+    prefix, _, rest = curves.partition(":")
+    if near is not None:
+        hint = f"did you mean {path.parent / near}?"
+    elif (family := nearest(rest or prefix, FAMILIES)) is not None:
+        hint = f"did you mean {FAMILY}{family}?"
+    else:
+        hint = f"a finished run folder, a table (.csv, .parquet), or {known}"
+    raise UserError(f"--curves {curves}: there is no such run folder or table", hint)
+
+
+def _family_source(name: str, spec: SweepSpec, goal: str) -> Source:
+    time_attr = spec.early_terminate.time_attr
+    if time_attr not in WHOLE:
+        hint = f"modelled curves count {', '.join(WHOLE)}; set early_terminate.time_attr"
+        raise UserError(f"{FAMILY}{name}: {time_attr} are not modelled", hint)
+    scheduler = spec.search_space.parameters.get("lr_scheduler_type")
+    for schedule in scheduler.choices() or [] if scheduler else []:
+        if schedule not in RATES:
+            raise UserError(f"lr_scheduler_type: {schedule!r} is no schedule", did_you_mean(str(schedule), RATES))
+    return ParametricSource(FAMILIES[name], spec, goal)
+
+
+def _settings(text: str) -> list[str]:
+    """`a.b=1,c=[2,3]` → ['a.b=1', 'c=[2,3]']."""
+    settings = re.split(r",\s*(?=[A-Za-z_][\w.]*=)", text)
+    for setting in settings:
+        if "=" not in setting:
+            raise UserError(f"--against {text}: {setting!r} is not KEY=VALUE", "for example --against search.sampler=random")
+    return settings
+
+
+def _label(settings: Sequence[str]) -> str:
+    """'sampler=random, survival=metric': without the sections that the keys stand in."""
+    return ", ".join(setting.partition("=")[0].rpartition(".")[2] + "=" + setting.partition("=")[2] for setting in settings)
+
+
+def _value_at(spec: SweepSpec, key: str) -> Any:
+    value: Any = spec.model_dump()
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return "…" if isinstance(value, dict | list) else value
+
+
+def _trains(spec: SweepSpec) -> dict[str, Any]:
+    """What curves depend on: all of a sweep but how it is searched."""
+    data = spec.model_dump(exclude={"name", "search", "budget", "resources", "tracking"})
+    data["early_terminate"] = {k: v for k, v in data["early_terminate"].items() if k not in ("survival", "variant")}
+    return data
+
+
+def _check_comparable(one: SweepSpec, other: SweepSpec, text: str) -> None:
+    for section, keys in (("metric", ("name", "goal")), ("early_terminate", ("time_attr", "max_t")), ("search", ("seed",))):
+        for key in keys:
+            if getattr(getattr(one, section), key) != getattr(getattr(other, section), key):
+                hint = "simulate the two one after the other"
+                raise UserError(f"--against {text}: with another {section}.{key} the two can't be compared", hint)
+
+
+def budget_of(spec: SweepSpec, source: Source, options: Options) -> tuple[float, str]:
+    """GPU hours at which a simulation ends, and in words where they are from."""
+    if options.gpu_hours is not None:
+        return options.gpu_hours, "--gpu-hours"
+    if spec.budget.gpu_hours is not None:
+        return spec.budget.gpu_hours, "budget.gpu_hours of the sweep"
+    rng = np.random.default_rng(0)
+    costs = [source.curve(_random_params(spec, rng), seed).gpu_seconds[-1] for seed in range(DRAWN)]
+    hours = DEFAULT_TRIALS * float(np.median(costs)) / 3600
+    if not hours > 0:
+        raise UserError("trials of these curves cost nothing", "give a budget: --gpu-hours")
+    return hours, f"what {DEFAULT_TRIALS} full trials of median cost take; --gpu-hours sets another"
+
+
+def _random_params(spec: SweepSpec, rng: np.random.Generator) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for name, parameter in spec.search_space.ordered():
+        if not parameter.holds(params):
+            continue
+        choices: Sequence[Any] | None = parameter.choices()
+        if name == "num_gpus":
+            choices = allowed_gpus(spec, spec.size(params.get("model_size", spec.sizes()[0].name)))
+        if choices is not None:
+            params[name] = choices[int(rng.integers(len(choices)))]
+            continue
+        low, high = float(parameter.min or 0), float(parameter.max or 0)
+        if parameter.kind == "int_uniform":
+            params[name] = int(rng.integers(int(low), int(high) + 1))
+        else:
+            log = parameter.kind == "log_uniform_values"
+            params[name] = low * (high / low) ** rng.random() if log else float(rng.uniform(low, high))
+    return params
+
+
+# ---- one seed -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One simulated sweep and what its record counts."""
+
+    seed: int
+    run: Run
+    complete: int  # trials that ran to the end
+    stopped: int  # at a rung
+    promoted: int  # went on beyond a rung, once or more
+    diverged: int
+    failed: int
+    unfinished: int  # running, paused or waiting when the budget was spent
+
+    @property
+    def decisions(self) -> int:
+        return self.run.trials + self.run.reports
+
+    def hours_to(self, regret: float) -> float:
+        """GPU hours at which the regret is first that low; infinite where it never is."""
+        there = self.run.regret <= regret
+        return float(self.run.gpu_hours[np.argmax(there)]) if there.any() else math.inf
+
+
+def run_seed(variant: Variant, goal: str, budget: float, options: Options, seed: int) -> SeedRun:
+    spec, clock = variant.spec, Clock()
+    spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"gpu_hours": budget})})
+    driver = SweepDriver(spec, goal, variant.source.n_params, options.workers, clock, seed)
+    cluster = Cluster(options.workers, options.startup_seconds, options.failures_per_gpu_hour)
+    run = simulate(driver, variant.source, cluster, clock, budget, seed)
+    ended = np.isnan(run.wall_hours) & ~np.isnan(run.regret)
+    run.wall_hours[ended] = run.makespan_hours  # the sweep was over before its budget was spent
+    return SeedRun(seed, run, **_counts(driver.record, over=bool(ended.any())))
+
+
+def _counts(record: Record, over: bool) -> dict[str, int]:
+    """`over`: nothing was left to do, so that what waits at a rung will never pass it."""
+    counts = dict.fromkeys(("complete", "stopped", "promoted", "diverged", "failed", "unfinished"), 0)
+    for trial in record.trials.values():
+        judged = [place for place, report in enumerate(trial.reports, start=1) if report.rungs]
+        counts["promoted"] += bool(judged) and (
+            trial.reports[judged[0] - 1].action == "continue" or len(trial.reports) > judged[0]
+        )
+        counts["complete"] += trial.state is State.COMPLETE
+        left_behind = over and trial.paused
+        counts["stopped"] += trial.stop_reason == "rung" or left_behind
+        counts["diverged"] += trial.stop_reason == "diverged"
+        counts["failed"] += trial.state in (State.FAIL, State.INFEASIBLE)
+        counts["unfinished"] += trial.state is State.RUNNING and not left_behind
+    return counts
+
+
+# ---- all seeds ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Band:
+    """Over seeds: the median, and the 10 and 90 % quantiles. Infinite while nothing can be picked."""
+
+    median: Array
+    low: Array
+    high: Array
+
+
+def _band(rows: Array, missing: float) -> Band:
+    """Of one row per seed; a NaN is as bad as can be."""
+    rows = np.sort(np.where(np.isnan(rows), missing, rows), axis=0)
+
+    def quantile(q: float) -> Array:  # NumPy's own takes an infinity less itself
+        below, share = divmod(q * (len(rows) - 1), 1)
+        one = rows[int(below)]
+        if share == 0:
+            return one
+        other = rows[int(below) + 1]
+        finite = np.isfinite(one) & np.isfinite(other)
+        return np.where(finite, one + share * np.where(finite, other - one, 0), missing)
+
+    with np.errstate(invalid="ignore"):
+        return Band(quantile(0.5), *map(quantile, BAND))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one variant over all seeds."""
+
+    label: str
+    settings: tuple[str, ...]
+    seeds: list[SeedRun]
+    minimize: bool
+    known: int | None  # configurations that a pick is ranked among
+
+    @property
+    def gpu_hours(self) -> Array:
+        return self.seeds[0].run.gpu_hours
+
+    @cached_property
+    def value(self) -> Band:
+        """Of the pick, at full fidelity. `low` and `high` are numbers, whichever is better."""
+        return _band(np.array([seed.run.best for seed in self.seeds]), math.inf if self.minimize else -math.inf)
+
+    @cached_property
+    def regret(self) -> Band:
+        return _band(np.array([seed.run.regret for seed in self.seeds]), math.inf)
+
+    @cached_property
+    def wall_hours(self) -> Array:
+        """Median over seeds, at each of `gpu_hours`."""
+        return np.median(np.array([seed.run.wall_hours for seed in self.seeds]), axis=0)
+
+    def regret_by_wall(self, hours: Array) -> Band:
+        """The regret at hours of wall-clock; after a sweep's end it stays as it was."""
+        rows = []
+        for seed in self.seeds:
+            wall, regret = seed.run.wall_hours, seed.run.regret
+            known = ~np.isnan(wall)
+            wall, regret = wall[known], regret[known]
+            place = np.searchsorted(wall, hours, side="right") - 1
+            rows.append(
+                np.where(place >= 0, regret[np.maximum(place, 0)], math.nan) if len(wall) else np.full(len(hours), math.nan)
+            )
+        return _band(np.array(rows), math.inf)
+
+    @property
+    def hours_to_goal(self) -> float:
+        """Median over seeds; infinite where half of them or more never get there."""
+        return float(np.median([seed.hours_to(GOAL_REGRET) for seed in self.seeds]))
+
+    @property
+    def seeds_at_goal(self) -> int:
+        return sum(math.isfinite(seed.hours_to(GOAL_REGRET)) for seed in self.seeds)
+
+    @property
+    def median_seed(self) -> SeedRun:
+        """The seed whose last regret is the middle one."""
+        order = sorted(self.seeds, key=lambda seed: (math.inf if math.isnan(r := seed.run.regret[-1]) else r, seed.seed))
+        return order[(len(order) - 1) // 2]
+
+    def mean(self, number: Callable[[SeedRun], float]) -> float:
+        return float(np.mean([number(seed) for seed in self.seeds]))
+
+    @property
+    def controller_ms(self) -> float:
+        """Milliseconds of our own per decision (a trial proposed or a report judged)."""
+        return (
+            1e3 * sum(seed.run.controller_seconds for seed in self.seeds) / max(1, sum(seed.decisions for seed in self.seeds))
+        )
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The sweep first, then what it is compared with."""
+
+    sweep: str
+    curves: str
+    metric: str
+    goal: str
+    options: Options
+    budget_gpu_hours: float
+    budget_from: str
+    best: float  # what regret is 0 at
+    median: float  # and 1
+    notes: list[str]
+    outcomes: list[Outcome]
+
+    @cached_property
+    def wall_grid(self) -> Array:
+        """Hours of wall-clock, evenly spaced, up to the end of the longest sweep."""
+        longest = max(seed.run.makespan_hours for outcome in self.outcomes for seed in outcome.seeds)
+        points = len(self.outcomes[0].gpu_hours)
+        return np.linspace(0, longest, points + 1)[1:]
+
+
+def run_simulation(
+    variants: Sequence[Variant], curves: str, goal: str, options: Options, progress: Progress | None = None
+) -> Simulation:
+    """Simulate every variant with every seed. The result is the same on any number of processes.
+
+    Raises:
+        UserError: the cluster is too small for the space.
+        OutsideError: a process of ours was killed.
+    """
+    first = variants[0]
+    for variant in variants:
+        _check_workers(variant.spec, options.workers)
+    budget, budget_from = budget_of(first.spec, first.source, options)
+    start = first.spec.search.seed
+    jobs = [(place, seed) for place in range(len(variants)) for seed in range(start, start + options.seeds)]
+    done: dict[tuple[int, int], SeedRun] = {}
+    for job, result in _each(variants, goal, budget, options, jobs):
+        done[job] = result
+        if progress is not None:
+            progress(len(done), len(jobs))
+    outcomes = []
+    for place, variant in enumerate(variants):
+        last = variant.source.true_rank(math.nan)
+        seeds = [done[job] for job in jobs if job[0] == place]
+        outcomes.append(Outcome(variant.label, variant.settings, seeds, goal == "minimize", None if last is None else last - 1))
+    notes = list(dict.fromkeys(note for variant in variants for note in variant.source.notes))
+    about = first.spec.name, curves, first.spec.metric.name, goal
+    return Simulation(*about, options, budget, budget_from, first.source.best, first.source.median, notes, outcomes)
+
+
+def _check_workers(spec: SweepSpec, workers: int) -> None:
+    largest = max(gpu_choices(spec))
+    if largest > workers:
+        path = ("search_space", "parameters", "num_gpus")
+        problem = spec.problem(path, f"{largest} is above the {workers} GPUs of the simulated cluster")
+        raise UserError(str(problem), f"simulate a larger one: --workers {largest}")
+
+
+Job = tuple[int, int]  # variant, seed
+_Setting = tuple[Sequence[Variant], str, float, Options]
+_setting: _Setting | None = None  # of this process, where it is one of several
+
+
+def _each(
+    variants: Sequence[Variant], goal: str, budget: float, options: Options, jobs: Sequence[Job]
+) -> Iterator[tuple[Job, SeedRun]]:
+    if min(options.processes, len(jobs)) == 1:
+        for place, seed in jobs:
+            yield (place, seed), run_seed(variants[place], goal, budget, options, seed)
+        return
+    setting: _Setting = (variants, goal, budget, options)
+    workers = min(options.processes, len(jobs))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(setting,))
+    try:
+        waiting = {pool.submit(_work, job): job for job in jobs}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+    except BrokenProcessPool:
+        raise OutsideError("a process of the simulation was killed", "was it out of memory? use fewer --processes") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(setting: _Setting) -> None:
+    global _setting
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word; the first process says one
+    _setting = setting
+
+
+def _work(job: Job) -> SeedRun:
+    assert _setting is not None
+    variants, goal, budget, options = _setting
+    return run_seed(variants[job[0]], goal, budget, options, job[1])

