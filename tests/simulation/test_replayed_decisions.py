@@ -183,6 +183,7 @@ def test_no_run_folder(tmp_path: Path) -> None:
         replay_decisions(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_live_sweep_is_decided_again_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     search = {"sampler": "tpe", "n_startup_trials": 3}
