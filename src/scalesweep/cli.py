@@ -337,7 +337,7 @@ def leaderboard(run_dir: Path, as_json: bool, as_csv: bool, by: Any, limit: int 
 @cli.command()
 @_run_argument
 @click.option(
-    "--trial", default="best", show_default=True, metavar="NAME", help="Trial to promote, or 'best' of the leaderboard."
+    "--trial", default="best", show_default=True, metavar="NAME", help="Trial to promote, or 'best' by what the search knows."
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the model. Default: RUN_DIR/promoted/TRIAL.")
 @click.option(

@@ -21,6 +21,8 @@ def pick(record: Record, model: ScaleAware) -> Trial | None:
 
 def pick_of(record: Record, spec: SweepSpec) -> Trial | None:
     """The same from a record alone."""
+    if spec.search.sampler != "scale_aware":
+        return best(record)
     model = ScaleAware(spec, record.n_params, rung_levels(spec))
     model.history.take(record.by_number(), record.metric, 1.0 if record.minimize else -1.0)
     return pick(record, model)

@@ -1,6 +1,7 @@
 """What to try next: Optuna's ask and tell over the conditional joint space.
 
-A proposal is a function of the record's trials, the seed and the trial's number alone: the sampler is seeded anew for each
+A proposal is a function of the record's trials, the seed, the trial's number, and the GPU counts and the budget that were left
+(which the record holds) alone: the sampler is seeded anew for each
 number, so a study that was rebuilt proposes what it would have proposed without the interruption.
 
 A combination of size and unfreezing mode that can't run is not proposed. A draw that falls there stays in the study as a

@@ -52,7 +52,7 @@ class BayesianLinear:
 class CostModel:
     """GPU seconds per unit of fidelity, log-linear in size, GPU count and the words of the space.
 
-    Before any trial has been paid for, sizes are believed to cost in proportion to their parameters.
+    Sizes are believed beforehand to cost in proportion to their parameters; how much, only trials that were paid for tell.
     """
 
     def __init__(self, encoder: Encoder, size_range: float) -> None:

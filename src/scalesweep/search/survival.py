@@ -1,6 +1,6 @@
 """Who may pass a rung: asynchronous successive halving (Li et al., 2018) as a pure function of what was reported.
 
-Values are "higher is better" here; the caller negates a metric that is minimized. Costs are GPU seconds.
+Values are "higher is better" in `Rungs`; the caller negates a metric that is minimized. Scores of `promotable` are losses. Costs are GPU seconds.
 """
 
 from __future__ import annotations

@@ -112,7 +112,9 @@ class EarlyTerminateSpec(_Strict):
         "stopping", description="what does not pass a rung is stopped for good, or waits there until it does (asha)"
     )
     survival: Literal["metric", "pareto", "forecast"] = Field("metric", description="who may pass a rung (asha)")
-    brackets: int = Field(1, ge=1, description="bracket b begins at rung b; each trial is in one (Hyperband, asha)")
+    brackets: int = Field(
+        1, ge=1, description="the b-th begins at rung b, counted from 1; each trial is in one (Hyperband, asha)"
+    )
 
 
 class SearchSpec(_Strict):
@@ -127,7 +129,9 @@ class BudgetSpec(_Strict):
     time: Seconds | None = Field(None, gt=0, description="wall-clock of the sweep, e.g. 5m")
     gpu_hours: float | None = Field(None, gt=0)
     dollars: float | None = Field(None, gt=0, description="needs resources.dollars_per_gpu_hour")
-    trial_gpu_hours: float | None = Field(None, gt=0, description="that one trial may take; it is stopped before it takes more")
+    trial_gpu_hours: float | None = Field(
+        None, gt=0, description="that one trial may take; it is stopped where its next stretch would exceed them"
+    )
 
 
 class ResourcesSpec(_Strict):
