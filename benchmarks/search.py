@@ -71,9 +71,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # one ingredient each; one that is the
 SLOW = ("carbs", "carbs-length", "protein")
 QUICK = ("trend", "no_trend", "steplaw")  # a trend, none, a table
 KEPT = ("time_attr", "grace_period", "max_t", "reduction_factor")  # what a family says of rungs; the rest is ours
+CURVES_FROM = (
+    *(f"src/scalesweep/simulation/{name}.py" for name in ("simulator", "source", "parametric", "tables", "encoding")),
+    "benchmarks/families.py",
+)
 SOURCES = {  # what a run's result follows from
-    "ours": ("src/scalesweep/search", "src/scalesweep/simulation", "benchmarks/families.py"),
-    "rival": ("benchmarks/rivals", "src/scalesweep/simulation", "benchmarks/families.py"),
+    "ours": ("src/scalesweep/search", "src/scalesweep/simulation/driver.py", *CURVES_FROM),
+    "rival": ("benchmarks/rivals", *CURVES_FROM),
 }
 Group = Literal["ours", "ablation", "stock", "research"]
 

@@ -208,6 +208,30 @@ def test_trials_that_run_at_once_are_no_twins() -> None:
     assert np.std(rates) > np.std(nearer)  # what runs keeps others away
 
 
+def test_what_runs_is_improved_upon_and_not_repeated() -> None:
+    """The models expect more of a trial that runs than of any that has ended: the next one may not be the same again."""
+    model = knowing(count=30)
+    running: list[Params] = []
+    for number in range(30, 40):
+        params = model.propose(number, anything)
+        assert params is not None
+        model.history.add(f"t{number}", params)
+        running.append(params)
+    places = np.array([model.encoder.units(params) for params in running])
+    rates, decays = (places[:, model.encoder.axis[name]] for name in ("learning_rate", "weight_decay"))
+    for one in range(len(running)):
+        for other in range(one):
+            same_size = running[one]["model_size"] == running[other]["model_size"]
+            apart = max(abs(rates[one] - rates[other]), abs(decays[one] - decays[other]))
+            assert not same_size or apart > 0.05, (running[one], running[other])
+
+
+def test_a_share_of_trials_is_drawn_without_the_models() -> None:
+    model = knowing(count=30)
+    far = sum(distance(model.propose(number, anything) or BEST) > 0.3 for number in range(30, 90))
+    assert 1 <= far <= 20
+
+
 def test_a_space_that_is_used_up_has_nothing_more_to_propose() -> None:
     space = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": ["full", "head"]}, "num_gpus": {"values": [1, 2]}}
     spec = sweep(search_space={"parameters": space}, search={"sampler": "scale_aware", "n_startup_trials": 3})
@@ -248,7 +272,7 @@ def test_cost_counts_as_much_as_is_asked() -> None:
         model = knowing(spec_of(cost_weight=weight))
         found = [model.propose(number, anything) for number in range(24, 44)]
         cheap.append(sum(params is not None and params["model_size"] == "L1" for params in found))
-    assert cheap[1] == 20
+    assert cheap[1] >= 17  # all but those that are drawn without the models
     assert cheap[0] < 10
 
 
@@ -305,6 +329,22 @@ def test_as_many_go_on_as_the_reduction_factor_says() -> None:
         params = model.encoder.params(model.history.seen[name].units)
         model.history.report(name, 27, loss(params, 27), seconds(params, 27))
     assert 3 <= len(promoted) <= 11
+
+
+def test_the_first_to_go_on_goes_at_once_and_the_last_to_the_end() -> None:
+    model = model_of()
+    for number, params in enumerate(drawn(model.spec, 8)):
+        play(model, f"t{number}", params, 9, State.RUNNING)
+    beliefs = model.beliefs()
+    assert beliefs is not None
+    order = sorted(beliefs.scores, key=beliefs.scores.__getitem__)
+    first = order[0]
+    assert model.promote({first}) == first
+    play(model, "further", model.encoder.params(model.history.seen[order[-1]].units) | {"weight_decay": 0.2}, 27, State.RUNNING)
+    ready = set(order[3:])  # none of them among the best third
+    assert model.promote(ready) is None
+    ready = {min(model.beliefs().scores.items(), key=lambda item: item[1])[0]}  # type: ignore[union-attr]
+    assert model.promote(ready, closing=True) in ready
 
 
 def test_before_there_is_enough_to_model() -> None:

@@ -1,7 +1,20 @@
 """What is kept of a sweep, and the one ranking of its trials."""
 
 from scalesweep.record.ranking import Row, best, rank
-from scalesweep.record.schema import Mark, Record, Report, State, Trial
+from scalesweep.record.schema import Mark, Past, Record, Report, State, Trial
 from scalesweep.record.store import RecordWriter, read_manifest, read_record
 
-__all__ = ["Mark", "Record", "RecordWriter", "Report", "Row", "State", "Trial", "best", "rank", "read_manifest", "read_record"]
+__all__ = [
+    "Mark",
+    "Past",
+    "Record",
+    "RecordWriter",
+    "Report",
+    "Row",
+    "State",
+    "Trial",
+    "best",
+    "rank",
+    "read_manifest",
+    "read_record",
+]

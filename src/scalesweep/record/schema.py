@@ -112,12 +112,40 @@ class Trial:
         return max((max(report.rungs) for report in self.reports if report.rungs), default=0)
 
 
+@dataclass(frozen=True)
+class Past:
+    """A trial of an earlier sweep that the search learns from. It is none of this sweep's trials."""
+
+    name: str  # run folder and trial
+    params: dict[str, Any]
+    reports: tuple[tuple[float, float, float], ...]  # fidelity, metric, GPU seconds
+    state: State
+
+    @classmethod
+    def of(cls, name: str, trial: Trial, metric: str) -> Past:
+        """A trial as it stands. One that has not ended is as good as stopped: here it never goes on."""
+        told = [(r.fidelity, r.metrics[metric], r.gpu_seconds) for r in trial.reports if metric in r.metrics]
+        reports = tuple((float(at), value, cost) for at, value, cost in told)
+        return cls(name, trial.params, reports, trial.state if trial.state.ended else State.PRUNED)
+
+    def event(self, time: float) -> dict[str, Any]:
+        """The event that tells it."""
+        reports = [list(report) for report in self.reports]
+        names = {"trial": self.name, "params": self.params, "reports": reports, "state": str(self.state)}
+        return {"event": "past", "time": time, **names}
+
+    def losses(self, sign: float) -> list[tuple[float, float, float]]:
+        """The reports, with `sign` times the metric: lower is better."""
+        return [(fidelity, sign * value, gpu_seconds) for fidelity, value, gpu_seconds in self.reports]
+
+
 @dataclass
 class Record:
     """A whole sweep as its record tells it: the manifest (`sweep.json`) and every trial."""
 
     manifest: dict[str, Any]
     trials: dict[str, Trial] = field(default_factory=dict)
+    past: list[Past] = field(default_factory=list)  # trials of earlier sweeps
     status: str = "new"  # new | running | ended
     ended_reason: str | None = None
     elapsed_seconds: float = 0.0  # up to the last event; a session that was killed counts up to there
@@ -194,6 +222,9 @@ class Record:
             trial.error, trial.paused = event.get("error"), False
         elif kind == "note":
             self.notes.append(event["text"])
+        elif kind == "past":
+            reports = tuple((float(at), float(value), float(cost)) for at, value, cost in event["reports"])  # "NaN" is text
+            self.past.append(Past(event["trial"], event["params"], reports, State(event["state"])))
         elif kind == "worker":
             self.boot_gpu_seconds += event["gpu_seconds"]
         if kind in ("start", "report", "died", "end"):

@@ -290,7 +290,9 @@ class Conductor:
         if not ready:
             return None
         if self.spec.early_terminate.survival == "forecast":
-            return self.proposer.model.promote(ready)
+            model = self.proposer.model
+            if model.knows:
+                return model.promote(ready, closing=self.no_more_trials())
         return self.rungs.promotable(ready)
 
     def _useful_counts(self) -> list[int]:

@@ -29,6 +29,7 @@ class Seen:
     gpu_seconds: float = 0.0
     last: float = math.nan  # loss at the last report
     state: State = State.RUNNING
+    past: bool = False  # a trial of an earlier sweep: it tells the models something, and can't be promoted
 
     @property
     def score(self) -> float:
@@ -48,11 +49,18 @@ class History:
         self.judged = 0  # trials that have reached the first level
         self.snapshot: list[tuple[np.ndarray, list[float | None]]] = []  # places and values when the models were last due
         self._due = 0
-        self.version = 0  # grows with every change
+        self.version = 0  # grows with every value
 
     def add(self, name: str, params: Mapping[str, Any]) -> None:
         self.seen[name] = Seen(name, self.encoder.units(params))
-        self.version += 1
+
+    def recall(self, name: str, params: Mapping[str, Any], reports: Sequence[tuple[float, float, float]], state: State) -> None:
+        """Take in a trial of an earlier sweep; `reports` are fidelity, loss and GPU seconds, in their order."""
+        self.add(name, params)
+        self.seen[name].past = True
+        for fidelity, loss, gpu_seconds in reports:
+            self.report(name, fidelity, loss, gpu_seconds)
+        self.ended(name, state)
 
     def take(self, trials: Sequence[Trial], metric: str, sign: float) -> None:
         """Take in the trials of a record, report by report in their order. `sign` makes losses of the metric."""
@@ -66,9 +74,8 @@ class History:
 
     def report(self, name: str, fidelity: float, loss: float, gpu_seconds: float) -> None:
         """Take a report in. A level that lies between two reports is given the value in between."""
-        self.version += 1
         trial = self.seen[name]
-        known = bool(trial.values)
+        known = len(trial.values)
         for level in self.levels[len(trial.values) :]:
             if fidelity < level and math.isfinite(loss):
                 break
@@ -77,6 +84,7 @@ class History:
             # Of the levels that a first report has passed, it tells of the last one alone.
             trial.values[:-1] = [None] * len(trial.values[:-1])
         trial.fidelity, trial.last, trial.gpu_seconds = fidelity, loss, gpu_seconds
+        self.version += len(trial.values) > known
         if trial.values and not known:
             self.judged += 1
         if self.judged >= self._due:
@@ -87,4 +95,3 @@ class History:
 
     def ended(self, name: str, state: State) -> None:
         self.seen[name].state = state
-        self.version += 1

@@ -24,5 +24,8 @@ def pick_of(record: Record, spec: SweepSpec) -> Trial | None:
     if spec.search.sampler != "scale_aware":
         return best(record)
     model = ScaleAware(spec, record.n_params, rung_levels(spec))
-    model.history.take(record.by_number(), record.metric, 1.0 if record.minimize else -1.0)
+    sign = 1.0 if record.minimize else -1.0
+    for past in record.past:
+        model.history.recall(past.name, past.params, past.losses(sign), past.state)
+    model.history.take(record.by_number(), record.metric, sign)
     return pick(record, model)

@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from scalesweep.record import State, Trial
+from scalesweep.record import Past, State, Trial
 from scalesweep.search.scale_aware import ScaleAware
 from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices, rung_levels
 from scalesweep.spec.config import WHOLE, default_of
@@ -157,12 +157,14 @@ class Proposer:
         metric: str = "",
         hopeless: Iterable[Combination] = (),
         n_params: Mapping[str, float] | None = None,
+        past: Iterable[Past] = (),
     ) -> None:
         """Create the study in `storage` (which must not hold it yet) and fill it with `trials`, in order of their numbers.
 
         Args:
             hopeless: combinations that are known not to run.
             n_params: parameters of each size, as far as they are known.
+            past: trials of earlier sweeps to learn from; they lie in the space.
         """
         self.spec = spec
         self.metric = metric
@@ -176,35 +178,61 @@ class Proposer:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names([metric or spec.metric.name])
         self._open: dict[int, tuple[optuna.Trial, Combination, str]] = {}
+        for earlier in past:
+            self.model.history.recall(earlier.name, earlier.params, earlier.losses(self._sign), earlier.state)
+            if spec.search.sampler != "scale_aware":  # whose model knows it already
+                self._add_past(earlier)
         known = list(trials)
         for trial in known:
             self._add(trial, storage)
         self.model.history.take(known, self.metric, self._sign)
 
-    def _add(self, trial: Trial, storage: BaseStorage) -> None:
+    def _add_past(self, past: Past) -> None:
+        """A trial of an earlier sweep, for the sampler alone to see. What has no value of its own tells it nothing."""
+        state = _STATES[past.state]
+        if past.state is State.INFEASIBLE or state == TrialState.FAIL or not past.reports:
+            return
+        # One that was complete at a smaller `max_t` has come a part of the way here.
+        if state == TrialState.COMPLETE and past.reports[-1][0] < self.spec.early_terminate.max_t:
+            state = TrialState.PRUNED
+        self._add_frozen(past.name, past.params, [(fidelity, value) for fidelity, value, _ in past.reports], state)
+
+    def _add_frozen(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        reports: Sequence[tuple[float, float]],
+        state: TrialState,
+        constraints: dict[str, float] | None = None,
+    ) -> None:
+        """Put a trial into the study as it became. `reports` are fidelity and metric."""
         distributions: dict[str, BaseDistribution] = {}
         internal: dict[str, Any] = {}
 
         def known(label: str, options: BaseDistribution) -> Any:
             distributions[label] = options
-            internal[label] = trial.params[_name(label)]
+            internal[label] = params[_name(label)]
             return internal[label]
 
         draw_params(self.spec, known)
-        values = {self._step(report.fidelity): report.metrics[self.metric] for report in trial.reports}
-        state = _STATES[trial.state]
-        last = trial.last.metrics[self.metric] if trial.last else None
+        last = reports[-1][1] if reports else None
         with_value = state in (TrialState.COMPLETE, TrialState.PRUNED) and last is not None and last == last
         frozen = optuna.trial.create_trial(
             state=state,
             params=internal,
             distributions=distributions,
-            intermediate_values=values,
+            intermediate_values={self._step(fidelity): value for fidelity, value in reports},
             value=last if with_value else None,
-            user_attrs={"trial": trial.name},
-            constraints=_VIOLATED if trial.state is State.INFEASIBLE else None,
+            user_attrs={"trial": name},
+            constraints=constraints,
         )
         self.study.add_trial(frozen)
+
+    def _add(self, trial: Trial, storage: BaseStorage) -> None:
+        state = _STATES[trial.state]
+        reports = [(report.fidelity, report.metrics[self.metric]) for report in trial.reports]
+        constraints = _VIOLATED if trial.state is State.INFEASIBLE else None
+        self._add_frozen(trial.name, trial.params, reports, state, constraints)
         found = combination(self.spec, trial.params)
         if trial.state is State.INFEASIBLE:
             self._hopeless.add(found)

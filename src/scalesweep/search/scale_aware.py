@@ -25,7 +25,11 @@ from scalesweep.spec import SweepSpec
 RANDOM, LOCAL = 500, 500  # candidates drawn over the whole space, and near the best trials
 TOP = 10  # best trials that candidates are drawn near
 SIZE_WEIGHT = 0.3  # the first trials draw a size as often as its parameters to the power of minus this
-PICK_SDS = 1.5  # standard deviations by which a pick has to be sure of itself
+STEPS = (0.02, 0.05, 0.15)  # of the unit interval, that they lie away
+TWIN = 0.05  # of the range: trials that differ by less in every number, and in no word, tell the same
+NOTHING = 1e-9
+RANDOM_SHARE = 0.1  # of the trials are drawn without the models, which may be wrong for good
+PICK_SDS = 2.0  # standard deviations by which a pick has to be sure of itself
 PRIOR_SD = 0.15  # of what a user believes of a number, on the unit interval of its range
 PRIOR_FLOOR = -3.0  # log density, relative to its peak, of what contradicts a prior: never ruled out
 PRIOR_WEIGHT = 10.0  # trials that a prior is worth
@@ -41,11 +45,12 @@ class Beliefs:
     trials: list[Seen]  # that have reached a level
     features: np.ndarray
     mean: np.ndarray  # of each trial's loss at full fidelity
-    sd: np.ndarray
 
     @property
     def scores(self) -> dict[str, float]:
-        return {trial.name: float(mean) for trial, mean in zip(self.trials, self.mean, strict=True)}
+        """The mean by name; infinite for a trial that has diverged."""
+        known = zip(self.trials, self.mean, strict=True)
+        return {trial.name: float(mean) if math.isfinite(trial.score) else math.inf for trial, mean in known if not trial.past}
 
 
 class ScaleAware:
@@ -62,6 +67,12 @@ class ScaleAware:
         self.size_range = math.log(max(known) / min(known)) if len(known) > 1 else 0.0
         levels = np.log(np.array(self.history.levels, float))
         self._places = (levels - levels[0]) / (levels[-1] - levels[0]) if len(levels) > 1 else np.ones(1)
+        # How far two trials may lie from each other on each axis and yet tell the same.
+        self._twin = np.array([
+            np.inf if column.name in self.without else NOTHING if column.choices is not None else TWIN
+            for column in self.encoder.columns
+        ])  # fmt: skip
+        self._same = np.minimum(self._twin, NOTHING, where=np.isfinite(self._twin), out=self._twin.copy())
         self._theta: tuple[int, np.ndarray] | None = None
         self._beliefs: tuple[int, Beliefs | None] | None = None
 
@@ -119,8 +130,7 @@ class ScaleAware:
         who, at, target = self._observations([trial.values for trial in trials])
         rows = chosen(target, MOST)
         surrogate = Surrogate(self._at(features[who], at)[rows], target[rows], self._fitted_theta())
-        mean, sd = surrogate.predict(self._at(features, -1))
-        return Beliefs(surrogate, trials, features, mean, sd)
+        return Beliefs(surrogate, trials, features, surrogate.expected(self._at(features, -1)))
 
     # ---- proposing ------------------------------------------------------------------------------------------------------
 
@@ -142,14 +152,15 @@ class ScaleAware:
             paused: trials that wait at a rung.
         """
         rng = np.random.default_rng([self.spec.search.seed, number])
-        beliefs = self.beliefs()
+        beliefs = None if rng.random() < RANDOM_SHARE else self.beliefs()
         if beliefs is None:
             units = self._design(number, rng)
             score = -np.arange(len(units), dtype=float)
         else:
             units = self._candidates(beliefs, rng)
-            mean, sd = self._as_if_ended(beliefs, paused).predict(self._at(self._features(units), -1))
-            score = log_improvement(float(beliefs.mean.min()), mean, sd)
+            incumbent, model = self._as_if_ended(beliefs, paused)
+            mean, sd = model.predict(self._at(self._features(units), -1))
+            score = log_improvement(incumbent, mean, sd)
         costs = CostModel(self.encoder, self.size_range).fit(list(self.history.seen.values()))
         if costs.known:
             log_cost = costs.log_cost(units)
@@ -157,29 +168,34 @@ class ScaleAware:
             score = score - self.spec.search.cost_weight * log_cost * (beliefs is not None)
         if beliefs is not None:
             score = score + PRIOR_WEIGHT / (PRIOR_WEIGHT + self.history.judged) * self._log_prior(units)
-        taken = {self._key(trial.units) for trial in self.history.seen.values()}
+        tried = np.array([trial.units for trial in self.history.seen.values() if not trial.past]).reshape(-1, len(self._twin))
+        second: dict[str, Any] | None = None  # the best that is no twin to the letter, where all are near ones
         for place in np.argsort(-score, kind="stable"):
             if score[place] == -np.inf:
                 break
             params = self.encoder.params(units[place])
             if num_gpus and params.get("num_gpus", None) not in (None, *num_gpus):
                 continue
-            if self._key(self.encoder.units(params)) not in taken and allowed(params):
+            apart = np.abs(tried - self.encoder.units(params))
+            if (apart <= self._same).all(axis=1).any() or not allowed(params):
+                continue
+            if not (apart < self._twin).all(axis=1).any():
                 return params
-        return None
+            second = second or params
+        return second
 
-    def _key(self, units: np.ndarray) -> bytes:
-        """What makes two trials twins."""
-        kept = [place for place, name in enumerate(self.encoder.names) if name not in self.without]
-        return np.round(units[kept], 9).tobytes()
-
-    def _as_if_ended(self, beliefs: Beliefs, paused: Collection[str]) -> Surrogate:
-        """The surrogate as if what runs now had ended as expected: keeps trials that run at the same time apart."""
+    def _as_if_ended(self, beliefs: Beliefs, paused: Collection[str]) -> tuple[float, Surrogate]:
+        """The best expected loss of all trials, and the surrogate as if what runs now had ended as expected: what keeps
+        trials that run at the same time apart."""
+        expected = [float(mean) for mean, trial in zip(beliefs.mean, beliefs.trials, strict=True) if not trial.past]
         running = [t.units for t in self.history.seen.values() if t.state is State.RUNNING and t.name not in paused]
-        if not running:
-            return beliefs.surrogate
-        inputs = self._at(self._features(np.array(running)), -1)
-        return beliefs.surrogate.given(inputs, beliefs.surrogate.predict(inputs)[0])
+        model = beliefs.surrogate
+        if running:
+            inputs = self._at(self._features(np.array(running)), -1)
+            means = model.expected(inputs)
+            expected += means.tolist()
+            model = model.given(inputs, means)
+        return min(expected, default=float(beliefs.mean.min())), model
 
     def _design(self, number: int, rng: np.random.Generator) -> np.ndarray:
         """The first trials: spread evenly over the space (a Sobol sequence), small sizes somewhat more often, every other
@@ -224,7 +240,7 @@ class ScaleAware:
         axes = len(self.encoder.columns)
         order = np.argsort(beliefs.mean, kind="stable")[:TOP]
         near = np.array([beliefs.trials[i].units for i in order])[rng.integers(len(order), size=LOCAL)]
-        moved = near + rng.choice([0.02, 0.05, 0.15], size=(LOCAL, 1)) * rng.standard_normal(near.shape)
+        moved = near + rng.choice(STEPS, size=(LOCAL, 1)) * rng.standard_normal(near.shape)
         moved = np.where(moved < 0, -moved, np.where(moved > 1, 2 - moved, moved)).clip(0, 1)
         for place, column in enumerate(self.encoder.columns):
             if column.choices is not None:
@@ -236,42 +252,49 @@ class ScaleAware:
 
     # ---- survival -------------------------------------------------------------------------------------------------------
 
-    def _groups(self) -> dict[str, str]:
-        """The size of each trial: what it is compared within, besides with all."""
-        place = self.encoder.axis.get("model_size")
-        return {name: "" if place is None else str(trial.units[place]) for name, trial in self.history.seen.items()}
+    def promote(self, ready: Collection[str], closing: bool = False) -> str | None:
+        """Which of the paused trials that are `ready` goes on, if any; None also while there is too little to tell.
 
-    def promote(self, ready: Collection[str]) -> str | None:
-        """Which of the paused trials that are `ready` goes on, if any.
+        It has to be among the best 1/reduction_factor, by what they are expected to reach, of all that reached its rung. The
+        one that is expected to end best goes on besides where none has gone further yet: before, nothing is known of that.
 
-        The one of all that is expected to end best goes on in any case. Any other has to be among the best
-        1/reduction_factor, by what it is expected to reach, of all that reached its rung and of those of its own size.
+        Args:
+            closing: nothing new will be proposed. Then the one that is expected to end best goes on in any case.
         """
-        levels = {name: len(trial.values) for name, trial in self.history.seen.items() if trial.values}
         beliefs = self.beliefs()
-        scores = {name: self.history.seen[name].score for name in levels} if beliefs is None else beliefs.scores
-        if beliefs is not None:
-            leader = min(scores, key=lambda name: (scores[name], name))
-            if leader in ready:
-                return leader
+        if beliefs is None:
+            return None
+        scores = beliefs.scores
+        own = [trial for trial in beliefs.trials if not trial.past]
+        levels = {trial.name: len(trial.values) for trial in own}
+        leader = min(own, key=lambda trial: (scores[trial.name], trial.name), default=None)
+        if leader is not None and leader.name in ready:
+            reached = self.history.levels[len(leader.values) - 1]
+            if closing or not any(trial.fidelity > reached for trial in own):
+                return leader.name
         top, factor = len(self.history.levels) - 1, self.spec.early_terminate.reduction_factor
-        return promotable(scores, levels, self._groups(), ready, top, factor)
+        return promotable(scores, levels, ready, top, factor)
 
     def survives(self, name: str) -> bool | None:
-        """The same rule where trials are stopped for good: whether `name` passes the rung it has just reached.
+        """Where trials are stopped for good: whether `name` passes the rung it has just reached, as one of the best
+        1/reduction_factor, by what it is expected to reach, of all that did and of those of its own size.
 
         None while there are too few trials to tell.
         """
         beliefs = self.beliefs()
         if beliefs is None:
             return None
-        scores, groups, level = beliefs.scores, self._groups(), len(self.history.seen[name].values)
+        scores, level = beliefs.scores, len(self.history.seen[name].values)
         if scores[name] <= min(scores.values()):
             return True
-        there = [trial.name for trial in beliefs.trials if len(trial.values) >= level]
-        own = [other for other in there if groups[other] == groups[name]]
-        share = 1 / self.spec.early_terminate.reduction_factor
-        return all(scores[name] <= np.quantile([scores[other] for other in peers], share) for peers in (there, own))
+        size = self.encoder.axis.get("model_size")
+        there = [trial for trial in beliefs.trials if len(trial.values) >= level and not trial.past]
+        own = [other for other in there if size is None or other.units[size] == self.history.seen[name].units[size]]
+        best = 1 / self.spec.early_terminate.reduction_factor
+        return all(
+            np.mean([scores[other.name] <= scores[name] for other in peers]) <= best or len(peers) < 1 / best
+            for peers in (there, own)
+        )
 
     # ---- the pick -------------------------------------------------------------------------------------------------------
 
@@ -280,8 +303,12 @@ class ScaleAware:
         beliefs = self.beliefs()
         if beliefs is None:
             return None
-        sure = beliefs.mean + PICK_SDS * beliefs.sd
-        usable = [t.state in (State.RUNNING, State.PRUNED, State.COMPLETE) and math.isfinite(t.score) for t in beliefs.trials]
+        sd = beliefs.surrogate.predict(self._at(beliefs.features, -1))[1]
+        sure = beliefs.mean + PICK_SDS * sd
+        usable = [
+            not t.past and t.state in (State.RUNNING, State.PRUNED, State.COMPLETE) and math.isfinite(t.score)
+            for t in beliefs.trials
+        ]
         if not any(usable):
             return None
         return beliefs.trials[int(np.argmin(np.where(usable, sure, np.inf)))].name

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.stats import norm, rankdata
 from sklearn.exceptions import ConvergenceWarning
@@ -97,22 +98,30 @@ class Surrogate:
         """Condition on values. `theta` are fitted length scales (log); `noise` is a standard deviation besides theirs."""
         self.mean = float(np.mean(target))
         self.theta = theta
-        kernel = _kernel(inputs.shape[1])
-        kernel.theta = theta
+        self.kernel = _kernel(inputs.shape[1])
+        self.kernel.theta = theta
         self.inputs, self.target = inputs, target
         self.noise = np.broadcast_to(noise, len(target))
-        self.process = GaussianProcessRegressor(kernel, alpha=self.noise**2 + JITTER, optimizer=None)
-        self.process.fit(inputs, target - self.mean)
+        covariance = self.kernel(inputs)
+        covariance[np.diag_indices(len(target))] += self.noise**2 + JITTER
+        self.factor = cholesky(covariance, lower=True, check_finite=False)
+        self.weights = cho_solve((self.factor, True), target - self.mean, check_finite=False)
 
     def given(self, inputs: np.ndarray, loss: np.ndarray) -> Surrogate:
         """The same process with further values, at the same length scales."""
         noise = np.concatenate([self.noise, np.full(len(loss), EXPECTED_SD)])
         return Surrogate(np.vstack([self.inputs, inputs]), np.concatenate([self.target, loss]), self.theta, noise)
 
+    def expected(self, inputs: np.ndarray) -> np.ndarray:
+        """Mean of the loss."""
+        return np.asarray(self.kernel(inputs, self.inputs) @ self.weights + self.mean)
+
     def predict(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the loss, the noise of evaluations left out."""
-        mean, sd = self.process.predict(inputs, return_std=True)
-        return mean + self.mean, np.sqrt(np.maximum(sd**2 - math.exp(self.theta[-1]), 1e-9))
+        across = self.kernel(inputs, self.inputs)
+        known = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
+        variance = math.exp(self.theta[0]) - np.einsum("ij,ij->j", known, known)
+        return np.asarray(across @ self.weights + self.mean), np.sqrt(np.maximum(variance, 1e-9))
 
 
 def _kernel(width: int) -> Any:

@@ -209,31 +209,22 @@ def _spread(front: Sequence[str], points: Mapping[str, Point]) -> list[str]:
 
 
 def promotable(
-    scores: Mapping[str, float],
-    levels: Mapping[str, int],
-    groups: Mapping[str, str],
-    paused: Collection[str],
-    top: int,
-    reduction_factor: float,
+    scores: Mapping[str, float], levels: Mapping[str, int], ready: Collection[str], top: int, reduction_factor: float
 ) -> str | None:
     """The paused trial that goes on next, if any: the promotion variant of ASHA (Li et al., 2018, Alg. 2).
 
-    From the highest rung down, a trial is promoted that is paused there and among the best 1/reduction_factor of all that
-    have reached the rung, and of those of its own group.
+    From the highest rung down, a trial is promoted that is among the best 1/reduction_factor of all that have reached its
+    rung. Where scores change with what others report, more than that share have been among the best at some time.
 
     Args:
         scores: of all trials that have reached a rung; lower is better.
         levels: the rung that each has reached, 1 is the first.
-        groups: what each is compared within.
+        ready: trials that wait at their rung and can go on now.
         top: the number of the highest rung before the end.
     """
     for level in range(top, 0, -1):
         there = sorted((name for name in levels if levels[name] >= level), key=lambda name: (scores[name], name))
-        members: dict[str, list[str]] = {}
-        for name in there:
-            members.setdefault(groups[name], []).append(name)
         for name in there[: int(len(there) / reduction_factor)]:
-            own = members[groups[name]]
-            if levels[name] == level and name in paused and own.index(name) < int(len(own) / reduction_factor):
+            if levels[name] == level and name in ready:
                 return name
     return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.storages import InMemoryStorage
 
-from scalesweep.record import Record, Trial
+from scalesweep.record import Past, Record, Trial
 from scalesweep.search.conductor import Conductor
 from scalesweep.search.pick import pick
 from scalesweep.search.proposals import Proposer
@@ -57,11 +57,22 @@ def manifest(spec: SweepSpec, goal: str, n_params: Mapping[str, float]) -> dict[
 class SweepDriver:
     """Drives a simulation as `scalesweep launch` drives a sweep."""
 
-    def __init__(self, spec: SweepSpec, goal: str, n_params: Mapping[str, float], gpus: int, clock: Clock, seed: int) -> None:
+    def __init__(
+        self,
+        spec: SweepSpec,
+        goal: str,
+        n_params: Mapping[str, float],
+        gpus: int,
+        clock: Clock,
+        seed: int,
+        past: Sequence[Past] = (),
+    ) -> None:
         spec = spec.model_copy(update={"search": spec.search.model_copy(update={"seed": seed})})
         self.metric = spec.metric.name
         self.record = Record(manifest(spec, goal, n_params))
-        proposer = Proposer(spec, goal, new_study(), n_params=n_params)
+        for earlier in past:
+            self.record.apply(earlier.event(clock()))
+        proposer = Proposer(spec, goal, new_study(), n_params=n_params, past=self.record.past)
         self.conductor = Conductor(spec, goal, Memory(self.record), proposer, lambda: gpus, Everywhere(), clock)
 
     def next_trial(self, free: int) -> Start | None:  # noqa: ARG002

@@ -145,8 +145,8 @@ class _Replay:
         n_params = {entry["name"]: float(entry["n_params"]) for entry in ladder if entry.get("n_params")}
         hopeless = [(size, mode) for size, mode in self.manifest.get("hopeless", [])]
         metric = self.manifest["metric"]
-        trials = self.record.by_number()
-        return Proposer(self.spec, metric["goal"], new_study(), trials, metric["name"], hopeless, n_params=n_params)
+        trials, past = self.record.by_number(), self.record.past
+        return Proposer(self.spec, metric["goal"], new_study(), trials, metric["name"], hopeless, n_params, past)
 
     def _begin(self) -> _Conductor:
         """A conductor that knows the record, as a session begins with."""

@@ -17,14 +17,14 @@ from typing import Any, Literal
 import numpy as np
 
 from scalesweep.errors import OutsideError, UserError, did_you_mean, nearest
-from scalesweep.record import Record, State, read_record
+from scalesweep.record import Past, Record, State, read_record
 from scalesweep.simulation.driver import SweepDriver
 from scalesweep.simulation.parametric import FAMILIES, RATES, ParametricSource
 from scalesweep.simulation.recorded import RecordSource
 from scalesweep.simulation.simulator import Clock, Cluster, Run, simulate
 from scalesweep.simulation.source import Source
 from scalesweep.simulation.tables import TableSource, read_table
-from scalesweep.spec import SweepSpec, allowed_gpus, gpu_choices, load_sweep
+from scalesweep.spec import SweepSpec, allowed_gpus, earlier_trials, gpu_choices, load_sweep
 from scalesweep.spec.config import WHOLE
 
 FAMILY = "family:"
@@ -60,6 +60,8 @@ class Variant:
     settings: tuple[str, ...]
     spec: SweepSpec
     source: Source
+    past: tuple[Past, ...] = ()  # trials of earlier sweeps that it learns from
+    notes: tuple[str, ...] = ()
 
 
 def goal_of(spec: SweepSpec, known: Mapping[str, Literal["minimize", "maximize"]]) -> Literal["minimize", "maximize"]:
@@ -123,15 +125,22 @@ def open_variants(
         )
     keys = list(dict.fromkeys(setting.partition("=")[0] for settings in told for setting in settings))
     own = [f"{key}={_value_at(specs[0], key)}" for key in keys]
-    variants = [Variant(_label(own) or specs[0].name, (), specs[0], first)]
+    variants = [Variant(_label(own) or specs[0].name, (), specs[0], first, *_past_of(specs[0], goal, spec_path.parent))]
     for settings, text, spec in zip(told, against, specs[1:], strict=True):
         _check_comparable(specs[0], spec, text)
         source = first
         if _trains(spec) != _trains(specs[0]):
             source = source_for(spec)
             source.best, source.median = first.best, first.median  # one scale of regret for all
-        variants.append(Variant(_label(settings), tuple(settings), spec, source))
+        past = _past_of(spec, goal, spec_path.parent)
+        variants.append(Variant(_label(settings), tuple(settings), spec, source, *past))
     return variants
+
+
+def _past_of(spec: SweepSpec, goal: str, base: Path) -> tuple[tuple[Past, ...], tuple[str, ...]]:
+    """The trials of `search.warm_start`, as a launch would take them, and the sentence on them."""
+    earlier, note = earlier_trials(spec, goal, base, read_record)
+    return tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier), (note,) if note else ()
 
 
 def _kind_of(curves: str) -> Literal["family", "record", "table"]:
@@ -268,7 +277,7 @@ class SeedRun:
 def run_seed(variant: Variant, goal: str, budget: float, options: Options, seed: int) -> SeedRun:
     spec, clock = variant.spec, Clock()
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"gpu_hours": budget})})
-    driver = SweepDriver(spec, goal, variant.source.n_params, options.workers, clock, seed)
+    driver = SweepDriver(spec, goal, variant.source.n_params, options.workers, clock, seed, variant.past)
     cluster = Cluster(options.workers, options.startup_seconds, options.failures_per_gpu_hour)
     run = simulate(driver, variant.source, cluster, clock, budget, seed)
     ended = np.isnan(run.wall_hours) & ~np.isnan(run.regret)
@@ -438,7 +447,7 @@ def run_simulation(
         last = variant.source.true_rank(math.nan)
         seeds = [done[job] for job in jobs if job[0] == place]
         outcomes.append(Outcome(variant.label, variant.settings, seeds, goal == "minimize", None if last is None else last - 1))
-    notes = list(dict.fromkeys(note for variant in variants for note in variant.source.notes))
+    notes = list(dict.fromkeys(note for variant in variants for note in (*variant.source.notes, *variant.notes)))
     about = first.spec.name, curves, first.spec.metric.name, goal
     return Simulation(*about, options, budget, budget_from, first.source.best, first.source.median, notes, outcomes)
 

@@ -5,6 +5,7 @@ from scalesweep.spec.config import TrialConfig, rung_levels, trial_config
 from scalesweep.spec.load import load_sweep, sweep_from_dict
 from scalesweep.spec.space import PARAMETERS, Parameter, SearchSpace
 from scalesweep.spec.sweep import LadderSize, SweepSpec, price_of
+from scalesweep.spec.warm_start import earlier_trials
 
 __all__ = [
     "PARAMETERS",
@@ -14,6 +15,7 @@ __all__ = [
     "SweepSpec",
     "TrialConfig",
     "allowed_gpus",
+    "earlier_trials",
     "gpu_choices",
     "load_sweep",
     "price_of",

@@ -121,6 +121,7 @@ class SearchSpec(_Strict):
     sampler: Literal["scale_aware", "tpe", "random"] = "tpe"
     cost_weight: float = Field(0.3, ge=0, description="how much a proposal's expected cost counts (scale_aware); 0: not at all")
     n_startup_trials: int = Field(10, ge=1, description="trials before the sampler models anything")
+    warm_start: list[str] = Field(default_factory=list, description="run folders of earlier sweeps to learn from")
     seed: int = Field(0, ge=0)
 
 

@@ -201,7 +201,9 @@ def launch(plan: Plan, run_dir: Path, address: str | None, num_gpus: int | None,
     with ray_cluster(address, num_gpus):
         slots = _checked_slots(plan.spec)
         with closing(RecordWriter(run_dir, make_manifest(plan))) as writer:
-            return _run(writer, plan.spec, slots, sinks)
+            for past in plan.past:  # from here on, the run folder alone says what the search knows
+                writer.append(past.event(time.time()))
+            return _run(writer, plan.spec, slots, sinks, plan.past_note)
 
 
 def resume(run_dir: Path, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None) -> Record:
@@ -288,7 +290,7 @@ class TrialWorkers:
         self.pool.discard(holder)
 
 
-def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Sink] | None) -> Record:
+def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Sink] | None, note: str = "") -> Record:
     from scalesweep.report.progress import ProgressSink
     from scalesweep.report.trackers import make_trackers
     from scalesweep.search.proposals import Proposer
@@ -301,7 +303,7 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     metric, goal = manifest["metric"]["name"], manifest["metric"]["goal"]
     storage = new_study_storage(run_dir / "study.log")
     hopeless = [(size, mode) for size, mode in manifest.get("hopeless", [])]
-    proposer = Proposer(spec, goal, storage, record.by_number(), metric, hopeless, record.n_params)
+    proposer = Proposer(spec, goal, storage, record.by_number(), metric, hopeless, record.n_params, record.past)
     if sinks is None:
         sinks = [ProgressSink(), *make_trackers(record, run_dir)]
     workers = TrialWorkers(manifest, spec, slots)
@@ -312,6 +314,8 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
         return {"trial": trial.name, "lease": workers.leases[trial.name], "job": job}
 
     _note_changed_versions(conductor)
+    if note:
+        conductor.note(note)
     with _interruptible(conductor):
         try:
             run_tune(conductor, SweepTrainable, placement(), payload, str(run_dir / ".tune"))

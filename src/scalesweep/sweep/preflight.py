@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from scalesweep.costs import GIB, training_memory_bytes
 from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_you_mean
 from scalesweep.models.architectures import apply_knobs
+from scalesweep.record import Past, read_record
 from scalesweep.search.survival import rung_count
-from scalesweep.spec import PARAMETERS, LadderSize, SweepSpec, gpu_choices, rung_levels, unfreezing_modes
+from scalesweep.spec import PARAMETERS, LadderSize, SweepSpec, earlier_trials, gpu_choices, rung_levels, unfreezing_modes
 from scalesweep.spec.config import KNOBS
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.space import THAWING_MODES
@@ -57,6 +58,8 @@ class Plan:
     tokens_per_example: float
     cost: Cost
     hopeless: list[tuple[str, str]]  # sizes and unfreezing modes that no trial is placed with: they can't fit
+    past: tuple[Past, ...] = ()  # trials of earlier sweeps to learn from
+    past_note: str = ""  # how many there are, of how many
 
     @property
     def rungs(self) -> list[int | float]:
@@ -83,7 +86,7 @@ class Plan:
                 "classes": list(self.classes),
                 "tokens_per_example": self.tokens_per_example,
                 **self.data_summary,
-                "notes": self.data_notes,
+                "notes": [*self.data_notes, *([self.past_note] if self.past_note else [])],
             },
             "cost_at_most": asdict(self.cost),
         }
@@ -268,6 +271,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
     from scalesweep.training.job import cache_dir
 
     goal = check_static(spec, slots)
+    earlier, past_note = earlier_trials(spec, goal, base, read_record)
     try:
         prepared = prepare(spec.data, spec.task, base)
     except DataProblem as error:
@@ -311,6 +315,8 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         tokens_per_example=float(lengths.mean()),
         cost=_cost(spec, sizes, float(lengths.mean()), slots),
         hopeless=hopeless_combinations(spec, sizes),
+        past=tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier),
+        past_note=past_note,
     )
 
 
