@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from optuna.storages import InMemoryStorage
 from scipy.stats import norm, spearmanr
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from scalesweep.record import Report, State, Trial
 from scalesweep.search.encoding import Encoder
 from scalesweep.search.history import Seen
 from scalesweep.search.proposals import Proposer
 from scalesweep.search.scale_aware import ScaleAware, log_improvement
-from scalesweep.search.surrogate import CostModel, normal_scores
+from scalesweep.search.surrogate import CostModel, Surrogate, fit_theta, normal_scores
 from scalesweep.spec import SweepSpec, rung_levels
 from sweeps import sweep
 
@@ -122,6 +124,20 @@ def test_unseen_configurations_are_ranked_by_partial_curves() -> None:
     mean, sd = beliefs.surrogate.predict(model._at(model._features(units), -1))
     assert spearmanr(mean, [loss(params, 81) for params in unseen]).statistic > 0.8
     assert (sd > 0).all()
+
+
+def test_the_process_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    inputs, target, asked = rng.random((40, 5)), rng.standard_normal(40), rng.random((30, 5))
+    theta = fit_theta(inputs, target)
+    kernel = ConstantKernel() * Matern(np.ones(5), nu=2.5) + WhiteKernel()
+    process = GaussianProcessRegressor(kernel.clone_with_theta(theta), alpha=1e-6, optimizer=None).fit(
+        inputs, target - target.mean()
+    )
+    mean, sd = process.predict(asked, return_std=True)
+    found = Surrogate(inputs, target, theta).predict(asked)
+    assert found[0] == pytest.approx(mean + target.mean())
+    assert found[1] ** 2 == pytest.approx(sd**2 - math.exp(theta[-1]), abs=1e-6)
 
 
 def test_normal_scores_are_quantiles_of_ranks() -> None:

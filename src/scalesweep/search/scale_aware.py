@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Beliefs:
     features: np.ndarray
     mean: np.ndarray  # of each trial's loss at full fidelity
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, float]:
         """The mean by name; infinite for a trial that has diverged."""
         known = zip(self.trials, self.mean, strict=True)
