@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,8 @@ def warm(folder: Path, *sources: Path, **search: Any) -> SweepSpec:  # noqa: ARG
 
 def begun(folder: Path, spec: SweepSpec) -> RecordWriter:
     """The new sweep's run folder, as a launch begins it."""
-    writer = RecordWriter(folder, {**MANIFEST, "spec": spec.model_dump(mode="json")})
-    for past in past_of(spec):
-        writer.append(past.event(1.0))
-    return writer
+    past = [asdict(past) for past in past_of(spec)]
+    return RecordWriter(folder, {**MANIFEST, "spec": spec.model_dump(mode="json"), "past": past})
 
 
 def proposer_of(spec: SweepSpec, record: Record, cold: bool = False) -> Proposer:
@@ -197,7 +196,7 @@ def test_a_warm_sweep_simulated_is_decided_again_as_it_was(sampler: str, early: 
     record, events = driven(spec, source, seed=4, past=past)
     assert len(record.past) == 12
     assert [trial.params for trial in record.by_number()] != [t.params for t in driven(spec, source, seed=4)[0].by_number()]
-    replayed = replay_decisions(events, manifest(_seeded(spec, 4), "minimize", source.n_params))
+    replayed = replay_decisions(events, manifest(_seeded(spec, 4), "minimize", source.n_params, past))
     assert replayed.differences == []
     assert replayed.decisions > 12
 
@@ -220,7 +219,7 @@ def driven(spec: SweepSpec, source: ParametricSource, seed: int, past: Any = ())
     driver = SweepDriver(spec, "minimize", source.n_params, 4, clock, seed, past)
     made = driver.conductor
     kept = _Kept(driver.record)
-    kept.events = [earlier.event(1000.0) for earlier in past] + [{"event": "session", "time": 1000.0, "resumed": False}]
+    kept.events = [{"event": "session", "time": 1000.0, "resumed": False}]
     made.writer = kept
     simulate(driver, source, Cluster(4), clock, 1000.0)
     made.end_sweep()

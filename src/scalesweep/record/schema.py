@@ -128,16 +128,6 @@ class Past:
         reports = tuple((float(at), value, cost) for at, value, cost in told)
         return cls(name, trial.params, reports, trial.state if trial.state.ended else State.PRUNED)
 
-    def event(self, time: float) -> dict[str, Any]:
-        """The event that tells it."""
-        reports = [list(report) for report in self.reports]
-        names = {"trial": self.name, "params": self.params, "reports": reports, "state": str(self.state)}
-        return {"event": "past", "time": time, **names}
-
-    def losses(self, sign: float) -> list[tuple[float, float, float]]:
-        """The reports, with `sign` times the metric: lower is better."""
-        return [(fidelity, sign * value, gpu_seconds) for fidelity, value, gpu_seconds in self.reports]
-
 
 @dataclass
 class Record:
@@ -145,7 +135,6 @@ class Record:
 
     manifest: dict[str, Any]
     trials: dict[str, Trial] = field(default_factory=dict)
-    past: list[Past] = field(default_factory=list)  # trials of earlier sweeps
     status: str = "new"  # new | running | ended
     ended_reason: str | None = None
     elapsed_seconds: float = 0.0  # up to the last event; a session that was killed counts up to there
@@ -167,6 +156,19 @@ class Record:
     def n_params(self) -> dict[str, float]:
         """Parameters of each model size, as far as they are known."""
         return {size["name"]: size["n_params"] for size in self.manifest["ladder"] if size.get("n_params")}
+
+    @property
+    def past(self) -> list[Past]:
+        """Trials of earlier sweeps that this one started from."""
+        return [
+            Past(
+                told["name"],
+                told["params"],
+                tuple((float(t), float(v), float(c)) for t, v, c in told["reports"]),
+                State(told["state"]),
+            )
+            for told in self.manifest.get("past", ())  # "NaN" is text there
+        ]
 
     @property
     def gpu_seconds(self) -> float:
@@ -222,9 +224,6 @@ class Record:
             trial.error, trial.paused = event.get("error"), False
         elif kind == "note":
             self.notes.append(event["text"])
-        elif kind == "past":
-            reports = tuple((float(at), float(value), float(cost)) for at, value, cost in event["reports"])  # "NaN" is text
-            self.past.append(Past(event["trial"], event["params"], reports, State(event["state"])))
         elif kind == "worker":
             self.boot_gpu_seconds += event["gpu_seconds"]
         if kind in ("start", "report", "died", "end"):

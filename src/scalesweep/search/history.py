@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scalesweep.record import State, Trial
+from scalesweep.record import Past, State, Trial
 from scalesweep.record.curves import between
 from scalesweep.search.encoding import Encoder
 
@@ -54,16 +54,15 @@ class History:
     def add(self, name: str, params: Mapping[str, Any]) -> None:
         self.seen[name] = Seen(name, self.encoder.units(params))
 
-    def recall(self, name: str, params: Mapping[str, Any], reports: Sequence[tuple[float, float, float]], state: State) -> None:
-        """Take in a trial of an earlier sweep; `reports` are fidelity, loss and GPU seconds, in their order."""
-        self.add(name, params)
-        self.seen[name].past = True
-        for fidelity, loss, gpu_seconds in reports:
-            self.report(name, fidelity, loss, gpu_seconds)
-        self.ended(name, state)
-
-    def take(self, trials: Sequence[Trial], metric: str, sign: float) -> None:
-        """Take in the trials of a record, report by report in their order. `sign` makes losses of the metric."""
+    def take(self, trials: Sequence[Trial], metric: str, sign: float, past: Sequence[Past] = ()) -> None:
+        """Take in trials of earlier sweeps, then those of a record, report by report in their order. `sign` makes losses of
+        the metric."""
+        for earlier in past:
+            self.add(earlier.name, earlier.params)
+            self.seen[earlier.name].past = True
+            for fidelity, value, gpu_seconds in earlier.reports:
+                self.report(earlier.name, fidelity, sign * value, gpu_seconds)
+            self.ended(earlier.name, earlier.state)
         for trial in trials:
             self.add(trial.name, trial.params)
         reports = [(report, trial.name) for trial in trials for report in trial.reports]

@@ -24,8 +24,5 @@ def pick_of(record: Record, spec: SweepSpec) -> Trial | None:
     if spec.search.sampler != "scale_aware":
         return best(record)
     model = ScaleAware(spec, record.n_params, rung_levels(spec))
-    sign = 1.0 if record.minimize else -1.0
-    for past in record.past:
-        model.history.recall(past.name, past.params, past.losses(sign), past.state)
-    model.history.take(record.by_number(), record.metric, sign)
+    model.history.take(record.by_number(), record.metric, 1.0 if record.minimize else -1.0, record.past)
     return pick(record, model)

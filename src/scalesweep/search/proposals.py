@@ -157,7 +157,7 @@ class Proposer:
         metric: str = "",
         hopeless: Iterable[Combination] = (),
         n_params: Mapping[str, float] | None = None,
-        past: Iterable[Past] = (),
+        past: Sequence[Past] = (),
     ) -> None:
         """Create the study in `storage` (which must not hold it yet) and fill it with `trials`, in order of their numbers.
 
@@ -178,14 +178,12 @@ class Proposer:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names([metric or spec.metric.name])
         self._open: dict[int, tuple[optuna.Trial, Combination, str]] = {}
-        for earlier in past:
-            self.model.history.recall(earlier.name, earlier.params, earlier.losses(self._sign), earlier.state)
-            if spec.search.sampler != "scale_aware":  # whose model knows it already
-                self._add_past(earlier)
         known = list(trials)
+        for earlier in past if spec.search.sampler != "scale_aware" else ():  # whose own model learns of them
+            self._add_past(earlier)
         for trial in known:
             self._add(trial, storage)
-        self.model.history.take(known, self.metric, self._sign)
+        self.model.history.take(known, self.metric, self._sign, past)
 
     def _add_past(self, past: Past) -> None:
         """A trial of an earlier sweep, for the sampler alone to see. What has no value of its own tells it nothing."""

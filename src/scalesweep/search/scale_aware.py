@@ -73,7 +73,7 @@ class ScaleAware:
             np.inf if column.name in self.without else NOTHING if column.choices is not None else TWIN
             for column in self.encoder.columns
         ])  # fmt: skip
-        self._same = np.minimum(self._twin, NOTHING, where=np.isfinite(self._twin), out=self._twin.copy())
+        self._same = np.where(np.isinf(self._twin), np.inf, NOTHING)
         self._theta: tuple[int, np.ndarray] | None = None
         self._beliefs: tuple[int, Beliefs | None] | None = None
 

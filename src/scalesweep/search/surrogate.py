@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
-from scipy.spatial.distance import cdist
 from scipy.stats import norm, rankdata
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -99,10 +98,12 @@ class Surrogate:
         """Condition on values. `theta` are fitted length scales (log); `noise` is a standard deviation besides theirs."""
         self.mean = float(np.mean(target))
         self.theta = theta
+        self.kernel = _kernel(inputs.shape[1])
+        self.kernel.theta = theta
         self.inputs, self.target = inputs, target
         self.noise = np.broadcast_to(noise, len(target))
-        covariance = covariances(theta, inputs, inputs)
-        covariance[np.diag_indices(len(target))] += math.exp(theta[-1]) + self.noise**2 + JITTER
+        covariance = self.kernel(inputs)
+        covariance[np.diag_indices(len(target))] += self.noise**2 + JITTER
         self.factor = cholesky(covariance, lower=True, check_finite=False)
         self.weights = cho_solve((self.factor, True), target - self.mean, check_finite=False)
 
@@ -113,28 +114,14 @@ class Surrogate:
 
     def expected(self, inputs: np.ndarray) -> np.ndarray:
         """Mean of the loss."""
-        return np.asarray(covariances(self.theta, inputs, self.inputs) @ self.weights + self.mean)
+        return np.asarray(self.kernel(inputs, self.inputs) @ self.weights + self.mean)
 
     def predict(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the loss, the noise of evaluations left out."""
-        across = covariances(self.theta, inputs, self.inputs)
+        across = self.kernel(inputs, self.inputs)
         known = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
         variance = math.exp(self.theta[0]) - np.einsum("ij,ij->j", known, known)
         return np.asarray(across @ self.weights + self.mean), np.sqrt(np.maximum(variance, 1e-9))
-
-
-def covariances(theta: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Those of `_kernel` at `theta`, without its noise; in place, as most of a decision's time goes here."""
-    scale = math.sqrt(5) * np.exp(-theta[1:-1])
-    distance = cdist(one * scale, other * scale)
-    found = distance * distance
-    found /= 3
-    found += distance
-    found += 1
-    np.negative(distance, out=distance)
-    found *= np.exp(distance, out=distance)
-    found *= math.exp(theta[0])
-    return np.asarray(found)
 
 
 def _kernel(width: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from optuna.storages import InMemoryStorage
@@ -48,10 +48,15 @@ def new_study() -> InMemoryStorage:
     return InMemoryStorage()
 
 
-def manifest(spec: SweepSpec, goal: str, n_params: Mapping[str, float]) -> dict[str, Any]:
+def manifest(spec: SweepSpec, goal: str, n_params: Mapping[str, float], past: Sequence[Past] = ()) -> dict[str, Any]:
     """What readers of a simulated record need of the manifest that a launch would write."""
     ladder = [{"name": size.name, "n_params": n_params.get(size.name)} for size in spec.sizes()]
-    return {"metric": {"name": spec.metric.name, "goal": goal}, "ladder": ladder, "spec": spec.model_dump()}
+    return {
+        "metric": {"name": spec.metric.name, "goal": goal},
+        "ladder": ladder,
+        "spec": spec.model_dump(),
+        "past": [asdict(earlier) for earlier in past],
+    }
 
 
 class SweepDriver:
@@ -69,9 +74,7 @@ class SweepDriver:
     ) -> None:
         spec = spec.model_copy(update={"search": spec.search.model_copy(update={"seed": seed})})
         self.metric = spec.metric.name
-        self.record = Record(manifest(spec, goal, n_params))
-        for earlier in past:
-            self.record.apply(earlier.event(clock()))
+        self.record = Record(manifest(spec, goal, n_params, past))
         proposer = Proposer(spec, goal, new_study(), n_params=n_params, past=self.record.past)
         self.conductor = Conductor(spec, goal, Memory(self.record), proposer, lambda: gpus, Everywhere(), clock)
 

@@ -79,6 +79,7 @@ def make_manifest(plan: Plan) -> dict[str, Any]:
             **plan.data_summary,
         },
         "hopeless": plan.hopeless,
+        "past": [asdict(past) for past in plan.past],
         "seeds": {"search": spec.search.seed, "training": spec.training.seed, "split": spec.data.split_seed},
         "versions": package_versions(),
         "git": git_revision(),
@@ -201,9 +202,9 @@ def launch(plan: Plan, run_dir: Path, address: str | None, num_gpus: int | None,
     with ray_cluster(address, num_gpus):
         slots = _checked_slots(plan.spec)
         with closing(RecordWriter(run_dir, make_manifest(plan))) as writer:
-            for past in plan.past:  # from here on, the run folder alone says what the search knows
-                writer.append(past.event(time.time()))
-            return _run(writer, plan.spec, slots, sinks, plan.past_note)
+            if plan.past_note:
+                writer.append({"event": "note", "time": time.time(), "text": plan.past_note})
+            return _run(writer, plan.spec, slots, sinks)
 
 
 def resume(run_dir: Path, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None) -> Record:
@@ -290,7 +291,7 @@ class TrialWorkers:
         self.pool.discard(holder)
 
 
-def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Sink] | None, note: str = "") -> Record:
+def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Sink] | None) -> Record:
     from scalesweep.report.progress import ProgressSink
     from scalesweep.report.trackers import make_trackers
     from scalesweep.search.proposals import Proposer
@@ -314,8 +315,6 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
         return {"trial": trial.name, "lease": workers.leases[trial.name], "job": job}
 
     _note_changed_versions(conductor)
-    if note:
-        conductor.note(note)
     with _interruptible(conductor):
         try:
             run_tune(conductor, SweepTrainable, placement(), payload, str(run_dir / ".tune"))

@@ -1,0 +1,129 @@
+"""What `search.py` compares: our sweep as it is set, ablations of it, and the rivals that can run here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import yaml
+from families import Family
+from pydantic import ValidationError
+from rivals import RIVALS
+
+from scalesweep.errors import UserError, did_you_mean
+from scalesweep.spec import SweepSpec
+from scalesweep.spec.sweep import BudgetSpec, EarlyTerminateSpec, SearchSpec
+
+OURS = "scalesweep"
+PROPOSED = {  # what is on trial; it becomes the default of a sweep once it proves itself here
+    "search.sampler": "scale_aware",
+    "early_terminate.variant": "promotion",
+    "early_terminate.survival": "forecast",
+}
+ABLATIONS: dict[str, dict[str, Any]] = {  # one ingredient each; one that is the default already is left out
+    "sampler=tpe": {"search.sampler": "tpe"},
+    "sampler=random": {"search.sampler": "random"},
+    "survival=metric": {"early_terminate.survival": "metric"},
+    "variant=stopping": {"early_terminate.variant": "stopping"},
+    "cost_weight=0": {"search.cost_weight": 0.0},
+}
+SLOW = ("carbs", "carbs-length", "protein")
+KEPT = ("time_attr", "grace_period", "max_t", "reduction_factor")  # what a family says of rungs; the rest is ours
+Group = Literal["ours", "ablation", "stock", "research"]
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Method:
+    name: str
+    group: Group
+    changes: dict[str, Any] = field(default_factory=dict)  # of the spec, for ours
+
+
+def methods(named: Sequence[str] | None, settings: Mapping[str, Any], slow: bool, quick: bool) -> list[Method]:
+    """What runs, ours first. Whatever can't run here is told on stderr and left out.
+
+    Raises:
+        UserError: a name that there is not.
+    """
+    groups: dict[str, Group] = {OURS: "ours", **dict.fromkeys(ABLATIONS, "ablation")}
+    groups |= {name: entry.group for name, entry in RIVALS.items()}
+    words = set(named or (["stock"] if quick else ["stock", "research", "ablation"]))
+    for word in words - set(groups.values()) - groups.keys():
+        raise UserError(f"no method {word!r}", did_you_mean(word, [*groups, *dict.fromkeys(groups.values())]))
+    chosen = [Method(OURS, "ours", dict(settings))]
+    for name, group in groups.items():
+        if name == OURS or not {name, group} & words:
+            continue
+        if group == "ablation":
+            changes = {**settings, **ABLATIONS[name]}
+            reason = _useless(settings, changes)
+        else:
+            changes = {}
+            reason = RIVALS[name].missing()
+            if name in SLOW and not slow and name not in words:
+                reason = reason or "slow: --slow runs it"
+        if reason:
+            say(f"{name} is skipped: {reason}")
+        else:
+            chosen.append(Method(name, group, changes))
+    return chosen
+
+
+def _useless(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> str | None:
+    """Why an ablation is not worth a run; None if it is."""
+    defaults = {"search": SearchSpec(), "early_terminate": EarlyTerminateSpec(max_t=1)}
+    for key in changes:
+        part, _, name = key.partition(".")
+        if name not in type(defaults[part]).model_fields:
+            return f"the spec has no {key}"
+    now = {key: settings.get(key, getattr(defaults[key.partition(".")[0]], key.partition(".")[2])) for key in changes}
+    return "this is how the sweep is set anyway" if now == dict(changes) else None
+
+
+def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs as changes of the spec.
+
+    Raises:
+        UserError: a key or value that the spec does not take.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or key.partition(".")[0] not in ("search", "early_terminate"):
+            raise UserError(f"--set {pair}: this is no search.KEY=VALUE or early_terminate.KEY=VALUE")
+        found[key] = yaml.safe_load(text)
+    try:
+        _with_changes(SearchSpec(), EarlyTerminateSpec(max_t=1), found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--set {first['loc'][0]}: {first['msg']}") from None
+    return found
+
+
+def _with_changes(
+    search: SearchSpec, early: EarlyTerminateSpec, changes: Mapping[str, Any]
+) -> tuple[SearchSpec, EarlyTerminateSpec]:
+    of: dict[str, dict[str, Any]] = {"search": search.model_dump(), "early_terminate": early.model_dump()}
+    for key, value in changes.items():
+        part, _, name = key.partition(".")
+        of[part][name] = value
+    return SearchSpec.model_validate(of["search"]), EarlyTerminateSpec.model_validate(of["early_terminate"])
+
+
+def our_spec(family: Family, budget: float, changes: Mapping[str, Any]) -> SweepSpec:
+    """The family's sweep as the package would run it by default: its rungs are the family's, and GPU hours alone end it."""
+    early = EarlyTerminateSpec(**{key: getattr(family.spec.early_terminate, key) for key in KEPT})
+    search, early = _with_changes(SearchSpec(), early, changes)
+    update: dict[str, Any] = {"search": search, "early_terminate": early, "budget": BudgetSpec(gpu_hours=budget)}
+    update["resources"] = family.spec.resources.model_copy(update={"max_concurrent_trials": None})
+    return family.spec.model_copy(update=update)
+
+
+def is_rival(method: Method) -> bool:
+    return method.group in ("stock", "research")
