@@ -20,7 +20,7 @@ OURS = "scalesweep"
 PROPOSED = {  # what is on trial; it becomes the default of a sweep once it proves itself here
     "search.sampler": "scale_aware",
     "early_terminate.variant": "promotion",
-    "early_terminate.survival": "forecast",
+    "early_terminate.survival": "by_size",
 }
 ABLATIONS: dict[str, dict[str, Any]] = {  # one ingredient each; one that is the default already is left out
     "sampler=tpe": {"search.sampler": "tpe"},

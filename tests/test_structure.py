@@ -51,7 +51,7 @@ LIBRARIES: dict[str, set[str]] = {
     "pandas": {"simulation"},
     "pyarrow": {"data"},
     "scipy": {"search"},
-    "sklearn": {"search", "simulation"},
+    "sklearn": {"simulation"},
     "pydantic": {"spec", "promotion"},  # promotion catches what a TrialConfig of an edited record raises
     "rich": {"report"},
     "safetensors": {"models", "training"},

@@ -207,3 +207,54 @@ def test_a_cheap_trial_survives_where_the_metric_alone_would_stop_it() -> None:
             rungs.report(f"t{number}", 10, 5.0 - number, cost=100.0 + number)
         actions[rule] = [rungs.report("cheap", 10, 0.5, cost=1.0).action, rungs.report("bad", 10, 0.4, cost=200.0).action]
     assert actions == {"metric": ["stop", "stop"], "pareto": ["continue", "stop"]}
+
+
+# ---- by size ----------------------------------------------------------------------------------------------------------------
+
+
+def sized(pauses: bool) -> Rungs:
+    """Trials `small…` and `large…`; three rungs before the end."""
+    return Rungs([1, 3, 9], 3, 27, "by_size", pauses, lambda name: name.rstrip("0123456789"))
+
+
+def test_each_size_is_judged_among_its_own_until_the_last_rung() -> None:
+    rungs = sized(pauses=True)
+    for number in range(3):
+        rungs.report(f"small{number}", 1, 5.0 + number)
+        rungs.report(f"large{number}", 1, float(number))
+    paused = {f"{size}{number}" for size in ("small", "large") for number in range(3)}
+    promoted = []
+    while (name := rungs.promotable(paused)) is not None:
+        promoted.append(name)
+        paused.remove(name)
+        rungs.report(name, 3, 1.0)
+        paused.add(name)
+    assert promoted == ["large2", "small2"], "the best third of each, though every small one is ahead"
+    for number in range(3):
+        rungs.report(f"small{number}", 9, 5.0 + number)
+        rungs.report(f"large{number}", 9, float(number))
+    last = {"small1", "small2", "large1", "large2"}
+    assert rungs.promotable(last - {"small2"}) == "small1", "six at the last rung: the best two of all go on"
+    rungs.report("small1", 27, 7.0)
+    rungs.report("small2", 27, 7.0)
+    assert rungs.promotable({"large1", "large2"}) is None
+
+
+def test_a_size_of_few_trials_waits_for_others_only_as_long_as_some_may_come() -> None:
+    rungs = sized(pauses=True)
+    for number in range(5):
+        rungs.report(f"small{number}", 1, float(number))
+    rungs.report("large0", 1, 9.0)
+    assert rungs.promotable({"large0"}) is None
+    assert rungs.promotable({"large0"}, closing=True) == "large0"
+
+
+def test_stopping_by_size() -> None:
+    rungs = sized(pauses=False)
+    for number in range(3):
+        assert rungs.report(f"small{number}", 1, 5.0 + number).action == "continue"
+    assert rungs.report("large0", 1, 0.0).action == "continue", "the first of its size"
+    assert rungs.report("large1", 1, -1.0).action == "stop"
+    assert rungs.report("small3", 1, 4.0).action == "stop"
+    assert rungs.report("small2", 9, 5.0).action == "continue"
+    assert rungs.report("large0", 9, 4.0).action == "stop", "at the last rung, all are compared"

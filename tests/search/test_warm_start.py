@@ -181,8 +181,8 @@ def test_the_record_says_what_it_was_told_not_finite_values_too(tmp_path: Path) 
     ("sampler", "early"),
     [
         ("tpe", {}),
-        ("scale_aware", {"variant": "stopping", "survival": "forecast"}),
-        ("scale_aware", {"variant": "promotion", "survival": "forecast"}),
+        ("scale_aware", {"variant": "stopping", "survival": "by_size"}),
+        ("scale_aware", {"variant": "promotion", "survival": "by_size"}),
     ],
 )
 def test_a_warm_sweep_simulated_is_decided_again_as_it_was(sampler: str, early: dict[str, str]) -> None:

@@ -32,9 +32,9 @@ PLAIN = {"variant": "stopping", "survival": "metric"}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # sampler, and who may pass a rung
     "random": ("random", PLAIN),
     "tpe": ("tpe", PLAIN),
-    "forecast, stopping": ("scale_aware", {"variant": "stopping", "survival": "forecast"}),
+    "by_size, stopping": ("scale_aware", {"variant": "stopping", "survival": "by_size"}),
     "promotion by metric": ("tpe", {"variant": "promotion", "survival": "metric"}),
-    "forecast, promotion": ("scale_aware", {"variant": "promotion", "survival": "forecast"}),
+    "by_size, promotion": ("scale_aware", {"variant": "promotion", "survival": "by_size"}),
 }
 
 
@@ -117,7 +117,7 @@ def test_budgets_stop_trials_again() -> None:
 
 
 def test_what_is_left_of_a_budget_decides_again_as_it_did() -> None:
-    events, made = simulated("forecast, promotion", gpu_hours=12.0)
+    events, made = simulated("by_size, promotion", gpu_hours=12.0)
     assert sum("left_gpu_seconds" in event for event in events) > 20
     assert replay_decisions(events, made).differences == []
     wrong = copy.deepcopy(events)

@@ -99,7 +99,14 @@ class Conductor:
     def __post_init__(self) -> None:
         early = self.spec.early_terminate
         pauses = early.variant == "promotion"
-        self.rungs = Rungs(rung_levels(self.spec), early.reduction_factor, early.max_t, early.survival, pauses)
+        self.rungs = Rungs(
+            rung_levels(self.spec),
+            early.reduction_factor,
+            early.max_t,
+            "metric" if early.survival == "by_size" and len(self.spec.sizes()) == 1 else early.survival,
+            pauses,
+            lambda name: str(self.record.trials[name].config["model_size"]),
+        )
         self.sign = -1.0 if self.goal == "minimize" else 1.0
         self.metric = self.spec.metric.name
         # Trials that an earlier session left unfinished run first, in their order.
@@ -272,7 +279,7 @@ class Conductor:
             paused = [*self.paused, *(other for other, waiting in self.waiting.items() if waiting.trial.paused)]
             proposal = self.proposer.propose(number, name, restricted, left=left, paused=paused)
             if proposal is None:  # all that the space holds has turned out not to fit, into memory or into the budget
-                self.out_of_choices = True
+                self.out_of_choices = not (self.running or self.waiting)  # while trials run, more may be left than it looks
                 return False
             config = trial_config(self.spec, proposal.params).model_dump()
             early = self.spec.early_terminate
@@ -289,11 +296,17 @@ class Conductor:
         ready = {name for name, trial in self.paused.items() if int(trial.config["num_gpus"]) in counts}
         if not ready:
             return None
-        if self.spec.early_terminate.survival == "forecast":
-            model = self.proposer.model
-            if model.knows:
-                return model.promote(ready, closing=self.no_more_trials())
-        return self.rungs.promotable(ready)
+        closing = self.no_more_trials()
+        promoted = self.rungs.promotable(ready, closing)
+        if promoted is None and closing and not self._whole:
+            # The quotas leave nobody to go on, and nobody else will come: the best goes to the end.
+            return self.rungs.leader(ready)
+        return promoted
+
+    @property
+    def _whole(self) -> bool:
+        """Whether a trial has come to its end, or may still do so by itself."""
+        return bool(self.running or self.waiting) or any(t.state is State.COMPLETE for t in self.record.trials.values())
 
     def _useful_counts(self) -> list[int]:
         """GPU counts that the next trial may have; none while another one waiting would not help.
@@ -391,15 +404,11 @@ class Conductor:
         self, trial: Trial, fidelity: float, value: float, gpu_seconds: float
     ) -> tuple[str, str | None, list[Mark], float | None]:
         """What becomes of a trial and why, where it stood at the rungs that it was judged at, and the cutoff there."""
-        early, name = self.spec.early_terminate, trial.name
+        name = trial.name
         if not math.isfinite(value):
             self.rungs.diverged(name, trial.bracket)
             return "stop", "diverged", [], None
-        survives = None
-        judges = early.survival == "forecast" and early.variant == "stopping" and fidelity < early.max_t
-        if judges and self.rungs.passed(name, fidelity, trial.bracket):
-            survives = self.proposer.model.survives(name)
-        verdict = self.rungs.report(name, fidelity, self.sign * value, gpu_seconds, trial.bracket, survives)
+        verdict = self.rungs.report(name, fidelity, self.sign * value, gpu_seconds, trial.bracket)
         marks = [replace(mark, value=self.sign * mark.value) for mark in verdict.marks]
         cutoff = None if verdict.cutoff is None else self.sign * verdict.cutoff
         action, reason = verdict.action, {"stop": "rung", "complete": "max_t"}.get(verdict.action)

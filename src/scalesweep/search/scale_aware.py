@@ -1,8 +1,8 @@
-"""Proposals, survival and the pick by what every trial of the record is expected to reach at full fidelity.
+"""Proposals and the pick by what every trial of the record is expected to reach at full fidelity.
 
-One model over sizes, hyperparameters and fidelity answers three questions: which configuration to try next (expected
-improvement per expected cost), which trial deserves to go on, and which one to promote. A trial on a small size that was
-stopped at its first rung so tells of a large one's learning rate, as far as the two have been seen to go together.
+One model over sizes, hyperparameters and fidelity tells which configuration to try next (expected improvement per expected
+cost), and which one to promote while few have run to the end. A trial on a small size that was stopped at its first rung so
+tells of a large one's learning rate, as far as the two have been seen to go together.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from scalesweep.record import State
 from scalesweep.search.encoding import Encoder
 from scalesweep.search.history import History, Seen
 from scalesweep.search.surrogate import MOST, MOST_FITTED, CostModel, Surrogate, chosen, fit_theta, normal_scores
-from scalesweep.search.survival import promotable
 from scalesweep.spec import SweepSpec
 
 RANDOM, LOCAL = 500, 500  # candidates drawn over the whole space, and near the best trials
@@ -30,7 +28,7 @@ STEPS = (0.02, 0.05, 0.15)  # of the unit interval, that they lie away
 TWIN = 0.05  # of the range: trials that differ by less in every number, and in no word, tell the same
 NOTHING = 1e-9
 RANDOM_SHARE = 0.1  # of the trials are drawn without the models, which may be wrong for good
-PICK_SDS = 2.0  # standard deviations by which a pick has to be sure of itself
+ENOUGH = 10  # trials that have run to the end, for the best of them to be picked whatever the models say
 PRIOR_SD = 0.15  # of what a user believes of a number, on the unit interval of its range
 PRIOR_FLOOR = -3.0  # log density, relative to its peak, of what contradicts a prior: never ruled out
 PRIOR_WEIGHT = 10.0  # trials that a prior is worth
@@ -44,14 +42,8 @@ class Beliefs:
 
     surrogate: Surrogate
     trials: list[Seen]  # that have reached a level
-    features: np.ndarray
-    mean: np.ndarray  # of each trial's loss at full fidelity
-
-    @cached_property
-    def scores(self) -> dict[str, float]:
-        """The mean by name; infinite for a trial that has diverged."""
-        known = zip(self.trials, self.mean, strict=True)
-        return {trial.name: float(mean) if math.isfinite(trial.score) else math.inf for trial, mean in known if not trial.past}
+    inputs: np.ndarray  # of each trial at full fidelity
+    mean: np.ndarray  # of its loss there
 
 
 class ScaleAware:
@@ -111,7 +103,7 @@ class ScaleAware:
             who, at, target = self._observations([values for _, values in snapshot])
             inputs = self._at(self._features(np.array([units for units, _ in snapshot]))[who], at)
             rows = chosen(target, MOST_FITTED)
-            self._theta = len(snapshot), fit_theta(inputs[rows], target[rows])
+            self._theta = len(snapshot), fit_theta(inputs[rows], who[rows], target[rows])
         return self._theta[1]
 
     @property
@@ -130,8 +122,9 @@ class ScaleAware:
         features = self._features(np.array([trial.units for trial in trials]))
         who, at, target = self._observations([trial.values for trial in trials])
         rows = chosen(target, MOST)
-        surrogate = Surrogate(self._at(features[who], at)[rows], target[rows], self._fitted_theta())
-        return Beliefs(surrogate, trials, features, surrogate.expected(self._at(features, -1)))
+        surrogate = Surrogate(self._at(features[who], at)[rows], who[rows], target[rows], self._fitted_theta())
+        inputs = self._at(features, -1)
+        return Beliefs(surrogate, trials, inputs, surrogate.expected(inputs, np.arange(len(trials))))
 
     # ---- proposing ------------------------------------------------------------------------------------------------------
 
@@ -189,13 +182,15 @@ class ScaleAware:
         """The best expected loss of all trials, and the surrogate as if what runs now had ended as expected: what keeps
         trials that run at the same time apart."""
         expected = [float(mean) for mean, trial in zip(beliefs.mean, beliefs.trials, strict=True) if not trial.past]
-        running = [t.units for t in self.history.seen.values() if t.state is State.RUNNING and t.name not in paused]
+        places = {trial.name: place for place, trial in enumerate(beliefs.trials)}
+        running = [trial for trial in self.history.seen.values() if trial.state is State.RUNNING and trial.name not in paused]
         model = beliefs.surrogate
         if running:
-            inputs = self._at(self._features(np.array(running)), -1)
-            means = model.expected(inputs)
+            inputs = self._at(self._features(np.array([trial.units for trial in running])), -1)
+            whose = np.array([places.get(trial.name, len(places) + k) for k, trial in enumerate(running)])
+            means = model.expected(inputs, whose)
             expected += means.tolist()
-            model = model.given(inputs, means)
+            model = model.given(inputs, whose, means)
         return min(expected, default=float(beliefs.mean.min())), model
 
     def _design(self, number: int, rng: np.random.Generator) -> np.ndarray:
@@ -251,68 +246,30 @@ class ScaleAware:
                 moved[:, place] = np.where(rng.random(LOCAL) < 0.3, near[:, place], moved[:, place])
         return np.vstack([rng.random((RANDOM, axes)), moved])
 
-    # ---- survival -------------------------------------------------------------------------------------------------------
-
-    def promote(self, ready: Collection[str], closing: bool = False) -> str | None:
-        """Which of the paused trials that are `ready` goes on, if any; None also while there is too little to tell.
-
-        It has to be among the best 1/reduction_factor, by what they are expected to reach, of all that reached its rung. The
-        one that is expected to end best goes on besides where none has gone further yet: before, nothing is known of that.
-
-        Args:
-            closing: nothing new will be proposed. Then the one that is expected to end best goes on in any case.
-        """
-        beliefs = self.beliefs()
-        if beliefs is None:
-            return None
-        scores = beliefs.scores
-        own = [trial for trial in beliefs.trials if not trial.past]
-        levels = {trial.name: len(trial.values) for trial in own}
-        leader = min(own, key=lambda trial: (scores[trial.name], trial.name), default=None)
-        if leader is not None and leader.name in ready:
-            reached = self.history.levels[len(leader.values) - 1]
-            if closing or not any(trial.fidelity > reached for trial in own):
-                return leader.name
-        top, factor = len(self.history.levels) - 1, self.spec.early_terminate.reduction_factor
-        return promotable(scores, levels, ready, top, factor)
-
-    def survives(self, name: str) -> bool | None:
-        """Where trials are stopped for good: whether `name` passes the rung it has just reached, as one of the best
-        1/reduction_factor, by what it is expected to reach, of all that did and of those of its own size.
-
-        None while there are too few trials to tell.
-        """
-        beliefs = self.beliefs()
-        if beliefs is None:
-            return None
-        scores, level = beliefs.scores, len(self.history.seen[name].values)
-        if scores[name] <= min(scores.values()):
-            return True
-        size = self.encoder.axis.get("model_size")
-        there = [trial for trial in beliefs.trials if len(trial.values) >= level and not trial.past]
-        own = [other for other in there if size is None or other.units[size] == self.history.seen[name].units[size]]
-        best = 1 / self.spec.early_terminate.reduction_factor
-        return all(
-            np.mean([scores[other.name] <= scores[name] for other in peers]) <= best or len(peers) < 1 / best
-            for peers in (there, own)
-        )
-
     # ---- the pick -------------------------------------------------------------------------------------------------------
 
     def pick(self) -> str | None:
-        """The trial to promote: the best at full fidelity that the models are sure of; None while they know too little."""
+        """The trial to promote; None while the models know too little.
+
+        Once `ENOUGH` have run to the end, the best of those. Before, the one of the least mean + one standard deviation: a
+        trial that is nearly sure to be good is worth more than one that may be better. The process smooths, so among those
+        that have run to the end the value itself decides.
+        """
         beliefs = self.beliefs()
         if beliefs is None:
             return None
-        sd = beliefs.surrogate.predict(self._at(beliefs.features, -1))[1]
-        sure = beliefs.mean + PICK_SDS * sd
-        usable = [
+        usable = np.array([
             not t.past and t.state in (State.RUNNING, State.PRUNED, State.COMPLETE) and math.isfinite(t.score)
             for t in beliefs.trials
-        ]
-        if not any(usable):
+        ])  # fmt: skip
+        if not usable.any():
             return None
-        return beliefs.trials[int(np.argmin(np.where(usable, sure, np.inf)))].name
+        whole = usable & [len(trial.values) == len(self.history.levels) for trial in beliefs.trials]
+        mean, sd = beliefs.surrogate.predict(beliefs.inputs, np.arange(len(beliefs.trials)))
+        best = int(np.argmin(np.where(usable, mean + sd, np.inf)))
+        if whole[best] or whole.sum() >= ENOUGH:
+            best = int(np.argmin(np.where(whole, [trial.score for trial in beliefs.trials], np.inf)))
+        return beliefs.trials[best].name
 
 
 def _log(value: float) -> float:

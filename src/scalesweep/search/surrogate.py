@@ -11,17 +11,12 @@ Both models are fitted to the record alone and rebuilt from it:
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.stats import norm, rankdata
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from scalesweep.search.encoding import Encoder
 from scalesweep.search.history import Seen
@@ -29,6 +24,8 @@ from scalesweep.search.history import Seen
 MOST = 300  # values that the process is conditioned on
 MOST_FITTED = 160  # values that its length scales are fitted to
 JITTER = 1e-6
+ROOT5 = math.sqrt(5.0)
+LEVEL_SCALE = 2.0  # length scale over the levels, believed beforehand: order changes little from the first to the last
 EXPECTED_SD = 0.05  # of a trial that is taken to end as expected
 
 
@@ -92,69 +89,117 @@ def normal_scores(loss: np.ndarray) -> np.ndarray:
 
 
 class Surrogate:
-    """The Gaussian process. Inputs are features and, last, the level on [0, 1]; losses are normal scores."""
+    """The Gaussian process over features and fidelity; losses are normal scores.
 
-    def __init__(self, inputs: np.ndarray, target: np.ndarray, theta: np.ndarray, noise: np.ndarray | float = 0.0) -> None:
-        """Condition on values. `theta` are fitted length scales (log); `noise` is a standard deviation besides theirs."""
+    A loss is a smooth function of both (Matérn 5/2 with a length scale per feature and one for the level), plus what is the
+    trial's own (no neighbour shows it, but it lasts from level to level), plus noise.
+
+    Parameters `theta`, logarithms all: variance of the smooth part, length scales (the level's last), variance of a trial's
+    own part, variance of the noise.
+    """
+
+    def __init__(
+        self, inputs: np.ndarray, trials: np.ndarray, target: np.ndarray, theta: np.ndarray, noise: np.ndarray | float = 0.0
+    ) -> None:
+        """Condition on values.
+
+        Args:
+            inputs: values × (features and, last, the level on [0, 1]).
+            trials: whose each value is: a number per trial, not below 0.
+            target: normal scores.
+            theta: as `fit_theta` finds it.
+            noise: a standard deviation besides the process's own.
+        """
         self.mean = float(np.mean(target))
         self.theta = theta
-        self.kernel = _kernel(inputs.shape[1])
-        self.kernel.theta = theta
-        self.inputs, self.target = inputs, target
+        self.inputs, self.trials, self.target = inputs, trials, target
         self.noise = np.broadcast_to(noise, len(target))
-        covariance = self.kernel(inputs)
-        covariance[np.diag_indices(len(target))] += self.noise**2 + JITTER
+        self.scales = np.exp(theta[1:-2])
+        covariance = self._covariance(inputs, trials)
+        covariance[np.diag_indices(len(target))] += self.noise**2 + math.exp(theta[-1]) + JITTER
         self.factor = cholesky(covariance, lower=True, check_finite=False)
         self.weights = cho_solve((self.factor, True), target - self.mean, check_finite=False)
 
-    def given(self, inputs: np.ndarray, loss: np.ndarray) -> Surrogate:
+    def _covariance(self, inputs: np.ndarray, trials: np.ndarray | None) -> np.ndarray:
+        """With the values that are known; the trials of `inputs` are not among them where `trials` is None."""
+        covariance = math.exp(self.theta[0]) * _matern(_distances(inputs / self.scales, self.inputs / self.scales))
+        if trials is not None:
+            same = np.nonzero(trials[:, None] == self.trials)
+            apart = np.abs(inputs[same[0], -1] - self.inputs[same[1], -1]) / self.scales[-1]
+            covariance[same] += math.exp(self.theta[-2]) * _matern(apart)
+        return covariance
+
+    def given(self, inputs: np.ndarray, trials: np.ndarray, loss: np.ndarray) -> Surrogate:
         """The same process with further values, at the same length scales."""
-        noise = np.concatenate([self.noise, np.full(len(loss), EXPECTED_SD)])
-        return Surrogate(np.vstack([self.inputs, inputs]), np.concatenate([self.target, loss]), self.theta, noise)
+        return Surrogate(
+            np.vstack([self.inputs, inputs]),
+            np.concatenate([self.trials, trials]),
+            np.concatenate([self.target, loss]),
+            self.theta,
+            np.concatenate([self.noise, np.full(len(loss), EXPECTED_SD)]),
+        )
 
-    def expected(self, inputs: np.ndarray) -> np.ndarray:
+    def expected(self, inputs: np.ndarray, trials: np.ndarray | None = None) -> np.ndarray:
         """Mean of the loss."""
-        return np.asarray(self.kernel(inputs, self.inputs) @ self.weights + self.mean)
+        return np.asarray(self._covariance(inputs, trials) @ self.weights + self.mean)
 
-    def predict(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, inputs: np.ndarray, trials: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the loss, the noise of evaluations left out."""
-        across = self.kernel(inputs, self.inputs)
+        across = self._covariance(inputs, trials)
         known = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
-        variance = math.exp(self.theta[0]) - np.einsum("ij,ij->j", known, known)
+        variance = math.exp(self.theta[0]) + math.exp(self.theta[-2]) - np.einsum("ij,ij->j", known, known)
         return np.asarray(across @ self.weights + self.mean), np.sqrt(np.maximum(variance, 1e-9))
 
 
-def _kernel(width: int) -> Any:
-    smooth = Matern(length_scale=np.full(width, 1.5), length_scale_bounds=(0.05, 50.0), nu=2.5)
-    return ConstantKernel(1.0, (0.02, 50.0)) * smooth + WhiteKernel(0.01, (1e-4, 0.5))
+def _matern(distance: np.ndarray) -> np.ndarray:
+    """Matérn 5/2 at distances in length scales."""
+    far = ROOT5 * distance
+    return np.asarray((1.0 + far + far * far / 3.0) * np.exp(-far))
 
 
-def fit_theta(inputs: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Length scales by penalized likelihood, as logarithms in the kernel's order.
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Euclidean, between all rows."""
+    squared = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2.0 * a @ b.T
+    return np.asarray(np.sqrt(np.maximum(squared, 0.0)))
+
+
+def fit_theta(inputs: np.ndarray, trials: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Parameters of the process by penalized likelihood; arguments and result as in `Surrogate`.
 
     A log-normal prior whose median grows with the dimension (Hvarfner et al., 2024) keeps a dozen trials in a dozen
-    dimensions from being taken for structure. The level's is narrower: few trials go far and those were chosen, so the
-    likelihood alone takes early values for final ones.
+    dimensions from being taken for structure.
     """
     width = inputs.shape[1]
-    middle, spread = np.full(width, math.log(0.5) + 0.5 * math.log(width)), np.ones(width)
-    middle[-1], spread[-1] = 0.0, 0.3
+    middle = np.log([1.0, *[0.5 * math.sqrt(width)] * (width - 1), LEVEL_SCALE, 0.1, 0.01])
+    spread = np.array([2.0, *[1.0] * (width - 1), 0.5, 1.5, 2.0])
+    bounds = np.log([(0.02, 50.0), *[(0.05, 50.0)] * width, (1e-4, 4.0), (1e-4, 0.5)])
+    start = np.log([1.0, *[1.5] * width, 0.1, 0.01])
+    centred = target - np.mean(target)
+    squared = (inputs[:, None, :] - inputs[None, :, :]) ** 2
+    same = trials[:, None] == trials
 
-    def penalized(objective: Any, start: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, float]:
-        def value(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            loss, slope = objective(theta, eval_gradient=True)
-            offset = np.concatenate([[theta[0] / 2], (theta[1:-1] - middle) / spread, [(theta[-1] - math.log(0.01)) / 2]])
-            scale = np.concatenate([[2.0], spread, [2.0]])
-            return loss + 0.5 * float(offset @ offset), slope + offset / scale
+    def value(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Penalized negative log likelihood and its gradient (Rasmussen & Williams, 2006, eq. 5.9)."""
+        inverse_squares = np.exp(-2 * theta[1:-2])
+        far = ROOT5 * np.sqrt(squared @ inverse_squares)
+        far_level = ROOT5 * np.sqrt(squared[:, :, -1] * inverse_squares[-1])
+        fade, fade_level = math.exp(theta[0]) * np.exp(-far), math.exp(theta[-2]) * np.exp(-far_level) * same
+        smooth, own = fade * (1 + far + far * far / 3), fade_level * (1 + far_level + far_level * far_level / 3)
+        covariance = smooth + own
+        covariance[np.diag_indices(len(target))] += math.exp(theta[-1]) + JITTER
+        factor = cholesky(covariance, lower=True, check_finite=False)
+        weights = cho_solve((factor, True), centred, check_finite=False)
+        inner = cho_solve((factor, True), np.eye(len(target)), check_finite=False) - np.outer(weights, weights)
+        slope = np.empty_like(theta)
+        slope[0], slope[-2], slope[-1] = np.sum(inner * smooth), np.sum(inner * own), np.trace(inner) * math.exp(theta[-1])
+        slope[1:-2] = 5 / 3 * np.tensordot(inner * fade * (1 + far), squared, 2) * inverse_squares
+        slope[-3] += 5 / 3 * np.sum(inner * fade_level * (1 + far_level) * squared[:, :, -1]) * inverse_squares[-1]
+        offset = (theta - middle) / spread
+        loss = 0.5 * centred @ weights + np.log(np.diag(factor)).sum() + 0.5 * offset @ offset
+        return float(loss), 0.5 * slope + offset / spread
 
-        found = minimize(value, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 30})
-        return found.x, found.fun
-
-    process = GaussianProcessRegressor(_kernel(width), alpha=JITTER, optimizer=penalized)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        process.fit(inputs, target - np.mean(target))
-    return np.asarray(process.kernel_.theta)
+    found = minimize(value, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 30})
+    return np.asarray(found.x)
 
 
 def chosen(target: np.ndarray, most: int) -> np.ndarray:

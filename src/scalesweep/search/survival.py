@@ -1,13 +1,13 @@
 """Who may pass a rung: asynchronous successive halving (Li et al., 2018) as a pure function of what was reported.
 
-Values are "higher is better" in `Rungs`; the caller negates a metric that is minimized. Scores of `promotable` are losses. Costs are GPU seconds.
+Values are "higher is better"; the caller negates a metric that is minimized. Costs are GPU seconds.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from scalesweep.record import Mark
 from scalesweep.record.curves import between, cost_between
 
 Action = Literal["continue", "stop", "pause", "complete"]
-Rule = Literal["metric", "pareto", "forecast"]  # of a forecast, only what is reported counts here, until it can be made
+Rule = Literal["metric", "by_size", "pareto"]
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,32 @@ class Rungs:
 
     - `metric` decides as Ray's `ASHAScheduler` does on reports that fall on rungs: a trial stops if its value is below the
       (1 − 1/reduction_factor) quantile of those recorded at the rung so far; the first to arrive always passes.
+    - `by_size` does the same among the trials of one's own model size at every rung but the last, where all are compared.
+      Early on, what sizes show differs by how fast they start; within a size, the order tells more.
     - `pareto` takes the place in the order of `pareto_order` instead (MO-ASHA: Schmucker et al., 2021, arXiv 2106.12639).
     """
 
     def __init__(
-        self, levels: Sequence[float], reduction_factor: float, max_t: float, rule: Rule = "metric", pauses: bool = False
+        self,
+        levels: Sequence[float],
+        reduction_factor: float,
+        max_t: float,
+        rule: Rule = "metric",
+        pauses: bool = False,
+        size_of: Callable[[str], str] = lambda trial: "",  # noqa: ARG005
     ) -> None:
-        """`pauses`: a trial waits at each rung until it is promoted, and is never stopped there."""
+        """
+        Args:
+            pauses: a trial waits at each rung until it is promoted, and is never stopped there.
+            size_of: a trial's model size, which `by_size` goes by.
+        """
         self.levels = [level for level in levels if level < max_t]
         self.end = rung_count(levels, max_t)
         self.reduction_factor = reduction_factor
         self.max_t = max_t
         self.rule = rule
         self.pauses = pauses
+        self.size_of = size_of
         self.recorded: dict[int, list[dict[str, Point]]] = {}  # by bracket
         self._last: dict[str, tuple[float, Point]] = {}
 
@@ -91,10 +104,8 @@ class Rungs:
         reached = range(min(bracket, len(self.levels)), len(self.levels))
         return [index for index in reached if self.levels[index] <= fidelity and trial not in recorded[index]]
 
-    def report(
-        self, trial: str, fidelity: float, value: float, cost: float = 0.0, bracket: int = 0, survives: bool | None = None
-    ) -> Verdict:
-        """Judge a report and remember its points at the rungs that it passed. `survives` decides in the rule's place."""
+    def report(self, trial: str, fidelity: float, value: float, cost: float = 0.0, bracket: int = 0) -> Verdict:
+        """Judge a report and remember its points at the rungs that it passed."""
         before, last = self._last.get(trial, (0.0, Point(math.nan)))
         self._last[trial] = fidelity, Point(value, cost)
         ends = fidelity >= self.max_t
@@ -106,11 +117,9 @@ class Rungs:
                 between(before, last.value, fidelity, value, level),
                 cost_between(before, last.cost, fidelity, cost, level),
             )
-            passes, cutoff = self._passes(trial, here, self.of(bracket)[index])
+            passes, cutoff = self._passes(trial, here, self._peers(self._group(trial, index), bracket, index))
             self.of(bracket)[index][trial] = here
             marks.append(Mark(index + 1, level, here.value, here.cost))
-            if survives is not None:
-                passes, cutoff = survives, None
             if not (passes or ends or self.pauses):
                 return Verdict("stop", tuple(marks), cutoff)
         if ends:
@@ -133,25 +142,56 @@ class Rungs:
             if mark.rung <= len(self.levels):
                 recorded[mark.rung - 1][trial] = Point(mark.value, mark.gpu_seconds)
 
-    def promotable(self, paused: Collection[str]) -> str | None:
+    def promotable(self, paused: Collection[str], closing: bool = False) -> str | None:
         """The paused trial that goes on next, if any: the promotion variant of ASHA (Li et al., 2018, Alg. 2).
 
         From the highest rung down, a trial is promoted that is paused there and among the best 1/reduction_factor of all
-        that have reached the rung, in its bracket.
+        that have reached the rung, in its bracket (and of its size: see the class).
+
+        Args:
+            closing: nothing new will come. Then all sizes are compared: one with few trials would wait for others for ever.
         """
         for index in reversed(range(len(self.levels))):
             for bracket in sorted(self.recorded):
                 there = self.recorded[bracket][index]
                 above = self.recorded[bracket][index + 1] if index + 1 < len(self.levels) else {}
-                for name in self._ordered(there)[: int(len(there) / self.reduction_factor)]:
-                    if name in paused and name not in above:
-                        return name
+                waiting: dict[str, list[str]] = {}
+                for name in paused:
+                    if name in there and name not in above:
+                        waiting.setdefault("" if closing else self._group(name, index), []).append(name)
+                for group, names in sorted(waiting.items()):
+                    peers = self._peers(group, bracket, index)
+                    first, place = self._first(names, peers)
+                    if place < int(len(peers) / self.reduction_factor):
+                        return first
         return None
 
-    def _ordered(self, points: Mapping[str, Point]) -> list[str]:
+    def leader(self, paused: Collection[str]) -> str | None:
+        """Of the paused trials, the best of those at the highest rung."""
+        for index in reversed(range(len(self.levels))):
+            there = {name: rungs[index][name] for rungs in self.recorded.values() for name in paused if name in rungs[index]}
+            if there:
+                return self._first(list(there), there)[0]
+        return None
+
+    def _group(self, trial: str, index: int) -> str:
+        """The size that a trial is judged within at a rung; empty for all."""
+        return self.size_of(trial) if self.rule == "by_size" and index < len(self.levels) - 1 else ""
+
+    def _peers(self, group: str, bracket: int, index: int) -> Mapping[str, Point]:
+        """The points at a rung of the trials of a group."""
+        there = self.of(bracket)[index]
+        return {name: point for name, point in there.items() if self.size_of(name) == group} if group else there
+
+    def _first(self, names: Collection[str], peers: Mapping[str, Point]) -> tuple[str, int]:
+        """The best of `names`, and how many of `peers`, which hold them, are better."""
         if self.rule == "pareto":
-            return pareto_order(points)
-        return sorted(points, key=lambda name: (-points[name].value, name))
+            order = pareto_order(peers)
+            first = min(names, key=order.index)
+            return first, order.index(first)
+        first = min(names, key=lambda name: (-peers[name].value, name))
+        best = peers[first].value
+        return first, sum(point.value > best or (point.value == best and name < first) for name, point in peers.items())
 
     def _passes(self, trial: str, here: Point, peers: Mapping[str, Point]) -> tuple[bool, float | None]:
         if self.pauses or not peers:
@@ -206,25 +246,3 @@ def _spread(front: Sequence[str], points: Mapping[str, Point]) -> list[str]:
         at = int(distance.argmax())
         order.append(at)
     return [front[index] for index in order]
-
-
-def promotable(
-    scores: Mapping[str, float], levels: Mapping[str, int], ready: Collection[str], top: int, reduction_factor: float
-) -> str | None:
-    """The paused trial that goes on next, if any: the promotion variant of ASHA (Li et al., 2018, Alg. 2).
-
-    From the highest rung down, a trial is promoted that is among the best 1/reduction_factor of all that have reached its
-    rung. Where scores change with what others report, more than that share have been among the best at some time.
-
-    Args:
-        scores: of all trials that have reached a rung; lower is better.
-        levels: the rung that each has reached, 1 is the first.
-        ready: trials that wait at their rung and can go on now.
-        top: the number of the highest rung before the end.
-    """
-    for level in range(top, 0, -1):
-        there = sorted((name for name in levels if levels[name] >= level), key=lambda name: (scores[name], name))
-        for name in there[: int(len(there) / reduction_factor)]:
-            if levels[name] == level and name in ready:
-                return name
-    return None

@@ -111,7 +111,7 @@ class EarlyTerminateSpec(_Strict):
     variant: Literal["stopping", "promotion"] = Field(
         "stopping", description="what does not pass a rung is stopped for good, or waits there until it does (asha)"
     )
-    survival: Literal["metric", "pareto", "forecast"] = Field("metric", description="who may pass a rung (asha)")
+    survival: Literal["metric", "by_size", "pareto"] = Field("metric", description="who may pass a rung (asha)")
     brackets: int = Field(
         1, ge=1, description="the b-th begins at rung b, counted from 1; each trial is in one (Hyperband, asha)"
     )
