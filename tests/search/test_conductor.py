@@ -457,6 +457,24 @@ def test_what_is_left_is_told_to_the_proposer_and_none_ends_the_sweep(tmp_path: 
     assert made.record.ended_reason == "nothing that fits the budget is left to try"
 
 
+def test_what_is_left_of_a_budget_goes_to_the_best_that_wait(tmp_path: Path) -> None:
+    """Nothing new fits: without a budget to spend one trial goes to the end, with one also the next."""
+    for budget, whole in (({"run_cap": 50}, 1), ({"gpu_hours": 1.0}, 3)):
+        clock = Clock()
+        made = conductor(tmp_path / str(whole), waiting_sweep(budget=budget), 1, clock)
+        pause_three(made, clock)
+        made.proposer.propose = lambda *asked, **more: None  # type: ignore[method-assign] # noqa: ARG005
+        order = []
+        while (trial := made.next_trial()) is not None:
+            order.append(trial.name)
+            clock.now += 10
+            report(made, trial.name, 12 if trial.last.fidelity == 4 else 36, 0.3)
+        assert made.out_of_choices
+        assert made.finished()
+        assert sum(trial.state is State.COMPLETE for trial in made.record.trials.values()) == whole
+        assert order[0] == "t0001", "the best first"
+
+
 def test_the_cap_of_a_trial_and_dollars_bound_what_is_left(tmp_path: Path) -> None:
     clock = Clock()
     prices = {"dollars_per_gpu_hour": 3600.0}

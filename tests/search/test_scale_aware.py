@@ -384,7 +384,7 @@ def test_a_pick_is_sure() -> None:
 
 
 def test_among_those_that_ran_to_the_end_the_value_decides() -> None:
-    model = knowing(count=44)  # eleven of them to the end
+    model = knowing(count=84)  # 21 of them to the end
     size = "L6"
     hopeful = {"model_size": size, "num_gpus": 1, **BEST}
     play(model, "hopeful", hopeful, 27, State.PRUNED)  # none has been better at its rung

@@ -100,7 +100,8 @@ def test_a_simulated_record_is_decided_again_as_it_was(way: str) -> None:
     result = replay_decisions(events, made)
     assert result.differences == []
     kinds = [event["event"] for event in events]
-    assert result.decisions == kinds.count("trial") + kinds.count("report") > 40
+    assert result.decisions == kinds.count("trial") + kinds.count("promoted") + kinds.count("report") > 40
+    assert (kinds.count("promoted") > 3) == (WAYS[way][1]["variant"] == "promotion")
     assert kinds.count("died") > 0
     assert any("counts" in event for event in events)  # GPU counts that not all trials may have
     assert any(event.get("reason") == "rung" for event in events)
@@ -134,6 +135,17 @@ def test_a_resumed_sweep_is_decided_again_as_it_was(way: str) -> None:
     assert len(sessions) == 3
     assert sum(event["event"] == "trial" for event in events[sessions[2] :]) > 5
     assert replay_decisions(events, made).differences == []
+
+
+def test_another_promotion_is_told() -> None:
+    events, made = simulated("by_size, promotion")
+    place = next(place for place, event in enumerate(events) if event["event"] == "promoted")
+    promoted = events[place]["trial"]
+    waiting = {event["trial"] for event in events[:place] if event.get("action") == "pause"} - {promoted}
+    assert waiting
+    wrong = [{**event, "trial": min(waiting)} if at == place else event for at, event in enumerate(events)]
+    told = replay_decisions(wrong, made).differences[0]
+    assert (told.event, told.trial) == (place + 1, promoted)
 
 
 def test_what_was_decided_otherwise_is_told_and_the_replay_goes_on() -> None:

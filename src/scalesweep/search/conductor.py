@@ -264,26 +264,27 @@ class Conductor:
         counts = self._useful_counts()
         if not counts:
             return False
+        told: dict[str, Any] = {"counts": list(counts)} if counts != gpu_choices(self.spec) else {}
         if self.unfinished:
             trial = self.unfinished.pop(0)
         elif (promoted := self._promotable(counts)) is not None:
             trial = self.paused.pop(promoted)
+            self._emit("promoted", trial=promoted, rung=trial.rung, **told)
         elif self.no_more_trials():
             return False
         else:
             number = len(self.record.trials)
             name = f"t{number:04d}"
-            restricted = counts if counts != gpu_choices(self.spec) else None
             left = self.left_gpu_seconds()
             # One that goes on, and has no workers yet, waits as the record has it.
-            paused = [*self.paused, *(other for other, waiting in self.waiting.items() if waiting.trial.paused)]
-            proposal = self.proposer.propose(number, name, restricted, left=left, paused=paused)
+            paused = {*self.paused, *(other for other, waiting in self.waiting.items() if waiting.trial.paused)}
+            proposal = self.proposer.propose(number, name, told.get("counts"), left=left, paused=paused)
             if proposal is None:  # all that the space holds has turned out not to fit, into memory or into the budget
-                self.out_of_choices = not (self.running or self.waiting)  # while trials run, more may be left than it looks
-                return False
+                # While trials run, more may be left than it looks. After them, what is paused may still go on.
+                self.out_of_choices = not (self.running or self.waiting)
+                return self.out_of_choices and self._propose()
             config = trial_config(self.spec, proposal.params).model_dump()
             early = self.spec.early_terminate
-            told: dict[str, Any] = {"counts": list(restricted)} if restricted else {}
             told |= {"left_gpu_seconds": left} if math.isfinite(left) else {}
             told["bracket"] = draw_bracket(early.brackets, self.spec.search.seed, number)
             self._emit("trial", trial=name, number=number, params=proposal.params, config=config, **told)
@@ -298,15 +299,19 @@ class Conductor:
             return None
         closing = self.no_more_trials()
         promoted = self.rungs.promotable(ready, closing)
-        if promoted is None and closing and not self._whole:
-            # The quotas leave nobody to go on, and nobody else will come: the best goes to the end.
+        if promoted is None and closing and self._leader_goes_on:
             return self.rungs.leader(ready)
         return promoted
 
     @property
-    def _whole(self) -> bool:
-        """Whether a trial has come to its end, or may still do so by itself."""
-        return bool(self.running or self.waiting) or any(t.state is State.COMPLETE for t in self.record.trials.values())
+    def _leader_goes_on(self) -> bool:
+        """Whether the best that waits goes on though no quota lets it, now that nobody else will come: because no trial has come
+        to its end or may still do so by itself, or because there is a budget to spend and nothing new that fits it."""
+        budget = self.spec.budget
+        if self.out_of_choices and not (budget.time is budget.gpu_hours is budget.dollars is None):
+            return True
+        ended = any(trial.state is State.COMPLETE for trial in self.record.trials.values())
+        return not (self.running or self.waiting or ended)
 
     def _useful_counts(self) -> list[int]:
         """GPU counts that the next trial may have; none while another one waiting would not help.

@@ -46,10 +46,18 @@ class History:
         levels = list(rungs) or [max_t / 3**k for k in range(PARTS, 0, -1)]
         self.levels = [*(level for level in levels if level < max_t), max_t]
         self.seen: dict[str, Seen] = {}
+        self._tried = np.empty((0, len(encoder.columns)))
         self.judged = 0  # trials that have reached the first level
         self.snapshot: list[tuple[np.ndarray, list[float | None]]] = []  # places and values when the models were last due
         self._due = 0
         self.version = 0  # grows with every value
+
+    def tried(self) -> np.ndarray:
+        """Places of all trials of this sweep."""
+        own = [trial for trial in self.seen.values() if not trial.past]
+        if len(own) > len(self._tried):
+            self._tried = np.vstack([self._tried, *(trial.units for trial in own[len(self._tried) :])])
+        return self._tried
 
     def add(self, name: str, params: Mapping[str, Any]) -> None:
         self.seen[name] = Seen(name, self.encoder.units(params))

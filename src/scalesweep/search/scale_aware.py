@@ -28,7 +28,7 @@ STEPS = (0.02, 0.05, 0.15)  # of the unit interval, that they lie away
 TWIN = 0.05  # of the range: trials that differ by less in every number, and in no word, tell the same
 NOTHING = 1e-9
 RANDOM_SHARE = 0.1  # of the trials are drawn without the models, which may be wrong for good
-ENOUGH = 10  # trials that have run to the end, for the best of them to be picked whatever the models say
+ENOUGH = 20  # trials that have run to the end, for the best of them to be picked whatever the models say
 PRIOR_SD = 0.15  # of what a user believes of a number, on the unit interval of its range
 PRIOR_FLOOR = -3.0  # log density, relative to its peak, of what contradicts a prior: never ruled out
 PRIOR_WEIGHT = 10.0  # trials that a prior is worth
@@ -162,7 +162,7 @@ class ScaleAware:
             score = score - self.spec.search.cost_weight * log_cost * (beliefs is not None)
         if beliefs is not None:
             score = score + PRIOR_WEIGHT / (PRIOR_WEIGHT + self.history.judged) * self._log_prior(units)
-        tried = np.array([trial.units for trial in self.history.seen.values() if not trial.past]).reshape(-1, len(self._twin))
+        tried = self.history.tried()
         second: dict[str, Any] | None = None  # the best that is no twin to the letter, where all are near ones
         for place in np.argsort(-score, kind="stable"):
             if score[place] == -np.inf:

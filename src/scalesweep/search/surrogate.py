@@ -154,13 +154,23 @@ class Surrogate:
 def _matern(distance: np.ndarray) -> np.ndarray:
     """Matérn 5/2 at distances in length scales."""
     far = ROOT5 * distance
-    return np.asarray((1.0 + far + far * far / 3.0) * np.exp(-far))
+    polynomial = far / 3.0
+    polynomial += 1.0
+    polynomial *= far
+    polynomial += 1.0
+    np.negative(far, out=far)
+    np.exp(far, out=far)
+    far *= polynomial
+    return np.asarray(far)
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Euclidean, between all rows."""
-    squared = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2.0 * a @ b.T
-    return np.asarray(np.sqrt(np.maximum(squared, 0.0)))
+    squared = a @ (-2.0 * b.T)
+    squared += (a * a).sum(1)[:, None]
+    squared += (b * b).sum(1)
+    np.maximum(squared, 0.0, out=squared)
+    return np.asarray(np.sqrt(squared, out=squared))
 
 
 def fit_theta(inputs: np.ndarray, trials: np.ndarray, target: np.ndarray) -> np.ndarray:

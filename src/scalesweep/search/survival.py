@@ -6,7 +6,7 @@ Values are "higher is better"; the caller negates a metric that is minimized. Co
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -93,6 +93,8 @@ class Rungs:
         self.size_of = size_of
         self.recorded: dict[int, list[dict[str, Point]]] = {}  # by bracket
         self._last: dict[str, tuple[float, Point]] = {}
+        self._sized: dict[tuple[str, int, int], dict[str, Point]] = {}  # by size, bracket and rung
+        self._orders: dict[tuple[str, int, int], list[tuple[float, str]]] = {}  # of size (empty: all), bracket and rung
 
     def of(self, bracket: int) -> list[dict[str, Point]]:
         """What was recorded at each rung of a bracket."""
@@ -118,7 +120,7 @@ class Rungs:
                 cost_between(before, last.cost, fidelity, cost, level),
             )
             passes, cutoff = self._passes(trial, here, self._peers(self._group(trial, index), bracket, index))
-            self.of(bracket)[index][trial] = here
+            self._keep(trial, bracket, index, here)
             marks.append(Mark(index + 1, level, here.value, here.cost))
             if not (passes or ends or self.pauses):
                 return Verdict("stop", tuple(marks), cutoff)
@@ -132,15 +134,15 @@ class Rungs:
         """Where trials are promoted by a quota, one that never came to its next rung counts there as the worst."""
         missing = [index for index in range(bracket, len(self.levels)) if trial not in self.of(bracket)[index]]
         if self.pauses and missing:
-            self.of(bracket)[missing[0]][trial] = Point(-math.inf, math.inf)
+            self._keep(trial, bracket, missing[0], Point(-math.inf, math.inf))
 
     def restore(self, trial: str, fidelity: float, value: float, cost: float, bracket: int, marks: Sequence[Mark]) -> None:
         """Take in a report that was judged before, as it was recorded; `marks` with values as ours, higher is better."""
         self._last[trial] = fidelity, Point(value, cost)
-        recorded = self.of(bracket)
+        self.of(bracket)
         for mark in marks:
             if mark.rung <= len(self.levels):
-                recorded[mark.rung - 1][trial] = Point(mark.value, mark.gpu_seconds)
+                self._keep(trial, bracket, mark.rung - 1, Point(mark.value, mark.gpu_seconds))
 
     def promotable(self, paused: Collection[str], closing: bool = False) -> str | None:
         """The paused trial that goes on next, if any: the promotion variant of ASHA (Li et al., 2018, Alg. 2).
@@ -161,7 +163,7 @@ class Rungs:
                         waiting.setdefault("" if closing else self._group(name, index), []).append(name)
                 for group, names in sorted(waiting.items()):
                     peers = self._peers(group, bracket, index)
-                    first, place = self._first(names, peers)
+                    first, place = self._first(names, peers, self._orders[group, bracket, index])
                     if place < int(len(peers) / self.reduction_factor):
                         return first
         return None
@@ -171,7 +173,7 @@ class Rungs:
         for index in reversed(range(len(self.levels))):
             there = {name: rungs[index][name] for rungs in self.recorded.values() for name in paused if name in rungs[index]}
             if there:
-                return self._first(list(there), there)[0]
+                return self._first(list(there), there, [])[0]
         return None
 
     def _group(self, trial: str, index: int) -> str:
@@ -181,17 +183,24 @@ class Rungs:
     def _peers(self, group: str, bracket: int, index: int) -> Mapping[str, Point]:
         """The points at a rung of the trials of a group."""
         there = self.of(bracket)[index]
-        return {name: point for name, point in there.items() if self.size_of(name) == group} if group else there
+        return self._sized.get((group, bracket, index), {}) if group else there
 
-    def _first(self, names: Collection[str], peers: Mapping[str, Point]) -> tuple[str, int]:
-        """The best of `names`, and how many of `peers`, which hold them, are better."""
+    def _keep(self, trial: str, bracket: int, index: int, here: Point) -> None:
+        """Record where a trial stood at a rung."""
+        self.of(bracket)[index][trial] = here
+        for group in {"", self._group(trial, index)}:
+            insort(self._orders.setdefault((group, bracket, index), []), (-here.value, trial))
+            if group:
+                self._sized.setdefault((group, bracket, index), {})[trial] = here
+
+    def _first(self, names: Collection[str], peers: Mapping[str, Point], order: Sequence[tuple[float, str]]) -> tuple[str, int]:
+        """The best of `names`, and how many of `peers`, which hold them, are better; `order` is theirs by value."""
         if self.rule == "pareto":
-            order = pareto_order(peers)
-            first = min(names, key=order.index)
-            return first, order.index(first)
-        first = min(names, key=lambda name: (-peers[name].value, name))
-        best = peers[first].value
-        return first, sum(point.value > best or (point.value == best and name < first) for name, point in peers.items())
+            ranked = pareto_order(peers)
+            first = min(names, key=ranked.index)
+            return first, ranked.index(first)
+        best = min((-peers[name].value, name) for name in names)
+        return best[1], bisect_left(order, best)
 
     def _passes(self, trial: str, here: Point, peers: Mapping[str, Point]) -> tuple[bool, float | None]:
         if self.pauses or not peers:

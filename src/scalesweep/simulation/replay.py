@@ -30,7 +30,7 @@ class Difference:
 
 @dataclass
 class ReplayResult:
-    decisions: int = 0  # proposals and verdicts that were compared
+    decisions: int = 0  # proposals, verdicts and promotions that were compared
     differences: list[Difference] = field(default_factory=list)
 
 
@@ -63,6 +63,7 @@ class _Conductor(Conductor):
 
     counts: Sequence[int] = ()
     left: float = math.inf
+    promoting = False
 
     def _useful_counts(self) -> list[int]:
         return list(self.counts)
@@ -70,13 +71,19 @@ class _Conductor(Conductor):
     def left_gpu_seconds(self) -> float:
         return self.left
 
-    def _promotable(self, counts: Sequence[int]) -> str | None:  # noqa: ARG002
-        return None  # which paused trial went on, the record says
+    def _promotable(self, counts: Sequence[int]) -> str | None:
+        return super()._promotable(counts) if self.promoting else None
 
     def propose_anew(self, counts: Sequence[int], left: float) -> None:
         """Propose a new trial, with what was left of the budget: whichever unfinished ones there are, they had their turn."""
         self.counts, self.left, self.unfinished = counts, left, []
         self._propose()
+
+    def promote_anew(self, counts: Sequence[int]) -> None:
+        """Say which of the paused trials goes on."""
+        self.counts, self.unfinished, self.promoting = counts, [], True
+        self._propose()
+        self.promoting = False
 
 
 class _Replay:
@@ -94,8 +101,8 @@ class _Replay:
 
     def run(self) -> ReplayResult:
         handlers = {
-            "session": self._session, "trial": self._trial, "start": self._start, "report": self._report,
-            "died": self._died, "end": self._end,
+            "session": self._session, "trial": self._trial, "promoted": self._promoted, "start": self._start,
+            "report": self._report, "died": self._died, "end": self._end,
         }  # fmt: skip
         while self.at < len(self.events):
             event = self.events[self.at]
@@ -176,6 +183,14 @@ class _Replay:
         if self.at == place:
             self.result.decisions += 1
             self._differs(event["trial"], "proposal", event["params"], "none")
+            self._take(event)
+
+    def _promoted(self, event: dict[str, Any]) -> None:
+        place = self.at
+        self._now().promote_anew(event.get("counts") or gpu_choices(self.spec))
+        if self.at == place:
+            self.result.decisions += 1
+            self._differs(event["trial"], "promotion", event["trial"], "none")
             self._take(event)
 
     def _start(self, event: dict[str, Any]) -> None:
