@@ -159,6 +159,22 @@ def ablation_figures(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     return told
 
 
+def ratio_figures(comparisons: Sequence[Comparison], tools: Sequence[str], for_good: bool = False) -> dict[str, Any]:
+    """GPU hours of ours ÷ those of the best of `tools`, over the families where any of them ran."""
+    ratios, trend = {}, []
+    for found in comparisons:
+        medians = {name: found.results[name].median for name in tools if name in found.results}
+        if medians:
+            ratio = figures.against(found.grid, found.results[OURS].median, medians, for_good).ratio
+            ratios[found.family.name] = ratio
+            trend += [ratio] if found.family.trend else []
+    told: dict[str, Any] = {
+        "median": float(np.median(list(ratios.values()))),
+        "trend": float(np.median(trend)) if trend else None,
+    }
+    return told | {"worst": max(ratios.values()), "by_family": ratios}
+
+
 def summary(comparisons: Sequence[Comparison], seeds: int, factor: float) -> dict[str, Any]:
     """The JSON line."""
     told: dict[str, Any] = {}
@@ -173,6 +189,10 @@ def summary(comparisons: Sequence[Comparison], seeds: int, factor: float) -> dic
     told["gpu_hours_ratio_worst"] = max(ratios.values(), default=None)
     told["gpu_hours_ratio_worst_family"] = max(ratios, key=lambda name: ratios[name], default=None)
     told["target_not_reached"] = [found.family.name for found in stock if found.stock and not found.stock.reached]
+    tools = list(dict.fromkeys(name for found in stock for name in found.of("stock")))
+    if stock:
+        told["gpu_hours_ratio_for_good"] = ratio_figures(stock, tools, for_good=True)
+        told["gpu_hours_ratio_one_tool"] = {name: ratio_figures(stock, [name]) for name in tools}
     all_rivals = [found.research.ratio for found in comparisons if found.research]
     told["gpu_hours_ratio_all_rivals_median"] = float(np.median(all_rivals)) if all_rivals else None
     told["gpu_hours_ratio_all_rivals_worst"] = max(all_rivals, default=None)

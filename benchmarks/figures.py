@@ -44,17 +44,19 @@ class Ratio:
         return math.isfinite(self.hours)
 
 
-def against(grid: np.ndarray, ours: np.ndarray, others: Mapping[str, np.ndarray]) -> Ratio:
+def against(grid: np.ndarray, ours: np.ndarray, others: Mapping[str, np.ndarray], for_good: bool = False) -> Ratio:
     """GPU hours of ours ÷ those of whichever other is first at 5 % regret; curves are medians over seeds.
 
-    Where no other gets there, the target is the lowest regret that any of them reaches, rounded up to three digits.
+    Where no other gets there, the target is the lowest regret that any of them reaches, rounded up to three digits. With
+    `for_good`, an hour counts from which on the curve is not above the target again; the lowest regret then is that at the end.
     """
     target = GOOD
-    if min(float(curve.min()) for curve in others.values()) > GOOD:
-        target = rounded_up(min(float(curve.min()) for curve in others.values()))
-    hours = {name: hours_to(grid, curve, target) for name, curve in others.items()}
+    lowest = min(float(curve[-1] if for_good else curve.min()) for curve in others.values())
+    if lowest > GOOD:
+        target = rounded_up(lowest)
+    hours = {name: hours_to(grid, curve, target, for_good) for name, curve in others.items()}
     best = min(hours, key=lambda name: hours[name])
-    reached = hours_to(grid, ours, target)
+    reached = hours_to(grid, ours, target, for_good)
     return Ratio(target, best, hours[best], reached, min(reached, float(grid[-1])) / hours[best])
 
 

@@ -103,7 +103,7 @@ class Conductor:
             rung_levels(self.spec),
             early.reduction_factor,
             early.max_t,
-            "metric" if early.survival == "by_size" and len(self.spec.sizes()) == 1 else early.survival,
+            early.survival,
             pauses,
             lambda name: str(self.record.trials[name].config["model_size"]),
         )
@@ -305,8 +305,8 @@ class Conductor:
 
     @property
     def _leader_goes_on(self) -> bool:
-        """Whether the best that waits goes on though no quota lets it, now that nobody else will come: because no trial has come
-        to its end or may still do so by itself, or because there is a budget to spend and nothing new that fits it."""
+        """Whether the best that waits goes on though no quota lets it, now that nobody else will come: because there is a
+        budget to spend and nothing new that fits it, or because no trial has come to its end, or may still do so by itself."""
         budget = self.spec.budget
         if self.out_of_choices and not (budget.time is budget.gpu_hours is budget.dollars is None):
             return True

@@ -46,28 +46,23 @@ class History:
         levels = list(rungs) or [max_t / 3**k for k in range(PARTS, 0, -1)]
         self.levels = [*(level for level in levels if level < max_t), max_t]
         self.seen: dict[str, Seen] = {}
-        self._tried = np.empty((0, len(encoder.columns)))
+        self.tried = np.empty((0, len(encoder.columns)))  # places of this sweep's own trials
         self.judged = 0  # trials that have reached the first level
         self.snapshot: list[tuple[np.ndarray, list[float | None]]] = []  # places and values when the models were last due
         self._due = 0
         self.version = 0  # grows with every value
 
-    def tried(self) -> np.ndarray:
-        """Places of all trials of this sweep."""
-        own = [trial for trial in self.seen.values() if not trial.past]
-        if len(own) > len(self._tried):
-            self._tried = np.vstack([self._tried, *(trial.units for trial in own[len(self._tried) :])])
-        return self._tried
-
-    def add(self, name: str, params: Mapping[str, Any]) -> None:
-        self.seen[name] = Seen(name, self.encoder.units(params))
+    def add(self, name: str, params: Mapping[str, Any], past: bool = False) -> None:
+        units = self.encoder.units(params)
+        self.seen[name] = Seen(name, units, past=past)
+        if not past:
+            self.tried = np.vstack([self.tried, units])
 
     def take(self, trials: Sequence[Trial], metric: str, sign: float, past: Sequence[Past] = ()) -> None:
         """Take in trials of earlier sweeps, then those of a record, report by report in their order. `sign` makes losses of
         the metric."""
         for earlier in past:
-            self.add(earlier.name, earlier.params)
-            self.seen[earlier.name].past = True
+            self.add(earlier.name, earlier.params, past=True)
             for fidelity, value, gpu_seconds in earlier.reports:
                 self.report(earlier.name, fidelity, sign * value, gpu_seconds)
             self.ended(earlier.name, earlier.state)

@@ -162,7 +162,6 @@ class ScaleAware:
             score = score - self.spec.search.cost_weight * log_cost * (beliefs is not None)
         if beliefs is not None:
             score = score + PRIOR_WEIGHT / (PRIOR_WEIGHT + self.history.judged) * self._log_prior(units)
-        tried = self.history.tried()
         second: dict[str, Any] | None = None  # the best that is no twin to the letter, where all are near ones
         for place in np.argsort(-score, kind="stable"):
             if score[place] == -np.inf:
@@ -170,7 +169,7 @@ class ScaleAware:
             params = self.encoder.params(units[place])
             if num_gpus and params.get("num_gpus", None) not in (None, *num_gpus):
                 continue
-            apart = np.abs(tried - self.encoder.units(params))
+            apart = np.abs(self.history.tried - self.encoder.units(params))
             if (apart <= self._same).all(axis=1).any() or not allowed(params):
                 continue
             if not (apart < self._twin).all(axis=1).any():

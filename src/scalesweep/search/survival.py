@@ -93,8 +93,7 @@ class Rungs:
         self.size_of = size_of
         self.recorded: dict[int, list[dict[str, Point]]] = {}  # by bracket
         self._last: dict[str, tuple[float, Point]] = {}
-        self._sized: dict[tuple[str, int, int], dict[str, Point]] = {}  # by size, bracket and rung
-        self._orders: dict[tuple[str, int, int], list[tuple[float, str]]] = {}  # of size (empty: all), bracket and rung
+        self._orders: dict[tuple[str, int, int], list[tuple[float, str]]] = {}  # best first: of a size (or all), bracket, rung
 
     def of(self, bracket: int) -> list[dict[str, Point]]:
         """What was recorded at each rung of a bracket."""
@@ -119,7 +118,7 @@ class Rungs:
                 between(before, last.value, fidelity, value, level),
                 cost_between(before, last.cost, fidelity, cost, level),
             )
-            passes, cutoff = self._passes(trial, here, self._peers(self._group(trial, index), bracket, index))
+            passes, cutoff = self._passes(trial, here, bracket, index)
             self._keep(trial, bracket, index, here)
             marks.append(Mark(index + 1, level, here.value, here.cost))
             if not (passes or ends or self.pauses):
@@ -162,9 +161,9 @@ class Rungs:
                     if name in there and name not in above:
                         waiting.setdefault("" if closing else self._group(name, index), []).append(name)
                 for group, names in sorted(waiting.items()):
-                    peers = self._peers(group, bracket, index)
-                    first, place = self._first(names, peers, self._orders[group, bracket, index])
-                    if place < int(len(peers) / self.reduction_factor):
+                    order = self._orders[group, bracket, index]
+                    first, place = self._first(names, there, order)
+                    if place < int(len(order) / self.reduction_factor):
                         return first
         return None
 
@@ -180,35 +179,31 @@ class Rungs:
         """The size that a trial is judged within at a rung; empty for all."""
         return self.size_of(trial) if self.rule == "by_size" and index < len(self.levels) - 1 else ""
 
-    def _peers(self, group: str, bracket: int, index: int) -> Mapping[str, Point]:
-        """The points at a rung of the trials of a group."""
-        there = self.of(bracket)[index]
-        return self._sized.get((group, bracket, index), {}) if group else there
-
     def _keep(self, trial: str, bracket: int, index: int, here: Point) -> None:
         """Record where a trial stood at a rung."""
         self.of(bracket)[index][trial] = here
         for group in {"", self._group(trial, index)}:
             insort(self._orders.setdefault((group, bracket, index), []), (-here.value, trial))
-            if group:
-                self._sized.setdefault((group, bracket, index), {})[trial] = here
 
-    def _first(self, names: Collection[str], peers: Mapping[str, Point], order: Sequence[tuple[float, str]]) -> tuple[str, int]:
-        """The best of `names`, and how many of `peers`, which hold them, are better; `order` is theirs by value."""
+    def _first(
+        self, names: Collection[str], points: Mapping[str, Point], order: Sequence[tuple[float, str]]
+    ) -> tuple[str, int]:
+        """The best of `names`, and how many of those in `order` are better; `points` hold all of them."""
         if self.rule == "pareto":
-            ranked = pareto_order(peers)
+            ranked = pareto_order(points)
             first = min(names, key=ranked.index)
             return first, ranked.index(first)
-        best = min((-peers[name].value, name) for name in names)
+        best = min((-points[name].value, name) for name in names)
         return best[1], bisect_left(order, best)
 
-    def _passes(self, trial: str, here: Point, peers: Mapping[str, Point]) -> tuple[bool, float | None]:
+    def _passes(self, trial: str, here: Point, bracket: int, index: int) -> tuple[bool, float | None]:
+        peers = self._orders.get((self._group(trial, index), bracket, index))
         if self.pauses or not peers:
             return True, None
         if self.rule == "pareto":
-            there = {**peers, trial: here}
+            there = {**self.of(bracket)[index], trial: here}
             return pareto_order(there).index(trial) <= len(there) / self.reduction_factor, None
-        cutoff = float(np.nanpercentile([point.value for point in peers.values()], (1 - 1 / self.reduction_factor) * 100))
+        cutoff = float(np.nanpercentile([-loss for loss, _ in peers], (1 - 1 / self.reduction_factor) * 100))
         return here.value >= cutoff, cutoff
 
 
