@@ -147,7 +147,7 @@ def measure(sampler: str, journal: bool, path: str, trials: int, cap_seconds: fl
     with tempfile.TemporaryDirectory() as folder:
         storage: BaseStorage = InMemoryStorage()
         if journal:
-            from scalesweep.sweep.launch import new_study_storage
+            from scalesweep.sweep.study import new_study_storage
 
             storage = new_study_storage(Path(folder) / "study.log")
         began = time.perf_counter()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scalesweep.spec import sweep_from_dict, trial_config
+from scalesweep.storage import UrlPath
 from scalesweep.sweep.launch import make_manifest
 from scalesweep.sweep.preflight import preflight
 from scalesweep.training.job import TrialJob, job_from_manifest
@@ -25,7 +26,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 
 
 def job(
-    config: dict[str, Any], checkpoint_dir: Path | None = None, sweep: dict[str, Any] | None = None, **changes: Any
+    config: dict[str, Any], checkpoint_dir: Path | UrlPath | None = None, sweep: dict[str, Any] | None = None, **changes: Any
 ) -> TrialJob:
     """A job of the tiny sweep; `config` overrides fields of its TrialConfig."""
     made = manifest(**(sweep or {}))

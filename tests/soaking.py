@@ -100,7 +100,7 @@ def occupancy(run_dir: Path, slots: int) -> float:
             counts[event["trial"]] = event["config"]["num_gpus"]
         elif event["event"] == "start":
             held[event["trial"]] = (event["time"], counts[event["trial"]])
-        elif event["event"] in ("end", "died") and event["trial"] in held:
+        elif event["event"] in ("end", "died", "yielded") and event["trial"] in held:
             since, count = held.pop(event["trial"])
             busy += max(0.0, min(event["time"], max(starts)) - since) * count
     return busy / (slots * (max(starts) - min(starts)))

@@ -145,6 +145,10 @@ def test_cluster_is_whole(cluster: dict[str, Any]) -> None:
     assert types[cluster["head_node_type"]]["resources"]["CPU"] == 0, "no trials beside the driver"
     workers = {name: node for name, node in types.items() if name != cluster["head_node_type"]}
     assert sum(node["max_workers"] for node in workers.values()) <= cluster["max_workers"]
+    assert len({node["node_config"]["InstanceType"] for node in workers.values()}) == 2
+    for name, node in types.items():  # who holds the driver is not taken away; who can be resumed is cheap
+        spot = node["node_config"].get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+        assert spot == (name in workers)
 
 
 def test_cluster_installs_this_project_at_the_pinned_versions(cluster: dict[str, Any]) -> None:
@@ -161,6 +165,8 @@ def test_cluster_shows_no_dashboard_to_the_world(cluster: dict[str, Any]) -> Non
     start = [command for command in cluster["head_start_ray_commands"] if "ray start" in command]
     assert start
     assert all("--dashboard-host=127.0.0.1" in command or "--include-dashboard=false" in command.lower() for command in start)
+    starts = [*start, *(command for command in cluster["worker_start_ray_commands"] if "ray start" in command)]
+    assert all(command.startswith("RAY_AUTH_MODE=token ") for command in starts)
     assert "0.0.0.0" not in (ROOT / "cluster.yaml").read_text(encoding="utf-8")
     for name in ("security_group", "SecurityGroupIds"):
         assert name not in json.dumps(cluster), "an own security group may open ports: check what it lets in"

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pyro
 
 from .axes import Axis, axis
 from .base import Rival, Shown
@@ -71,6 +72,8 @@ class Protein(Rival):
 
     def imports(self) -> None:
         self.module = load()
+        # Pyro keeps parameters by name for the whole process: those of another family's space, or of CARBS, would be taken up.
+        pyro.clear_param_store()
 
     def build(self) -> None:
         self.axes = {name: axis(self.spec, name, parameter) for name, parameter in self.free_parameters()}

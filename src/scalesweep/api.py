@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalesweep.spec import SweepSpec, load_sweep, sweep_from_dict
+from scalesweep.storage import UrlPath, place
 
 if TYPE_CHECKING:
     from scalesweep.record import Record
@@ -42,11 +43,13 @@ class Sweep:
 
         return preflight(self.spec, local_slots(self.spec, num_gpus), self.base)
 
-    def launch(self, run_dir: str | Path | None = None, address: str | None = None, num_gpus: int | None = None) -> Record:
-        """Run the sweep (default run folder: `runs/NAME`) and return its record. Raises what `plan` raises, UserError for a
+    def launch(
+        self, run_dir: str | Path | UrlPath | None = None, address: str | None = None, num_gpus: int | None = None
+    ) -> Record:
+        """Run the sweep (run folder: a path or a URL, by default `runs/NAME`) and return its record. Raises what `plan` raises, UserError for a
         folder in use, and NothingUsableError."""
         from scalesweep.sweep.launch import launch, local_slots
         from scalesweep.sweep.preflight import preflight
 
         plan = preflight(self.spec, None if address else local_slots(self.spec, num_gpus), self.base)
-        return launch(plan, Path(run_dir or Path("runs") / self.spec.name), address, num_gpus)
+        return launch(plan, place(run_dir or Path("runs") / self.spec.name), address, num_gpus)

@@ -5,17 +5,21 @@ Heavy libraries are imported inside the commands, so that `--help` answers at on
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from scalesweep import __version__
-from scalesweep.errors import OutsideError, ScalesweepError, did_you_mean
+from scalesweep.errors import OutsideError, ScalesweepError, UserError, did_you_mean
+from scalesweep.storage import UrlPath, place, working_folder
 
 if TYPE_CHECKING:
+    from scalesweep.sweep.jobs import Jobs
     from scalesweep.sweep.preflight import Plan
 
 
@@ -30,12 +34,12 @@ def _say(text: str = "") -> None:
     click.echo(text, err=True)
 
 
-def _run_dir(ctx: click.Context, param: click.Parameter, value: str) -> Path:  # noqa: ARG001
-    return Path(value)
+def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | UrlPath | None:  # noqa: ARG001
+    return None if value is None else place(value)
 
 
 _spec_argument = click.argument("spec", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
-_run_argument = click.argument("run_dir", metavar="RUN_DIR", callback=_run_dir)
+_run_argument = click.argument("run_dir", metavar="RUN_DIR", callback=_place)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
 _set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the sweep file: --set budget.gpu_hours=40"
@@ -43,10 +47,19 @@ _set_option = click.option(
 _address_option = click.option(
     "--address",
     metavar="ADDR",
-    help="Running Ray cluster to use: 'auto' on one of its nodes, or HOST:PORT of its head. Default: start a local one.",
+    help="Running Ray cluster to use: 'auto' on one of its nodes, HOST:PORT of its head, or from anywhere http://HOST:8265 or "
+    "ray://HOST:10001 (then as a job there). Default: start a local one.",
 )
 _gpus_option = click.option(
     "--num-gpus", type=click.IntRange(min=0), help="GPUs of the local cluster (logical ones where the machine has fewer)."
+)
+
+
+_cluster_option = click.option(
+    "--cluster",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Cluster file (of `ray up`, or a RayCluster manifest): refuse what none of its nodes could ever hold.",
 )
 
 
@@ -62,6 +75,7 @@ def cli() -> None:
       scalesweep leaderboard runs/quickstart           compare them
       scalesweep promote     runs/quickstart           train the best one to the end and export it
       scalesweep resume      runs/quickstart           after any interruption
+      scalesweep attach      runs/quickstart --address http://HEAD:8265  follow one run as a Ray job
       scalesweep simulate    sweeps/quickstart.yaml --curves runs/quickstart  search again, in seconds
 
     Exit codes: 0 done; 2 your input is at fault; 3 the sweep ended without a usable trial; 4 a cluster, disk or
@@ -72,9 +86,10 @@ def cli() -> None:
 @cli.command()
 @_spec_argument
 @_set_option
+@_cluster_option
 @_gpus_option
 @_json_option
-def plan(spec: Path, overrides: tuple[str, ...], num_gpus: int | None, as_json: bool) -> None:
+def plan(spec: Path, overrides: tuple[str, ...], cluster: Path | None, num_gpus: int | None, as_json: bool) -> None:
     """Check a sweep and say what it will cost, before any compute.
 
     Reads the sweep file and its search space, finds the models and the data, tokenizes the data once (later commands
@@ -84,7 +99,7 @@ def plan(spec: Path, overrides: tuple[str, ...], num_gpus: int | None, as_json: 
 
     from scalesweep.report.plan import print_plan
 
-    checked = _checked_plan(spec, overrides, None, num_gpus, planning=True)
+    checked = _checked_plan(spec, overrides, None, num_gpus, cluster, planning=True)
     if as_json:
         click.echo(json.dumps(checked.as_json(), indent=2, ensure_ascii=False))
     else:
@@ -92,17 +107,32 @@ def plan(spec: Path, overrides: tuple[str, ...], num_gpus: int | None, as_json: 
 
 
 def _checked_plan(
-    spec_path: Path, overrides: tuple[str, ...], address: str | None, num_gpus: int | None, planning: bool = False
+    spec_path: Path,
+    overrides: tuple[str, ...],
+    address: str | None,
+    num_gpus: int | None,
+    cluster_file: Path | None,
+    planning: bool = False,
 ) -> Plan:
     """The checked sweep. A sweep that is only planned may be meant for a cluster that grows to `resources.max_gpus`."""
     from scalesweep.spec import load_sweep
 
     spec = load_sweep(spec_path, overrides)
     from scalesweep.report.terminal import step_progress
+    from scalesweep.sweep.cluster import check_placement, read_cluster
     from scalesweep.sweep.launch import local_slots
     from scalesweep.sweep.preflight import check_static, preflight
 
-    slots = None if address else max(local_slots(spec, num_gpus), planning * (spec.resources.max_gpus or 0))
+    if cluster_file is not None:
+        if num_gpus is not None or not (address or planning):
+            raise click.UsageError(
+                "--cluster is about a cluster, and not a local one: leave out --num-gpus, and give --address"
+            )
+        cluster = read_cluster(cluster_file)
+        check_placement(spec, cluster)
+        slots: int | None = cluster.workers(spec.resources.cpus_per_worker)
+    else:
+        slots = None if address else max(local_slots(spec, num_gpus), planning * (spec.resources.max_gpus or 0))
     check_static(spec, slots)  # seconds before the libraries that the rest needs are loaded
     with step_progress("checking models and data") as progress:
         return preflight(spec, slots, spec_path.parent, progress)
@@ -110,13 +140,20 @@ def _checked_plan(
 
 @cli.command()
 @_spec_argument
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Run folder to make. Default: runs/NAME.")
+@click.option("--run-dir", metavar="PLACE", callback=_place, help="Run folder to make: a path, or s3://…. Default: runs/NAME.")
 @_address_option
+@_cluster_option
 @_gpus_option
 @_set_option
 @_json_option
 def launch(
-    spec: Path, run_dir: Path | None, address: str | None, num_gpus: int | None, overrides: tuple[str, ...], as_json: bool
+    spec: Path,
+    run_dir: Path | UrlPath | None,
+    address: str | None,
+    cluster: Path | None,
+    num_gpus: int | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Run a sweep: propose trials, train them, stop the poor ones early.
 
@@ -126,11 +163,17 @@ def launch(
     \b
     On this machine:       scalesweep launch sweeps/quickstart.yaml
     On a Ray cluster:      scalesweep launch sweeps/bert-ladder.yaml --address auto --run-dir /shared/runs/bert
+    From anywhere:         … --address http://HEAD:8265    as a Ray job; Ctrl-C leaves it running, `attach` comes back
     With a larger budget:  scalesweep launch sweeps/bert-ladder.yaml --set budget.gpu_hours=200
     """
+    from scalesweep.sweep.jobs import is_job_address
+
+    if address is not None and is_job_address(address):
+        _refuse_gpus(num_gpus)
+        _launch_job(spec, run_dir, address, cluster, overrides, as_json)
     from scalesweep.sweep.launch import launch as run
 
-    checked = _checked_plan(spec, overrides, address, num_gpus)
+    checked = _checked_plan(spec, overrides, address, num_gpus, cluster)
     folder = run_dir or Path("runs") / checked.spec.name
     _drive(lambda: run(checked, folder, address, num_gpus), folder, as_json)
 
@@ -140,47 +183,139 @@ def launch(
 @_address_option
 @_gpus_option
 @_json_option
-def resume(run_dir: Path, address: str | None, num_gpus: int | None, as_json: bool) -> None:
+def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, as_json: bool) -> None:
     """Continue a sweep that was interrupted or whose driver died.
 
     Needs only the run folder. Finished trials stay as they are; unfinished ones go on from their last checkpoint; the
     rungs and the Optuna study are rebuilt from the record.
     """
+    from scalesweep.sweep.jobs import is_job_address
+
+    if address is not None and is_job_address(address):
+        from scalesweep.sweep.jobs import Jobs, shared_folder
+
+        _refuse_gpus(num_gpus)
+        folder = shared_folder(run_dir)
+        jobs = Jobs(address)
+        _follow(jobs, jobs.submit(folder, ["resume", folder, "--address", "auto"]), folder, as_json)
     from scalesweep.sweep.launch import resume as run
 
     _drive(lambda: run(run_dir, address, num_gpus), run_dir, as_json)
 
 
-def _drive(run: Callable[[], Any], run_dir: Path, as_json: bool) -> None:
+def _refuse_gpus(num_gpus: int | None) -> None:
+    if num_gpus is not None:
+        raise click.UsageError("--num-gpus is about a local cluster; one that runs has the GPUs that it has")
+
+
+def _launch_job(
+    spec_path: Path,
+    run_dir: Path | UrlPath | None,
+    address: str,
+    cluster: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> NoReturn:
+    """Launch a sweep as a job. What needs neither models nor data is checked here, the rest there, before any training."""
+    import json
+
+    from scalesweep.spec import load_sweep
+    from scalesweep.sweep.cluster import check_placement, read_cluster
+    from scalesweep.sweep.jobs import Jobs, check_paths, shared_folder
+    from scalesweep.sweep.preflight import check_static
+
+    spec = load_sweep(spec_path, overrides)
+    if cluster is not None:
+        check_placement(spec, read_cluster(cluster))
+    check_static(spec, None)
+    check_paths(spec, spec_path.parent)
+    folder = shared_folder(run_dir)
+    files, settings = {spec_path.name: str(spec_path)}, list(overrides)
+    if spec.space_file is not None:
+        there = f"search_space/{Path(spec.space_file).name}"
+        files[there] = spec.space_file
+        settings.append(f"search_space={json.dumps(there)}")  # JSON is YAML
+    sets = [word for setting in settings for word in ("--set", setting)]
+    jobs = Jobs(address)
+    job = jobs.submit(folder, ["launch", spec_path.name, "--run-dir", folder, "--address", "auto", *sets], files)
+    _follow(jobs, job, folder, as_json)
+
+
+@cli.command()
+@click.argument("target", metavar="RUN_DIR|JOB")
+@click.option(
+    "--address", metavar="ADDR", required=True, help="The cluster: http://HOST:8265, ray://HOST:10001, or 'auto' on a node."
+)
+@click.option("--stop", is_flag=True, help="Stop the sweep cleanly; `resume` goes on with it.")
+def attach(target: str, address: str, stop: bool) -> None:
+    """Follow a sweep that runs as a Ray job, from the first line of its log; or stop it.
+
+    Ctrl-C leaves the sweep running. Ends as the sweep does, with its exit code.
+    """
+    from scalesweep.sweep.jobs import Jobs
+
+    jobs = Jobs(address)
+    job, folder = jobs.find(target)
+    if stop:
+        jobs.stop(job)
+    _follow(jobs, job, folder, stopping=stop)
+
+
+def _follow(jobs: Jobs, job: str, run_dir: str, as_json: bool = False, stopping: bool = False) -> NoReturn:
+    """Show a job's log until it ends, or until Ctrl-C; then exit as it did. The log ends with the leaderboard."""
+    again = f"scalesweep attach {shlex.quote(run_dir)} --address {jobs.address}"
+    _say(f"job {job}; Ctrl-C leaves it running, and {again} comes back\n")
+    try:
+        status, code = jobs.follow(job, lambda text: click.echo(text, nl=False, err=True))
+    except KeyboardInterrupt:
+        _say(f"\nthe sweep goes on without this terminal\nfollow it     {again}\nstop it       {again} --stop")
+        raise
+    if status == "STOPPED":
+        _say(
+            f"\nstopped; nothing that was reported is lost. Continue with: scalesweep resume {shlex.quote(run_dir)} --address {jobs.address}"
+        )
+    if as_json and code == 0:
+        import json
+
+        from scalesweep.record import read_record
+        from scalesweep.report.leaderboard import leaderboard_json
+
+        click.echo(json.dumps(leaderboard_json(read_record(run_dir)), indent=2, ensure_ascii=False))
+    sys.exit(0 if stopping and status == "STOPPED" else code)
+
+
+def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> None:
     """Run or resume a sweep, then show its leaderboard and what to do next."""
     import json
 
     from scalesweep.report.leaderboard import leaderboard_json
     from scalesweep.report.terminal import print_leaderboard
 
+    shown, folder = shlex.quote(str(run_dir)), run_dir if isinstance(run_dir, Path) else working_folder(run_dir)
     try:
         record = run()
     except KeyboardInterrupt:
-        if (run_dir / "sweep.json").exists():
-            _say(f"\ninterrupted; nothing that was reported is lost. Continue with: scalesweep resume {run_dir}")
+        with contextlib.suppress(OSError):
+            if (run_dir / "sweep.json").exists():
+                _say(f"\ninterrupted; nothing that was reported is lost. Continue with: scalesweep resume {shown}")
         raise
     if as_json:
         click.echo(json.dumps(leaderboard_json(record), indent=2, ensure_ascii=False))
         return
     print_leaderboard(record, limit=10)
     _say(f"\nrun folder    {run_dir}")
-    if (wandb_dir := run_dir / "wandb").is_dir():
+    if (wandb_dir := folder / "wandb").is_dir():
         offline = len(list(wandb_dir.glob("offline-run-*")))
         _say(
             f"W&B runs      {wandb_dir}"
             + (f"  ({offline} offline; upload with: wandb sync {wandb_dir}/offline-run-*)" if offline else "")
         )
-    _say(f"Optuna study  {run_dir}/study.log  (optuna-dashboard {run_dir}/study.log)")
-    _say(f"next          scalesweep promote {run_dir}")
+    _say(f"Optuna study  {folder}/study.log  (optuna-dashboard {folder}/study.log)")
+    _say(f"next          scalesweep promote {shown}")
 
 
 @cli.command()
-@_spec_argument
+@click.argument("spec", metavar="SWEEP.yaml", callback=_place)
 @click.option("--curves", metavar="SOURCE", help="Finished run folder, table (.csv, .parquet), or family:NAME (modelled).")
 @click.option(
     "--workers", metavar="N", type=click.IntRange(min=1), default=8, show_default=True, help="GPUs of the virtual cluster."
@@ -227,7 +362,7 @@ def _drive(run: Callable[[], Any], run_dir: Path, as_json: bool) -> None:
 @click.option("--replay", is_flag=True, help="Given a run folder as the sweep: check that it decides again as recorded.")
 @_json_option
 def simulate(
-    spec: Path,
+    spec: Path | UrlPath,
     curves: str | None,
     workers: int,
     seeds: int,
@@ -259,6 +394,8 @@ def simulate(
     if replay:
         _replay(spec, as_json)
         return
+    if isinstance(spec, UrlPath):
+        raise UserError(f"{spec} is no sweep file", "copy the file here; `--replay` and `--curves` take a run folder at a URL")
     if curves is None:
         raise click.UsageError("Missing option '--curves': a run folder, a table, or family:NAME")
     from scalesweep.report.simulation import check_plot_path, plot_simulation, print_simulation, simulation_json
@@ -283,7 +420,7 @@ def simulate(
         _say(f"\nplot          {plot}")
 
 
-def _replay(run_dir: Path, as_json: bool) -> None:
+def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
     """Decide a record anew; exit code 3 where it comes out otherwise."""
     import json
     from dataclasses import asdict
@@ -312,7 +449,7 @@ def _replay(run_dir: Path, as_json: bool) -> None:
     help="rung: a trial judged at a higher rung stands above any that was not. metric: best value, wherever it was reached.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Show the first N trials only (table).")
-def leaderboard(run_dir: Path, as_json: bool, as_csv: bool, by: Any, limit: int | None) -> None:
+def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, limit: int | None) -> None:
     """Rank the trials of a sweep, finished or running; needs no server.
 
     ★ marks the Pareto front: trials that no other one beats in both metric and GPU seconds.
@@ -339,7 +476,12 @@ def leaderboard(run_dir: Path, as_json: bool, as_csv: bool, by: Any, limit: int 
 @click.option(
     "--trial", default="best", show_default=True, metavar="NAME", help="Trial to promote, or 'best' by what the search knows."
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for the model. Default: RUN_DIR/promoted/TRIAL.")
+@click.option(
+    "--output",
+    metavar="FOLDER",
+    callback=_place,
+    help="Folder for the model. Default: RUN_DIR/promoted/TRIAL; of a run folder at a URL: promoted/RUN/TRIAL here.",
+)
 @click.option(
     "--train-on",
     type=click.Choice(["train+validation", "train"]),
@@ -358,9 +500,9 @@ def leaderboard(run_dir: Path, as_json: bool, as_csv: bool, by: Any, limit: int 
 @click.option("--force", is_flag=True, help="Replace an earlier promotion, and look at the test split again.")
 @_json_option
 def promote(
-    run_dir: Path,
+    run_dir: Path | UrlPath,
     trial: str,
-    output: Path | None,
+    output: Path | UrlPath | None,
     train_on: str,
     num_gpus: int | None,
     max_t: float | None,

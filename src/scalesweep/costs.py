@@ -91,3 +91,15 @@ def training_memory_bytes(n_params: float, trainable_params: float) -> float:
 def dollars(gpu_seconds: float, dollars_per_gpu_hour: float | None) -> float | None:
     """What `gpu_seconds` cost, or None without a price."""
     return None if dollars_per_gpu_hour is None else gpu_seconds / 3600 * dollars_per_gpu_hour
+
+
+def workers_of_node(gpus: float, cpus: float, cpus_per_worker: int, on_gpus: bool) -> int:
+    """Workers that fit on a node: each takes a GPU, where workers run on GPUs, and its CPUs."""
+    by_cpu = int(cpus) // cpus_per_worker
+    return min(int(gpus), by_cpu) if on_gpus else by_cpu
+
+
+def accelerator_type_of(resources: Mapping[str, Any]) -> str | None:
+    """A node's accelerator type, by its resources in Ray's words."""
+    kinds = [key for key in resources if key.startswith("accelerator_type:")]
+    return kinds[0].removeprefix("accelerator_type:") if kinds else None

@@ -6,36 +6,21 @@ import json
 import math
 import multiprocessing
 import os
+import resource
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from scalesweep.errors import UserError
+from events import MANIFEST, end, report, trial
+from scalesweep.errors import OutsideError, UserError
 from scalesweep.record import RecordWriter, best, rank, read_record
-from scalesweep.record.schema import SCHEMA_VERSION, replay
-
-MANIFEST = {"schema_version": SCHEMA_VERSION, "name": "s", "metric": {"name": "eval_loss", "goal": "minimize"}}
-
-
-def trial(name: str, number: int) -> dict[str, Any]:
-    return {"event": "trial", "time": 1.0, "trial": name, "number": number, "params": {"a": number}, "config": {}}
-
-
-def report(
-    name: str, fidelity: int, loss: float, rung: int | None, gpu_seconds: float = 1.0, action: str = "continue"
-) -> dict[str, Any]:
-    return {
-        "event": "report", "time": 2.0, "trial": name, "fidelity": fidelity, "step": fidelity, "tokens": 10 * fidelity,
-        "flops": 1.0, "wall_seconds": gpu_seconds, "gpu_seconds": gpu_seconds, "metrics": {"eval_loss": loss},
-        "rungs": [rung] if rung else [], "action": action, "reason": None, "cutoff": None,
-    }  # fmt: skip
-
-
-def end(name: str, state: str, reason: str = "rung") -> dict[str, Any]:
-    return {"event": "end", "time": 3.0, "trial": name, "state": state, "reason": reason, "error": None}
+from scalesweep.record.lease import Lease
+from scalesweep.record.schema import replay
 
 
 def test_events_survive_and_read_back_equal(tmp_path: Path) -> None:
@@ -87,6 +72,102 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a sweep already"):
         RecordWriter(tmp_path / "run", MANIFEST)
     RecordWriter(tmp_path / "run").close()
+
+
+def _lease_of_another_host(run_dir: Path, age: float) -> Path:
+    path = run_dir / "lease-000003.json"
+    path.write_text('{"host": "gpu-7", "kernel": "another", "pid": 1}\n')
+    then = path.stat().st_mtime - age
+    os.utime(path, (then, then))
+    return path
+
+
+def test_a_writer_of_another_host_is_waited_for_until_its_lease_has_run_out(tmp_path: Path) -> None:
+    RecordWriter(tmp_path, MANIFEST).close()
+    theirs = _lease_of_another_host(tmp_path, age=1)  # it may have died a second ago, or not
+    with pytest.raises(UserError, match=r"in use by a scalesweep process on gpu-7, alive 1 s ago") as refused:
+        RecordWriter(tmp_path)
+    assert "try again in 59 s" in str(refused.value)
+    theirs.write_text("{")  # one that died while it took the folder
+    with pytest.raises(UserError, match="on another host"):
+        RecordWriter(tmp_path)
+    _lease_of_another_host(tmp_path, age=61)
+    writer = RecordWriter(tmp_path)
+    assert [path.name for path in tmp_path.glob("lease-*")] == ["lease-000004.json"]
+    writer.close()
+    assert not list(tmp_path.glob("lease-*"))
+
+
+def test_a_lease_is_renewed_and_one_that_was_taken_over_writes_no_more(tmp_path: Path) -> None:
+    lease = Lease(tmp_path, seconds=0.4, renew_seconds=0.05)
+    first = lease.path.stat().st_mtime
+    time.sleep(0.8)
+    assert lease.path.stat().st_mtime - first >= 0.4
+    lease.check()
+    lease.path.rename(tmp_path / "lease-000002.json")  # what another host's driver leaves: the next number, and not ours
+    time.sleep(0.3)
+    with pytest.raises(OutsideError, match="taken this sweep over"):
+        lease.check()
+    lease.close()
+    assert [path.name for path in tmp_path.glob("lease-*")] == ["lease-000002.json"]
+
+
+def test_a_folder_that_is_away_for_a_while_was_not_taken_over(tmp_path: Path) -> None:
+    lease = Lease(tmp_path / "run", seconds=0.2, renew_seconds=0.05)
+    (tmp_path / "run").rename(tmp_path / "away")
+    time.sleep(0.3)
+    with pytest.raises(FileNotFoundError):
+        lease.check()
+    (tmp_path / "away").rename(tmp_path / "run")
+    lease.check()
+    lease.close()
+    assert not list((tmp_path / "run").glob("lease-*"))
+
+
+def _append_beyond_the_limit(run_dir: str, lift_after: float, storage_seconds: float, answer: Any) -> None:
+    """Writes where only a part of the next line fits, until the limit is lifted."""
+    writer = RecordWriter(Path(run_dir), MANIFEST, storage_seconds)
+    writer.append(trial("t0", 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (Path(run_dir) / "record.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))
+    lift = threading.Timer(lift_after, resource.setrlimit, (resource.RLIMIT_FSIZE, (hard, hard)))
+    lift.daemon = True
+    lift.start()
+    try:
+        for number in range(1, 4):
+            writer.append(trial(f"t{number}", number))
+        answer.put(None)
+    except OutsideError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        with pytest.raises(OutsideError):  # an event after one that is missing would make no sense
+            writer.append(trial("t9", 9))
+        answer.put(str(error))
+    writer.close()
+
+
+@pytest.mark.parametrize(("lift_after", "storage_seconds"), [(1.0, 30.0), (60.0, 1.0)])
+def test_a_full_disk_is_waited_for_and_leaves_whole_lines(tmp_path: Path, lift_after: float, storage_seconds: float) -> None:
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(
+        target=_append_beyond_the_limit, args=(str(tmp_path / "run"), lift_after, storage_seconds, answer)
+    )
+    process.start()
+    error = answer.get(timeout=60)
+    process.join()
+    trials = list(read_record(tmp_path / "run").trials)
+    if error is None:
+        assert trials == ["t0", "t1", "t2", "t3"]
+    else:
+        assert "could not be written: File too large" in error
+        assert "scalesweep resume" in error
+        assert trials == ["t0"]
+        writer = RecordWriter(tmp_path / "run")  # resumed: the part of a line that fitted is cut off
+        writer.append(trial("t1", 1))
+        writer.close()
+        assert list(read_record(tmp_path / "run").trials) == ["t0", "t1"]
+    assert (error is None) == (lift_after < storage_seconds)
 
 
 def test_what_is_no_run_folder_gets_a_clear_error(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_resumed_sweep_counts_time_and_trials_of_all_sessions() -> None:
     play(sink, record, restart)
     sink.close(record)
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "[1:40] sweep quick resumes 2 done · 4 stopped · 2 failed · 1 infeasible · 1 running"
+    assert lines[0] == "[1:40] sweep quick resumes 2 done · 4 stopped · 2 failed · 1 infeasible · 0 running · 1 waiting"
     assert lines[1] == "[1:43] node back"
     assert lines[2].startswith("[1:50] t0009 starts again (attempt 2): L4")
     assert lines[4].startswith(

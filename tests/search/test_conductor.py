@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from scalesweep.errors import OutsideError
 from scalesweep.record import RecordWriter, State, Trial, read_record
 from scalesweep.record.schema import SCHEMA_VERSION
-from scalesweep.search.conductor import OVERTAKEN_LIMIT, Conductor
+from scalesweep.search.conductor import QUEUE_LIMIT, STARTING_SECONDS, Conductor
 from scalesweep.search.proposals import Proposer
 from scalesweep.spec import SweepSpec
 from sweeps import sweep
@@ -26,17 +29,36 @@ class Workers:
 
     def __init__(self) -> None:
         self.booted: list[float] = []
+        self.remarks: list[str] = []
+        self.places: dict[str, set[str]] = {}
+        self.drained: list[str] = []
         self.holders: set[str] = set()
         self.discarded: list[str] = []
         self.there = True
+        self.up = math.inf  # workers that are up and idle
+        self.lacking: set[str] = set()  # sizes of which all workers are taken, whatever else is free
 
     def take(self, trial: Trial) -> bool:
-        if self.there:
+        there = self.there and trial.config["num_gpus"] <= self.up and self.could_hold(trial)
+        if there:
             self.holders.add(trial.name)
-        return self.there
+        return there
+
+    def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:  # noqa: ARG002
+        return trial.config["model_size"] not in self.lacking
+
+    def idle(self) -> float:
+        return self.up
 
     def names(self, holder: str) -> list[str]:
         return [f"{holder}-worker"]
+
+    def nodes(self, holder: str) -> set[str]:
+        return self.places.get(holder, set())
+
+    def drain(self, node: str) -> str | None:
+        self.drained.append(node)
+        return f"address of {node}"
 
     def tend(self) -> None: ...
 
@@ -111,24 +133,107 @@ def test_a_repeated_report_is_judged_once(tmp_path: Path) -> None:
     assert len(made.record.trials[name].reports) == 1
 
 
-def test_no_worker_idles_while_a_large_trial_waits_and_the_large_one_never_starves(tmp_path: Path) -> None:
-    spec = sweep(
-        search_space={"parameters": {"model_size": {"values": ["L1", "L2"]}, "num_gpus": {"values": [1, 4]}}},
-        budget={"run_cap": 200},
-    )
-    made = conductor(tmp_path, spec, slots=4)
-    placed_before: Counter[str] = Counter()
-    idle_while_hungry = 0
-    for _ in range(120):
+GANG = {"parameters": {"model_size": {"values": ["L1", "L2"]}, "num_gpus": {"values": [1, 4]}}}
+
+
+def test_no_worker_idles_and_a_large_trial_waits_a_report_longer_at_most_than_without_the_small_ones(tmp_path: Path) -> None:
+    """Trials of any length, each reporting once a tick. What a large trial would wait for without the others is counted here."""
+    spec = sweep(search_space=GANG, budget={"run_cap": 400}, early_terminate={"type": "asha", "max_t": 100, "grace_period": 50})
+    clock, rng = Clock(), random.Random(1)
+    made = conductor(tmp_path, spec, 8, clock)
+    left: dict[str, int] = {}  # reports of each trial until it ends
+    queued: dict[str, float] = {}  # since when each large trial is the longest-waiting one
+    before: dict[str, set[str]] = {}  # who ran then
+    due: dict[str, float] = {}  # when those had given enough back
+    late, yields, idle = [], 0, 0
+
+    def gpus(names: Collection[str]) -> int:
+        return sum(made.record.trials[name].config["num_gpus"] for name in names)
+
+    for _ in range(300):
         while (trial := made.next_trial()) is not None:
-            placed_before.update(name for name, other in made.waiting.items() if other.trial.number < trial.number)
-        free = 4 - sum(running.trial.config["num_gpus"] for running in made.running.values())
-        held = any(waiting.overtaken >= OVERTAKEN_LIMIT for waiting in made.waiting.values())
-        idle_while_hungry += free > 0 and not held
-        report(made, next(iter(made.running)), 12, 0.5)  # the longest-running one ends
-    assert idle_while_hungry == 0
-    assert max(placed_before.values()) <= OVERTAKEN_LIMIT
-    assert {trial.config["num_gpus"] for trial in made.record.trials.values() if trial.state is State.COMPLETE} == {1, 4}
+            left.setdefault(trial.name, rng.choice([1, 2, 3, 5, 30]))
+            late += [clock.now - due[trial.name]] if trial.name in due else []
+        head = next(iter(made.waiting), None)
+        if head is not None and head not in queued:
+            queued[head], before[head] = clock.now, set(made.running)
+        idle += 8 - gpus(made.running) if head not in due else 0
+        clock.now += 1
+        for name in list(made.running):
+            left[name] -= 1
+            if left[name] > 0:
+                yields += not report(made, name, len(made.record.trials[name].reports) + 1, 0.5)
+            else:
+                assert not report(made, name, 100, 0.5)
+        for name in queued.keys() - due.keys():
+            if gpus(before[name] & made.running.keys()) + gpus([name]) <= 8:
+                due[name] = clock.now
+    assert idle == 0
+    assert len(late) > 20
+    assert max(late) <= 1
+    assert yields > 5
+    ended = [trial for trial in made.record.trials.values() if trial.state is State.COMPLETE]
+    assert {trial.config["num_gpus"] for trial in ended} == {1, 4}
+    assert all(len({r.fidelity for r in trial.reports}) == len(trial.reports) for trial in ended), "no report twice"
+
+
+def test_who_gives_way_goes_on_next_and_pays_nothing_meanwhile(tmp_path: Path) -> None:
+    clock = Clock()
+    made = conductor(tmp_path, sweep(search_space=GANG, budget={"run_cap": 40}), 4, clock)
+    while not any(run.overtook for run in made.running.values()):
+        if made.next_trial() is None:
+            clock.now += 10
+            report(made, next(iter(made.running)), 12, 0.5)
+    name = next(name for name, run in made.running.items() if run.overtook)
+    head = next(iter(made.waiting))
+    assert head in made.running[name].overtook
+    assert made.may_give_way(name)
+    for other in [other for other in made.running if not made.running[other].overtook]:
+        clock.now += 10
+        report(made, other, 12, 0.5)
+    clock.now += 10
+    before = made.running[name].since
+    assert made.next_trial() is None, "the workers are kept for the one that waits"
+    assert not report(made, name, 4, 0.5)
+    assert name not in made.pool.holders
+    assert list(made.waiting)[:2] == [head, name]
+    assert start(made) == head
+    trial = read_record(tmp_path / "run").trials[name]
+    assert (trial.state, trial.placed, trial.wall_seconds) == (State.RUNNING, False, clock.now - before)
+    clock.now += 1000
+    assert not report(made, head, 12, 0.5)
+    assert start(made) == name
+    assert made.record.trials[name].wall_seconds == clock.now - 1000 - before
+    assert not report(made, name, 12, 0.5)
+    assert made.record.trials[name].state is State.COMPLETE
+
+
+def test_what_is_up_does_not_idle_because_workers_of_another_trial_never_come(tmp_path: Path) -> None:
+    clock = Clock()
+    made = conductor(tmp_path, sweep(search_space=GANG, budget={"run_cap": 40}), 8, clock)
+    made.pool.up = 3  # the cluster is to grow to 8
+    started = []
+    while (trial := made.next_trial()) is not None:
+        started.append(trial)
+        made.pool.up -= trial.config["num_gpus"]
+    assert [waiting.trial.config["num_gpus"] for waiting in made.waiting.values()] == [4]
+    up = made.pool.up
+    clock.now += STARTING_SECONDS
+    while (trial := made.next_trial()) is not None:
+        started.append(trial)
+        made.pool.up -= trial.config["num_gpus"]
+    assert up > made.pool.up == 0
+    assert {trial.config["num_gpus"] for trial in started} == {1}
+
+
+def test_workers_of_one_kind_do_not_idle_because_a_trial_waits_for_another_kind(tmp_path: Path) -> None:
+    made = conductor(tmp_path, sweep(search_space=GANG, budget={"run_cap": 100}), 8)
+    made.pool.lacking = {"L2"}
+    while made.next_trial() is not None:
+        pass
+    assert {run.trial.config["model_size"] for run in made.running.values()} == {"L1"}
+    assert sum(run.trial.config["num_gpus"] for run in made.running.values()) >= 5
+    assert len(made.waiting) <= QUEUE_LIMIT
 
 
 def test_max_concurrent_trials_is_never_exceeded(tmp_path: Path) -> None:
@@ -169,6 +274,84 @@ def test_a_trial_whose_process_dies_goes_on_with_other_workers_and_not_for_ever(
     assert name not in made.pool.holders
     made.died(name)  # told twice
     assert len(made.pool.discarded) == 3
+
+
+def _fail_on(made: Conductor, node: str) -> str:
+    name = start(made)
+    made.pool.places[name] = {node}
+    made.failed(name, "Traceback\nRuntimeError: CUDA error: uncorrectable ECC error")
+    return name
+
+
+def _report_on(made: Conductor, node: str) -> None:
+    name = start(made)
+    made.pool.places[name] = {node}
+    assert not report(made, name, 4, math.nan)  # the settings' fault
+
+
+def test_a_node_that_fails_unlike_trials_is_drained_and_reported(tmp_path: Path) -> None:
+    made = conductor(tmp_path, sweep(budget={"run_cap": 40}), 4)
+    _report_on(made, "good")
+    names = [_fail_on(made, "bad") for _ in range(3)]
+    assert made.pool.drained == ["bad"]
+    (note,) = read_record(tmp_path / "run").notes
+    assert note.startswith("node address of bad is drained: " + ", ".join(names))
+    assert note.endswith("RuntimeError: CUDA error: uncorrectable ECC error")
+
+
+def test_settings_that_fail_are_not_blamed_on_a_node(tmp_path: Path) -> None:
+    clock = Clock()
+    made = conductor(tmp_path, sweep(budget={"run_cap": 60}, resources={"max_failures": 9}), 4, clock)
+    for _ in range(4):
+        _fail_on(made, "only")  # nothing works anywhere: the cause is elsewhere
+    _report_on(made, "good")
+    for _ in range(4):
+        _fail_on(made, "mixed")
+        _report_on(made, "mixed")  # it works in between
+    for _ in range(4):
+        _fail_on(made, "slow")
+        clock.now += 400  # failures far apart
+        _report_on(made, "good")
+    name = start(made)
+    for _ in range(5):  # one trial that kills its process again and again
+        made.pool.places[name] = {"other"}
+        made.died(name)
+        assert start(made) == name
+    assert made.pool.drained == []
+
+
+def test_of_two_nodes_the_last_one_is_never_drained(tmp_path: Path) -> None:
+    made = conductor(tmp_path, sweep(budget={"run_cap": 40}), 4)
+    _report_on(made, "a")
+    _report_on(made, "b")
+    for _ in range(3):
+        _fail_on(made, "b")
+    assert made.pool.drained == ["b"]
+    _report_on(made, "b")  # a trial that ran there goes on
+    for _ in range(6):
+        _fail_on(made, "a")
+    assert made.pool.drained == ["b"]
+
+
+def test_a_record_that_cannot_be_written_ends_the_session_and_nothing_more_happens(tmp_path: Path) -> None:
+    made = conductor(tmp_path, sweep(), 4)
+    name = start(made)
+    real, tries = made.writer, []
+
+    class Lost:
+        record = real.record
+
+        def append(self, event: dict[str, Any]) -> None:
+            tries.append(event)
+            raise OutsideError("the storage is gone")
+
+    made.writer = Lost()
+    with pytest.raises(OutsideError, match="the storage is gone"):
+        report(made, name, 4, 0.5)
+    assert len(tries) == 1
+    assert made.finished()
+    assert made.next_trial() is None
+    assert made.record.trials[name].reports == []
 
 
 def test_workers_go_back_when_a_trial_ends(tmp_path: Path) -> None:

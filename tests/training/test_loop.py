@@ -88,20 +88,23 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(unfreezing: str, tmp_path
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix not in (".safetensors", ".json")]
 
 
-def test_where_trials_are_paused_the_checkpoint_is_there_with_the_report_and_gone_on_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("saves_first", "pauses"), [("rungs", {4, 8}), ("reports", {3, 4, 6, 8, 9})])
+def test_where_a_trial_is_paused_the_checkpoint_is_there_with_the_report_and_gone_on_from(
+    saves_first: str, pauses: set[int], tmp_path: Path
+) -> None:
     config = {"dropout": 0.1, "learning_rate": 1e-3, "eval_interval": 3, "max_t": 12, "rungs": [4, 8]}
     undisturbed = list(reports(job(config)))
     found: dict[int, Any] = {}
     attempts = 0
     while 12 not in found:
         attempts += 1
-        for report in reports(job(config, tmp_path, pauses_at_rungs=True)):
+        for report in reports(job(config, tmp_path, saves_first=saves_first)):
             again = report.step in found
             assert found.setdefault(report.step, report) == report
-            if report.step in (4, 8) and not again:
+            if report.step in pauses and not again:
                 assert [path.name for path in tmp_path.iterdir()] == [f"step-{report.step:08d}"]
                 break  # paused: nobody asks for more, and the next attempt is begun later
-    assert attempts == 3
+    assert attempts == 1 + len(pauses)
     assert list(found.values()) == undisturbed
     for report in reports(job(config, other := tmp_path / "stopping")):
         if report.step == 4:

@@ -12,20 +12,22 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from scalesweep.costs import workers_of_node
 from scalesweep.errors import OutsideError, UserError, did_you_mean
 from scalesweep.promotion.card import model_card
 from scalesweep.record import Record, State, Trial, read_record
 from scalesweep.record.provenance import package_versions
-from scalesweep.record.store import encode, write_atomic
+from scalesweep.record.store import encode, events_path, write_atomic
 from scalesweep.search.pick import pick_of
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
+from scalesweep.storage import UrlPath, place
 from scalesweep.training.job import TrialJob, job_from_manifest, ladder_entry
 
 PROVENANCE = "provenance.json"
 Progress = Callable[[int, int], None]
 
 
-def choose(record: Record, run_dir: Path, name: str) -> Trial:
+def choose(record: Record, run_dir: Path | UrlPath, name: str) -> Trial:
     """The trial to promote: `best` by what the search knows, or a named one.
 
     Raises:
@@ -48,13 +50,13 @@ def choose(record: Record, run_dir: Path, name: str) -> Trial:
     return trial
 
 
-def checked_config(record: Record, trial: Trial, run_dir: Path) -> TrialConfig:
+def checked_config(record: Record, trial: Trial, run_dir: Path | UrlPath) -> TrialConfig:
     """The trial's config, checked again: a record is a text file, and text files get edited.
 
     Raises:
         UserError: a value that no sweep could have drawn.
     """
-    where = f"{run_dir}/record.jsonl, trial {trial.name}"
+    where = f"{events_path(run_dir)}, trial {trial.name}"
     hint = "restore the record from a copy; a config is not to be edited"
     try:
         config = TrialConfig(**trial.config)
@@ -84,10 +86,10 @@ def checked_config(record: Record, trial: Trial, run_dir: Path) -> TrialConfig:
 
 
 def promote(
-    run_dir: Path | str,
+    run_dir: Path | UrlPath | str,
     trial_name: str = "best",
     train_on: tuple[str, ...] = ("train", "validation"),
-    output: Path | str | None = None,
+    output: Path | UrlPath | str | None = None,
     num_gpus: int | None = None,
     max_t: float | None = None,
     force: bool = False,
@@ -106,11 +108,15 @@ def promote(
         UserError: nothing there to promote, or it was promoted before.
         OutsideError: a worker died, or the exported folder does not predict what the trained model does.
     """
-    run_dir = Path(run_dir)
+    run_dir = place(run_dir)
     record = read_record(run_dir)
     trial = choose(record, run_dir, trial_name)
     config = checked_config(record, trial, run_dir)
-    output = Path(output or run_dir / "promoted" / trial.name)
+    if output is None:
+        promoted = run_dir / "promoted" if isinstance(run_dir, Path) else Path("promoted") / run_dir.name
+        output = promoted / trial.name
+    if isinstance(output := place(output), UrlPath):
+        raise UserError(f"--output {output}: a model is exported to a folder", "copy it from there")
     if output.exists() and any(output.iterdir()) and not force:
         done = (output / PROVENANCE).exists()
         what = "was promoted to before, and the test split was read for it" if done else "is not empty"
@@ -211,10 +217,9 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
         except ConnectionError:
             ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     try:
-        total = ray.cluster_resources()
-        on_gpus = total.get("GPU", 0) > 0
-        held = int(total.get("CPU", 0)) // job.threads
-        held = min(held, int(total["GPU"])) if on_gpus else held
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        on_gpus = any(node.get("GPU", 0) for node in nodes)
+        held = sum(workers_of_node(node.get("GPU", 0), node.get("CPU", 0), job.threads, on_gpus) for node in nodes)
         if job.config.num_gpus > held:
             raise UserError(
                 f"the final run asks for {job.config.num_gpus} workers, and this cluster holds {held}", "use --num-gpus"
@@ -271,7 +276,7 @@ def _provenance(
     config: TrialConfig,
     train_on: tuple[str, ...],
     report: Any,
-    run_dir: Path,
+    run_dir: Path | UrlPath,
     seconds: float,
     test_reads: int,
 ) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Trial:
     bracket: int = 0  # it is judged from rung `bracket` + 1 on
     state: State = State.RUNNING
     paused: bool = False  # waits at a rung, without workers
+    placed: bool = False  # has its workers
     stop_reason: str | None = None
     attempts: int = 0
     error: str | None = None
@@ -187,6 +188,8 @@ class Record:
         if kind == "session":
             self.status = "running"
             self._last_event = when
+            for trial in self.trials.values():
+                trial.placed = False
             return
         if self._last_event is not None:
             self.elapsed_seconds += max(0.0, when - self._last_event)
@@ -206,7 +209,7 @@ class Record:
         elif kind == "start":
             trial = self.trials[event["trial"]]
             trial.attempts += 1
-            trial.paused = False
+            trial.paused, trial.placed = False, True
             trial.started = when if trial.started is None else trial.started
         elif kind == "report":
             keys = ("fidelity", "step", "tokens", "flops", "wall_seconds", "gpu_seconds", "metrics", "action", "cutoff")
@@ -226,8 +229,9 @@ class Record:
             self.notes.append(event["text"])
         elif kind == "worker":
             self.boot_gpu_seconds += event["gpu_seconds"]
-        if kind in ("start", "report", "died", "end"):
+        if kind in ("start", "report", "died", "yielded", "end"):
             trial = self.trials[event["trial"]]
+            trial.placed = trial.placed and not trial.paused and kind in ("start", "report")
             trial.wall_seconds = max(trial.wall_seconds, event.get("wall_seconds", 0.0))
             size, gpu_seconds = str(trial.config.get("model_size")), max(trial.gpu_seconds, event.get("gpu_seconds", 0.0))
             self.trial_gpu_seconds[size] = self.trial_gpu_seconds.get(size, 0.0) + gpu_seconds - trial.gpu_seconds

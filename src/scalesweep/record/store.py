@@ -1,23 +1,35 @@
-"""The run folder on disk: `sweep.json` (written once), `record.jsonl` (append-only), and a lock for the one writer.
+"""The run folder on disk: `sweep.json` (written once), `record.jsonl` (append-only), and a lease for the one writer.
 
 A line is on disk (fsync) before the event it tells has any effect, so what was recorded survives the death of any
-process. A line that a dying process left half-written is cut off when the next writer opens the file.
+process. A line that a dying process left half-written is cut off when the next writer opens the file. Storage that is away
+or full for a while is waited for: a line is in the file once, or the sweep ends and can be resumed.
+
+At a URL, where nothing can be appended to, the record is a row of objects, `record/NUMBER-SESSION.jsonl`. Each line puts the newest
+one anew until it is large enough, and a writer replaces no object that another one has begun.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import math
 import os
+import shlex
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from scalesweep.errors import OutsideError, UserError
+from scalesweep.record.lease import Lease
 from scalesweep.record.schema import SCHEMA_VERSION, Record, replay
+from scalesweep.storage import STORAGE_SECONDS, UrlPath, patiently, place
 
 MANIFEST = "sweep.json"
 EVENTS = "record.jsonl"
+SEGMENTS = "record"  # at a URL
+SEGMENT_BYTES = 64 * 1024  # of an object of the record, after which the next one is begun
+READERS = 16  # objects of the record that are fetched at once
 
 
 def encode(value: Any) -> Any:
@@ -39,33 +51,45 @@ def _decode_metrics(event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-def read_record(run_dir: Path | str) -> Record:
-    """Read a run folder.
+def read_record(run_dir: Path | UrlPath | str) -> Record:
+    """Read a run folder: a path, or a URL.
 
     Raises:
         UserError: `run_dir` is no run folder, was written by another version, or holds a line that can't be read.
+        OutsideError: the object store can't be read.
     """
-    run_dir = Path(run_dir)
+    run_dir = place(run_dir)
     manifest = read_manifest(run_dir)
     try:
         return replay(manifest, read_events(run_dir))
     except (KeyError, TypeError, ValueError) as error:
-        path = run_dir / EVENTS
+        path = events_path(run_dir)
         raise UserError(f"{path}: an event does not fit the ones before it ({error!r})", "was the file edited?") from None
 
 
-def read_events(run_dir: Path) -> list[dict[str, Any]]:
+def events_path(run_dir: Path | UrlPath) -> Path | UrlPath:
+    return run_dir / (EVENTS if isinstance(run_dir, Path) else SEGMENTS)
+
+
+def read_events(run_dir: Path | UrlPath) -> list[dict[str, Any]]:
     """The events of a run folder's record, as they were written.
 
     Raises:
         UserError: a line can't be read.
+        OutsideError: the object store can't be read.
     """
-    path = run_dir / EVENTS
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
+    path = events_path(run_dir)
+    if isinstance(path, UrlPath):
+        try:
+            segments = [path / name for name in path.names()]
+            with ThreadPoolExecutor(READERS) as pool:
+                content = b"".join(pool.map(UrlPath.read_bytes, segments))
+        except OSError as error:
+            raise _cannot_read(path, error) from None
+    else:
+        content = path.read_bytes() if path.exists() else b""
     events = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is half-written or empty
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # what follows the last newline is half-written or empty
         try:
             events.append(_decode_metrics(json.loads(line)))
         except (ValueError, KeyError, AttributeError):
@@ -74,15 +98,24 @@ def read_events(run_dir: Path) -> list[dict[str, Any]]:
     return events
 
 
-def read_manifest(run_dir: Path) -> dict[str, Any]:
+def read_manifest(run_dir: Path | UrlPath) -> dict[str, Any]:
+    """What a run folder is of.
+
+    Raises:
+        UserError: no run folder, one of another version, or one that can't be read.
+        OutsideError: the object store can't be read.
+    """
     path = run_dir / MANIFEST
-    if not path.is_file():
-        what = "is no run folder" if run_dir.is_dir() else "does not exist"
-        siblings = sorted(p.parent.name for p in run_dir.parent.glob(f"*/{MANIFEST}")) if run_dir.parent.is_dir() else []
-        hint = f"run folders in {run_dir.parent}/: {', '.join(siblings)}" if siblings else "`scalesweep launch` makes one"
-        raise UserError(f"{run_dir} {what} ({MANIFEST} not found)" if run_dir.is_dir() else f"{run_dir} {what}", hint)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_run_folder(run_dir) from None
+    except OSError as error:
+        if isinstance(run_dir, Path):
+            raise
+        raise _cannot_read(path, error) from None
+    try:
+        manifest = json.loads(content)
         version = manifest["schema_version"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} can't be read", "restore it from a copy") from None
@@ -94,57 +127,148 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-class RecordWriter:
-    """The one writer of a run folder. Holds the folder's lock until closed; keeps `record` in step with the file."""
+def _no_run_folder(run_dir: Path | UrlPath) -> UserError:
+    made = "`scalesweep launch` makes one"
+    if isinstance(run_dir, UrlPath):
+        return UserError(f"{run_dir} is no run folder ({MANIFEST} not found)", made)
+    siblings = sorted(p.parent.name for p in run_dir.parent.glob(f"*/{MANIFEST}")) if run_dir.parent.is_dir() else []
+    hint = f"run folders in {run_dir.parent}/: {', '.join(siblings)}" if siblings else made
+    what = f"is no run folder ({MANIFEST} not found)" if run_dir.is_dir() else "does not exist"
+    return UserError(f"{run_dir} {what}", hint)
 
-    def __init__(self, run_dir: Path, manifest: dict[str, Any] | None = None) -> None:
+
+def _cannot_read(path: Path | UrlPath, error: OSError) -> OutsideError:
+    hint = "does the bucket exist, may these credentials read there, and does its endpoint answer?"
+    return OutsideError(f"{path} can't be read: {error.strerror}", hint)
+
+
+class _Log(Protocol):
+    """Where lines are put, each behind what is known to be kept."""
+
+    def write(self, line: bytes) -> None:
+        """May be called again with the same line after an OSError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class RecordWriter:
+    """The one writer of a run folder. Holds the folder's lease until closed; keeps `record` in step with the file."""
+
+    def __init__(
+        self, run_dir: Path | UrlPath, manifest: dict[str, Any] | None = None, storage_seconds: float = STORAGE_SECONDS
+    ) -> None:
         """Open a new folder (`manifest` given) or an existing one.
 
         Raises:
             UserError: the folder is in use by another process, or there is (not) a sweep in it already.
             OutsideError: the folder can't be written.
         """
-        self.run_dir = run_dir
+        self.run_dir, self.storage_seconds = run_dir, storage_seconds
+        self._failed: OutsideError | None = None  # nothing is written after a line that could not be
+        self._lease = Lease(run_dir)
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = (run_dir / "lock").open("a+")
-        except OSError as error:
-            raise OutsideError(f"{run_dir} can't be written: {error.strerror}", "choose another --run-dir") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise UserError(f"{run_dir} is in use by another scalesweep process", "wait for it, or stop it first") from None
-        if manifest is not None:
-            if (run_dir / MANIFEST).exists():
-                self._lock.close()
-                hint = f"continue it with `scalesweep resume {run_dir}`, or choose another --run-dir"
-                raise UserError(f"{run_dir} holds a sweep already", hint)
-            write_atomic(run_dir / MANIFEST, json.dumps(encode(manifest), indent=2, ensure_ascii=False) + "\n")
-        self._cut_half_line()
-        self.record = read_record(run_dir)
-        self._file: IO[str] = (run_dir / EVENTS).open("a", encoding="utf-8")
-
-    def _cut_half_line(self) -> None:
-        path = self.run_dir / EVENTS
-        if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
+            if manifest is not None:
+                if (run_dir / MANIFEST).exists():
+                    hint = f"continue it with `scalesweep resume {shlex.quote(str(run_dir))}`, or choose another --run-dir"
+                    raise UserError(f"{run_dir} holds a sweep already", hint)
+                write_atomic(run_dir / MANIFEST, json.dumps(encode(manifest), indent=2, ensure_ascii=False) + "\n")
+            if isinstance(run_dir, Path):
+                _cut_half_line(run_dir / EVENTS)
+            self.record = read_record(run_dir)
+            self._log: _Log = _File(run_dir / EVENTS) if isinstance(run_dir, Path) else _Segments(run_dir / SEGMENTS)
+        except BaseException:
+            self._lease.close()
+            raise
 
     def append(self, event: dict[str, Any]) -> None:
-        """Write one event through to the disk, then take it into `record`."""
-        self._file.write(json.dumps(encode(event), ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write one event through to the disk, then take it into `record`. Waits while the storage is away or full.
+
+        Raises:
+            OutsideError: the storage did not come back, or another driver has taken the folder over.
+        """
+        if self._failed is not None:
+            raise self._failed
+        line = (json.dumps(encode(event), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        try:
+            patiently(lambda: self._write(line), self.storage_seconds)
+        except OutsideError as error:
+            self._failed = error
+            raise
+        except OSError as error:
+            what = f"{self.run_dir} could not be written: {error.strerror}"
+            hint = f"once it can be, `scalesweep resume {shlex.quote(str(self.run_dir))}` goes on; nothing recorded is lost"
+            self._failed = OutsideError(what, hint)
+            raise self._failed from None
         self.record.apply(event)
 
+    def _write(self, line: bytes) -> None:
+        self._lease.check()
+        self._log.write(line)
+
     def close(self) -> None:
-        self._file.close()
-        self._lock.close()
+        self._log.close()
+        self._lease.close()
 
 
-def write_atomic(path: Path, text: str) -> None:
+def _cut_half_line(path: Path) -> None:
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+class _File:
+    """One file, appended to and synced."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[bytes] = path.open("ab")
+        self._length = self._file.tell()
+
+    def write(self, line: bytes) -> None:
+        """Put a line at the end of what is known to be on disk; what an earlier try left there is cut off first."""
+        if self._file.closed:
+            self._file = self.path.open("r+b")
+            self._file.truncate(self._length)
+            self._file.seek(self._length)
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError:
+            self.close()
+            raise
+        self._length += len(line)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # its buffer may hold what the storage refuses; all that counts was synced before
+            self._file.close()
+
+
+class _Segments:
+    """A row of objects. The last one, which is this writer's own, is put anew with every line."""
+
+    def __init__(self, folder: UrlPath) -> None:
+        self.folder = folder
+        self._number = max((int(name.partition("-")[0]) for name in folder.names()), default=0) + 1
+        self._session = uuid.uuid4().hex[:8]
+        self._content = b""
+
+    def write(self, line: bytes) -> None:
+        content = self._content + line
+        (self.folder / f"{self._number:06d}-{self._session}.jsonl").write_bytes(content)
+        self._content = content
+        if len(content) >= SEGMENT_BYTES:
+            self._number, self._content = self._number + 1, b""
+
+    def close(self) -> None: ...
+
+
+def write_atomic(path: Path | UrlPath, text: str) -> None:
     """Replace `path` by `text` in one step: a reader sees the old content or the new."""
+    if isinstance(path, UrlPath):
+        path.write_bytes(text.encode())
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -190,6 +190,8 @@ def _line(event: dict[str, Any], view: _View) -> str:
     if kind == "report":
         left = ", ".join(use.left for use in view.uses(record.elapsed_seconds))
         return f"{head} {_report_words(event, view)}{tail}{f' | left: {left}' if left else ''}"
+    if kind == "yielded":
+        return f"{head} {event['trial']} gives its workers to {event['to']}, which has waited longer, and goes on later{tail}"
     if kind == "end":
         trial = record.trials[event["trial"]]
         cost = f", {trial.gpu_seconds:,.0f} GPU s" if trial.attempts else ""
@@ -214,7 +216,7 @@ def _report_words(event: dict[str, Any], view: _View) -> str:
 def _counts(view: _View) -> str:
     words_of = ((State.COMPLETE, "done"), (State.PRUNED, "stopped"), (State.FAIL, "failed"), (State.INFEASIBLE, "infeasible"))
     parts = [f"{view.states[state]} {word}" for state, word in words_of if view.states[state] or state is not State.INFEASIBLE]
-    waiting = sum(not trial.attempts for trial in view.running.values())
+    waiting = sum(not trial.placed and not trial.paused for trial in view.running.values())
     paused = sum(trial.paused for trial in view.running.values())
     parts.append(f"{view.states[State.RUNNING] - waiting - paused} running")
     parts += [f"{number} {word}" for number, word in ((waiting, "waiting"), (paused, "paused")) if number]

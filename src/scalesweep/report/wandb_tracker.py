@@ -157,7 +157,7 @@ class WandbTracker:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tracker meets, the sweep goes on
             if self._offline:
                 self._off = True
-                self._say(f"W&B: switched off ({_first_line(error)}); the record in {self._run_dir} holds everything")
+                self._say(f"W&B: switched off ({_first_line(error)}); the sweep's record holds everything")
                 return False
             self._go_offline(_first_line(error))
             return self._attempt(job)

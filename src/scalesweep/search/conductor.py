@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -15,12 +15,14 @@ from scalesweep.costs import dollars
 from scalesweep.errors import OutsideError
 from scalesweep.record import Mark, Record, State, Trial
 from scalesweep.record.fronts import hypervolume, pareto_front
+from scalesweep.search.nodes import NodeWatch
 from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs, draw_bracket
 from scalesweep.spec import SweepSpec, gpu_choices, rung_levels, trial_config
 
-OVERTAKEN_LIMIT = 8  # trials that may be placed before the longest-waiting one; then it is waited for
 WAITING_LIMIT = 2  # trials too large for the free workers that are queued before only small ones are proposed
+QUEUE_LIMIT = 8  # trials that wait at once, for whatever reason
+STARTING_SECONDS = 60.0  # how long a trial whose workers are being started is waited for before others fill its place
 
 
 class Writer(Protocol):
@@ -46,8 +48,30 @@ class Pool(Protocol):
         """Lease the trial's workers; False while they are not there."""
         ...
 
+    def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:
+        """Whether the trial's workers are free, or would be if those trials gave theirs back, or can still be started."""
+        ...
+
+    def idle(self) -> float:
+        """Workers that are up and that nobody holds."""
+        ...
+
     booted: list[float]
     """Seconds that workers took to start, emptied by who books them."""
+
+    remarks: list[str]
+    """What befell the pool and belongs into the record, emptied likewise."""
+
+    drained: Collection[str]
+    """Nodes on which nothing is placed any more."""
+
+    def nodes(self, holder: str) -> set[str]:
+        """The nodes that a trial's workers are on."""
+        ...
+
+    def drain(self, node: str) -> str | None:
+        """Place nothing on a node any more. Returns its address, or None if the node has gone anyway."""
+        ...
 
     def names(self, holder: str) -> list[str]: ...
 
@@ -62,20 +86,22 @@ class Pool(Protocol):
 
 @dataclass
 class Waiting:
-    """A trial that was proposed and is not placed yet."""
+    """A trial that was proposed and is not placed yet, and since when it waits."""
 
     trial: Trial
-    overtaken: int = 0
+    since: float
 
 
 @dataclass
 class Running:
-    """A trial on its workers: since when, and what it had cost before (earlier attempts, earlier sessions)."""
+    """A trial on its workers: since when, what it had cost before (earlier attempts, earlier sessions), and which trials
+    waited already when it was placed."""
 
     trial: Trial
     since: float
     wall_before: float = 0.0
     gpu_before: float = 0.0
+    overtook: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -94,6 +120,7 @@ class Conductor:
     running: dict[str, Running] = field(default_factory=dict)
     paused: dict[str, Trial] = field(default_factory=dict)  # at a rung that they have not passed yet
     deaths: Counter[str] = field(default_factory=Counter)  # of a trial's processes, in this session
+    nodes: NodeWatch = field(default_factory=NodeWatch)
     outage: Exception | None = None  # something outside failed for good: the session ends, the sweep can be resumed
 
     def __post_init__(self) -> None:
@@ -124,7 +151,11 @@ class Conductor:
 
     def _emit(self, event: str, **fields: Any) -> None:
         line = {"event": event, "time": self.clock(), **fields}
-        self.writer.append(line)
+        try:
+            self.writer.append(line)
+        except OutsideError as error:
+            self.outage = error  # nothing may happen that isn't written down
+            raise
         for sink in self.sinks:
             sink.handle(line, self.record)
 
@@ -237,14 +268,18 @@ class Conductor:
         """What workers took to start is paid for, and belongs to no trial."""
         while self.pool.booted:
             self._emit("worker", gpu_seconds=self.pool.booted.pop())
+        while self.pool.remarks:
+            self.note(self.pool.remarks.pop(0))
 
     def _place(self) -> Trial | None:
-        """The longest-waiting trial that fits the free workers; it starts. While one has been overtaken too often, only it."""
+        """The longest-waiting trial that fits the free workers; it starts."""
         limit = self.spec.resources.max_concurrent_trials
         if limit is not None and len(self.running) >= limit:
             return None
-        held = [waiting for waiting in self.waiting.values() if waiting.overtaken >= OVERTAKEN_LIMIT]
-        for waiting in held[:1] or list(self.waiting.values()):
+        only = self._gathered_for()
+        for name, waiting in list(self.waiting.items()):
+            if only not in (None, name):
+                continue
             trial = waiting.trial
             try:
                 ready = int(trial.config["num_gpus"]) <= self._free() and self.pool.take(trial)
@@ -256,6 +291,29 @@ class Conductor:
                 self._start(trial)
                 return trial
         return None
+
+    def _gathered_for(self) -> str | None:
+        """The longest-waiting trial, once it waits for nobody but those who were placed before it while it waited.
+
+        That is its reservation: the moment at which it would have started if nobody had overtaken it. From then on nothing
+        else is placed, and who overtook it gives way at the next report, from a checkpoint that is written with it. So small
+        trials fill every hole, and a large one waits at most a report longer than it would have without them.
+        """
+        head = next(iter(self.waiting), None)
+        if head is None:
+            return None
+        overtakers = [name for name, run in self.running.items() if head in run.overtook]
+        trial = self.waiting[head].trial
+        return head if overtakers and not self._fits(trial) and self._fits(trial, overtakers) else None
+
+    def _fits(self, trial: Trial, given_back: Collection[str] = ()) -> bool:
+        """Whether a trial has its workers, or has as soon as they are up, if those trials gave theirs back."""
+        held = sum(int(run.trial.config["num_gpus"]) for name, run in self.running.items() if name not in given_back)
+        return int(trial.config["num_gpus"]) <= self.slots() - held and self.pool.could_hold(trial, given_back)
+
+    def may_give_way(self, name: str) -> bool:
+        """Whether a trial that has just been placed may have to give its workers back at a report."""
+        return bool(self.running[name].overtook)
 
     def _propose(self) -> bool:
         """Queue one more trial, if there is any use in it."""
@@ -289,7 +347,7 @@ class Conductor:
             told["bracket"] = draw_bracket(early.brackets, self.spec.search.seed, number)
             self._emit("trial", trial=name, number=number, params=proposal.params, config=config, **told)
             trial = self.record.trials[name]
-        self.waiting[trial.name] = Waiting(trial)
+        self.waiting[trial.name] = Waiting(trial, self.clock())
         return True
 
     def _promotable(self, counts: Sequence[int]) -> str | None:
@@ -318,19 +376,21 @@ class Conductor:
 
         While workers are free and every waiting trial is too large for them, smaller ones are drawn to fill the hole.
         While none is free, one trial is kept ready that fits where the next one ends, so that warm workers go on with it at
-        once. When `OVERTAKEN_LIMIT` trials have been placed before one that waits, no more are queued until it is placed:
-        it never starves.
+        once. Once the longest-waiting one has its reservation no more are queued until it is placed.
         """
         slots, free = self.slots(), self._free()
         limit = self.spec.resources.max_concurrent_trials or slots
         needs = [int(waiting.trial.config["num_gpus"]) for waiting in self.waiting.values()]
-        if any(waiting.overtaken >= OVERTAKEN_LIMIT for waiting in self.waiting.values()):
+        if len(needs) >= QUEUE_LIMIT or self._gathered_for() is not None:
             return []
         choices = gpu_choices(self.spec)
         if free > 0 and len(self.running) < limit:
-            if any(need <= free for need in needs):
+            coming = [waiting for waiting in self.waiting.values() if self._fits(waiting.trial)]
+            if coming and self.clock() - coming[0].since < STARTING_SECONDS:
                 return []
-            return choices if len(needs) < WAITING_LIMIT else [count for count in choices if count <= free]
+            if coming:  # its workers start slowly, or the cluster does not grow: what is up need not idle
+                free = int(min(free, self.pool.idle()))
+            return choices if len(needs) < WAITING_LIMIT and not coming else [count for count in choices if count <= free]
         if limit == 1:
             return []  # one after the other: each proposal knows all that went before, whatever happens to the trials
         if not needs:
@@ -351,10 +411,11 @@ class Conductor:
     def _start(self, trial: Trial) -> None:
         """The trial has its workers (again)."""
         queue = list(self.waiting)
-        for name in queue[: queue.index(trial.name)]:
-            self.waiting[name].overtaken += 1
+        overtook = set(queue[: queue.index(trial.name)])
         del self.waiting[trial.name]
-        self.running[trial.name] = Running(trial, self.clock(), trial.wall_seconds, trial.gpu_seconds)
+        for run in self.running.values():
+            run.overtook.discard(trial.name)
+        self.running[trial.name] = Running(trial, self.clock(), trial.wall_seconds, trial.gpu_seconds, overtook)
         costs = {"wall_seconds": trial.wall_seconds, "gpu_seconds": trial.gpu_seconds}
         self._emit("start", trial=trial.name, attempt=trial.attempts + 1, workers=self.pool.names(trial.name), **costs)
 
@@ -375,7 +436,10 @@ class Conductor:
         if trial.state.ended:
             return False
         if trial.last is not None and fidelity <= trial.last.fidelity:
-            return True  # repeated after a restart: it was recorded and judged before
+            # After a restart: it was recorded and judged before. Where the trial has made no step since, it is its checkpoint's.
+            self._emit("repeated", trial=name, fidelity=fidelity, first_step_at=counts.get("first_step_at", 0.0))
+            return True
+        self.nodes.reported(self.pool.nodes(name), self.clock())
         wall, gpu = self._cost(self.running[name], self.clock())
         value = metrics[self.metric]
         self.proposer.report(trial.number, fidelity, value, gpu)
@@ -396,7 +460,11 @@ class Conductor:
             cutoff=cutoff,
         )
         if action == "continue":
-            return True
+            waits = self._gathered_for()
+            if waits is None or waits not in self.running[name].overtook:
+                return True
+            self._give_way(trial, waits)
+            return False
         if action == "pause":
             self.pool.release(name)
             del self.running[name]
@@ -404,6 +472,14 @@ class Conductor:
             return False
         self._end_after_report(trial)
         return False
+
+    def _give_way(self, trial: Trial, head: str) -> None:
+        """The trial hands its workers to the longest-waiting one, and is the next in the queue after it."""
+        wall, gpu = self._cost(self.running.pop(trial.name), self.clock())
+        self.pool.release(trial.name)
+        self._emit("yielded", trial=trial.name, to=head, wall_seconds=wall, gpu_seconds=gpu)
+        first = self.waiting[head]
+        self.waiting = {head: first, trial.name: Waiting(trial, self.clock()), **self.waiting}
 
     def _verdict(
         self, trial: Trial, fidelity: float, value: float, gpu_seconds: float
@@ -433,6 +509,8 @@ class Conductor:
         """The trial can't go on: training raised an error, or its processes died more often than is allowed."""
         trial = self.record.trials[name]
         if not trial.state.ended:
+            if not infeasible and name in self.running:
+                self._blame(name, error)
             self.pool.discard(name)
             state = State.INFEASIBLE if infeasible else State.FAIL
             self._end(trial, state, "out of memory" if infeasible else "error", error)
@@ -442,6 +520,7 @@ class Conductor:
         trial, running = self.record.trials[name], self.running.get(name)
         if running is None:
             return  # it had ended, and only kept its process for another trial
+        self._blame(name, "its process died")
         self.deaths[name] += 1
         if self.deaths[name] > self.spec.resources.max_failures:
             self.failed(name, "its process died more often than resources.max_failures allows")
@@ -450,7 +529,15 @@ class Conductor:
         del self.running[name]
         wall, gpu = self._cost(running, self.clock())
         self._emit("died", trial=name, wall_seconds=wall, gpu_seconds=gpu)
-        self.waiting = {name: Waiting(trial), **self.waiting}
+        self.waiting = {name: Waiting(trial, self.clock()), **self.waiting}
+
+    def _blame(self, name: str, error: str) -> None:
+        """A trial failed on its nodes: one that fails unlike trials gets no more of them."""
+        for node, trials in self.nodes.failed(name, self.pool.nodes(name), self.pool.drained, self.clock()).items():
+            address = self.pool.drain(node)
+            if address is not None:
+                last = error.strip().splitlines()[-1] if error.strip() else "unknown"
+                self.note(f"node {address} is drained: {', '.join(trials)} failed there and none reported; the last: {last}")
 
     def _end(self, trial: Trial, state: State, reason: str, error: str | None = None) -> None:
         value = trial.last.metrics[self.metric] if trial.last else None

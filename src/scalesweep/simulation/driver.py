@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,9 +32,23 @@ class Everywhere:
     """A pool that always has the workers: whether they are free, the conductor counts by itself."""
 
     booted: list[float] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    drained: Collection[str] = ()
+
+    def nodes(self, holder: str) -> set[str]:  # noqa: ARG002
+        return set()
+
+    def drain(self, node: str) -> str | None:  # noqa: ARG002
+        return None
 
     def take(self, trial: Trial) -> bool:  # noqa: ARG002
         return True
+
+    def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:  # noqa: ARG002
+        return True
+
+    def idle(self) -> float:
+        return math.inf
 
     def names(self, holder: str) -> list[str]:  # noqa: ARG002
         return []

@@ -15,6 +15,7 @@ from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, new_study
 from scalesweep.simulation.simulator import Clock
 from scalesweep.spec import SweepSpec, gpu_choices, sweep_from_dict
+from scalesweep.storage import UrlPath
 
 SAME = 1e-9  # numbers that differ by less, relatively, are the same
 
@@ -35,7 +36,7 @@ class ReplayResult:
 
 
 def replay_decisions(
-    source: Path | Iterable[dict[str, Any]], manifest: dict[str, Any] | None = None, spec: SweepSpec | None = None
+    source: Path | UrlPath | Iterable[dict[str, Any]], manifest: dict[str, Any] | None = None, spec: SweepSpec | None = None
 ) -> ReplayResult:
     """Ask for every proposal and every verdict of a record again, each when the live sweep asked for it.
 
@@ -50,7 +51,7 @@ def replay_decisions(
     Raises:
         UserError: no run folder, or one that can't be read.
     """
-    if isinstance(source, Path):
+    if isinstance(source, Path | UrlPath):
         manifest, events = read_record(source).manifest, read_events(source)
     else:
         events = list(source)
@@ -102,7 +103,7 @@ class _Replay:
     def run(self) -> ReplayResult:
         handlers = {
             "session": self._session, "trial": self._trial, "promoted": self._promoted, "start": self._start,
-            "report": self._report, "died": self._died, "end": self._end,
+            "report": self._report, "died": self._died, "yielded": self._died, "end": self._end,
         }  # fmt: skip
         while self.at < len(self.events):
             event = self.events[self.at]

@@ -26,6 +26,7 @@ from scalesweep.simulation.source import Source
 from scalesweep.simulation.tables import TableSource, read_table
 from scalesweep.spec import SweepSpec, allowed_gpus, earlier_trials, gpu_choices, load_sweep
 from scalesweep.spec.config import WHOLE
+from scalesweep.storage import UrlPath, place
 
 FAMILY = "family:"
 SHARES = (0.1, 0.25, 0.5, 1.0)  # of the budget, at which a result is told
@@ -113,7 +114,7 @@ def open_variants(
     def source_for(spec: SweepSpec) -> Source:
         if kind == "family":
             return _family_source(curves.removeprefix(FAMILY), spec, goal)
-        name = Path(curves).resolve().name
+        name = folder.name if isinstance(folder := place(curves), UrlPath) else folder.resolve().name
         if kind == "record":
             return RecordSource(content, spec, goal, name=name)
         return TableSource(content, spec, goal, efficiency, name=name)
@@ -145,6 +146,8 @@ def _past_of(spec: SweepSpec, goal: str, base: Path) -> tuple[tuple[Past, ...], 
 
 def _kind_of(curves: str) -> Literal["family", "record", "table"]:
     path = Path(curves)
+    if isinstance(place(curves), UrlPath):
+        return "record"
     if curves.startswith(FAMILY):
         name = curves.removeprefix(FAMILY)
         if name not in FAMILIES:
@@ -436,16 +439,16 @@ def run_simulation(
         _check_workers(variant.spec, options.workers)
     budget, budget_from = budget_of(first.spec, first.source, options)
     start = first.spec.search.seed
-    jobs = [(place, seed) for place in range(len(variants)) for seed in range(start, start + options.seeds)]
+    jobs = [(at, seed) for at in range(len(variants)) for seed in range(start, start + options.seeds)]
     done: dict[tuple[int, int], SeedRun] = {}
     for job, result in _each(variants, goal, budget, options, jobs):
         done[job] = result
         if progress is not None:
             progress(len(done), len(jobs))
     outcomes = []
-    for place, variant in enumerate(variants):
+    for at, variant in enumerate(variants):
         last = variant.source.true_rank(math.nan)
-        seeds = [done[job] for job in jobs if job[0] == place]
+        seeds = [done[job] for job in jobs if job[0] == at]
         outcomes.append(Outcome(variant.label, variant.settings, seeds, goal == "minimize", None if last is None else last - 1))
     notes = list(dict.fromkeys(note for variant in variants for note in (*variant.source.notes, *variant.notes)))
     about = first.spec.name, curves, first.spec.metric.name, goal

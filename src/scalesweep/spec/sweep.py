@@ -138,6 +138,9 @@ class BudgetSpec(_Strict):
 class ResourcesSpec(_Strict):
     max_concurrent_trials: int | None = Field(None, ge=1)
     cpus_per_worker: int = Field(1, ge=1)
+    placement: Literal["pack", "spread", "strict_pack"] = Field(
+        "pack", description="a trial's workers: on as few nodes as can be, as few per node as can be, or all on one"
+    )
     max_gpus: int | None = Field(None, ge=1, description="GPUs that an autoscaling cluster can grow to; default: what it has")
     gpu_memory_gib: float | None = Field(None, gt=0, description="memory of the smallest GPU; sizes that can't fit are refused")
     cache_gib: float | None = Field(
@@ -194,6 +197,12 @@ class SweepSpec(_Strict):
     def foreign(self) -> bool:
         """Whether the space may hold parameters that training does not know: the columns of a table, in a simulation."""
         return self._foreign
+
+    @property
+    def space_file(self) -> str | None:
+        """The file that the search space was read from; None where it stands in the sweep file itself."""
+        space = self._documents[1] if self._documents else None
+        return space.file if space else None
 
     def sizes(self) -> list[LadderSize]:
         """The ladder, smallest first as the user ordered it."""

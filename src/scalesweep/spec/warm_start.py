@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from scalesweep.errors import Problem, SpecError, UserError
@@ -21,7 +21,7 @@ class Earlier(Protocol):
 
 
 def earlier_trials(
-    spec: SweepSpec, goal: str, base: Path, read: Callable[[Path], Earlier]
+    spec: SweepSpec, goal: str, base: Path, read: Callable[[Path | str], Earlier]
 ) -> tuple[list[tuple[str, Any]], str]:
     """The trials to start from, each with a name that is its own, and a sentence that counts them; nothing, and no words, without any.
 
@@ -34,17 +34,17 @@ def earlier_trials(
         SpecError: a folder that can't be read, or whose trials can't be compared with this sweep's; or no trial fits.
     """
     problems: list[Problem] = []
-    folders: dict[Path, int] = {}
+    folders: dict[str, int] = {}
     prefixes: Counter[str] = Counter()
     used: list[tuple[str, Any]] = []
     left_out: Counter[str] = Counter()
     for index, written in enumerate(spec.search.warm_start):
         at, folder = ("search", "warm_start", index), _folder(written, base)
-        if folder.resolve() in folders:
-            message = f"{written} is the same folder as warm_start[{folders[folder.resolve()]}]"
+        if folder in folders:
+            message = f"{written} is the same folder as warm_start[{folders[folder]}]"
             problems.append(spec.problem(at, message, "name each folder once"))
             continue
-        folders[folder.resolve()] = index
+        folders[folder] = index
         try:
             record = read(folder)
         except UserError as error:
@@ -53,7 +53,7 @@ def earlier_trials(
         if problem := _incomparable(spec, goal, record.manifest, written, index):
             problems.append(problem)
             continue
-        name = folder.resolve().name
+        name = PurePosixPath(folder.partition("?")[0]).name
         prefixes[name] += 1
         prefix = name if prefixes[name] == 1 else f"{name} ({prefixes[name]})"
         for trial in record.by_number():
@@ -75,11 +75,13 @@ def earlier_trials(
     return used, f"warm start: {len(used)} of {total} trials of {', '.join(spec.search.warm_start)} are used{why}"
 
 
-def _folder(written: str, base: Path) -> Path:
-    """Where it is; one that is not there, where its neighbours are, for the error to list them."""
+def _folder(written: str, base: Path) -> str:
+    """Where it is: its absolute path, or a URL as it is written; one that is not there, where its neighbours are, for the error to list them."""
+    if "://" in written:
+        return written
     paths = [root / Path(written).expanduser() for root in (base, Path())]
     there = [path for path in paths if path.exists()] or [path for path in paths if path.parent.is_dir()]
-    return there[0] if there else Path(written)
+    return str((there[0] if there else Path(written)).resolve())
 
 
 def _incomparable(spec: SweepSpec, goal: str, manifest: Mapping[str, Any], written: str, index: int) -> Problem | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune import Stopper
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -121,6 +122,9 @@ def run_tune(
     storage_path: str,
 ) -> None:
     """Run the sweep to its end, or until the conductor is interrupted."""
+    # Tune would copy the driver's AWS keys into each trial's runtime environment, which Ray writes into its logs in clear. A
+    # trial's own process needs none.
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
     scheduler = BridgeScheduler(conductor)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),

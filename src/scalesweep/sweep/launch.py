@@ -6,39 +6,48 @@ import contextlib
 import functools
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
+import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from scalesweep.errors import NothingUsableError, OutsideError, SpecError, UserError
+from scalesweep.costs import workers_of_node
+from scalesweep.errors import NothingUsableError, OutsideError, UserError
 from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
 from scalesweep.record.provenance import git_revision, package_versions
 from scalesweep.record.schema import SCHEMA_VERSION
 from scalesweep.search.conductor import Conductor, Sink
 from scalesweep.spec import SweepSpec, TrialConfig, gpu_choices, sweep_from_dict, trial_config
+from scalesweep.storage import UrlPath, check_writable, working_folder
+from scalesweep.sweep.checkpoints import CheckpointSweeper
+from scalesweep.sweep.cluster import check_placement, live_cluster
 from scalesweep.sweep.preflight import Plan, check_static
 
 WARM_BYTES = 2 * 1024**3  # weights of a size that each worker makes itself ready for as it starts; larger ones wait for a trial
+TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is the log
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would go to stdout
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the conductor bounds the queue; Tune's own bound is one trial
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # nor is Tune's state ever restored
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+VERSIONS_SECONDS = 120.0  # how long nodes may take to say what is installed there
 OBJECT_STORE_BYTES = 100 * 1024**2  # a local cluster passes configs and reports through it, nothing large
 
 
 def local_slots(spec: SweepSpec, num_gpus: int | None) -> int:
     """Workers that a local cluster will hold, known before Ray starts: GPUs, or CPU workers where there is none."""
     gpus = _visible_gpus() if num_gpus is None else num_gpus
-    return workers_held(spec, gpus, _usable_cpus())
-
-
-def workers_held(spec: SweepSpec, gpus: int, cpus: int) -> int:
-    """Workers that fit on so many GPUs and CPUs; each takes `cpus_per_worker`, and a GPU where there are any."""
-    by_cpu = cpus // spec.resources.cpus_per_worker
-    return min(gpus, by_cpu) if gpus else by_cpu
+    return workers_of_node(gpus, _usable_cpus(), spec.resources.cpus_per_worker, on_gpus=gpus > 0)
 
 
 def _usable_cpus() -> int:
@@ -98,20 +107,13 @@ def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
         OutsideError: no cluster answers there.
     """
     if address and address.startswith(("ray://", "http://", "https://")):
-        hint = "run this command on a node of the cluster with --address auto (`ray attach cluster.yaml` opens a shell there)"
-        raise UserError(f"--address {address}: a sweep's driver runs on the cluster, not through a client connection", hint)
+        hint = "`scalesweep launch` and `resume` take such an address and run the driver as a job; on a node, use 'auto'"
+        raise UserError(f"{address}: a sweep's driver runs on the cluster, not through a client connection", hint)
     if address and address != "auto":
         _probe(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    os.environ.update(
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # the record is the log
-        TUNE_DISABLE_SIGINT_HANDLER="1",
-        RAY_AIR_NEW_OUTPUT="0",  # Tune's own tables would go to stdout
-        TUNE_MAX_PENDING_TRIALS_PG="1000000",  # the conductor bounds the queue; Tune's own bound is one trial
-        TUNE_GLOBAL_CHECKPOINT_S="1000000000",  # nor is Tune's state ever restored
-        TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
-    )
+    os.environ.update(TUNE_SETTINGS)
     import ray
 
     for name in ("ray", "ray.tune", "ray.air"):
@@ -134,9 +136,43 @@ def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
         where = f"no Ray cluster answers at {address}" if address else "a local Ray cluster did not start"
         raise OutsideError(f"{where}: {str(error).splitlines()[0]}", "`ray status` tells whether one is up") from None
     try:
+        if address:
+            _check_versions()
         yield
     finally:
         ray.shutdown()
+
+
+def _check_versions() -> None:
+    """Ask every node what is installed there. One that does not answer is left to the workers that start on it.
+
+    Raises:
+        OutsideError: a node has other versions than this process, or can't import scalesweep.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from scalesweep.training.versions import difference, installed
+
+    ask, asked = ray.remote(num_cpus=0, max_retries=0)(installed), {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[ask.options(scheduling_strategy=there).remote()] = node["NodeManagerAddress"]
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=VERSIONS_SECONDS)
+    wrong = []
+    for reference in ready:
+        try:
+            if found := difference(installed(), ray.get(reference)):
+                wrong.append(f"node {asked[reference]} has {found}")
+        except RayTaskError as error:
+            wrong.append(f"node {asked[reference]} can't import scalesweep: {str(error.cause).strip().splitlines()[-1]}")
+        except RayError:
+            continue  # the node has just gone
+    if wrong:
+        hint = "install the same versions on every node (constraints.txt pins them); Ray must be started from that environment"
+        raise OutsideError("\n".join(wrong), hint)
 
 
 def _probe(address: str) -> None:
@@ -163,6 +199,7 @@ class Slots:
         self._count = 0
         self._present = 0
         self.on_gpus = False
+        self.drained: Collection[str] = ()  # ids of nodes that are not used any more
 
     def present(self) -> int:
         """Workers that fit on what the cluster has now, before it grows."""
@@ -173,14 +210,16 @@ class Slots:
         import ray
 
         if time.monotonic() - self._asked >= self.seconds:
-            total = ray.cluster_resources()
-            self._present = workers_held(self.spec, int(total.get("GPU", 0)), int(total.get("CPU", 0)))
-            gpus = max(int(total.get("GPU", 0)), self.spec.resources.max_gpus or 0)
+            alive = [node for node in ray.nodes() if node["Alive"]]
+            cluster = live_cluster([node for node in alive if node["NodeID"] not in self.drained])
+            lost = live_cluster([node for node in alive if node["NodeID"] in self.drained])
+            gpus = max(cluster.gpus, (self.spec.resources.max_gpus or 0) - lost.gpus)
             # A GPU cluster that lost its GPU nodes for a while holds no worker; it does not become a CPU cluster.
             self.on_gpus = self.on_gpus or gpus > 0
-            can_grow = self.spec.resources.max_gpus is not None
-            if self.on_gpus and not total.get("GPU"):
+            self._present = cluster.workers(self.spec.resources.cpus_per_worker)
+            if self.on_gpus and not cluster.on_gpus:
                 self._present = 0
+            can_grow = self.spec.resources.max_gpus is not None
             self._count = gpus if can_grow else self._present
             self._asked = time.monotonic()
         return self._count
@@ -189,7 +228,9 @@ class Slots:
 # ---- launch and resume ----------------------------------------------------------------------------------------------------
 
 
-def launch(plan: Plan, run_dir: Path, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None) -> Record:
+def launch(
+    plan: Plan, run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None
+) -> Record:
     """Run a checked sweep into a new run folder and return its record.
 
     Raises:
@@ -197,6 +238,7 @@ def launch(plan: Plan, run_dir: Path, address: str | None, num_gpus: int | None,
         NothingUsableError: the sweep ended and no trial can be used.
         KeyboardInterrupt: interrupted; `resume` continues it.
     """
+    check_writable(run_dir)
     if (run_dir / "sweep.json").exists():
         RecordWriter(run_dir, {}).close()  # raises, naming the remedy
     with ray_cluster(address, num_gpus):
@@ -207,7 +249,7 @@ def launch(plan: Plan, run_dir: Path, address: str | None, num_gpus: int | None,
             return _run(writer, plan.spec, slots, sinks)
 
 
-def resume(run_dir: Path, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None) -> Record:
+def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None) -> Record:
     """Continue an interrupted sweep from its record: finished trials stay, running ones go on from their checkpoints.
 
     Raises:
@@ -218,7 +260,8 @@ def resume(run_dir: Path, address: str | None, num_gpus: int | None, sinks: Sequ
     read_manifest(run_dir)
     with closing(RecordWriter(run_dir)) as writer:
         if writer.record.status == "ended":
-            hint = f"`scalesweep leaderboard {run_dir}` shows it; `scalesweep promote {run_dir}` takes its best trial"
+            shown = shlex.quote(str(run_dir))
+            hint = f"`scalesweep leaderboard {shown}` shows it; `scalesweep promote {shown}` takes its best trial"
             raise UserError(
                 f"the sweep in {run_dir} has ended ({writer.record.ended_reason}); there is nothing to resume", hint
             )
@@ -231,21 +274,15 @@ def _checked_slots(spec: SweepSpec) -> Slots:
     """What the cluster holds, once it is known that every trial can be placed there.
 
     Raises:
-        SpecError: a GPU count or an accelerator type that the cluster does not have.
+        SpecError: a GPU count or an accelerator type that the cluster does not have. One that grows (`max_gpus`) may get nodes
+            of other kinds; what it can get is known by its file (`check_placement` before the launch).
     """
     import ray
 
     slots = Slots(spec)
+    if spec.resources.max_gpus is None:
+        check_placement(spec, live_cluster(ray.nodes()))
     check_static(spec, slots())
-    if spec.resources.max_gpus is None:  # else it may grow nodes of another kind
-        kinds = [
-            key.removeprefix("accelerator_type:") for key in ray.cluster_resources() if key.startswith("accelerator_type:")
-        ]
-        for index, size in enumerate(spec.sizes()):
-            if size.accelerator_type is not None and size.accelerator_type not in kinds:
-                path = ("ladder", index) if isinstance(spec.ladder, list) else ("ladder",)
-                message = f"the cluster has no {size.accelerator_type}"
-                raise SpecError([spec.problem((*path, "accelerator_type"), message, f"it has: {', '.join(kinds) or 'none'}")])
     return slots
 
 
@@ -266,20 +303,45 @@ class TrialWorkers:
             for name in small or [manifest["ladder"][0]["name"]]
         ]
         # A cluster that is to grow shows its GPUs only later.
-        on_gpus = slots.on_gpus or spec.resources.max_gpus is not None
-        self.pool = WorkerPool(spec.resources.cpus_per_worker, on_gpus, first_jobs, booted=self.booted.append)
+        grows = spec.resources.max_gpus is not None
+        self.pool = WorkerPool(
+            spec.resources.cpus_per_worker,
+            slots.on_gpus or grows,
+            first_jobs,
+            booted=self.booted.append,
+            placement=spec.resources.placement,
+            grows=grows,
+        )
+        self.remarks = self.pool.remarks
+        self.drained: Collection[str] = self.pool.drained
+        slots.drained = self.drained
         concurrent = (spec.resources.max_concurrent_trials or slots()) * max(gpu_choices(spec))
         self.pool.start(min(slots.present(), concurrent))
 
     def take(self, trial: Trial) -> bool:
-        entry = self._entry(trial.config["model_size"])["entry"]
-        lease = self.pool.lease(trial.name, trial.config["num_gpus"], self.slots(), entry["accelerator_type"])
+        lease = self.pool.lease(trial.name, trial.config["num_gpus"], self.slots(), self._accelerator_type(trial))
         if lease is not None:
             self.leases[trial.name] = lease
         return lease is not None
 
+    def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:
+        return self.pool.could_hold(trial.config["num_gpus"], self.slots(), self._accelerator_type(trial), given_back)
+
+    def idle(self) -> float:
+        return self.pool.idle()
+
+    def _accelerator_type(self, trial: Trial) -> str | None:
+        kind: str | None = self._entry(trial.config["model_size"])["entry"]["accelerator_type"]
+        return kind
+
     def names(self, holder: str) -> list[str]:
         return list(self.leases[holder].workers)
+
+    def nodes(self, holder: str) -> set[str]:
+        return self.pool.nodes(holder)
+
+    def drain(self, node: str) -> str | None:
+        return self.pool.drain(node)
 
     def tend(self) -> None:
         self.pool.tend()
@@ -296,36 +358,50 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     from scalesweep.report.trackers import make_trackers
     from scalesweep.search.proposals import Proposer
     from scalesweep.sweep.bridge import run_tune
+    from scalesweep.sweep.study import new_study_storage
     from scalesweep.sweep.trainable import SweepTrainable, placement
     from scalesweep.training.job import job_from_manifest
 
     record, manifest = writer.record, writer.record.manifest
-    run_dir = writer.run_dir.resolve()
+    folder = working_folder(writer.run_dir)
+    run_dir = folder if isinstance(writer.run_dir, Path) else writer.run_dir
     metric, goal = manifest["metric"]["name"], manifest["metric"]["goal"]
-    storage = new_study_storage(run_dir / "study.log")
+    storage = new_study_storage(folder / "study.log")
     hopeless = [(size, mode) for size, mode in manifest.get("hopeless", [])]
     proposer = Proposer(spec, goal, storage, record.by_number(), metric, hopeless, record.n_params, record.past)
     if sinks is None:
-        sinks = [ProgressSink(), *make_trackers(record, run_dir)]
+        sinks = [ProgressSink(), *make_trackers(record, folder)]
     workers = TrialWorkers(manifest, spec, slots)
-    conductor = Conductor(spec, goal, writer, proposer, slots, workers, time.time, sinks)
+    checkpoints = CheckpointSweeper(run_dir / "checkpoints", record)
+    conductor = Conductor(spec, goal, writer, proposer, slots, workers, time.time, [*sinks, checkpoints])
 
     def payload(trial: Trial) -> dict[str, Any]:
-        job = job_from_manifest(manifest, trial.name, TrialConfig(**trial.config), run_dir / "checkpoints" / trial.name)
+        reached = trial.last.fidelity if trial.last else 0.0
+        where = run_dir / "checkpoints" / trial.name
+        job = job_from_manifest(manifest, trial.name, TrialConfig(**trial.config), where, reached=reached)
+        if conductor.may_give_way(trial.name):
+            job = replace(job, saves_first="reports")
         return {"trial": trial.name, "lease": workers.leases[trial.name], "job": job}
 
+    if isinstance(run_dir, Path):
+        (run_dir / "checkpoints").mkdir(exist_ok=True)
     _note_changed_versions(conductor)
     with _interruptible(conductor):
         try:
-            run_tune(conductor, SweepTrainable, placement(), payload, str(run_dir / ".tune"))
+            run_tune(conductor, SweepTrainable, placement(), payload, str(folder / ".tune"))
             if conductor.outage:
                 raise conductor.outage
             if not conductor.interrupted:
                 conductor.end_sweep()
+        except Exception as error:
+            if conductor.outage is None or error is conductor.outage:
+                raise
+            raise conductor.outage from error  # Tune stumbled over what follows from it
         finally:
             workers.pool.shutdown()
             conductor.close()
-    _tidy(run_dir, record)
+            _keep_views(folder, run_dir)
+    shutil.rmtree(folder / ".tune", ignore_errors=True)
     if conductor.interrupted:
         raise KeyboardInterrupt
     if best(record) is None:
@@ -362,19 +438,14 @@ def _interruptible(conductor: Conductor) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def _tidy(run_dir: Path, record: Record) -> None:
-    """Drop what resume no longer needs: Tune's own folder, and the checkpoints of trials that have ended."""
-    shutil.rmtree(run_dir / ".tune", ignore_errors=True)
-    for trial in record.trials.values():
-        if trial.state.ended:
-            shutil.rmtree(run_dir / "checkpoints" / trial.name, ignore_errors=True)
-
-
-def new_study_storage(path: Path) -> Any:
-    """A fresh journal file for the Optuna study. The study is a view of the record and is filled from it anew."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    for stale in (path, path.with_name(path.name + ".lock")):
-        stale.unlink(missing_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+def _keep_views(folder: Path, run_dir: Path | UrlPath) -> None:
+    """Copy what the driver made in its working folder to the URL: the study and the W&B runs. Neither is needed to resume."""
+    if isinstance(run_dir, Path):
+        return
+    found = [folder / "study.log", *sorted((folder / "wandb").rglob("*"))]
+    try:
+        for path in found:
+            if path.is_file() and not path.is_symlink():
+                (run_dir / path.relative_to(folder).as_posix()).upload(path)
+    except OSError as error:
+        print(f"{folder} could not be copied to {run_dir}: {error.strerror}", file=sys.stderr, flush=True)

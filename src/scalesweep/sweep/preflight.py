@@ -268,7 +268,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
     from scalesweep.data.problems import DataProblem
     from scalesweep.data.tokens import TokenizedData, prepare, tokenize
     from scalesweep.models.ladder import load_tokenizer
-    from scalesweep.training.job import cache_dir
+    from scalesweep.storage import cache_dir
 
     goal = check_static(spec, slots)
     earlier, past_note = earlier_trials(spec, goal, base, read_record)

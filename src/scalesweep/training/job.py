@@ -5,15 +5,15 @@ Imports nothing heavy: the process that places workers passes jobs on and never 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scalesweep.costs import FlopProfile
 from scalesweep.errors import OutsideError
 from scalesweep.spec import LadderSize, TrialConfig, sweep_from_dict
 from scalesweep.spec.sweep import DataSpec
+from scalesweep.storage import UrlPath, cache_dir
 
 if TYPE_CHECKING:
     from scalesweep.data.tokens import TokenizedData
@@ -34,11 +34,13 @@ class TrialJob:
     tokenizer_fingerprint: str
     classes: tuple[str, ...]
     threads: int
-    checkpoint_dir: str | None = None
+    checkpoint_dir: str | None = None  # a path or a URL
+    reached: float = 0.0  # fidelity of the last report that is recorded
     train_on: tuple[str, ...] = ("train",)
     evaluate_on: str = "validation"
     heartbeat_steps: int | None = None  # also report after so many steps, without evaluating
-    pauses_at_rungs: bool = False  # it may be paused at a rung and go on later, so its checkpoint is there with the report
+    saves_first: Literal["never", "rungs", "reports"] = "never"  # where the checkpoint is there before the report is given out,
+    # because the trial may be paused there and go on later on other workers
     metric: str = "eval_loss"  # what a plateau is seen in
     minimize: bool = True
     thaw_at: tuple[float, ...] | None = None  # shares of the run at which stages of unfreezing begin, in the cadence's place
@@ -72,11 +74,6 @@ class TrainReport:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
-def cache_dir() -> Path:
-    """Where a node keeps tokenized data: `$SCALESWEEP_CACHE`, or `~/.cache/scalesweep`."""
-    return Path(os.environ.get("SCALESWEEP_CACHE") or Path.home() / ".cache" / "scalesweep")
-
-
 def open_data(job: TrialJob) -> TokenizedData:
     """The trial's data from this node's cache, made there first where this node has none yet.
 
@@ -101,7 +98,7 @@ def ladder_entry(manifest: dict[str, Any], size: str) -> dict[str, Any]:
 
 
 def job_from_manifest(
-    manifest: dict[str, Any], trial: str, config: TrialConfig, checkpoint_dir: Path | None, **changes: Any
+    manifest: dict[str, Any], trial: str, config: TrialConfig, checkpoint_dir: Path | UrlPath | None, **changes: Any
 ) -> TrialJob:
     """The job that trains `config` in the sweep that `manifest` describes. `changes` override fields of the job."""
     entry, spec = ladder_entry(manifest, config.model_size), sweep_from_dict(manifest["spec"])
@@ -120,7 +117,7 @@ def job_from_manifest(
         "metric": manifest["metric"]["name"],
         "minimize": manifest["metric"]["goal"] == "minimize",
         "checkpoint_dir": str(checkpoint_dir) if checkpoint_dir else None,
-        "pauses_at_rungs": spec.early_terminate.variant == "promotion",
+        "saves_first": "rungs" if spec.early_terminate.variant == "promotion" else "never",
         "price": spec.price(config.model_size),
         "cache_gib": spec.resources.cache_gib,
         "shared_modes": tuple(str(mode) for mode in (unfreezing.choices() or [] if unfreezing else [])),

@@ -28,9 +28,10 @@ from scalesweep.models.ladder import load_tokenizer, quiet
 from scalesweep.models.replay import NotReplayable
 from scalesweep.models.unfreezing import apply_unfreezing
 from scalesweep.spec import LadderSize, TrialConfig
+from scalesweep.storage import STORAGE_SECONDS, UrlPath, cache_dir, patiently, place
 from scalesweep.training import checkpoint
 from scalesweep.training.cadence import Cadence
-from scalesweep.training.job import TrainReport, TrialJob, cache_dir, open_data
+from scalesweep.training.job import TrainReport, TrialJob, open_data
 from scalesweep.training.metrics import LANGUAGE_MODELLING, Totals, compute_metrics, loss_sum
 from scalesweep.training.micro_batch import MicroBatch, is_out_of_memory
 from scalesweep.training.peers import ALONE, Peers
@@ -390,14 +391,41 @@ class Trainer:
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         trained = {name: self.parameters[name] for group in self.groups[self.untouched :] for name in group.parameter_names}
-        checkpoint.save(Path(self.job.checkpoint_dir), self.step, trained, self.optimizer.optimizer, state)
+        checkpoint.save(place(self.job.checkpoint_dir), self.step, trained, self.optimizer.optimizer, state)
 
     def restore(self) -> TrainReport | None:
-        """Go on from the newest checkpoint; returns its report, which may never have been delivered."""
-        found = checkpoint.latest(Path(self.job.checkpoint_dir)) if self.job.checkpoint_dir else None
+        """Go on from the newest checkpoint that can be used; returns its report, which may never have been delivered.
+
+        One that is damaged, or gone though the trial had come further, is told as a note.
+        """
+        if self.job.checkpoint_dir is None:
+            return None
+        folder = place(self.job.checkpoint_dir)
+        waiting: list[int] = []
+        if self.peers.rank == 0:
+            patiently(lambda: waiting.extend(checkpoint.steps(folder)), STORAGE_SECONDS)
+        damaged: list[int] = []
+        # All workers go on from the same one: rank 0 names it, and it counts if everybody could read it.
+        while step := self._sum_of_ranks(waiting.pop(0) if waiting else 0):
+            found = self._read_checkpoint(folder, step)
+            if self._sum_of_ranks(found is not None) == self.peers.world and found is not None:
+                break
+            damaged.append(step)
+        else:
+            found = None
+        trial = self.job.trial
+        if damaged:
+            on = f"goes on from step {step}" if found is not None else "is trained again from its start"
+            steps = ", ".join(map(str, damaged))
+            self.notes.append(f"the checkpoint of {trial} at step {steps} is damaged: it {on}")
+        elif found is None and self.job.reached > 0:
+            self.notes.append(
+                f"{trial} has no checkpoint, though it had reached {self.job.reached:g}: it is trained again from its start"
+            )
         if found is None:
             return None
-        state = checkpoint.load(found, self.model, self.optimizer.optimizer)
+        checkpoint.apply(found, self.parameters, self.optimizer.optimizer)
+        state = found.state
         for name in COUNTERS:
             setattr(self, name, state[name])
         self._seconds_before, self._agreed_seconds = state["seconds"], state["agreed_seconds"]
@@ -405,6 +433,25 @@ class Trainer:
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         return self.position(state["metrics"])
+
+    def _sum_of_ranks(self, number: int) -> int:
+        return int(self.peers.sum_(torch.tensor(float(number), dtype=torch.float64, device=self.device)))
+
+    def _read_checkpoint(self, folder: Path | UrlPath, step: int) -> checkpoint.Checkpoint | None:
+        """None where it is damaged."""
+        found: list[checkpoint.Checkpoint] = []
+        try:
+            patiently(lambda: found.append(checkpoint.read(folder, step, self._fits)), STORAGE_SECONDS)
+        except checkpoint.Damaged:
+            return None
+        return found[0]
+
+    def _fits(self, found: checkpoint.Checkpoint) -> bool:
+        """Whether it is of this model and has all that is needed."""
+        shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
+        weights = all(shapes.get(name) == value.shape for name, value in found.weights.items())
+        moments = all(key.rpartition("/")[0] in shapes for key in found.moments)
+        return weights and moments and {*COUNTERS, "seconds", "agreed_seconds", "cadence", "metrics"} <= found.state.keys()
 
     # ---- export ---------------------------------------------------------------------------------------------------------
 
@@ -461,8 +508,8 @@ def train(trainer: Trainer) -> Iterator[TrainReport]:
     """Train to the end; yield a report at every evaluation.
 
     Evaluates every `eval_interval` steps, at the first step that reaches a rung, and at the end. A checkpoint is written when
-    the caller asks for more, since most trials of a sweep are stopped at a report and need none; where trials are paused at
-    rungs, it is written there before the report is given out. A trial that dies before gives out the last report again.
+    the caller asks for more, since most trials of a sweep are stopped at a report and need none; where a trial may be paused, at
+    a rung or at any report, it is written before the report is given out. A trial that dies before gives out the last report again.
     """
     config = trainer.config
     heartbeat, saved = trainer.job.heartbeat_steps, time.monotonic()
@@ -488,7 +535,7 @@ def train(trainer: Trainer) -> Iterator[TrainReport]:
                 yield report
             continue
         report = trainer.report()
-        saved_first = on_rung and not ended and trainer.job.pauses_at_rungs
+        saved_first = not ended and (trainer.job.saves_first == "reports" or (on_rung and trainer.job.saves_first == "rungs"))
         if saved_first:
             trainer.save(report)
         yield report

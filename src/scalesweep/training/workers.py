@@ -8,24 +8,30 @@ lease of a failed trial held is killed, never mended: its workers may sit in a c
 from __future__ import annotations
 
 import gc
+import itertools
+import math
 import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from scalesweep.costs import accelerator_type_of, workers_of_node
 from scalesweep.errors import OutsideError, ScalesweepError
 from scalesweep.training.job import TrialJob
+from scalesweep.training.versions import difference, installed
 
 DEATH_NOTICE_SECONDS = 15.0  # how long a dead rank may take to be known as dead after its peers saw the connection break
 COLLECTIVE_SECONDS = 600.0  # a sum over workers that takes longer means that one of them hangs
 STARTS_THAT_MAY_FAIL = 5  # in a row, before the cluster is blamed
+NODES_SECONDS = 2.0  # how long a list of the cluster's nodes is taken for true
 IDLE_SECONDS = 300.0  # a worker that nobody has leased for so long is let go, and its GPU with it
 
 
@@ -44,14 +50,24 @@ class TrialFailed(Exception):
 class _Rank:
     """What runs in a worker process. torch is imported here, not in the process that only places workers."""
 
-    def __init__(self, threads: int, timeout_seconds: float, first_jobs: Sequence[TrialJob]) -> None:
-        self.threads, self.timeout_seconds, self.first_jobs = threads, timeout_seconds, first_jobs
+    def __init__(self, threads: int, timeout_seconds: float, first_jobs: Sequence[TrialJob], versions: dict[str, str]) -> None:
+        self.threads, self.timeout_seconds, self.first_jobs, self.versions = threads, timeout_seconds, first_jobs, versions
         self.reports: Iterator[Any] | None = None
         self.trainer: Any = None
 
-    def boot(self) -> tuple[str, float]:
-        """Import and map all that a trial needs; returns the node this worker is on, and the seconds it took."""
+    def boot(self) -> tuple[str, float, str | None]:
+        """Import and map all that a trial needs; returns the node this worker is on, the seconds it took, and what went wrong."""
         began = time.monotonic()
+        error = None
+        try:
+            self._prepare()
+        except Exception as raised:  # noqa: BLE001 - told as a value, for with it comes the node that it happened on
+            error = str(raised) if isinstance(raised, ScalesweepError) else f"{type(raised).__name__}: {raised}"
+        return ray.get_runtime_context().get_node_id(), time.monotonic() - began, error
+
+    def _prepare(self) -> None:
+        if wrong := difference(self.versions, installed()):
+            raise OutsideError(f"other versions than the driver's: {wrong}")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         if not ray.get_gpu_ids():
@@ -67,7 +83,6 @@ class _Rank:
         self.meeting = Meeting(self.timeout_seconds)
         gc.collect()
         gc.freeze()  # what has been imported stays: looking through it again took 0.8 s at every change of trials
-        return ray.get_runtime_context().get_node_id(), time.monotonic() - began
 
     def is_in(self, group: str) -> bool:
         """Whether this worker is in that process group. One that worked alone meanwhile still is."""
@@ -182,6 +197,15 @@ class WorkerGroup:
                 continue
 
 
+@dataclass(frozen=True)
+class _Node:
+    """A node that workers may be placed on."""
+
+    id: str
+    workers: int  # that fit on it, when it is empty
+    accelerator_type: str | None
+
+
 @dataclass
 class _Worker:
     name: str
@@ -189,6 +213,7 @@ class _Worker:
     ready: Any  # reference that resolves once the process is up
     node: str | None = None  # None while it starts
     wanted: str | None = None  # accelerator type that it was asked for
+    target: str | None = None  # node that it is started on; None where Ray chooses
     holder: str | None = None
     group: str | None = None  # the process group it was last put into
     idle_since: float = field(default_factory=time.monotonic)
@@ -204,6 +229,8 @@ class WorkerPool:
         first_jobs: Sequence[TrialJob] = (),
         timeout_seconds: float = COLLECTIVE_SECONDS,
         booted: Callable[[float], object] | None = None,
+        placement: str = "pack",
+        grows: bool = False,
     ) -> None:
         """
         Args:
@@ -212,14 +239,23 @@ class WorkerPool:
             first_jobs: what a worker makes itself ready for as it starts.
             timeout_seconds: how long a sum over workers may take.
             booted: told the seconds that each new worker took to get ready.
+            placement: of a lease over the nodes: `pack`, `spread` or `strict_pack`, as `resources.placement` of a sweep.
+            grows: whether the cluster adds nodes for workers that find no room.
         """
         self.threads, self.on_gpus, self.first_jobs = threads, on_gpus, list(first_jobs)
         self.timeout_seconds, self.booted = timeout_seconds, booted
+        self.placement, self.grows = placement, grows
         self.workers: dict[str, _Worker] = {}
         self._prefix = f"scalesweep-{uuid.uuid4().hex[:8]}"
         self._made = self._died_young = 0
         self._actor = ray.remote(_Rank)
-        self._types: dict[str, str] = {}  # node → accelerator type
+        self._nodes: list[_Node] = []
+        self._nodes_seen = -NODES_SECONDS
+        self._request: PlacementGroup | None = None  # asks the cluster for a node that holds a whole trial
+        self._versions = installed()
+        self.drained: set[str] = set()  # nodes on which nothing is placed any more
+        self._broken: dict[str, str] = {}  # node → why a worker did not start there; not judged yet
+        self.remarks: list[str] = []  # what the record should tell of the pool
 
     def start(self, count: int) -> None:
         """Start workers before they are needed, until there are `count`."""
@@ -229,20 +265,24 @@ class WorkerPool:
     def lease(self, holder: str, count: int, capacity: int, accelerator_type: str | None = None) -> Lease | None:
         """Take `count` workers for `holder`, or None while they are not there yet (then ask again).
 
-        Workers that are missing are started, as long as the pool has no more than `capacity` in all. Workers of one node
-        are preferred, and the ones that fill it best, so that whole nodes stay free for large trials.
+        Workers that are missing are started, as long as the pool has no more than `capacity` in all.
 
         Raises:
             OutsideError: workers do not start.
         """
         self._poll()
         free = [w for w in self.workers.values() if w.node and not w.holder and self._fits(w, accelerator_type)]
-        if len(free) < count:
-            starting = sum(w.node is None and w.wanted == accelerator_type for w in self.workers.values())
-            for _ in range(min(count - len(free) - starting, capacity - len(self.workers))):
-                self._start(accelerator_type)
+        chosen = choose(free, count, self.placement)
+        if not chosen:
+            if self.placement == "strict_pack":
+                self._gather(count, capacity, accelerator_type)
+            else:
+                starting = sum(w.node is None and w.wanted == accelerator_type for w in self.workers.values())
+                room = min(capacity - len(self.workers), self._room(accelerator_type))
+                for _ in range(int(min(count - len(free) - starting, room))):
+                    self._start(accelerator_type)
             return None
-        chosen = self._choose(free, count)
+        self._withdraw()
         groups = {worker.group for worker in chosen}
         together = len(groups) == 1 and None not in groups
         together = together and sum(worker.group in groups for worker in self.workers.values()) == count
@@ -252,6 +292,22 @@ class WorkerPool:
             if count > 1:  # who works alone stays in the group it has
                 worker.group = group
         return Lease(tuple(worker.name for worker in chosen), str(group))
+
+    def could_hold(
+        self, count: int, capacity: int, accelerator_type: str | None = None, given_back: Collection[str] = ()
+    ) -> bool:
+        """Whether so many workers are free, or would be if those holders gave theirs back, or can still be started."""
+        if self.placement == "strict_pack":
+            busy = Counter(worker.node for worker in self.workers.values() if worker.holder and worker.holder not in given_back)
+            on_one = any(node.workers - busy[node.id] >= count for node in self._nodes_of(accelerator_type))
+            return on_one or (self.grows and busy.total() + count <= capacity)
+        able = [worker for worker in self.workers.values() if not worker.holder or worker.holder in given_back]
+        room = min(capacity - len(self.workers), self._room(accelerator_type))
+        return sum(self._fits(worker, accelerator_type) for worker in able) + room >= count
+
+    def idle(self) -> int:
+        """Workers that are up and that nobody holds."""
+        return sum(bool(worker.node) and not worker.holder for worker in self.workers.values())
 
     def lease_soon(self, holder: str, count: int) -> Lease:
         """Wait for `count` workers; for a caller that has nothing else to do."""
@@ -264,17 +320,84 @@ class WorkerPool:
         for worker in self.workers.values():
             if worker.holder == holder:
                 worker.holder, worker.idle_since = None, time.monotonic()
+        self._leave_drained()
 
     def discard(self, holder: str) -> None:
         """Kill what `holder` leased: one of them is gone or hangs, so none can be trusted."""
         for worker in [worker for worker in self.workers.values() if worker.holder == holder]:
             self._kill(worker)
 
+    def nodes(self, holder: str) -> set[str]:
+        """The nodes that `holder`'s workers are on."""
+        return {worker.node for worker in self.workers.values() if worker.holder == holder and worker.node}
+
+    def drain(self, node: str) -> str | None:
+        """Place nothing on a node any more; trials that run there go on. Returns its address, or None if it has gone anyway."""
+        address = next((str(one["NodeManagerAddress"]) for one in ray.nodes() if one["NodeID"] == node and one["Alive"]), None)
+        if address is not None:
+            self.drained.add(node)
+            self._leave_drained()
+        return address
+
+    def _leave_drained(self) -> None:
+        for worker in list(self.workers.values()):
+            if worker.node in self.drained and not worker.holder:
+                self._kill(worker)
+
     def shutdown(self) -> None:
+        self._withdraw()
         for worker in list(self.workers.values()):
             self._kill(worker)
 
-    def _start(self, accelerator_type: str | None) -> None:
+    def _room(self, accelerator_type: str | None) -> float:
+        """Workers of that type that can still find a place. One for which there is none would wait, and count, for ever."""
+        if self.grows or accelerator_type is None or not self.on_gpus:
+            return math.inf
+        nodes = {node.id for node in self._nodes_of(accelerator_type)}
+        held = sum(w.node in nodes or (w.node is None and w.wanted == accelerator_type) for w in self.workers.values())
+        return max(0, sum(node.workers for node in self._nodes_of(accelerator_type)) - held)
+
+    def _gather(self, count: int, capacity: int, accelerator_type: str | None) -> None:
+        """Start what is missing for `count` workers on one node: on the one that needs the fewest, or on a new one."""
+        there = {node.id for node in self._nodes_of(None)}
+        for worker in list(self.workers.values()):
+            if worker.target is not None and worker.target not in there:  # the node that it was to start on has gone
+                self._kill(worker)
+        missing, left = {}, {}
+        for node in self._nodes_of(accelerator_type):
+            here = [w for w in self.workers.values() if node.id in (w.node, w.target)]
+            busy = sum(w.holder is not None for w in here)
+            if node.workers - busy >= count:
+                missing[node.id] = max(0, count - (len(here) - busy))  # 0: they are starting
+                left[node.id] = node.workers - busy
+        if missing:
+            target = min(missing, key=lambda node: (missing[node], left[node]))  # large nodes stay whole for large trials
+            if missing[target]:
+                self._let_go(len(self.workers) + missing[target] - capacity, target)
+            for _ in range(min(missing[target], capacity - len(self.workers))):
+                self._start(accelerator_type, target)
+        elif self.grows and self._request is None and self._busy() + count <= capacity:
+            bundle = {"CPU": float(count * self.threads), "GPU": float(count if self.on_gpus else 0)}
+            if accelerator_type and self.on_gpus:
+                bundle[f"accelerator_type:{accelerator_type}"] = 0.001
+            self._request = placement_group([bundle])
+
+    def _busy(self) -> int:
+        return sum(worker.holder is not None for worker in self.workers.values())
+
+    def _let_go(self, count: int, target: str) -> None:
+        """Let `count` workers go that nobody holds and that are elsewhere: the pool is full of them."""
+        idle = [w for w in self.workers.values() if w.node not in (None, target) and not w.holder]
+        for worker in idle[: max(0, count)]:
+            self._kill(worker)
+
+    def _withdraw(self) -> None:
+        """Take the request for a node back: the node has come, or is not needed any more."""
+        if self._request is not None:
+            remove_placement_group(self._request)
+            self._request = None
+
+    def _start(self, accelerator_type: str | None, target: str | None = None) -> None:
         name = f"{self._prefix}-{self._made}"
         # Each begins with another job: what a node needs once is made by one of its workers, and they take turns.
         turn = self._made % max(1, len(self.first_jobs))
@@ -283,8 +406,14 @@ class WorkerPool:
         options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": 1 if self.on_gpus else 0, "name": name}
         if accelerator_type and self.on_gpus:
             options["accelerator_type"] = accelerator_type
-        actor = self._actor.options(**options).remote(self.threads, self.timeout_seconds, first_jobs)
-        self.workers[name] = _Worker(name, actor, actor.boot.remote(), wanted=accelerator_type)
+        if target is not None:
+            options["label_selector"] = {"ray.io/node-id": target}
+        elif self.drained:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self.drained)})"}
+        if self.placement == "spread":
+            options["scheduling_strategy"] = "SPREAD"
+        actor = self._actor.options(**options).remote(self.threads, self.timeout_seconds, first_jobs, self._versions)
+        self.workers[name] = _Worker(name, actor, actor.boot.remote(), wanted=accelerator_type, target=target)
 
     def _kill(self, worker: _Worker) -> None:
         del self.workers[worker.name]
@@ -304,41 +433,86 @@ class WorkerPool:
         for reference in ready:
             worker = starting[reference]
             try:
-                worker.node, seconds = ray.get(reference)
-            except RayActorError as error:  # its node went away, or its memory was too little: another one is tried
+                worker.node, seconds, wrong = ray.get(reference)
+            except (RayActorError, RayTaskError) as error:  # its node went away, or its memory was too little: another is tried
                 del self.workers[worker.name]
                 self._died_young += 1
                 if self._died_young > STARTS_THAT_MAY_FAIL:
                     raise OutsideError(f"workers die while they start: {str(error).splitlines()[0]}") from None
                 continue
-            except RayTaskError as error:
-                raise OutsideError(f"a worker did not start: {error.cause}") from None
-            worker.idle_since = time.monotonic()
+            if wrong is not None:
+                self._broken[str(worker.node)] = wrong
+                self._died_young += 1
+                self._kill(worker)
+                continue
+            worker.idle_since, worker.target = time.monotonic(), None
             self._died_young = 0
             if self.booted is not None:
                 self.booted(seconds)
+        self._judge_broken()
+        self._leave_drained()
+        if self._request is not None and self._request.wait(0):
+            self._withdraw()
+            self._nodes_seen = -math.inf
+
+    def _judge_broken(self) -> None:
+        """Drain the nodes on which workers can't get ready while others can elsewhere.
+
+        Raises:
+            OutsideError: none can anywhere.
+        """
+        starting = any(worker.node is None for worker in self.workers.values())
+        for node, wrong in list(self._broken.items()):
+            if any(worker.node not in {None, *self._broken, *self.drained} for worker in self.workers.values()):
+                del self._broken[node]
+                if node not in self.drained and (address := self.drain(node)) is not None:
+                    self.remarks.append(f"node {address} is drained: a worker did not start there: {wrong}")
+            elif not starting or self._died_young > STARTS_THAT_MAY_FAIL:
+                raise OutsideError(f"a worker did not start: {wrong}")
 
     def _fits(self, worker: _Worker, accelerator_type: str | None) -> bool:
         if accelerator_type is None or not self.on_gpus or worker.wanted == accelerator_type:
             return True
-        if worker.node not in self._types:
-            for node in ray.nodes():
-                kinds = [key for key in node["Resources"] if key.startswith("accelerator_type:")]
-                self._types[node["NodeID"]] = kinds[0].removeprefix("accelerator_type:") if kinds else ""
-        return self._types.get(str(worker.node)) == accelerator_type
+        return any(node.id == worker.node for node in self._nodes_of(accelerator_type))
 
-    @staticmethod
-    def _choose(free: Sequence[_Worker], count: int) -> list[_Worker]:
-        """On as few nodes as can be, and on the fullest of those that suffice; on a node, those last used together."""
-        nodes = Counter(str(worker.node) for worker in free)
-        enough = [node for node in nodes if nodes[node] >= count]
-        order = [min(enough, key=lambda node: nodes[node])] if enough else sorted(nodes, key=lambda node: -nodes[node])
-        groups: Counter[tuple[str, str | None]] = Counter((str(worker.node), worker.group) for worker in free if worker.group)
+    def _nodes_of(self, accelerator_type: str | None) -> list[_Node]:
+        """The nodes that are alive and not drained; of that accelerator type, where workers run on GPUs."""
+        if time.monotonic() - self._nodes_seen >= NODES_SECONDS:
+            self._nodes = [
+                _Node(node["NodeID"], self._held(node["Resources"]), accelerator_type_of(node["Resources"]))
+                for node in ray.nodes()
+                if node["Alive"]
+            ]
+            self._nodes_seen = time.monotonic()
+        wanted = accelerator_type if self.on_gpus else None
+        return [node for node in self._nodes if node.id not in self.drained and wanted in (None, node.accelerator_type)]
 
-        def preference(worker: _Worker) -> tuple[int, bool, str]:
-            whole = groups[(str(worker.node), worker.group)] == count  # its whole group is free and of this size
-            # A single worker is taken from those in no group of the others, so that the others find theirs again.
-            return order.index(str(worker.node)), whole == (count == 1), worker.name
+    def _held(self, resources: Mapping[str, float]) -> int:
+        return workers_of_node(resources.get("GPU", 0), resources.get("CPU", 0), self.threads, self.on_gpus)
 
-        chosen = sorted((worker for worker in free if str(worker.node) in order), key=preference)[:count]
-        return sorted(chosen, key=lambda worker: worker.name)
+
+def choose(free: Sequence[_Worker], count: int, placement: str) -> list[_Worker]:
+    """`count` of the free workers, in order of rank; none where they don't suffice.
+
+    Those of one node are preferred, and of the fullest one that suffices, so that whole nodes stay free for large trials;
+    with `spread`, as few of each node as can be. On a node, those last used together.
+    """
+    nodes = Counter(str(worker.node) for worker in free)
+    enough = [node for node in nodes if nodes[node] >= count]
+    if len(free) < count or (placement == "strict_pack" and not enough):
+        return []
+    order = sorted(nodes, key=lambda node: -nodes[node])
+    if enough and placement != "spread":
+        order = [min(enough, key=lambda node: nodes[node])]
+    groups: Counter[tuple[str, str | None]] = Counter((str(worker.node), worker.group) for worker in free if worker.group)
+
+    def preference(worker: _Worker) -> tuple[int, bool, str]:
+        whole = groups[(str(worker.node), worker.group)] == count  # its whole group is free and of this size
+        # A single worker is taken from those in no group of the others, so that the others find theirs again.
+        return order.index(str(worker.node)), whole == (count == 1), worker.name
+
+    ordered = sorted((worker for worker in free if str(worker.node) in order), key=preference)
+    if placement == "spread":
+        by_node = [[worker for worker in ordered if str(worker.node) == node] for node in order]
+        ordered = [worker for turn in itertools.zip_longest(*by_node) for worker in turn if worker is not None]
+    return sorted(ordered[:count], key=lambda worker: worker.name)

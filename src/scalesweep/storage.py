@@ -1,0 +1,225 @@
+"""Where a sweep is kept: a folder of a shared file system (`Path`), or a URL of an object store (`UrlPath`).
+
+An object store has no append, no rename and no locks, but a whole object is written in one step, is durable once written, and is
+seen by all at once. What has to differ for that stands where it is needed: the record, the lease, the checkpoints.
+Storage may be away or full for a while: shared folders come back, and disks are cleared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from scalesweep.errors import OutsideError, UserError
+
+STORAGE_SECONDS = 300.0  # how long a write is tried; shorter than workers wait for each other in a collective
+RETRY_SECONDS = 1.0
+LASTING = {errno.EACCES, errno.EPERM, errno.EROFS}  # of these none goes away by waiting
+REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "UNRECOGNIZED_CLIENT")
+COPY_BYTES = 8 * 1024**2  # at once
+SECRETS = re.compile(r"key|secret|token|password|sig", re.IGNORECASE)
+
+
+def patiently(write: Callable[[], object], seconds: float, refused: tuple[type[Exception], ...] = (OSError,)) -> None:
+    """Try to write until it works. `write` begins anew each time.
+
+    Raises:
+        what `write` raised last, once `seconds` have passed, or at once where the storage says that it never will.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            write()
+        except refused as error:
+            if time.monotonic() >= until or getattr(error, "errno", None) in LASTING:
+                raise
+            time.sleep(RETRY_SECONDS)
+        else:
+            return
+
+
+def cache_dir() -> Path:
+    """What a node keeps for itself: `$SCALESWEEP_CACHE`, or `~/.cache/scalesweep`."""
+    return Path(os.environ.get("SCALESWEEP_CACHE") or Path.home() / ".cache" / "scalesweep")
+
+
+def place(written: str | Path | UrlPath) -> Path | UrlPath:
+    """A run folder as a user writes it: a path, or whatever `pyarrow.fs.FileSystem.from_uri` takes.
+
+    Raises:
+        UserError: a URL that can't be used, or that holds credentials.
+    """
+    if isinstance(written, UrlPath):
+        return written
+    text = str(written)
+    if "://" not in text:
+        if isinstance(written, Path) and re.match(r"(s3|gs|gcs|abfss?|hdfs):/", text):
+            raise UserError(f"{text} was a URL once: a Path has no `//`", "give the URL as text")
+        return Path(written)
+    parts = urlsplit(text)
+    secret = [name for name, _ in parse_qsl(parts.query) if SECRETS.search(name)]
+    if secret or parts.password or (parts.scheme == "s3" and parts.username):
+        raise UserError(
+            f"a {parts.scheme}:// URL with credentials in it is refused: they would reach the record and the logs",
+            "leave them to the environment (AWS_ACCESS_KEY_ID …), a credentials file, or the role of the machine",
+        )
+    if parts.scheme == "file":
+        return Path(parts.path)
+    return UrlPath(urlunsplit(parts._replace(path=parts.path.rstrip("/"))))
+
+
+def working_folder(run_dir: Path | UrlPath) -> Path:
+    """Where the driver keeps what needs a local file: the run folder itself, or for a URL a folder of this node."""
+    if isinstance(run_dir, Path):
+        return run_dir.resolve()
+    return cache_dir() / "runs" / f"{run_dir.name}-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:12]}"
+
+
+def check_writable(run_dir: Path | UrlPath) -> None:
+    """Write an object at a URL and take it away, before anything is computed for it.
+
+    Raises:
+        OutsideError: it can't be done. At a start nothing is waited for.
+    """
+    if isinstance(run_dir, UrlPath):
+        probe = run_dir / f".probe-{uuid.uuid4().hex}"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise cannot_write(run_dir, error) from None
+
+
+def cannot_write(run_dir: Path | UrlPath, error: OSError) -> OutsideError:
+    """What to tell of a run folder that can't be written at the start."""
+    hint = "choose another --run-dir"
+    if isinstance(run_dir, UrlPath):
+        hint = "does the bucket exist, may these credentials write there, and does its endpoint answer?"
+    return OutsideError(f"{run_dir} can't be written: {error.strerror}", hint)
+
+
+@dataclass(frozen=True)
+class UrlPath:
+    """A place on an object store; what it shares with `Path` has the same name there. Every failure is an OSError."""
+
+    root: str  # as the user wrote it
+    key: str = ""  # below that
+
+    def __truediv__(self, part: str) -> UrlPath:
+        return UrlPath(self.root, f"{self.key}/{part}" if self.key else part)
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.root)
+        return urlunsplit(parts._replace(path="/".join(part for part in (parts.path, self.key) if part)))
+
+    @property
+    def name(self) -> str:
+        parts = urlsplit(str(self))
+        return PurePosixPath(parts.path).name or parts.netloc
+
+    def _open(self) -> tuple[Any, str]:
+        """The file system, and the path on it."""
+        with _told():
+            files, base = _file_system(self.root)
+        return files, f"{base}/{self.key}" if self.key else base
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write or replace the whole object in one step."""
+        files, path = self._open()
+        with _told(), files.open_output_stream(path) as stream:
+            stream.write(content)
+
+    def read_bytes(self) -> bytes:
+        files, path = self._open()
+        with _told(), files.open_input_stream(path) as stream:
+            return bytes(stream.read())
+
+    def mtime(self) -> float | None:
+        """When it was written, by the server's clock (unix seconds, whole ones on S3); None if it is not there."""
+        files, path = self._open()
+        with _told():
+            info = files.get_file_info(path)
+        return None if not info.is_file or info.mtime_ns is None else info.mtime_ns / 1e9
+
+    def exists(self) -> bool:
+        return self.mtime() is not None
+
+    def names(self, inside: bool = False) -> list[str]:
+        """What lies in this folder, sorted; with `inside` the objects at any depth, relative to it. None if there is no such folder."""
+        from pyarrow.fs import FileSelector, FileType
+
+        files, path = self._open()
+        with _told():
+            found = files.get_file_info(FileSelector(path, allow_not_found=True, recursive=inside))
+        kept = [info for info in found if not inside or info.type == FileType.File]
+        return sorted(info.path.removeprefix(f"{path}/") for info in kept)
+
+    def unlink(self) -> None:
+        """Delete the object, if it is there."""
+        files, path = self._open()
+        with _told(), contextlib.suppress(FileNotFoundError):
+            files.delete_file(path)
+
+    def remove(self) -> None:
+        """Delete the folder and all in it, if it is there."""
+        files, path = self._open()
+        with _told(), contextlib.suppress(FileNotFoundError):
+            files.delete_dir(path)
+
+    def upload(self, source: Path) -> None:
+        """Have a file's content here; it is streamed, and appears as a whole."""
+        files, path = self._open()
+        # pyarrow's own copy_files loses the errors that a store tells only as an object is closed.
+        with _told(), source.open("rb") as content, files.open_output_stream(path) as stream:
+            shutil.copyfileobj(content, stream, COPY_BYTES)
+
+    def download(self, target: Path) -> None:
+        files, path = self._open()
+        with _told(), files.open_input_stream(path) as content, target.open("wb") as stream:
+            shutil.copyfileobj(content, stream, COPY_BYTES)
+
+
+@functools.lru_cache(maxsize=8)
+def _file_system(url: str) -> tuple[Any, str]:
+    from pyarrow.fs import FileSystem
+    from pyarrow.lib import ArrowException
+
+    if url.startswith("s3:") and "allow_delayed_open" not in url:
+        url += ("&" if "?" in url else "?") + "allow_delayed_open=true"  # a small object is one request, not three
+    try:
+        files, path = FileSystem.from_uri(url)
+    except OSError:  # ArrowException has some of these too
+        raise
+    except ArrowException as error:
+        hint = "see https://arrow.apache.org/docs/python/filesystems.html for what a URL may say"
+        raise UserError(f"{url}: {_first_line(error)}", hint) from None
+    return files, path.rstrip("/")
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """pyarrow's errors as others are: with a number, and a sentence of one line."""
+    try:
+        yield
+    except OSError as error:
+        text = _first_line(error).split(" (Request ID")[0]
+        if error.errno is not None:
+            raise
+        refused = any(f"AWS Error {name} " in text for name in REFUSALS) or "PermissionDenied" in text
+        raise OSError(errno.EACCES if refused else errno.EIO, text) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

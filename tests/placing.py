@@ -1,0 +1,125 @@
+"""Leases of a real pool on a real cluster of several raylets: `python placing.py SCENARIO`, in a process of its own, for a
+cluster's authentication is set once per process."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import ray
+from ray.cluster_utils import Cluster
+from ray.util import placement_group_table
+
+from scalesweep.training.workers import Lease, WorkerPool
+
+
+def soon(pool: WorkerPool, holder: str, count: int, capacity: int, kind: str | None = None) -> Lease:
+    deadline = time.monotonic() + 240
+    while (lease := pool.lease(holder, count, capacity, kind)) is None:
+        assert time.monotonic() < deadline, (holder, pool.workers)
+        time.sleep(0.2)
+    return lease
+
+
+def never(pool: WorkerPool, holder: str, count: int, capacity: int, kind: str | None = None) -> None:
+    """Asked for a while, the pool has no such lease, and starts nothing that it has no room for."""
+    for _ in range(25):
+        assert pool.lease(holder, count, capacity, kind) is None
+        time.sleep(0.2)
+    deadline = time.monotonic() + 60
+    while any(worker.node is None for worker in pool.workers.values()):
+        assert pool.lease(holder, count, capacity, kind) is None
+        assert time.monotonic() < deadline, "a worker waits for a place that there is not"
+        time.sleep(0.2)
+
+
+def strict_pack() -> None:
+    small, large = two_nodes()
+    pool = WorkerPool(threads=1, on_gpus=True, placement="strict_pack")
+    soon(pool, "one", 1, 5)
+    assert pool.nodes("one") == {small}, "the large one stays whole"
+    soon(pool, "three", 3, 5)
+    assert pool.nodes("three") == {large}
+    assert not pool.could_hold(3, 5)  # one is free on the small node, and that is all
+    assert pool.could_hold(3, 5, given_back=["three"])
+    never(pool, "three more", 3, 5)
+    soon(pool, "two", 1, 5)
+    assert pool.nodes("two") == {small}
+    pool.release("three")
+    soon(pool, "three more", 3, 5)
+    assert pool.nodes("three more") == {large}
+    pool.shutdown()
+
+
+def spread() -> None:
+    small, large = two_nodes()
+    pool = WorkerPool(threads=1, on_gpus=True, placement="spread")
+    soon(pool, "two", 2, 5)
+    pool.release("two")
+    pool.start(5)
+    soon(pool, "all", 5, 5)
+    pool.release("all")
+    soon(pool, "two", 2, 5)
+    assert pool.nodes("two") == {small, large}
+    pool.drain(small)  # with drained nodes, workers are still started
+    pool.discard("two")
+    soon(pool, "three", 3, 3)
+    assert pool.nodes("three") == {large}
+    pool.shutdown()
+
+
+def types() -> None:
+    small, large = two_nodes()
+    pool = WorkerPool(threads=1, on_gpus=True)
+    soon(pool, "one", 1, 5, "A100")
+    assert not pool.could_hold(3, 5, "A100")
+    assert pool.could_hold(2, 5, "A100")
+    assert pool.could_hold(3, 5)
+    never(pool, "three", 3, 5, "A100")
+    soon(pool, "two", 2, 5, "A100")
+    soon(pool, "others", 2, 5)
+    assert (pool.nodes("one"), pool.nodes("two"), pool.nodes("others")) == ({large}, {large}, {small})
+    pool.shutdown()
+
+
+def two_nodes() -> tuple[str, str]:
+    """A head without GPUs, a node with two, and one with three and five CPUs; returns the latter two's ids."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    cluster.add_node(num_cpus=2, num_gpus=2)
+    cluster.add_node(num_cpus=5, num_gpus=3, resources={"accelerator_type:A100": 1})
+    ray.init(address=cluster.address, log_to_driver=False)
+    ids = {int(node["Resources"].get("GPU", 0)): node["NodeID"] for node in ray.nodes()}
+    return ids[2], ids[3]
+
+
+def grows() -> None:
+    """A cluster that grows, this function being its autoscaler: a trial of three asks for one node that holds three, while two
+    idle workers of small nodes are as many as the pool may have beside one more."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, num_gpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    pool = WorkerPool(threads=1, on_gpus=True, placement="strict_pack", grows=True)
+    pool.start(2)
+    for holder in ("a", "b"):
+        soon(pool, holder, 1, 3)
+    for holder in ("a", "b"):
+        pool.release(holder)
+    assert pool.could_hold(3, 3)
+    assert pool.lease("three", 3, 3) is None
+    (wanted,) = [group for group in placement_group_table().values() if group["state"] == "PENDING"]
+    assert list(wanted["bundles"].values()) == [{"CPU": 3.0, "GPU": 3.0}]
+    cluster.add_node(num_cpus=3, num_gpus=3)
+    soon(pool, "three", 3, 3)
+    (node,) = pool.nodes("three")
+    assert next(one["Resources"]["GPU"] for one in ray.nodes() if one["NodeID"] == node) == 3
+    assert len(pool.workers) == 3
+    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
+    pool.shutdown()
+
+
+SCENARIOS: dict[str, Callable[[], None]] = {"strict_pack": strict_pack, "spread": spread, "types": types, "grows": grows}
+
+if __name__ == "__main__":
+    SCENARIOS[sys.argv[1]]()
