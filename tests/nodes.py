@@ -26,6 +26,7 @@ import psutil
 
 RAY = str(Path(sys.executable).parent / "ray")
 PORT = 6379
+NOTICE = "/tmp/ray/will-be-taken-away"  # each node's own /tmp/ray
 MARK = "SCALESWEEP_TEST_NODE"  # in the environment of every process of a node
 SETTINGS = {
     # A node that is gone is known to be gone after some ten seconds, also where nothing says so.
@@ -153,6 +154,7 @@ class Cluster:
         node = self.nodes[index]
         if self.apart:
             _ip("link", "set", f"{self._tag}v{index}", "up")
+            (self._ray_folder(index) / Path(NOTICE).name).unlink(missing_ok=True)
         head = ["--head", f"--port={self.port}", "--include-dashboard=false"] if index == 0 else [f"--address={self.address}"]
         command = [
             RAY, "start", *head, f"--node-ip-address={node.address}", f"--num-cpus={node.cpus}", f"--num-gpus={node.gpus}",
@@ -232,17 +234,10 @@ class Cluster:
             assert time.monotonic() < until, f"there are not {count} nodes:\n{logs}"
             time.sleep(0.5)
 
-    def drain(self, index: int, seconds: float) -> None:
-        """What a cloud does before it takes a spot machine away: it says so, `seconds` beforehand."""
-        (node,) = [one for one in self.alive() if one["NodeManagerAddress"] == self.nodes[index].address]
-        command = [RAY, "drain-node", f"--address={self.address}", f"--node-id={node['NodeID']}"]
-        command += [
-            "--reason=DRAIN_NODE_REASON_PREEMPTION",
-            "--reason-message=spot",
-            f"--deadline-remaining-seconds={int(seconds)}",
-        ]
-        done = self.run(command, timeout=60)
-        assert done.returncode == 0, done.stdout + done.stderr
+    def announce_end(self, index: int) -> None:
+        """What comes before a spot machine is taken away: `NOTICE` appears on it."""
+        assert self.apart, "all nodes would see it"
+        (self._ray_folder(index) / Path(NOTICE).name).touch()
 
     # ---- processes on a node ---------------------------------------------------------------------------------------------
 

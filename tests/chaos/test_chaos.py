@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from intact import check
-from nodes import Cluster
+from intact import check, events_of
+from nodes import NOTICE, Cluster
 from sessions import Session
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
@@ -95,4 +95,38 @@ def test_the_head_is_lost_with_the_driver_and_the_sweep_goes_on_with_a_new_one(c
     session.resume()
     session.finish()
     assert session.count("session") == 2
+    check(session.run_dir)
+
+
+def test_a_spot_node_is_left_before_it_is_taken_away(cluster: Cluster, tmp_path: Path) -> None:
+    if not cluster.apart:
+        pytest.skip("needs nodes with folders of their own")
+    session = Session(cluster, tmp_path, budget={"run_cap": 8}, resources={"max_failures": 100, "spot_notice": NOTICE})
+    session.wait_for_reports(3)
+
+    def on_node() -> list[psutil.Process]:
+        return [process for process in cluster.nodes[index].processes() if "ray::_Rank" in " ".join(process.cmdline())]
+
+    (index,) = {index for index in cluster.nodes if index and index == max(cluster.nodes)}
+    session.wait(on_node)
+    cluster.announce_end(index)
+    session.wait(lambda: not on_node())
+    cluster.kill_node(index)
+    session.finish()
+    cluster.start_node(index)
+
+    events = events_of(session.run_dir)
+    told = [event["text"] for event in events if event["event"] == "note"]
+    assert f"node {cluster.nodes[index].address} will be taken away: its trials leave it at their next report" in told
+    left = [place for place, event in enumerate(events) if event["event"] == "yielded"]
+    assert [events[place]["to"] for place in left] == [None]
+    (name,) = {events[place]["trial"] for place in left}
+    own = [event for event in events if event.get("trial") == name]
+    place = next(place for place, event in enumerate(own) if event["event"] == "yielded")
+    before, start, after = own[place - 1], own[place + 1], own[place + 2]
+    assert (before["event"], start["event"]) == ("report", "start")
+    if after["event"] != "died":  # as the trial's own process may have been on that node
+        assert (after["event"], after["fidelity"], after["first_step_at"]) == ("repeated", before["fidelity"], 0), (
+            "trained twice"
+        )
     check(session.run_dir)

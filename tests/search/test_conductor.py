@@ -32,6 +32,7 @@ class Workers:
         self.remarks: list[str] = []
         self.places: dict[str, set[str]] = {}
         self.drained: list[str] = []
+        self.leaves: set[str] = set()
         self.holders: set[str] = set()
         self.discarded: list[str] = []
         self.there = True
@@ -59,6 +60,9 @@ class Workers:
     def drain(self, node: str) -> str | None:
         self.drained.append(node)
         return f"address of {node}"
+
+    def leaving(self, holder: str) -> bool:
+        return bool(self.leaves & self.nodes(holder))
 
     def tend(self) -> None: ...
 
@@ -331,6 +335,27 @@ def test_of_two_nodes_the_last_one_is_never_drained(tmp_path: Path) -> None:
     for _ in range(6):
         _fail_on(made, "a")
     assert made.pool.drained == ["b"]
+
+
+def test_a_trial_leaves_a_node_that_will_be_taken_away_at_its_next_report(tmp_path: Path) -> None:
+    made = conductor(tmp_path, sweep(resources={"spot_notice": "aws", "max_failures": 0}), 4)
+    name, other = start(made), start(made)
+    assert made.may_give_way(name), "its checkpoint is to be there before the report"
+    made.pool.places |= {name: {"spot"}, other: {"good"}}
+    made.pool.leaves = {"spot"}
+    assert report(made, other, 4, 1.0)
+    assert not report(made, name, 4, 1.0)
+    assert made.record.trials[name].state is State.RUNNING
+    assert name not in made.pool.holders
+    assert start(made) == name, "it is the next"
+    assert read_record(tmp_path / "run").trials[name].attempts == 2
+    # Where the node went first: not the trial's fault, and not the node's.
+    made.pool.places[name] = {"spot"}
+    made.died(name)
+    assert start(made) == name
+    made.pool.leaves = set()
+    made.died(name)
+    assert made.record.trials[name].state is State.FAIL
 
 
 def test_a_record_that_cannot_be_written_ends_the_session_and_nothing_more_happens(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def made(name: str, **config: Any) -> TrialJob:
     return replace(job({**SHORT, **config}), trial=name)
 
 
+@pytest.mark.slow
 def test_a_warm_worker_gives_bit_equal_results_to_a_fresh_one(pool: WorkerPool) -> None:
     tried = [
         (1, {"unfreezing": "gradual", "unfreeze_interval": 1, "model_size": "L2"}),
@@ -102,6 +103,7 @@ def test_a_killed_worker_is_told_apart_from_a_failed_trial_and_its_group_is_repl
     wait_until_gone(pids)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_in_a_sum_is_found_out_and_replaced(pool: WorkerPool) -> None:
     group = WorkerGroup(pool.lease_soon("a", 2))
     group.begin(made("a", num_gpus=2, max_t=10_000, eval_interval=5000))

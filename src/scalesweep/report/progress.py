@@ -190,6 +190,8 @@ def _line(event: dict[str, Any], view: _View) -> str:
     if kind == "report":
         left = ", ".join(use.left for use in view.uses(record.elapsed_seconds))
         return f"{head} {_report_words(event, view)}{tail}{f' | left: {left}' if left else ''}"
+    if kind == "yielded" and event["to"] is None:
+        return f"{head} {event['trial']} leaves a node that will be taken away, and goes on elsewhere{tail}"
     if kind == "yielded":
         return f"{head} {event['trial']} gives its workers to {event['to']}, which has waited longer, and goes on later{tail}"
     if kind == "end":

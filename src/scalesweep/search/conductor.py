@@ -73,6 +73,10 @@ class Pool(Protocol):
         """Place nothing on a node any more. Returns its address, or None if the node has gone anyway."""
         ...
 
+    def leaving(self, holder: str) -> bool:
+        """Whether a node that a trial has workers on will be taken away soon, or was."""
+        ...
+
     def names(self, holder: str) -> list[str]: ...
 
     def tend(self) -> None:
@@ -313,7 +317,7 @@ class Conductor:
 
     def may_give_way(self, name: str) -> bool:
         """Whether a trial that has just been placed may have to give its workers back at a report."""
-        return bool(self.running[name].overtook)
+        return bool(self.running[name].overtook) or self.spec.resources.spot_notice is not None
 
     def _propose(self) -> bool:
         """Queue one more trial, if there is any use in it."""
@@ -460,6 +464,9 @@ class Conductor:
             cutoff=cutoff,
         )
         if action == "continue":
+            if self.pool.leaving(name):
+                self._give_way(trial, None)
+                return False
             waits = self._gathered_for()
             if waits is None or waits not in self.running[name].overtook:
                 return True
@@ -473,13 +480,16 @@ class Conductor:
         self._end_after_report(trial)
         return False
 
-    def _give_way(self, trial: Trial, head: str) -> None:
-        """The trial hands its workers to the longest-waiting one, and is the next in the queue after it."""
+    def _give_way(self, trial: Trial, head: str | None) -> None:
+        """The trial hands its workers to the longest-waiting one, and is the next in the queue after it.
+
+        Without one its workers go with their node, and it is the next to be placed.
+        """
         wall, gpu = self._cost(self.running.pop(trial.name), self.clock())
         self.pool.release(trial.name)
         self._emit("yielded", trial=trial.name, to=head, wall_seconds=wall, gpu_seconds=gpu)
-        first = self.waiting[head]
-        self.waiting = {head: first, trial.name: Waiting(trial, self.clock()), **self.waiting}
+        first = {} if head is None else {head: self.waiting[head]}
+        self.waiting = {**first, trial.name: Waiting(trial, self.clock()), **self.waiting}
 
     def _verdict(
         self, trial: Trial, fidelity: float, value: float, gpu_seconds: float
@@ -520,8 +530,9 @@ class Conductor:
         trial, running = self.record.trials[name], self.running.get(name)
         if running is None:
             return  # it had ended, and only kept its process for another trial
-        self._blame(name, "its process died")
-        self.deaths[name] += 1
+        if not self.pool.leaving(name):  # an announced end is neither the node's fault nor the trial's
+            self._blame(name, "its process died")
+            self.deaths[name] += 1
         if self.deaths[name] > self.spec.resources.max_failures:
             self.failed(name, "its process died more often than resources.max_failures allows")
             return

@@ -149,6 +149,11 @@ class ResourcesSpec(_Strict):
     dollars_per_gpu_hour: Prices | None = Field(
         None, description="one price for all, or one per accelerator_type (and default: for the others)"
     )
+    spot_notice: str | None = Field(
+        None,
+        pattern=r"^(aws|gcp|/.+)$",
+        description="who tells a node that it will be taken away: aws, gcp, or the absolute path of a file that then appears",
+    )
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose process died")
 
 

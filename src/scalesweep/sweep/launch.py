@@ -311,6 +311,7 @@ class TrialWorkers:
             booted=self.booted.append,
             placement=spec.resources.placement,
             grows=grows,
+            spot_notice=spec.resources.spot_notice,
         )
         self.remarks = self.pool.remarks
         self.drained: Collection[str] = self.pool.drained
@@ -342,6 +343,9 @@ class TrialWorkers:
 
     def drain(self, node: str) -> str | None:
         return self.pool.drain(node)
+
+    def leaving(self, holder: str) -> bool:
+        return self.pool.leaving(holder)
 
     def tend(self) -> None:
         self.pool.tend()

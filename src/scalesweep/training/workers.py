@@ -26,6 +26,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from scalesweep.costs import accelerator_type_of, workers_of_node
 from scalesweep.errors import OutsideError, ScalesweepError
 from scalesweep.training.job import TrialJob
+from scalesweep.training.notices import await_notice
 from scalesweep.training.versions import difference, installed
 
 DEATH_NOTICE_SECONDS = 15.0  # how long a dead rank may take to be known as dead after its peers saw the connection break
@@ -123,6 +124,13 @@ class _Rank:
 
     def pid(self) -> int:
         return os.getpid()
+
+
+class _Listener:
+    """One per node that has workers; waits for the notice that the node will be taken away."""
+
+    def listen(self, source: str) -> str | None:
+        return await_notice(source)
 
 
 @dataclass(frozen=True)
@@ -231,6 +239,7 @@ class WorkerPool:
         booted: Callable[[float], object] | None = None,
         placement: str = "pack",
         grows: bool = False,
+        spot_notice: str | None = None,
     ) -> None:
         """
         Args:
@@ -241,19 +250,22 @@ class WorkerPool:
             booted: told the seconds that each new worker took to get ready.
             placement: of a lease over the nodes: `pack`, `spread` or `strict_pack`, as `resources.placement` of a sweep.
             grows: whether the cluster adds nodes for workers that find no room.
+            spot_notice: who tells a node that it will be taken away (`await_notice`); None: nobody.
         """
         self.threads, self.on_gpus, self.first_jobs = threads, on_gpus, list(first_jobs)
         self.timeout_seconds, self.booted = timeout_seconds, booted
-        self.placement, self.grows = placement, grows
+        self.placement, self.grows, self.spot_notice = placement, grows, spot_notice
         self.workers: dict[str, _Worker] = {}
         self._prefix = f"scalesweep-{uuid.uuid4().hex[:8]}"
         self._made = self._died_young = 0
-        self._actor = ray.remote(_Rank)
+        self._actor, self._listener = ray.remote(_Rank), ray.remote(_Listener)
         self._nodes: list[_Node] = []
         self._nodes_seen = -NODES_SECONDS
         self._request: PlacementGroup | None = None  # asks the cluster for a node that holds a whole trial
         self._versions = installed()
         self.drained: set[str] = set()  # nodes on which nothing is placed any more
+        self._leaving: set[str] = set()  # those of them that will be taken away
+        self._watches: dict[str, tuple[Any, Any]] = {}  # node → who waits there for the notice, and what comes of it
         self._broken: dict[str, str] = {}  # node → why a worker did not start there; not judged yet
         self.remarks: list[str] = []  # what the record should tell of the pool
 
@@ -339,6 +351,35 @@ class WorkerPool:
             self._leave_drained()
         return address
 
+    def leaving(self, holder: str) -> bool:
+        """Whether a node that `holder` has workers on will be taken away soon, or was."""
+        self._watch()
+        return bool(self._leaving & self.nodes(holder))
+
+    def _watch(self) -> None:
+        """Hear of nodes that will be taken away. Who listens needs no room, and leaves a node with its last worker."""
+        if self.spot_notice is None:
+            return
+        here = {worker.node for worker in self.workers.values() if worker.node}
+        for node in self._watches.keys() - here:
+            ray.kill(self._watches.pop(node)[0])
+        for node in here - self._watches.keys():
+            watch = self._listener.options(num_cpus=0, label_selector={"ray.io/node-id": node}).remote()
+            self._watches[node] = watch, watch.listen.remote(self.spot_notice)
+        told = {reference: node for node, (_, reference) in self._watches.items() if reference is not None}
+        for reference in ray.wait(list(told), num_returns=len(told), timeout=0)[0] if told else []:
+            node = told[reference]
+            self._watches[node] = self._watches[node][0], None
+            try:
+                wrong = ray.get(reference)
+            except RayActorError:
+                continue  # with its node, as a rule: the workers there are found dead too
+            if wrong is not None:
+                self.remarks.append(wrong)
+            elif (address := self.drain(node)) is not None:
+                self._leaving.add(node)
+                self.remarks.append(f"node {address} will be taken away: its trials leave it at their next report")
+
     def _leave_drained(self) -> None:
         for worker in list(self.workers.values()):
             if worker.node in self.drained and not worker.holder:
@@ -348,6 +389,7 @@ class WorkerPool:
         self._withdraw()
         for worker in list(self.workers.values()):
             self._kill(worker)
+        self._watch()  # nobody is left to listen for
 
     def _room(self, accelerator_type: str | None) -> float:
         """Workers of that type that can still find a place. One for which there is none would wait, and count, for ever."""
@@ -450,6 +492,7 @@ class WorkerPool:
             if self.booted is not None:
                 self.booted(seconds)
         self._judge_broken()
+        self._watch()
         self._leave_drained()
         if self._request is not None and self._request.wait(0):
             self._withdraw()

@@ -1,0 +1,68 @@
+"""Whether the machine that this runs on will be taken away soon, as its cloud or its operator says beforehand.
+
+AWS: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html (two minutes ahead).
+Google: https://cloud.google.com/compute/docs/instances/create-use-preemptible (30 seconds ahead).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+POLL_SECONDS = 5.0  # as AWS advises
+ANSWER_SECONDS = 2.0
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a machine's own address is behind no proxy
+
+
+def await_notice(source: str) -> str | None:
+    """Return when the machine is about to be taken away; at once, with what is wrong, where its cloud does not answer at all.
+
+    Args:
+        source: `aws` or `gcp`, for the metadata server of such a machine, or the path of a file that whoever takes the
+            machine away makes before.
+    """
+    try:
+        noticed = _noticed(source)
+    except OSError as error:
+        return f"no answer about spot notices ({source}): {error}"
+    while not noticed:
+        time.sleep(POLL_SECONDS)
+        try:
+            noticed = _noticed(source)
+        except OSError:
+            continue  # it has answered before
+    return None
+
+
+def _noticed(source: str) -> bool:
+    """Whether the machine's end has been announced. The addresses are where the SDKs of these clouds look for them too.
+
+    Raises:
+        OSError: the server does not answer.
+    """
+    if source == "aws":
+        server = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/")
+        token = _ask(f"{server}/latest/api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+        if token is None:
+            raise OSError(f"{server} gives no token")
+        action = _ask(f"{server}/latest/meta-data/spot/instance-action", "GET", {"X-aws-ec2-metadata-token": token})
+        return action is not None
+    if source == "gcp":
+        server = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
+        answer = _ask(f"http://{server}/computeMetadata/v1/instance/preempted", "GET", {"Metadata-Flavor": "Google"})
+        return answer == "TRUE"
+    return Path(source).exists()
+
+
+def _ask(url: str, method: str, headers: dict[str, str]) -> str | None:
+    """The answer's text; None where there is nothing of that name."""
+    try:
+        with _direct.open(urllib.request.Request(url, method=method, headers=headers), timeout=ANSWER_SECONDS) as answer:
+            return str(answer.read(4096).decode(errors="replace").strip())
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
