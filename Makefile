@@ -3,13 +3,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install quickstart test test-slow test-chaos check clean
+.PHONY: help install quickstart test test-slow test-chaos test-load check clean
 
 help:
 	@echo 'make quickstart   install, run one real sweep (about 5 minutes), show its leaderboard, promote the best trial'
 	@echo 'make test         install and run the test suite'
 	@echo 'make test-slow    the long tests: killed workers, a killed driver, Ctrl-C'
 	@echo 'make test-chaos   20 kills from a seed, on a cluster of four nodes on this machine; KILLS=5 for fewer, SEED=2 for others'
+	@echo 'make test-load    500 trials of a second on 32 logical GPUs'
 	@echo 'make check        lint, format and types'
 	@echo 'make install      make the environment alone, in $(VENV)'
 
@@ -30,6 +31,9 @@ test-slow: install
 
 test-chaos: install
 	SCALESWEEP_CHAOS_KILLS=$(or $(KILLS),20) SCALESWEEP_CHAOS_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
+
+test-load: install
+	$(BIN)/python -m pytest -m load $(PYTEST_ARGS)
 
 check: install
 	$(BIN)/ruff check .
