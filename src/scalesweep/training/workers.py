@@ -376,8 +376,9 @@ class WorkerPool:
                 continue  # with its node, as a rule: the workers there are found dead too
             if wrong is not None:
                 self.remarks.append(wrong)
-            elif (address := self.drain(node)) is not None:
-                self._leaving.add(node)
+                continue
+            self._leaving.add(node)  # also where it has gone before anyone looked
+            if (address := self.drain(node)) is not None:
                 self.remarks.append(f"node {address} will be taken away: its trials leave it at their next report")
 
     def _leave_drained(self) -> None:
