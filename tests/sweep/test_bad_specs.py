@@ -144,6 +144,8 @@ BAD = [
              "did you mean 'sequence-classification'?"),
     in_sweep("unknown sampler", "budget:", "search: {sampler: tpee}\nbudget:", "search.sampler", "'tpee' is not allowed",
              "did you mean 'tpe'?", at="tpee"),
+    in_sweep("spot notice of nobody", "resources:", "resources:\n  spot_notice: awz", "resources.spot_notice",
+             "'awz' tells of no spot notice", "write aws, gcp, or the absolute path", at="awz"),
     in_sweep("name that is a path", "name: tiny", "name: ../tiny", "name", "must begin with a letter or digit", "run folder"),
     in_sweep("infinite number", "run_cap: 6", "gpu_hours: .inf", "budget.gpu_hours", "must be a finite number, not inf", "write a finite number"),
     in_sweep("no duration", "run_cap: 6", "time: 5 minutes", "budget.time", "'5 minutes' is no duration", "2h30m"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from scalesweep.errors import Problem
 from scalesweep.spec.loading import Document, KeyPath, key_text
@@ -135,6 +135,12 @@ class BudgetSpec(_Strict):
     )
 
 
+def _spot_notice(value: str) -> str:
+    if value not in ("aws", "gcp") and not value.startswith("/"):
+        raise ValueError(f"{value!r} tells of no spot notice; write aws, gcp, or the absolute path of a file")
+    return value
+
+
 class ResourcesSpec(_Strict):
     max_concurrent_trials: int | None = Field(None, ge=1)
     cpus_per_worker: int = Field(1, ge=1)
@@ -149,9 +155,8 @@ class ResourcesSpec(_Strict):
     dollars_per_gpu_hour: Prices | None = Field(
         None, description="one price for all, or one per accelerator_type (and default: for the others)"
     )
-    spot_notice: str | None = Field(
+    spot_notice: Annotated[str, AfterValidator(_spot_notice)] | None = Field(
         None,
-        pattern=r"^(aws|gcp|/.+)$",
         description="who tells a node that it will be taken away: aws, gcp, or the absolute path of a file that then appears",
     )
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose process died")
