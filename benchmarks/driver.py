@@ -136,7 +136,7 @@ def ours(trials: int, seconds: float, folder: Path) -> dict[str, Any]:
         return goes_on
 
     conductor.report = timed  # type: ignore[method-assign]
-    run_tune(conductor, _trainable(False, seconds), placement(), lambda trial: {"trial": trial.name}, str(folder / "tune"))
+    run_tune(conductor, _trainable(False, seconds), placement(GPUS), lambda trial: {"trial": trial.name}, str(folder / "tune"))
     writer.close()
     return meter.figures() | {"decision_ms": 1e3 * statistics.median(decided), "decision_worst_ms": 1e3 * max(decided)}
 

@@ -36,20 +36,38 @@ class Sweep:
         """From a mapping with the keys of a sweep file, the search space in place. Raises SpecError."""
         return cls(sweep_from_dict(data))
 
-    def plan(self, num_gpus: int | None = None) -> Plan:
-        """Check models, data and resources, and say what the sweep costs at most. Raises SpecError, OutsideError."""
+    def plan(self, num_gpus: int | None = None, cluster: str | Path | None = None) -> Plan:
+        """Check models, data and resources, and say what the sweep costs at most. Raises SpecError, OutsideError.
+
+        `cluster` is the file of a cluster that it is meant for, instead of this machine with `num_gpus`.
+        """
         from scalesweep.sweep.launch import local_slots
+
+        return self._plan(None if cluster else local_slots(self.spec, num_gpus), cluster)
+
+    def _plan(self, slots: int | None, cluster: str | Path | None) -> Plan:
+        from scalesweep.sweep.cluster import check_placement, read_cluster
         from scalesweep.sweep.preflight import preflight
 
-        return preflight(self.spec, local_slots(self.spec, num_gpus), self.base)
+        if cluster is not None:
+            holds = read_cluster(Path(cluster))
+            check_placement(self.spec, holds)
+            slots = holds.workers(self.spec.resources.cpus_per_worker)
+        return preflight(self.spec, slots, self.base)
 
     def launch(
-        self, run_dir: str | Path | UrlPath | None = None, address: str | None = None, num_gpus: int | None = None
+        self,
+        run_dir: str | Path | UrlPath | None = None,
+        address: str | None = None,
+        num_gpus: int | None = None,
+        cluster: str | Path | None = None,
     ) -> Record:
-        """Run the sweep (run folder: a path or a URL, by default `runs/NAME`) and return its record. Raises what `plan` raises, UserError for a
-        folder in use, and NothingUsableError."""
-        from scalesweep.sweep.launch import launch, local_slots
-        from scalesweep.sweep.preflight import preflight
+        """Run the sweep (run folder: a path or a URL, by default `runs/NAME`) and return its record.
 
-        plan = preflight(self.spec, None if address else local_slots(self.spec, num_gpus), self.base)
+        `cluster` is the file of the one at `address`, by which is checked that every trial can be placed there. Raises what
+        `plan` raises, UserError for a folder in use, and NothingUsableError.
+        """
+        from scalesweep.sweep.launch import launch, local_slots
+
+        plan = self._plan(None if address else local_slots(self.spec, num_gpus), cluster)
         return launch(plan, place(run_dir or Path("runs") / self.spec.name), address, num_gpus)

@@ -111,13 +111,15 @@ def test_a_spot_node_is_left_before_it_is_taken_away(cluster: Cluster, tmp_path:
     )
     session.wait_for_reports(3)
 
-    def on_node() -> list[psutil.Process]:
-        return [process for process in cluster.nodes[index].processes() if "ray::_Rank" in " ".join(process.cmdline())]
+    def on_node(index: int, word: str) -> list[psutil.Process]:
+        return [process for process in cluster.nodes[index].processes() if word in " ".join(process.cmdline())]
 
     index = max(cluster.nodes)
-    session.wait(on_node)
+    session.wait(lambda: on_node(index, "ray::_Rank"))
+    with_trials = [node for node in cluster.nodes if on_node(node, "ray::ResourceTrainable")]
+    assert with_trials == [0], "a trial's own process lives where the driver does"
     cluster.announce_end(index)
-    session.wait(lambda: not on_node())
+    session.wait(lambda: not on_node(index, "ray::_Rank"))
     cluster.kill_node(index)
     session.finish()
     cluster.start_node(index)
@@ -136,8 +138,5 @@ def test_a_spot_node_is_left_before_it_is_taken_away(cluster: Cluster, tmp_path:
     place = next(place for place, event in enumerate(own) if event["event"] == "yielded" and event["to"] is None)
     before, start, after = own[place - 1], own[place + 1], own[place + 2]
     assert (before["event"], start["event"]) == ("report", "start")
-    if after["event"] != "died":  # as the trial's own process may have been on that node
-        assert (after["event"], after["fidelity"], after["first_step_at"]) == ("repeated", before["fidelity"], 0), (
-            "trained twice"
-        )
+    assert (after["event"], after["fidelity"], after["first_step_at"]) == ("repeated", before["fidelity"], 0), "trained twice"
     check(session.run_dir)

@@ -68,7 +68,7 @@ def test_five_hundred_trials_of_a_second_on_32_gpus(tmp_path: Path, monkeypatch:
     )  # fmt: skip
     before = psutil.Process().memory_info().rss
     try:
-        run_tune(conductor, one_second(), placement(), lambda trial: {"trial": trial.name}, str(tmp_path / "tune"))
+        run_tune(conductor, one_second(), placement(GPUS), lambda trial: {"trial": trial.name}, str(tmp_path / "tune"))
     finally:
         ray.shutdown()
     conductor.end_sweep()

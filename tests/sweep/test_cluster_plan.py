@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scalesweep import Sweep
 from scalesweep.cli import main
 from scalesweep.errors import SpecError
 from scalesweep.sweep.cluster import Cluster, check_placement, live_cluster, read_cluster
@@ -132,3 +133,17 @@ def test_plan_refuses_by_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     error = capsys.readouterr().err
     assert "may draw num_gpus 4, 8" in error
     assert "2 large (8 GPU, 16 CPUs: 1 worker)" in error
+
+
+def test_python_refuses_by_the_file_too(tmp_path: Path) -> None:
+    launcher(tmp_path)
+    sweep = Sweep.load(
+        Path(__file__).parents[2] / "sweeps/bert-ladder.yaml", ["resources.cpus_per_worker=16", "resources.max_gpus=8"]
+    )
+    for refused in (
+        lambda: sweep.plan(cluster=tmp_path / "cluster.yaml"),
+        lambda: sweep.launch(tmp_path / "run", address="auto", cluster=tmp_path / "cluster.yaml"),
+    ):
+        with pytest.raises(SpecError, match="may draw num_gpus 4, 8"):
+            refused()
+    assert not (tmp_path / "run").exists()

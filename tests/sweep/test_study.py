@@ -60,6 +60,25 @@ def test_others_read_what_was_written(tmp_path: Path) -> None:
     assert [(t.params, t.value) for t in again.trials] == [(t.params, t.value) for t in study.trials]
 
 
+def test_what_is_enqueued_runs_next_and_once(tmp_path: Path) -> None:
+    path = tmp_path / "study.log"
+    study = optuna.create_study(storage=new_study_storage(path), study_name="s")
+    drawn = []
+    for number in range(30):
+        if number % 3 == 0:
+            study.enqueue_trial({"x": number / 30})
+        trial = study.ask()
+        assert trial.number == number
+        drawn.append(trial.suggest_float("x", 0, 1))
+        if number % 2:  # the others go on
+            study.tell(trial, drawn[-1])
+    assert drawn[::3] == [number / 30 for number in range(0, 30, 3)]
+    assert len(set(drawn)) == 30
+    seen = as_optuna_reads_it(path).trials
+    assert [(t.params, t.value, t.state) for t in seen] == [(t.params, t.value, t.state) for t in study.trials]
+    assert [t.params["x"] for t in seen] == drawn
+
+
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE") or not hasattr(signal, "SIGXFSZ"), reason="no limit on file sizes")
 def test_a_full_disk_is_no_end_and_what_it_refused_comes_later(tmp_path: Path) -> None:
     path = tmp_path / "study.log"

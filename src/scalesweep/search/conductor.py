@@ -206,9 +206,12 @@ class Conductor:
 
     def dollars(self, now: float) -> float:
         """Dollars spent so far. What workers took to start is booked at the first size's price."""
-        spent = [(trial, trial.gpu_seconds) for trial in self.record.trials.values()] + self._since_last_event(now)
+        spent = dict(self.record.trial_gpu_seconds)  # by model size
+        for trial, seconds in self._since_last_event(now):
+            name = trial.config["model_size"]
+            spent[name] = spent.get(name, 0.0) + seconds
         starts = dollars(self.record.boot_gpu_seconds, self.spec.price(self.spec.sizes()[0].name)) or 0.0
-        return starts + sum(self._dollars(trial, seconds) or 0.0 for trial, seconds in spent)
+        return starts + sum(dollars(seconds, self.spec.price(name)) or 0.0 for name, seconds in spent.items())
 
     def _dollars(self, trial: Trial, gpu_seconds: float) -> float | None:
         return dollars(gpu_seconds, self.spec.price(trial.config["model_size"]))

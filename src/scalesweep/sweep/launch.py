@@ -392,7 +392,7 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     _note_changed_versions(conductor)
     with _interruptible(conductor):
         try:
-            run_tune(conductor, SweepTrainable, placement(), payload, str(folder / ".tune"))
+            run_tune(conductor, SweepTrainable, placement(slots()), payload, str(folder / ".tune"))
             if conductor.outage:
                 raise conductor.outage
             if not conductor.interrupted:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial, TrialState
 
 
 class StudyFile(BaseJournalBackend):
@@ -54,6 +55,27 @@ class StudyFile(BaseJournalBackend):
             self._unwritten, self._torn = b"", False
 
 
+class StudyStorage(JournalStorage):
+    """Optuna's journal storage, asked for trials by one process that runs at once what it enqueues.
+
+    Then no trial but the newest can wait to be run. Optuna looks through all of them at every `ask`: with 3,000, 3 ms of each.
+    """
+
+    _newest: int | None = None
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        self._newest = super().create_new_trial(study_id, template_trial)
+        return self._newest
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if states != (TrialState.WAITING,):
+            return super().get_all_trials(study_id, deepcopy, states)
+        newest = [] if self._newest is None else [self.get_trial(self._newest)]
+        return [trial for trial in newest if trial.state == TrialState.WAITING]
+
+
 def new_study_storage(path: Path) -> JournalStorage:
     """A fresh journal file for the Optuna study, which is filled from the record anew."""
-    return JournalStorage(StudyFile(path))
+    return StudyStorage(StudyFile(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
@@ -13,10 +14,17 @@ from scalesweep.training.workers import TrialFailed, WorkerGroup
 DRIVER_BYTES = 256 * 1024**2  # memory that a trial's own process is given
 
 
-def placement() -> PlacementGroupFactory:
+def placement(most: int) -> PlacementGroupFactory:
     """What a trial's own process takes. Its workers hold the GPUs, and all trials look alike to Tune, whatever their GPU
-    count: so Tune hands this process from any trial to any other."""
-    return PlacementGroupFactory([{"memory": DRIVER_BYTES}])
+    count: so Tune hands this process from any trial to any other.
+
+    It lives on the driver's node, if that has memory for `most` of them and one that is parked: then a node that goes takes no
+    trial with it but those that have workers there.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    memory = next((node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["NodeID"] == here), 0.0)
+    beside = {"bundle_label_selector": [{"ray.io/node-id": here}]} if memory >= (most + 1) * DRIVER_BYTES else {}
+    return PlacementGroupFactory([{"memory": DRIVER_BYTES}], **beside)
 
 
 class SweepTrainable(tune.Trainable):
