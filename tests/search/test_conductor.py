@@ -33,6 +33,7 @@ class Workers:
         self.places: dict[str, set[str]] = {}
         self.drained: list[str] = []
         self.leaves: set[str] = set()
+        self.lost: set[str] = set()
         self.holders: set[str] = set()
         self.discarded: list[str] = []
         self.there = True
@@ -60,6 +61,9 @@ class Workers:
     def drain(self, node: str) -> str | None:
         self.drained.append(node)
         return f"address of {node}"
+
+    def gone(self, holder: str) -> bool:
+        return bool(self.lost & self.nodes(holder))
 
     def leaving(self, holder: str) -> bool:
         return bool(self.leaves & self.nodes(holder))
@@ -295,7 +299,8 @@ def _report_on(made: Conductor, node: str) -> None:
 
 def test_a_node_that_fails_unlike_trials_is_drained_and_reported(tmp_path: Path) -> None:
     made = conductor(tmp_path, sweep(budget={"run_cap": 40}), 4)
-    _report_on(made, "good")
+    for _ in range(3):
+        _report_on(made, "good")
     names = [_fail_on(made, "bad") for _ in range(3)]
     assert made.pool.drained == ["bad"]
     (note,) = read_record(tmp_path / "run").notes
@@ -303,19 +308,34 @@ def test_a_node_that_fails_unlike_trials_is_drained_and_reported(tmp_path: Path)
     assert note.endswith("RuntimeError: CUDA error: uncorrectable ECC error")
 
 
+def test_a_node_with_one_bad_gpu_is_drained_though_its_others_work(tmp_path: Path) -> None:
+    made = conductor(tmp_path, sweep(budget={"run_cap": 99}), 40)
+    for _ in range(20):
+        _report_on(made, "good")
+    for _ in range(3):
+        assert made.pool.drained == []
+        _report_on(made, "bad")
+        _fail_on(made, "bad")
+    assert made.pool.drained == ["bad"]
+
+
 def test_settings_that_fail_are_not_blamed_on_a_node(tmp_path: Path) -> None:
     clock = Clock()
     made = conductor(tmp_path, sweep(budget={"run_cap": 60}, resources={"max_failures": 9}), 4, clock)
-    for _ in range(4):
+    for _ in range(8):
         _fail_on(made, "only")  # nothing works anywhere: the cause is elsewhere
-    _report_on(made, "good")
+    for _ in range(3):
+        for node in ("a", "b", "c"):  # a third of what is tried fails, wherever it runs
+            _report_on(made, node)
+            _report_on(made, node)
+            _fail_on(made, node)
+    clock.now += 3601
+    for _ in range(9):
+        _report_on(made, "a")
     for _ in range(4):
-        _fail_on(made, "mixed")
-        _report_on(made, "mixed")  # it works in between
-    for _ in range(4):
-        _fail_on(made, "slow")
-        clock.now += 400  # failures far apart
-        _report_on(made, "good")
+        _fail_on(made, "seldom")
+        clock.now += 1900  # failures far apart
+        _report_on(made, "a")
     name = start(made)
     for _ in range(5):  # one trial that kills its process again and again
         made.pool.places[name] = {"other"}
@@ -324,15 +344,28 @@ def test_settings_that_fail_are_not_blamed_on_a_node(tmp_path: Path) -> None:
     assert made.pool.drained == []
 
 
+def test_a_lost_node_is_not_blamed_on_those_it_shared_trials_with(tmp_path: Path) -> None:
+    made = conductor(tmp_path, sweep(budget={"run_cap": 60}, resources={"max_failures": 9}), 40)
+    for _ in range(9):
+        _report_on(made, "good")
+    names = [start(made) for _ in range(4)]
+    made.pool.places |= {name: {"lost", "neighbour"} for name in names}
+    made.pool.lost = {"lost"}
+    for name in names:
+        made.died(name)
+    assert made.pool.drained == []
+
+
 def test_of_two_nodes_the_last_one_is_never_drained(tmp_path: Path) -> None:
     made = conductor(tmp_path, sweep(budget={"run_cap": 40}), 4)
-    _report_on(made, "a")
+    for _ in range(6):
+        _report_on(made, "a")
     _report_on(made, "b")
     for _ in range(3):
         _fail_on(made, "b")
     assert made.pool.drained == ["b"]
     _report_on(made, "b")  # a trial that ran there goes on
-    for _ in range(6):
+    for _ in range(12):
         _fail_on(made, "a")
     assert made.pool.drained == ["b"]
 

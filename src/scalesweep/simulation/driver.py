@@ -41,6 +41,9 @@ class Everywhere:
     def drain(self, node: str) -> str | None:  # noqa: ARG002
         return None
 
+    def gone(self, holder: str) -> bool:  # noqa: ARG002
+        return False
+
     def leaving(self, holder: str) -> bool:  # noqa: ARG002
         return False
 

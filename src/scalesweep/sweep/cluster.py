@@ -6,7 +6,7 @@ Two kinds of file are read: Ray's cluster launcher's (`ray up`), and a KubeRay R
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,16 @@ def check_placement(spec: SweepSpec, cluster: Cluster) -> None:
         found.append(spec.problem(("resources", "max_gpus"), message, f"write {cluster.gpus}, or raise max_workers there"))
     if found:
         raise SpecError(found)
+
+
+def can_spare(spec: SweepSpec, nodes: Sequence[Mapping[str, Any]], without: Collection[str]) -> bool:
+    """Whether every trial can still be placed without some of `ray.nodes()`, by their ids; yes where others may come."""
+    try:
+        if spec.resources.max_gpus is None:
+            check_placement(spec, live_cluster([node for node in nodes if node["NodeID"] not in without]))
+    except SpecError:
+        return False
+    return True
 
 
 def _wanted(spec: SweepSpec, size: LadderSize, beyond: Sequence[int], most: int) -> str:

@@ -28,7 +28,7 @@ from scalesweep.search.conductor import Conductor, Sink
 from scalesweep.spec import SweepSpec, TrialConfig, gpu_choices, sweep_from_dict, trial_config
 from scalesweep.storage import UrlPath, check_writable, working_folder
 from scalesweep.sweep.checkpoints import CheckpointSweeper
-from scalesweep.sweep.cluster import check_placement, live_cluster
+from scalesweep.sweep.cluster import can_spare, check_placement, live_cluster
 from scalesweep.sweep.preflight import Plan, check_static
 
 WARM_BYTES = 2 * 1024**3  # weights of a size that each worker makes itself ready for as it starts; larger ones wait for a trial
@@ -293,7 +293,7 @@ class TrialWorkers:
         from scalesweep.training.job import job_from_manifest, ladder_entry
         from scalesweep.training.workers import Lease, WorkerPool
 
-        self.slots = slots
+        self.spec, self.slots = spec, slots
         self.leases: dict[str, Lease] = {}
         self.booted: list[float] = []  # seconds that workers took to start, not told to the conductor yet
         self._entry = functools.partial(ladder_entry, manifest)
@@ -342,7 +342,15 @@ class TrialWorkers:
         return self.pool.nodes(holder)
 
     def drain(self, node: str) -> str | None:
-        return self.pool.drain(node)
+        import ray
+
+        if can_spare(self.spec, ray.nodes(), {node, *self.drained}):
+            return self.pool.drain(node)
+        self.remarks.append("a node fails trials, and is not drained: without it not all GPU counts could be placed")
+        return None
+
+    def gone(self, holder: str) -> bool:
+        return self.pool.gone(holder)
 
     def leaving(self, holder: str) -> bool:
         return self.pool.leaving(holder)

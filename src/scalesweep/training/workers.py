@@ -351,6 +351,10 @@ class WorkerPool:
             self._leave_drained()
         return address
 
+    def gone(self, holder: str) -> bool:
+        """Whether a node that `holder` has workers on is no more."""
+        return not self.nodes(holder) <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
     def leaving(self, holder: str) -> bool:
         """Whether a node that `holder` has workers on will be taken away soon, or was."""
         self._watch()
