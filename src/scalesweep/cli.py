@@ -188,6 +188,9 @@ def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, a
 
     Needs only the run folder. Finished trials stay as they are; unfinished ones go on from their last checkpoint; the
     rungs and the Optuna study are rebuilt from the record.
+
+    It trusts the folder for which models and data are read, and says which; of its own files it reads JSON and
+    safetensors, and no pickle.
     """
     from scalesweep.sweep.jobs import is_job_address
 

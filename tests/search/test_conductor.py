@@ -370,6 +370,21 @@ def test_of_two_nodes_the_last_one_is_never_drained(tmp_path: Path) -> None:
     assert made.pool.drained == ["b"]
 
 
+def test_a_sweep_that_stands_still_says_what_it_waits_for(tmp_path: Path) -> None:
+    clock = Clock()
+    made = conductor(tmp_path, sweep(), 4, clock)
+    made.pool.there = False
+    for seconds in (0, 200, 200, 200):
+        clock.now += seconds
+        assert made.next_trial() is None
+    (note,) = made.record.notes
+    (name,) = list(made.waiting)[:1]
+    assert note.startswith(f"nothing runs: {name} has waited for ")
+    assert "the cluster holds 4" in note
+    made.pool.there = True
+    assert start(made) == name
+
+
 def test_a_trial_leaves_a_node_that_will_be_taken_away_at_its_next_report(tmp_path: Path) -> None:
     made = conductor(tmp_path, sweep(resources={"spot_notice": "aws", "max_failures": 0}), 4)
     name, other = start(made), start(made)

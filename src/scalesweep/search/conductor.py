@@ -16,12 +16,14 @@ from scalesweep.errors import OutsideError
 from scalesweep.record import Mark, Record, State, Trial
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.search.nodes import NodeWatch
+from scalesweep.search.pool import Pool
 from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs, draw_bracket
 from scalesweep.spec import SweepSpec, gpu_choices, rung_levels, trial_config
 
 WAITING_LIMIT = 2  # trials too large for the free workers that are queued before only small ones are proposed
 QUEUE_LIMIT = 8  # trials that wait at once, for whatever reason
+STUCK_SECONDS = 300.0  # how long nothing may run while a trial waits before the record says so
 STARTING_SECONDS = 60.0  # how long a trial whose workers are being started is waited for before others fill its place
 
 
@@ -39,57 +41,6 @@ class Sink(Protocol):
     def handle(self, event: dict[str, Any], record: Record) -> None: ...
 
     def close(self, record: Record) -> None: ...
-
-
-class Pool(Protocol):
-    """Where workers are leased, held by a trial's name."""
-
-    def take(self, trial: Trial) -> bool:
-        """Lease the trial's workers; False while they are not there."""
-        ...
-
-    def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:
-        """Whether the trial's workers are free, or would be if those trials gave theirs back, or can still be started."""
-        ...
-
-    def idle(self) -> float:
-        """Workers that are up and that nobody holds."""
-        ...
-
-    booted: list[float]
-    """Seconds that workers took to start, emptied by who books them."""
-
-    remarks: list[str]
-    """What befell the pool and belongs into the record, emptied likewise."""
-
-    drained: Collection[str]
-    """Nodes on which nothing is placed any more."""
-
-    def nodes(self, holder: str) -> set[str]:
-        """The nodes that a trial's workers are on."""
-        ...
-
-    def drain(self, node: str) -> str | None:
-        """Place nothing on a node any more. Returns its address; None if it has gone anyway, or can't be done without."""
-        ...
-
-    def gone(self, holder: str) -> bool:
-        """Whether a node that a trial has workers on is no more."""
-        ...
-
-    def leaving(self, holder: str) -> bool:
-        """Whether a node that a trial has workers on will be taken away soon, or was."""
-        ...
-
-    def names(self, holder: str) -> list[str]: ...
-
-    def tend(self) -> None:
-        """Let workers go that have long been idle."""
-        ...
-
-    def release(self, holder: str) -> None: ...
-
-    def discard(self, holder: str) -> None: ...
 
 
 @dataclass
@@ -127,6 +78,7 @@ class Conductor:
     waiting: dict[str, Waiting] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
     paused: dict[str, Trial] = field(default_factory=dict)  # at a rung that they have not passed yet
+    stuck: set[str] = field(default_factory=set)  # trials of which it was said that they wait while nothing runs
     deaths: Counter[str] = field(default_factory=Counter)  # of a trial's processes, in this session
     nodes: NodeWatch = field(default_factory=NodeWatch)
     outage: Exception | None = None  # something outside failed for good: the session ends, the sweep can be resumed
@@ -273,7 +225,19 @@ class Conductor:
         if not self.waiting:
             self.pool.tend()
             self._book_starts()
+        elif not self.running and not self.outage:
+            self._say_if_stuck(*next(iter(self.waiting.items())))
         return None
+
+    def _say_if_stuck(self, name: str, waiting: Waiting) -> None:
+        """A cluster that lost its nodes may get them back: the sweep waits, and says what for."""
+        if name not in self.stuck and self.clock() - waiting.since > STUCK_SECONDS:
+            self.stuck.add(name)
+            needs, there = int(waiting.trial.config["num_gpus"]), self.slots()
+            self.note(
+                f"nothing runs: {name} has waited for {needs} worker(s) for {STUCK_SECONDS / 60:.0f} minutes, and the cluster holds "
+                f"{there} (`ray status` tells which nodes are up, and what is asked for)"
+            )
 
     def _book_starts(self) -> None:
         """What workers took to start is paid for, and belongs to no trial."""

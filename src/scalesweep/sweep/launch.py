@@ -266,8 +266,22 @@ def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, s
                 f"the sweep in {run_dir} has ended ({writer.record.ended_reason}); there is nothing to resume", hint
             )
         spec = sweep_from_dict(writer.record.manifest["spec"])
+        if sinks is None:
+            print(_trusted(spec, run_dir), file=sys.stderr, flush=True)
         with ray_cluster(address, num_gpus):
             return _run(writer, spec, _checked_slots(spec), sinks)
+
+
+def _trusted(spec: SweepSpec, run_dir: Path | UrlPath) -> str:
+    """What a run folder is trusted with: who can write there can have named other models and data than the user did."""
+    sizes = spec.sizes()
+    code = sorted({size.model for size in sizes if size.trust_remote_code})
+    pickles = sorted({size.model for size in sizes if size.allow_pickle})
+    return (
+        f"trusting {run_dir} for what is read: models {', '.join(sorted({size.model for size in sizes}))}; data {spec.data.path}"
+        + (f"; runs the code of {', '.join(code)} (trust_remote_code)" if code else "")
+        + (f"; may unpickle the weights of {', '.join(pickles)} (allow_pickle)" if pickles else "")
+    )
 
 
 def _checked_slots(spec: SweepSpec) -> Slots:
