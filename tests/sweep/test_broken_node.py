@@ -84,7 +84,7 @@ def test_a_node_where_no_worker_can_start_is_drained_and_reported(tmp_path: Path
     assert "cache" in note
 
 
-def test_a_node_where_every_trial_fails_costs_three_of_them(tmp_path: Path) -> None:
+def test_a_node_where_every_trial_fails_is_drained_after_a_few(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WORN_OUT)
     with cluster(PYTHONPATH=str(tmp_path)) as made:
         record = launched(made, tmp_path, budget={"run_cap": 12}, search_space=ONE_GPU, early_terminate=LONG)
@@ -93,6 +93,6 @@ def test_a_node_where_every_trial_fails_costs_three_of_them(tmp_path: Path) -> N
     assert {str(trial.state) for trial in record.trials.values()} <= {"COMPLETE", "PRUNED", "FAIL"}
     (note,) = [note for note in record.notes if "is drained" in note]
     assert "ECC" in note
-    assert 3 <= len(failed) <= 4, "one more may have run there when the third failed"
+    assert 3 <= len(failed) <= 5, "the third, or the fourth while few have done well elsewhere; one more may run there then"
     assert all("ECC" in str(trial.error) for trial in failed)
-    assert sum(trial.name in note for trial in failed) == 3
+    assert sum(trial.name in note for trial in failed) >= 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,6 +26,19 @@ from scalesweep.sweep.jobs import check_paths, is_job_address, shared_folder
 from sweeps import sweep_dict
 
 CLI = [sys.executable, "-m", "scalesweep.cli"]
+# Follows a job, presses Ctrl-C at its first lines, and loses it, as a library's callback may.
+SWALLOWS = """
+import signal, sys
+from scalesweep.sweep.jobs import Jobs
+
+def show(text):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        print("lost", flush=True)
+
+Jobs(sys.argv[1]).follow(sys.argv[2], show)
+"""
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ def reports_in(run_dir: Path) -> int:
 @pytest.mark.slow
 def test_a_job_is_left_followed_stopped_and_resumed(head: Head, tmp_path: Path) -> None:
     spec, run_dir = write_spec(tmp_path), tmp_path / "shared" / "run"
-    early = ("early_terminate.max_t=40", "resources.max_concurrent_trials=1", "name=it's; true")
+    early = ("early_terminate.max_t=120", "resources.max_concurrent_trials=1", "name=it's; true")
     refused = head.run("launch", spec, "--run-dir", run_dir, "--address", head.address, "--set", early[2])
     assert (refused.returncode, "must begin with a letter" in refused.stderr) == (2, True), refused.stderr
     sets = [word for setting in early[:2] for word in ("--set", setting)]
@@ -120,6 +134,14 @@ def test_a_job_is_left_followed_stopped_and_resumed(head: Head, tmp_path: Path) 
     assert f"scalesweep attach {run_dir} --address {head.address} --stop" in said
     assert "Traceback" not in said
     before = reports_in(run_dir)
+    # It is seen with the next line where something on its way swallows it.
+    job = re.search(r"job (run-\w+);", said)
+    assert job is not None, said
+    command = [sys.executable, "-c", SWALLOWS, head.address, job[1]]
+    followed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=head.env)
+    assert followed.returncode != 0
+    assert followed.stdout == "lost\n"
+    assert followed.stderr.rstrip().endswith("KeyboardInterrupt")
     # A second driver is refused before anything is submitted.
     twice = head.run("resume", run_dir, "--address", head.address)
     assert (twice.returncode, "already" in twice.stderr) == (2, True), twice.stderr
@@ -131,7 +153,7 @@ def test_a_job_is_left_followed_stopped_and_resumed(head: Head, tmp_path: Path) 
     assert f"scalesweep resume {run_dir}" in stopped.stderr
     record = read_record(run_dir)
     assert record.status != "ended"
-    assert record.manifest["spec"]["early_terminate"]["max_t"] == 40
+    assert record.manifest["spec"]["early_terminate"]["max_t"] == 120
     assert before >= 2
     assert not list(run_dir.glob("lease-*")), "the lease was given back"
     # On with it, through the other kind of address, to the end.

@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -176,6 +177,10 @@ class Jobs:
         Raises:
             OutsideError: the cluster does not answer any more, or the driver died without a word.
         """
+        with _kept_ctrl_c() as raise_if_lost:
+            return self._follow(job, show, raise_if_lost)
+
+    def _follow(self, job: str, show: Callable[[str], None], raise_if_lost: Callable[[], None]) -> tuple[str, int]:
         import aiohttp
 
         shown = 0
@@ -185,16 +190,16 @@ class Jobs:
             passed, lines = 0, self._client.tail_job_logs(job)  # always from the first line
             with contextlib.suppress(StopAsyncIteration, TimeoutError):
                 while True:
-                    async with asyncio.timeout(
-                        SILENT_SECONDS
-                    ):  # `wait_for` may lose a Ctrl-C that comes with a line (Python 3.11)
+                    async with asyncio.timeout(SILENT_SECONDS):
                         text = await anext(lines)
+                    raise_if_lost()
                     show(text[max(0, shown - passed) :])
                     passed += len(text)
                     shown = max(shown, passed)
 
         until = None
         while True:
+            raise_if_lost()
             # A connection that breaks is made anew; whether the cluster is there at all is seen next.
             with contextlib.suppress(OSError, RuntimeError, aiohttp.ClientError):
                 asyncio.run(tail())
@@ -246,3 +251,24 @@ def _knock(address: str) -> None:
     except OSError as error:
         hint = "`ray status` on the head tells whether the cluster is up; its dashboard listens on --dashboard-host, 127.0.0.1 by default"
         raise OutsideError(f"nobody answers at {address} ({error})", hint) from None
+
+
+@contextlib.contextmanager
+def _kept_ctrl_c() -> Iterator[Callable[[], None]]:
+    """Ctrl-C as ever, and a function that raises it again where a library between here and the terminal has swallowed it."""
+    pressed = False
+
+    def handler(signum: int, frame: Any) -> None:  # noqa: ARG001
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    def raise_if_lost() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield raise_if_lost
+    finally:
+        signal.signal(signal.SIGINT, previous)
