@@ -46,13 +46,11 @@ class Sweep:
         return self._plan(None if cluster else local_slots(self.spec, num_gpus), cluster)
 
     def _plan(self, slots: int | None, cluster: str | Path | None) -> Plan:
-        from scalesweep.sweep.cluster import check_placement, read_cluster
+        from scalesweep.sweep.cluster import workers_by_file
         from scalesweep.sweep.preflight import preflight
 
         if cluster is not None:
-            holds = read_cluster(Path(cluster))
-            check_placement(self.spec, holds)
-            slots = holds.workers(self.spec.resources.cpus_per_worker)
+            slots = workers_by_file(self.spec, Path(cluster))
         return preflight(self.spec, slots, self.base)
 
     def launch(

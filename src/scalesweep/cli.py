@@ -119,7 +119,7 @@ def _checked_plan(
 
     spec = load_sweep(spec_path, overrides)
     from scalesweep.report.terminal import step_progress
-    from scalesweep.sweep.cluster import check_placement, read_cluster
+    from scalesweep.sweep.cluster import workers_by_file
     from scalesweep.sweep.launch import local_slots
     from scalesweep.sweep.preflight import check_static, preflight
 
@@ -128,9 +128,7 @@ def _checked_plan(
             raise click.UsageError(
                 "--cluster is about a cluster, and not a local one: leave out --num-gpus, and give --address"
             )
-        cluster = read_cluster(cluster_file)
-        check_placement(spec, cluster)
-        slots: int | None = cluster.workers(spec.resources.cpus_per_worker)
+        slots: int | None = workers_by_file(spec, cluster_file)
     else:
         slots = None if address else max(local_slots(spec, num_gpus), planning * (spec.resources.max_gpus or 0))
     check_static(spec, slots)  # seconds before the libraries that the rest needs are loaded
@@ -223,13 +221,13 @@ def _launch_job(
     import json
 
     from scalesweep.spec import load_sweep
-    from scalesweep.sweep.cluster import check_placement, read_cluster
+    from scalesweep.sweep.cluster import workers_by_file
     from scalesweep.sweep.jobs import Jobs, check_paths, shared_folder
     from scalesweep.sweep.preflight import check_static
 
     spec = load_sweep(spec_path, overrides)
     if cluster is not None:
-        check_placement(spec, read_cluster(cluster))
+        workers_by_file(spec, cluster)
     check_static(spec, None)
     check_paths(spec, spec_path.parent)
     folder = shared_folder(run_dir)

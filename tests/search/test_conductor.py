@@ -10,95 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from conducting import Clock, conductor, report, start
 from scalesweep.errors import OutsideError
-from scalesweep.record import RecordWriter, State, Trial, read_record
-from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.record import State, read_record
 from scalesweep.search.conductor import QUEUE_LIMIT, STARTING_SECONDS, Conductor
-from scalesweep.search.proposals import Proposer
 from scalesweep.spec import SweepSpec
 from sweeps import sweep
-
-MANIFEST = {"schema_version": SCHEMA_VERSION, "name": "tiny", "metric": {"name": "eval_loss", "goal": "minimize"}}
-
-
-class Workers:
-    """A pool that always has what is asked for, unless told otherwise."""
-
-    def __init__(self) -> None:
-        self.booted: list[float] = []
-        self.remarks: list[str] = []
-        self.places: dict[str, set[str]] = {}
-        self.drained: list[str] = []
-        self.leaves: set[str] = set()
-        self.lost: set[str] = set()
-        self.holders: set[str] = set()
-        self.discarded: list[str] = []
-        self.there = True
-        self.up = math.inf  # workers that are up and idle
-        self.lacking: set[str] = set()  # sizes of which all workers are taken, whatever else is free
-
-    def take(self, trial: Trial) -> bool:
-        there = self.there and trial.config["num_gpus"] <= self.up and self.could_hold(trial)
-        if there:
-            self.holders.add(trial.name)
-        return there
-
-    def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:  # noqa: ARG002
-        return trial.config["model_size"] not in self.lacking
-
-    def idle(self) -> float:
-        return self.up
-
-    def names(self, holder: str) -> list[str]:
-        return [f"{holder}-worker"]
-
-    def nodes(self, holder: str) -> set[str]:
-        return self.places.get(holder, set())
-
-    def drain(self, node: str) -> str | None:
-        self.drained.append(node)
-        return f"address of {node}"
-
-    def gone(self, holder: str) -> bool:
-        return bool(self.lost & self.nodes(holder))
-
-    def leaving(self, holder: str) -> bool:
-        return bool(self.leaves & self.nodes(holder))
-
-    def tend(self) -> None: ...
-
-    def release(self, holder: str) -> None:
-        self.holders.discard(holder)
-
-    def discard(self, holder: str) -> None:
-        self.holders.discard(holder)
-        self.discarded.append(holder)
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def conductor(folder: Path, spec: SweepSpec, slots: int, clock: Clock | None = None, resume: bool = False) -> Conductor:
-    writer = RecordWriter(folder / "run", None if resume else MANIFEST)
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), writer.record.by_number(), "eval_loss")
-    return Conductor(spec, "minimize", writer, proposer, lambda: slots, Workers(), clock=clock or Clock())
-
-
-def report(made: Conductor, name: str, step: int, loss: float) -> bool:
-    return made.report(name, step, {"eval_loss": loss}, step=step, tokens=100 * step, flops=1e9 * step)
-
-
-def start(made: Conductor) -> str:
-    trial = made.next_trial()
-    assert trial is not None
-    return trial.name
 
 
 def test_a_stopped_trial_is_pruned_with_every_value_and_a_finished_one_is_complete(tmp_path: Path) -> None:
@@ -284,92 +203,6 @@ def test_a_trial_whose_process_dies_goes_on_with_other_workers_and_not_for_ever(
     assert len(made.pool.discarded) == 3
 
 
-def _fail_on(made: Conductor, node: str) -> str:
-    name = start(made)
-    made.pool.places[name] = {node}
-    made.failed(name, "Traceback\nRuntimeError: CUDA error: uncorrectable ECC error")
-    return name
-
-
-def _report_on(made: Conductor, node: str) -> None:
-    name = start(made)
-    made.pool.places[name] = {node}
-    assert not report(made, name, 4, math.nan)  # the settings' fault
-
-
-def test_a_node_that_fails_unlike_trials_is_drained_and_reported(tmp_path: Path) -> None:
-    made = conductor(tmp_path, sweep(budget={"run_cap": 40}), 4)
-    for _ in range(3):
-        _report_on(made, "good")
-    names = [_fail_on(made, "bad") for _ in range(3)]
-    assert made.pool.drained == ["bad"]
-    (note,) = read_record(tmp_path / "run").notes
-    assert note.startswith("node address of bad is drained: " + ", ".join(names))
-    assert note.endswith("RuntimeError: CUDA error: uncorrectable ECC error")
-
-
-def test_a_node_with_one_bad_gpu_is_drained_though_its_others_work(tmp_path: Path) -> None:
-    made = conductor(tmp_path, sweep(budget={"run_cap": 99}), 40)
-    for _ in range(20):
-        _report_on(made, "good")
-    for _ in range(3):
-        assert made.pool.drained == []
-        _report_on(made, "bad")
-        _fail_on(made, "bad")
-    assert made.pool.drained == ["bad"]
-
-
-def test_settings_that_fail_are_not_blamed_on_a_node(tmp_path: Path) -> None:
-    clock = Clock()
-    made = conductor(tmp_path, sweep(budget={"run_cap": 60}, resources={"max_failures": 9}), 4, clock)
-    for _ in range(8):
-        _fail_on(made, "only")  # nothing works anywhere: the cause is elsewhere
-    for _ in range(3):
-        for node in ("a", "b", "c"):  # a third of what is tried fails, wherever it runs
-            _report_on(made, node)
-            _report_on(made, node)
-            _fail_on(made, node)
-    clock.now += 3601
-    for _ in range(9):
-        _report_on(made, "a")
-    for _ in range(4):
-        _fail_on(made, "seldom")
-        clock.now += 1900  # failures far apart
-        _report_on(made, "a")
-    name = start(made)
-    for _ in range(5):  # one trial that kills its process again and again
-        made.pool.places[name] = {"other"}
-        made.died(name)
-        assert start(made) == name
-    assert made.pool.drained == []
-
-
-def test_a_lost_node_is_not_blamed_on_those_it_shared_trials_with(tmp_path: Path) -> None:
-    made = conductor(tmp_path, sweep(budget={"run_cap": 60}, resources={"max_failures": 9}), 40)
-    for _ in range(9):
-        _report_on(made, "good")
-    names = [start(made) for _ in range(4)]
-    made.pool.places |= {name: {"lost", "neighbour"} for name in names}
-    made.pool.lost = {"lost"}
-    for name in names:
-        made.died(name)
-    assert made.pool.drained == []
-
-
-def test_of_two_nodes_the_last_one_is_never_drained(tmp_path: Path) -> None:
-    made = conductor(tmp_path, sweep(budget={"run_cap": 40}), 4)
-    for _ in range(6):
-        _report_on(made, "a")
-    _report_on(made, "b")
-    for _ in range(3):
-        _fail_on(made, "b")
-    assert made.pool.drained == ["b"]
-    _report_on(made, "b")  # a trial that ran there goes on
-    for _ in range(12):
-        _fail_on(made, "a")
-    assert made.pool.drained == ["b"]
-
-
 def test_a_sweep_that_stands_still_says_what_it_waits_for(tmp_path: Path) -> None:
     clock = Clock()
     made = conductor(tmp_path, sweep(), 4, clock)
@@ -383,27 +216,6 @@ def test_a_sweep_that_stands_still_says_what_it_waits_for(tmp_path: Path) -> Non
     assert "the cluster holds 4" in note
     made.pool.there = True
     assert start(made) == name
-
-
-def test_a_trial_leaves_a_node_that_will_be_taken_away_at_its_next_report(tmp_path: Path) -> None:
-    made = conductor(tmp_path, sweep(resources={"spot_notice": "aws", "max_failures": 0}), 4)
-    name, other = start(made), start(made)
-    assert made.may_give_way(name), "its checkpoint is to be there before the report"
-    made.pool.places |= {name: {"spot"}, other: {"good"}}
-    made.pool.leaves = {"spot"}
-    assert report(made, other, 4, 1.0)
-    assert not report(made, name, 4, 1.0)
-    assert made.record.trials[name].state is State.RUNNING
-    assert name not in made.pool.holders
-    assert start(made) == name, "it is the next"
-    assert read_record(tmp_path / "run").trials[name].attempts == 2
-    # Where the node went first: not the trial's fault, and not the node's.
-    made.pool.places[name] = {"spot"}
-    made.died(name)
-    assert start(made) == name
-    made.pool.leaves = set()
-    made.died(name)
-    assert made.record.trials[name].state is State.FAIL
 
 
 def test_a_record_that_cannot_be_written_ends_the_session_and_nothing_more_happens(tmp_path: Path) -> None:

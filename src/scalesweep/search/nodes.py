@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from math import comb
+
+from scipy.special import bdtrc
 
 WINDOW_SECONDS = 3600.0
 TRIALS_THAT_MAY_FAIL = 3  # on a node before it can be at fault
@@ -39,9 +40,7 @@ class NodeWatch:
         for node in nodes:
             here = self._recent(node, now)
             failed = [name for name, failed in here.items() if failed]
-            chance = sum(
-                comb(len(here), k) * rate**k * (1 - rate) ** (len(here) - k) for k in range(len(failed), len(here) + 1)
-            )
+            chance = float(bdtrc(len(failed) - 1, len(here), rate))  # of as many failures or more
             if len(failed) >= TRIALS_THAT_MAY_FAIL and chance <= CHANCE and not all(elsewhere):
                 bad[node] = failed
                 del self._last[node]

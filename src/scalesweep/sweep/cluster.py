@@ -189,6 +189,17 @@ def check_placement(spec: SweepSpec, cluster: Cluster) -> None:
         raise SpecError(found)
 
 
+def workers_by_file(spec: SweepSpec, path: Path) -> int:
+    """Workers that the cluster of a file can hold at once, once it is known that every trial can be placed there.
+
+    Raises:
+        SpecError: as `read_cluster` and `check_placement` do.
+    """
+    cluster = read_cluster(path)
+    check_placement(spec, cluster)
+    return cluster.workers(spec.resources.cpus_per_worker)
+
+
 def can_spare(spec: SweepSpec, nodes: Sequence[Mapping[str, Any]], without: Collection[str]) -> bool:
     """Whether every trial can still be placed without some of `ray.nodes()`, by their ids; yes where others may come."""
     try:

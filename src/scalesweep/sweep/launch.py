@@ -358,9 +358,11 @@ class TrialWorkers:
     def drain(self, node: str) -> str | None:
         import ray
 
-        if can_spare(self.spec, ray.nodes(), {node, *self.drained}):
+        nodes = ray.nodes()
+        if can_spare(self.spec, nodes, {node, *self.drained}):
             return self.pool.drain(node)
-        self.remarks.append("a node fails trials, and is not drained: without it not all GPU counts could be placed")
+        address = next(one["NodeManagerAddress"] for one in nodes if one["NodeID"] == node)
+        self.remarks.append(f"node {address} fails trials, and is not drained: without it not all GPU counts could be placed")
         return None
 
     def gone(self, holder: str) -> bool:

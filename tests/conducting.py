@@ -1,0 +1,94 @@
+"""A conductor on a clock and a pool of workers that the test makes up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+
+from optuna.storages import InMemoryStorage
+
+from scalesweep.record import RecordWriter, Trial
+from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.search.conductor import Conductor
+from scalesweep.search.proposals import Proposer
+from scalesweep.spec import SweepSpec
+
+MANIFEST = {"schema_version": SCHEMA_VERSION, "name": "tiny", "metric": {"name": "eval_loss", "goal": "minimize"}}
+
+
+class Workers:
+    """A pool that always has what is asked for, unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.booted: list[float] = []
+        self.remarks: list[str] = []
+        self.places: dict[str, set[str]] = {}
+        self.drained: list[str] = []
+        self.leaves: set[str] = set()
+        self.lost: set[str] = set()
+        self.holders: set[str] = set()
+        self.discarded: list[str] = []
+        self.there = True
+        self.up = math.inf  # workers that are up and idle
+        self.lacking: set[str] = set()  # sizes of which all workers are taken, whatever else is free
+
+    def take(self, trial: Trial) -> bool:
+        there = self.there and trial.config["num_gpus"] <= self.up and self.could_hold(trial)
+        if there:
+            self.holders.add(trial.name)
+        return there
+
+    def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:  # noqa: ARG002
+        return trial.config["model_size"] not in self.lacking
+
+    def idle(self) -> float:
+        return self.up
+
+    def names(self, holder: str) -> list[str]:
+        return [f"{holder}-worker"]
+
+    def nodes(self, holder: str) -> set[str]:
+        return self.places.get(holder, set())
+
+    def drain(self, node: str) -> str | None:
+        self.drained.append(node)
+        return f"address of {node}"
+
+    def gone(self, holder: str) -> bool:
+        return bool(self.lost & self.nodes(holder))
+
+    def leaving(self, holder: str) -> bool:
+        return bool(self.leaves & self.nodes(holder))
+
+    def tend(self) -> None: ...
+
+    def release(self, holder: str) -> None:
+        self.holders.discard(holder)
+
+    def discard(self, holder: str) -> None:
+        self.holders.discard(holder)
+        self.discarded.append(holder)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def conductor(folder: Path, spec: SweepSpec, slots: int, clock: Clock | None = None, resume: bool = False) -> Conductor:
+    writer = RecordWriter(folder / "run", None if resume else MANIFEST)
+    proposer = Proposer(spec, "minimize", InMemoryStorage(), writer.record.by_number(), "eval_loss")
+    return Conductor(spec, "minimize", writer, proposer, lambda: slots, Workers(), clock=clock or Clock())
+
+
+def report(made: Conductor, name: str, step: int, loss: float) -> bool:
+    return made.report(name, step, {"eval_loss": loss}, step=step, tokens=100 * step, flops=1e9 * step)
+
+
+def start(made: Conductor) -> str:
+    trial = made.next_trial()
+    assert trial is not None
+    return trial.name
