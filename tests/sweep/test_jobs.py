@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import yaml
 from scalesweep.errors import UserError
 from scalesweep.record import read_record
 from scalesweep.spec import load_sweep
-from scalesweep.sweep.jobs import check_paths, is_job_address, shared_folder
+from scalesweep.sweep.jobs import CLIENT_TRIES, _connected, check_paths, is_job_address, shared_folder
 from sweeps import sweep_dict
 
 CLI = [sys.executable, "-m", "scalesweep.cli"]
@@ -228,3 +228,25 @@ def test_what_is_wrong_here_is_told_here(arguments: list[str], code: int, words:
     assert (done.returncode, words in done.stderr) == (code, True), done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+def test_a_client_server_that_dies_at_its_start_is_asked_for_again() -> None:
+    """Ray's own defect, ray-project/ray issue 63202."""
+
+    def connecting(*outcomes: Exception | str) -> Callable[[], str]:
+        left = iter(outcomes)
+
+        def connect() -> str:
+            outcome = next(left)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        return connect
+
+    died = ConnectionAbortedError("Initialization failure from server:\nRuntimeError: Starting Ray client server failed. See …")
+    assert _connected(connecting(died, died, "a client")) == "a client"
+    with pytest.raises(ConnectionAbortedError, match="Starting Ray client"):
+        _connected(connecting(*[died] * CLIENT_TRIES, "too late"))
+    with pytest.raises(RuntimeError, match="something else"):
+        _connected(connecting(RuntimeError("something else"), "a client"))

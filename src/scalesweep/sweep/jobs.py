@@ -32,6 +32,7 @@ PORTS = {"http": 80, "https": 443, "ray": 10001}  # kinds of address, and the po
 RUN_DIR = "scalesweep_run_dir"  # the job's metadata say which folder it drives
 STOP_SECONDS = 120  # that a driver may take to stop cleanly; Ray kills it after 3 by default
 SILENT_SECONDS = 120.0  # without a line of the log: the connection may be dead, so a new one is made
+CLIENT_TRIES = 5  # for the server of a ray:// address, some of which die at their start (ray-project/ray issue 63202)
 LOST_SECONDS = 120.0  # that a cluster may be away before following it is given up
 PASSED_ON = (2, 3, 4, 130)  # exit codes of a driver that has said what was wrong
 
@@ -90,7 +91,7 @@ class Jobs:
 
                 for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "client_builder"):
                     logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
-                self._client: Any = JobSubmissionClient(address)
+                self._client: Any = _connected(lambda: JobSubmissionClient(address))
             except (ImportError, RuntimeError) as error:
                 if isinstance(error, ImportError) or "ray[default]" in str(error):
                     hint = "pip install 'scalesweep[cluster]', here and on the cluster's nodes"
@@ -235,6 +236,17 @@ class Jobs:
                 "; `python` of the head's `ray start` must have scalesweep installed: start Ray with that environment active"
             )
         raise OutsideError(f"job {found.submission_id} ended badly: {what}", hint)
+
+
+def _connected(connect: Callable[[], Any]) -> Any:
+    """What `connect` returns. It is tried again where the server that Ray starts for each client of a ray:// address died."""
+    for left in reversed(range(CLIENT_TRIES)):
+        try:
+            return connect()
+        except (RuntimeError, ConnectionError) as error:
+            if not left or "Starting Ray client server failed" not in str(error):
+                raise
+    raise AssertionError
 
 
 def _knock(address: str) -> None:
