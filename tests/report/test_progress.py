@@ -119,6 +119,7 @@ def test_budget_uses() -> None:
     assert uses["time"].left == "0:00"
     assert uses["gpu_hours"].left == "1.00 GPU h"
     assert uses["dollars"].left == "$7.50"
+    assert [use.left for use in budget_uses({"run_cap": 7}, ended=6, elapsed=0.0, gpu_seconds=0.0, paid=0.0)] == ["1 trial"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -44,9 +44,10 @@ def budget_uses(budget: dict[str, Any], ended: int, elapsed: float, gpu_seconds:
         ("dollars", paid, lambda value: f"${value:,.2f}", ""),
     ]
     return [
-        Use(key, used / cap, f"{say(used)} of {say(cap)}{unit}", f"{say(max(0.0, cap - used))}{unit}")
+        Use(key, used / cap, f"{say(used)} of {say(cap)}{unit}", f"{left}{unit.removesuffix('s') if left == '1' else unit}")
         for key, used, say, unit in limits
         if (cap := budget.get(key)) is not None
+        for left in [say(max(0.0, cap - used))]
     ]
 
 

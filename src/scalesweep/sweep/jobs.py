@@ -240,13 +240,13 @@ class Jobs:
 
 def _connected(connect: Callable[[], Any]) -> Any:
     """What `connect` returns. It is tried again where the server that Ray starts for each client of a ray:// address died."""
-    for left in reversed(range(CLIENT_TRIES)):
+    for _ in range(CLIENT_TRIES - 1):
         try:
             return connect()
         except (RuntimeError, ConnectionError) as error:
-            if not left or "Starting Ray client server failed" not in str(error):
+            if "Starting Ray client server failed" not in str(error):
                 raise
-    raise AssertionError
+    return connect()
 
 
 def _knock(address: str) -> None:
