@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 BLOCK = 32 * 1024
@@ -87,5 +88,6 @@ def read_run(path: Path) -> WandbRun:
 
 def read_runs(wandb_dir: Path) -> list[WandbRun]:
     """Every run under a `wandb` folder, oldest file first."""
+    wandb.teardown()  # `finish` returns before the service of this process has written a run's last block; this waits
     files = sorted(wandb_dir.glob("*run-*/run-*.wandb"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     return [read_run(path) for path in files]
