@@ -49,22 +49,21 @@ def sample(trials: int) -> Sample:
 
 @dataclass
 class Watch:
-    """A sink that takes a sample every so many trials."""
+    """A sink that takes a sample with every second trial."""
 
-    every: int
     samples: list[Sample] = field(default_factory=list)
     ended: int = 0
 
     def handle(self, event: dict[str, Any], record: Record) -> None:  # noqa: ARG002
         if event["event"] == "end":
             self.ended += 1
-            if self.ended % self.every == 0:
+            if self.ended % 2 == 0:
                 self.samples.append(sample(self.ended))
 
     def close(self, record: Record) -> None: ...
 
 
-def soak(folder: Path, trials: int, every: int = 5) -> tuple[Record, list[Sample]]:
+def soak(folder: Path, trials: int) -> tuple[Record, list[Sample]]:
     """Run so many trials on two logical GPUs: both counts, two sizes, every way of unfreezing."""
     space = {
         "model_size": {"values": ["L1", "L2"]},
@@ -83,7 +82,7 @@ def soak(folder: Path, trials: int, every: int = 5) -> tuple[Record, list[Sample
             search={"sampler": "random"},
         )
     )
-    watch = Watch(every)
+    watch = Watch()
     record = launch(preflight(spec, 2, Path.cwd()), folder / "run", None, 2, sinks=[watch])
     return record, watch.samples
 
@@ -106,10 +105,10 @@ def occupancy(run_dir: Path, slots: int) -> float:
 
 
 def growth(values: list[float]) -> float:
-    """How much the least of the second half lies above the least of the first, relative.
+    """How much the least of the last quarter lies above the least of the first, relative.
 
     What leaks lifts every sample; what runs while one is taken lies on top of some. A worker takes a sixth more in a trial than
-    between two, so a half's median jumps with how many of its samples met a trial.
+    between two, so a median jumps with how many of its samples met a trial. A quarter wants twenty samples or more.
     """
-    half = max(1, len(values) // 2)
-    return min(values[-half:]) / min(values[:half]) - 1
+    quarter = max(1, len(values) // 4)
+    return min(values[-quarter:]) / min(values[:quarter]) - 1

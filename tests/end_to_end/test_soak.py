@@ -16,7 +16,7 @@ from soaking import growth, soak
 def test_two_hundred_trials_leak_nothing(tmp_path: Path) -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     segments = set(Path("/dev/shm").iterdir())
-    record, samples = soak(tmp_path, 200, every=2)
+    record, samples = soak(tmp_path, 200)
     states = Counter(str(trial.state) for trial in record.trials.values())
     assert sum(states.values()) == 200
     assert set(states) <= {"COMPLETE", "PRUNED"}, states
