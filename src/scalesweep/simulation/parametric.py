@@ -52,6 +52,7 @@ RATES: dict[str, Callable[[Array], Array]] = {
     "constant": np.ones_like,
 }
 _SCHEDULES = tuple(RATES)
+_MODES = tuple(UNFREEZING_MODES)
 _SIZE_AND_COST = ("model_size", "num_gpus", "unfreezing", "unfreeze_interval", "global_batch_size")
 _OTHERS = ("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "dropout", "label_smoothing_factor")
 _MATTER = (*_SIZE_AND_COST, *_OTHERS)
@@ -207,7 +208,7 @@ class ParametricSource:
         self.n_params: dict[str, float] = {name: float(n) for name, n in zip(names, counts, strict=True)}
         self._words: dict[str, dict[Any, float]] = {
             "model_size": dict(self.n_params),
-            "unfreezing": {mode: index for index, mode in enumerate(UNFREEZING_MODES)},
+            "unfreezing": {mode: index for index, mode in enumerate(_MODES)},
             "lr_scheduler_type": {schedule: index for index, schedule in enumerate(_SCHEDULES)},
         }
         self._space = spec.search_space.ordered()
@@ -303,7 +304,7 @@ class ParametricSource:
         tokens = steps * self._step_tokens(x)
         longer = np.log2(tokens / REF_TOKENS)
         z = np.log2(x.get("learning_rate", _ABSENT) / f.lr_best) + f.lr_size_exponent * octaves - f.lr_data_exponent * longer
-        z = _known(z - f.head_lr_octaves * (mode == UNFREEZING_MODES.index("head")))  # octaves above lr*
+        z = _known(z - f.head_lr_octaves * (mode == _MODES.index("head")))  # octaves above lr*
         wrong, overfit = f.lr_loss * np.where(z > 0, f.lr_steep, 1.0) * z * z, np.zeros((1, 1))
         if "global_batch_size" in x:
             batch = np.log2(x["global_batch_size"] * self.spec.data.max_length / f.batch_best)
@@ -359,7 +360,7 @@ class ParametricSource:
         )
         per_step = {"steps": 1.0, "tokens": self._step_tokens(x), "flops": full}[early.time_attr]
         interval = _known(x.get("unfreeze_interval", _ABSENT), self.family.interval_best * early.max_t / per_step)
-        return full, mode, interval * np.where(mode == UNFREEZING_MODES.index("lp_ft"), 1, GROUPS)
+        return full, mode, interval * np.where(mode == _MODES.index("lp_ft"), 1, GROUPS)
 
     def _flops(self, x: Columns, steps: Array) -> Array:
         full, mode, k = self._thaw(x)

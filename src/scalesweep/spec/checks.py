@@ -168,7 +168,7 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
             hint = f"write {float(p.min or 0)} and {float(p.max or 0)}, or distribution: uniform"
             return [spec.problem((*at, "min"), message, hint)]
     words = _words(spec, at[-1], info)
-    within = f": {info.help}"
+    within = f": {info.help.partition('. ')[0].removesuffix('.')}"
     if info.low is not None:
         within = (
             f" above {info.low:g}, at most {info.high:g}" if info.above_low else f" from {info.low:g} to {info.high:g}"

@@ -272,11 +272,11 @@ def _shown(value: Any) -> str:
 
 
 def _help(path: KeyPath) -> str:
-    """What the typed model says of the key at `path`, or of the one that holds it."""
+    """The first sentence of the description of the key at `path`, or of the one that holds it."""
     for depth in range(len(path), 0, -1):
         fields = getattr(_model_at(path[: depth - 1]), "model_fields", {})
         if (field := fields.get(path[depth - 1])) is not None:
-            return field.description or ""
+            return str(field.description or "").partition(". ")[0].removesuffix(".")
     return ""
 
 

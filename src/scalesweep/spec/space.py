@@ -12,8 +12,9 @@ Scalar = bool | int | float | str
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """What a parameter may be. `low` and `high` bound it inclusively (numbers only), unless `above_low`: then it lies above
-    `low`. `choices` lists its words, where they are known without the sweep (`None`: they depend on the sweep)."""
+    """Type, default and range of a parameter. `low` and `high` bound it inclusively (numbers only); with `above_low` it is
+    above `low`. `choices` lists its words where they are known without the sweep (`None`: they depend on the sweep). The first
+    sentence of `help` also appears in hints."""
 
     kind: Literal["int", "float", "word"]
     default: Scalar | None
@@ -24,45 +25,104 @@ class ParameterInfo:
     above_low: bool = False
 
 
-UNFREEZING_MODES = ("full", "head", "gradual", "chain_thaw", "lp_ft")
+# Modes of unfreezing, with what trains in which stage. A thaw leads from one stage to the next.
+UNFREEZING_MODES: dict[str, str] = {
+    "full": "everything, from the first step",
+    "head": "the head alone, throughout",
+    "gradual": "the head; then one more layer group per stage, from the top (Howard & Ruder, 2018, arXiv 1801.06146)",
+    "chain_thaw": "the head; then every other group alone, from the bottom up; then everything (Felbo et al., 2017, arXiv "
+    "1708.00524)",
+    "lp_ft": "the head; then everything (Kumar et al., 2022, arXiv 2202.10054)",
+}
 THAWING_MODES = ("gradual", "chain_thaw", "lp_ft")  # those that change what is trained as they go
-CADENCES = ("steps", "epoch", "fraction", "plateau")
+# When a thaw comes.
+CADENCES: dict[str, str] = {
+    "steps": "every `unfreeze_interval` optimizer steps",
+    "epoch": "at the beginning of every epoch",
+    "fraction": "every `unfreeze_fraction` of the run",
+    "plateau": "after `unfreeze_patience` evaluations in a row that did not improve the sweep's metric. Evaluations are at rungs "
+    "and every `training.eval_interval` steps.",
+}
+
+_BETA, _RATE, _BIG = 0.9999999, 0.999, 10**9
 
 # The joint space. A parameter that a space leaves out keeps its default; None means "as the checkpoint has it".
 PARAMETERS: dict[str, ParameterInfo] = {
-    "model_size": ParameterInfo("word", None, "name of a ladder size"),
-    "num_gpus": ParameterInfo("int", 1, "workers of the trial, one GPU each (CPU workers where there is no GPU)", 1, 4096),
-    "unfreezing": ParameterInfo(
-        "word", "full", "what is trained, and in which stages (thaws lead from one to the next)", choices=UNFREEZING_MODES
+    "model_size": ParameterInfo("word", None, "name of a ladder size. The default is the first size."),
+    "num_gpus": ParameterInfo(
+        "int",
+        1,
+        "workers of the trial, one GPU each. They are CPU workers where the cluster has no GPU. A size draws from the values "
+        "that reach its `min_gpus`.",
+        1,
+        4096,
     ),
-    "unfreeze_cadence": ParameterInfo("word", "steps", "what the time between two thaws is counted in", choices=CADENCES),
-    "unfreeze_interval": ParameterInfo("int", 100, "steps between two thaws (unfreeze_cadence: steps)", 1, 10**9),
+    "unfreezing": ParameterInfo("word", "full", "layer groups that train, by stage", choices=tuple(UNFREEZING_MODES)),
+    "unfreeze_cadence": ParameterInfo("word", "steps", "rule for when the next thaw comes", choices=tuple(CADENCES)),
+    "unfreeze_interval": ParameterInfo(
+        "int",
+        100,
+        "steps between two thaws. Only for `unfreeze_cadence: steps`.",
+        1,
+        _BIG,
+    ),
     "unfreeze_fraction": ParameterInfo(
-        "float", 0.1, "share of the run between two thaws (unfreeze_cadence: fraction)", 0.0, 1.0, above_low=True
+        "float",
+        0.1,
+        "share of the run between two thaws. Only for `unfreeze_cadence: fraction`.",
+        0.0,
+        1.0,
+        above_low=True,
     ),
     "unfreeze_patience": ParameterInfo(
-        "int", 1, "evaluations without improvement before the next thaw (unfreeze_cadence: plateau)", 1, 10**9
+        "int",
+        1,
+        "evaluations without improvement before the next thaw. Only for `unfreeze_cadence: plateau`.",
+        1,
+        _BIG,
     ),
-    "thaw_warmup_steps": ParameterInfo("int", 0, "steps of a newly thawed group's own linear warm-up", 0, 10**9),
+    "thaw_warmup_steps": ParameterInfo(
+        "int",
+        0,
+        "steps over which a newly thawed group's rate rises linearly. Groups that train from the start have no such warm-up.",
+        0,
+        _BIG,
+    ),
     "learning_rate": ParameterInfo("float", 5e-5, "peak learning rate of the head", 0.0, 10.0),
-    "layerwise_lr_decay": ParameterInfo("float", 1.0, "factor on the rate per layer group downwards", 0.0, 1.0),
+    "layerwise_lr_decay": ParameterInfo(
+        "float", 1.0, "factor on the peak learning rate per layer group, from the head downwards", 0.0, 1.0
+    ),
     "lr_scheduler_type": ParameterInfo("word", "linear", "learning-rate schedule"),
     "warmup_ratio": ParameterInfo("float", 0.0, "share of the steps that warm up", 0.0, 1.0),
-    "decay_ratio": ParameterInfo("float", 0.2, "share of the steps that decay (warmup_stable_decay)", 0.0, 1.0),
-    "min_lr_ratio": ParameterInfo("float", 0.1, "last rate ÷ peak (cosine_with_min_lr)", 0.0, 1.0),
-    "lr_power": ParameterInfo("float", 2.0, "exponent of the polynomial schedule", 0.0, 10.0),
-    "weight_decay": ParameterInfo("float", 0.01, "AdamW weight decay (never on biases and norms)", 0.0, 10.0),
-    "adam_beta1": ParameterInfo("float", 0.9, "AdamW first-moment decay", 0.0, 0.9999999),
-    "adam_beta2": ParameterInfo("float", 0.999, "AdamW second-moment decay", 0.0, 0.9999999),
+    "decay_ratio": ParameterInfo(
+        "float",
+        0.2,
+        "share of the steps that decay. Only for `warmup_stable_decay`.",
+        0.0,
+        1.0,
+    ),
+    "min_lr_ratio": ParameterInfo("float", 0.1, "last learning rate ÷ peak. Only for `cosine_with_min_lr`.", 0.0, 1.0),
+    "lr_power": ParameterInfo("float", 2.0, "exponent of the decay. Only for `polynomial`.", 0.0, 10.0),
+    "weight_decay": ParameterInfo(
+        "float", 0.01, "AdamW weight decay. Parameters of one dimension (biases and norms) have none.", 0.0, 10.0
+    ),
+    "adam_beta1": ParameterInfo("float", 0.9, "decay of AdamW's first moment", 0.0, _BETA),
+    "adam_beta2": ParameterInfo("float", 0.999, "decay of AdamW's second moment", 0.0, _BETA),
     "adam_epsilon": ParameterInfo("float", 1e-8, "AdamW epsilon", 0.0, 1.0),
-    "dropout": ParameterInfo("float", None, "dropout on hidden states", 0.0, 0.999),
-    "attention_dropout": ParameterInfo("float", None, "dropout on attention probabilities", 0.0, 0.999),
-    "embedding_dropout": ParameterInfo("float", None, "dropout on embeddings", 0.0, 0.999),
-    "classifier_dropout": ParameterInfo("float", None, "dropout before the classifier", 0.0, 0.999),
-    "layerdrop": ParameterInfo("float", None, "probability to skip a whole block", 0.0, 0.999),
-    "label_smoothing_factor": ParameterInfo("float", 0.0, "label smoothing of the training loss", 0.0, 0.999),
-    "max_grad_norm": ParameterInfo("float", 1.0, "gradient clipping norm; 0 switches it off", 0.0, 1e9),
-    "global_batch_size": ParameterInfo("int", None, "examples per optimizer step over all workers", 1, 10**9),
+    "dropout": ParameterInfo("float", None, "dropout on hidden states", 0.0, _RATE),
+    "attention_dropout": ParameterInfo("float", None, "dropout on attention probabilities", 0.0, _RATE),
+    "embedding_dropout": ParameterInfo("float", None, "dropout on embeddings", 0.0, _RATE),
+    "classifier_dropout": ParameterInfo("float", None, "dropout before the classifier", 0.0, _RATE),
+    "layerdrop": ParameterInfo("float", None, "probability of skipping a whole block", 0.0, _RATE),
+    "label_smoothing_factor": ParameterInfo("float", 0.0, "label smoothing, in the training loss alone", 0.0, _RATE),
+    "max_grad_norm": ParameterInfo("float", 1.0, "largest norm of all gradients together; 0 switches clipping off", 0.0, 1e9),
+    "global_batch_size": ParameterInfo(
+        "int",
+        None,
+        "examples per optimizer step over all workers. The default is `training.global_batch_size`.",
+        1,
+        _BIG,
+    ),
 }
 
 # Names with which W&B, transformers or papers call the same thing: used for hints alone.
@@ -123,13 +183,24 @@ class Parameter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    value: Scalar | None = None
-    values: list[Scalar] | None = None
-    min: float | int | None = None
-    max: float | int | None = None
-    distribution: Distribution | None = None
-    prior: Scalar | None = Field(None, description="the value you believe to be best: tried first, and near it more often")
-    when: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    value: Scalar | None = Field(None, description="fixed value")
+    values: list[Scalar] | None = Field(None, description="values to choose from")
+    min: float | int | None = Field(None, description="smallest value of a range")
+    max: float | int | None = Field(None, description="largest value of a range. Both ends are drawn too.")
+    distribution: Distribution | None = Field(
+        None,
+        description="distribution of the draws. By default `constant` with `value`, `categorical` with `values`, `int_uniform` "
+        "where `min` and `max` are whole numbers, else `uniform`. A range may have `log_uniform_values` (`min` above 0).",
+    )
+    prior: Scalar | None = Field(
+        None,
+        description="value that you believe to be best. scale_aware tries it first and then stays near it more often; other "
+        "samplers don't read it. Refused beside `value`.",
+    )
+    when: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict,
+        description="other parameters, each with the value or values for which this one exists. All entries must hold.",
+    )
 
     @property
     def kind(self) -> Distribution:
@@ -169,7 +240,7 @@ class SearchSpace(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    parameters: dict[str, Parameter]
+    parameters: dict[str, Parameter] = Field(description="how each parameter varies, by name")
 
     def depends_on(self, name: str) -> set[str]:
         """What has to be drawn before `name`: what its `when` names, and the size before the GPU count (`min_gpus`)."""

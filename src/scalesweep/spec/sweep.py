@@ -39,42 +39,73 @@ class _Strict(BaseModel):
 
 class DataSpec(_Strict):
     path: str = Field(
-        description="hub id, local file (.csv/.jsonl/.parquet, compressed too), saved folder, or package:NAME/FILE"
+        description="hub id, local file, folder that `save_to_disk` wrote, or `package:NAME/FILE`. A relative path starts at "
+        "the sweep file's folder if it exists there, else at the working folder. URLs are refused."
     )
     name: str | None = Field(None, description="configuration of a hub data set")
     revision: str | None = Field(None, description="revision of a hub data set")
-    text: str | list[str] = Field("text", description="text column; two columns make a sentence pair")
-    label: str | None = Field(None, description="label column; absent for causal-lm")
-    labels: list[str | int] | None = Field(None, description="keep these classes only, in this order")
-    group: str | None = Field(None, description="rows of one group never straddle two splits")
-    splits: dict[str, int | float | str] = Field(description="train, validation, test: counts, fractions or names of splits")
-    split_seed: int = Field(0, ge=0)
-    max_length: int = Field(128, ge=2, description="tokens an example may have")
+    text: str | list[str] = Field(
+        "text", description="text column, or a list of one or two. Two columns make a sentence pair (classification only)."
+    )
+    label: str | None = Field(
+        None,
+        description="label column. Required for classification, refused for causal-lm. Labels may be whole numbers, words or "
+        "booleans.",
+    )
+    labels: list[str | int] | None = Field(
+        None,
+        description="classes to keep, numbered in this order. Rows of other classes are dropped and counted. Without it, the "
+        "data set's declared class names hold, else all values that occur, sorted (at most 1,000).",
+    )
+    group: str | None = Field(
+        None,
+        description="column whose equal values stay in one split. A row without a value is a group of its own.",
+    )
+    splits: dict[str, int | float | str] = Field(
+        description="sizes of train, validation and test. Each is a count of rows (whole number), a fraction of the usable "
+        "rows (at most 1.0, the sum too), or the name of a split of the source. All three are needed."
+    )
+    split_seed: int = Field(0, ge=0, description="seed of the split. The same rows and seed give the same splits.")
+    max_length: int = Field(
+        128,
+        ge=2,
+        description="tokens that an example may have. Classification cuts longer rows and counts them; causal-lm lays a "
+        "document out over several examples and cuts nothing.",
+    )
 
 
-class LadderSize(_Strict):
+class _Checkpoint(_Strict):
+    """Keys that one checkpoint cut by depth and each size of a list share."""
+
+    model: str = Field(
+        description="hub id, local folder, or `package:NAME/FOLDER`. A relative folder starts at the sweep file's folder if it "
+        "exists there, else at the working folder."
+    )
+    revision: str | None = Field(None, description="revision of a hub model")
+    min_gpus: int = Field(1, ge=1, description="fewest workers that a trial of the size may have")
+    accelerator_type: str | None = Field(
+        None, description="Ray's name of a GPU model, such as `A100`. The size's workers run on nodes with that GPU only."
+    )
+    trust_remote_code: bool = Field(False, description="permission to run the model code that a hub repository contains")
+    allow_pickle: bool = Field(
+        False, description="permission to load weights stored as pickle. It matters only where there is no safetensors file."
+    )
+
+
+class LadderSize(_Checkpoint):
     """One model size. `name` is what `model_size` chooses; `layers` keeps the lowest blocks only."""
 
-    name: str
-    model: str = Field(description="hub id, local folder, or package:NAME/FOLDER")
-    layers: int | None = Field(None, ge=1)
-    revision: str | None = None
-    min_gpus: int = Field(1, ge=1)
-    accelerator_type: str | None = None
-    trust_remote_code: bool = Field(False, description="run the model code that a hub repository brings")
-    allow_pickle: bool = Field(False, description="load weights that are kept as pickle, where there is no safetensors file")
+    name: str = Field(description="name of the size, which `model_size` chooses. Names are unique.")
+    layers: int | None = Field(None, ge=1, description="lowest blocks to keep. Without it, all are kept.")
 
 
-class DepthLadder(_Strict):
+class DepthLadder(_Checkpoint):
     """One checkpoint cut by depth: size L4 keeps the lowest 4 blocks (Sajjad et al., 2020)."""
 
-    model: str
-    layers: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    revision: str | None = None
-    min_gpus: int = Field(1, ge=1)
-    accelerator_type: str | None = None
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
+    layers: list[Annotated[int, Field(ge=1)]] = Field(
+        min_length=1,
+        description="depths of the sizes. 4 makes a size `L4` with the lowest 4 blocks (of an encoder–decoder: 4 of each half).",
+    )
 
     def sizes(self) -> list[LadderSize]:
         shared = self.model_dump(exclude={"layers"})
@@ -82,56 +113,156 @@ class DepthLadder(_Strict):
 
 
 class MetricSpec(_Strict):
-    name: str = "eval_loss"
-    goal: Literal["minimize", "maximize"] | None = Field(None, description="follows from the metric where left out")
+    name: str = Field("eval_loss", description="metric that rungs, sampler and leaderboard compare")
+    goal: Literal["minimize", "maximize"] | None = Field(
+        None, description="direction of the metric. It follows from the metric; the other direction is an error."
+    )
 
 
 class TrainingSpec(_Strict):
-    global_batch_size: int = Field(32, ge=1, description="examples per optimizer step over all workers")
+    global_batch_size: int = Field(
+        32,
+        ge=1,
+        description="examples per optimizer step over all workers. A parameter of this name in the space replaces it.",
+    )
     micro_batch_size: int | None = Field(
-        None, ge=1, description="examples per forward pass of one worker; accumulation makes up the rest"
+        None,
+        ge=1,
+        description="most examples per forward pass of one worker. Accumulation makes up the rest. Without it, a GPU takes as "
+        "many as fit and a CPU 32. Evaluation takes twice as many. Halved where memory runs out.",
     )
     eval_interval: int | None = Field(
-        None, ge=1, description="steps between evaluations; at each rung and at max_t in any case"
+        None, ge=1, description="steps between evaluations. Every rung and the end are evaluated in any case."
     )
-    checkpoint_interval: int | None = Field(None, ge=1, description="steps between checkpoints; default: at every evaluation")
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    gradient_checkpointing: bool = False
-    prefix_cache: Literal["auto", "off"] = Field("auto", description="keep what the frozen prefix computes, where it is exact")
-    group_by_length: bool = Field(True, description="examples of like length share a batch: less padding")
-    seed: int = Field(0, ge=0)
+    checkpoint_interval: int | None = Field(
+        None,
+        ge=1,
+        description="steps between checkpoints. A checkpoint follows an evaluation after which the trial continues: each such "
+        "evaluation by default, else the first after each multiple of this. Rungs are always saved.",
+    )
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = Field(
+        "auto",
+        description="precision of the computation. auto: bf16 on a GPU that supports it, fp16 on another GPU, float32 on CPU. "
+        "Weights are always float32.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recomputation of activations in the backward pass: less memory for more time"
+    )
+    prefix_cache: Literal["auto", "off"] = Field(
+        "auto",
+        description="cache of the frozen prefix's output on each node's disk. auto: used where a probe shows that it is exact.",
+    )
+    group_by_length: bool = Field(
+        True,
+        description="batches of examples of similar length, which need less padding. Every epoch still contains every example "
+        "once, and any number of workers sees the same batches.",
+    )
+    seed: int = Field(0, ge=0, description="seed of example order, new weights and dropout. All trials share it.")
+
+
+TIME_ATTRS: dict[TimeAttr, str] = {
+    "steps": "optimizer steps; whole numbers",
+    "tokens": "tokens trained on, without padding; whole numbers. Sizes with different tokenizers are refused.",
+    "flops": "FLOPs of training with each global batch padded to its longest example, such as `1.0e15`. A cache and the number "
+    "of workers don't change them.",
+    "gpu_seconds": "seconds on the workers × workers, loading and evaluation included, such as `90` or `0.5`. They depend on the "
+    "machine.",
+    "dollars": "GPU seconds at the price of the size, such as `0.05`. They need `resources.dollars_per_gpu_hour`.",
+}
+Variant = Literal["stopping", "promotion"]
+VARIANTS: dict[Variant, str] = {
+    "stopping": "A trial that does not pass a rung stops for good; the others continue at once.",
+    "promotion": "Every trial waits at each rung, with its checkpoint and without workers, until it is among the best "
+    "1/`reduction_factor` of those that reached the rung (Li et al., 2018, Alg. 2). A waiting trial that may continue comes "
+    "before new trials. Needs a rung before `max_t`.",
+}
+Survival = Literal["metric", "by_size", "pareto"]
+SURVIVAL_RULES: dict[Survival, str] = {
+    "metric": "the best by the metric at the rung (ASHA: Li et al., 2018, arXiv 1810.05934)",
+    "by_size": "the best of each model size; at the last rung before `max_t`, the best of all sizes",
+    "pareto": "the best by metric and GPU seconds at once: non-dominated sorting, then an ε-net (MO-ASHA: Schmucker et al., "
+    "2021, arXiv 2106.12639)",
+}
 
 
 class EarlyTerminateSpec(_Strict):
-    type: Literal["asha", "none"] = "asha"
-    time_attr: TimeAttr = Field("steps", description="the fidelity that rungs count")
-    grace_period: int | float | None = Field(None, gt=0, description="fidelity of the first rung (asha)")
-    max_t: int | float = Field(gt=0, description="fidelity of a finished trial")
-    reduction_factor: float = Field(3, gt=1, description="one of so many trials passes a rung (asha)")
-    variant: Literal["stopping", "promotion"] = Field(
-        "stopping", description="what does not pass a rung is stopped for good, or waits there until it does (asha)"
+    type: Literal["asha", "none"] = Field(
+        "asha", description="early termination. asha: trials are compared at rungs. none: every trial runs to `max_t`."
     )
-    survival: Literal["metric", "by_size", "pareto"] = Field("metric", description="who may pass a rung (asha)")
+    time_attr: TimeAttr = Field("steps", description="fidelity that rungs and `max_t` count")
+    grace_period: int | float | None = Field(
+        None, gt=0, description="fidelity of the first rung. Required for asha, at most `max_t`; refused with none."
+    )
+    max_t: int | float = Field(
+        gt=0,
+        description="fidelity of a finished trial. Learning-rate schedules run to it, also in a trial that stops early.",
+    )
+    reduction_factor: float = Field(
+        3,
+        gt=1,
+        description="number of trials of which about one passes a rung. Rungs are at `grace_period` × `reduction_factor`^k.",
+    )
+    variant: Variant = Field(
+        "stopping", description="fate of a trial that does not pass a rung: it stops for good, or it waits there"
+    )
+    survival: Survival = Field("metric", description="rule that decides which trials pass a rung")
     brackets: int = Field(
-        1, ge=1, description="the b-th begins at rung b, counted from 1; each trial is in one (Hyperband, asha)"
+        1,
+        ge=1,
+        description="number of brackets. The seed and a trial's number assign it to one bracket; bracket 1 compares its trials "
+        "from the first rung on, bracket 2 from the second, and so on (Hyperband: Li et al., 2018, arXiv 1603.06560). Each "
+        "bracket is drawn e times less often than the one before, as in Ray's `ASHAScheduler`. At most the number of rungs, the "
+        "end included; 1 with `type: none`.",
     )
+
+
+Sampler = Literal["tpe", "random", "scale_aware"]
+SAMPLERS: dict[Sampler, str] = {
+    "tpe": "Optuna's `TPESampler` with `multivariate`, `group` and `constant_liar` (Bergstra et al., 2011)",
+    "random": "Optuna's `RandomSampler`",
+    "scale_aware": "expected improvement at `max_t` per cost, by one model of all trials over sizes and fidelities",
+}
 
 
 class SearchSpec(_Strict):
-    sampler: Literal["scale_aware", "tpe", "random"] = "tpe"
-    cost_weight: float = Field(0.3, ge=0, description="how much a proposal's expected cost counts (scale_aware); 0: not at all")
-    n_startup_trials: int = Field(10, ge=1, description="trials before the sampler models anything")
-    warm_start: list[str] = Field(default_factory=list, description="run folders of earlier sweeps to learn from")
-    seed: int = Field(0, ge=0)
+    sampler: Sampler = Field("tpe", description="method that proposes the parameters of new trials")
+    cost_weight: float = Field(
+        0.3,
+        ge=0,
+        description="power of the expected cost by which a proposal's expected improvement is divided (scale_aware only). "
+        "0 ignores costs.",
+    )
+    n_startup_trials: int = Field(
+        10,
+        ge=1,
+        description="trials before the sampler uses its model. scale_aware counts trials that have reached the first rung, at "
+        "least 3, and spreads them evenly over the space; tpe draws them at random.",
+    )
+    warm_start: list[str] = Field(
+        default_factory=list,
+        description="run folders of earlier sweeps to learn from, relative to the sweep file or to the working folder. Metric, "
+        "goal and `time_attr` must be the same. Trials that this space could not have drawn are left out.",
+    )
+    seed: int = Field(0, ge=0, description="seed of proposals and brackets")
 
 
 class BudgetSpec(_Strict):
     run_cap: int | None = Field(None, ge=1, description="trials at most")
-    time: Seconds | None = Field(None, gt=0, description="wall-clock of the sweep, e.g. 5m")
-    gpu_hours: float | None = Field(None, gt=0)
-    dollars: float | None = Field(None, gt=0, description="needs resources.dollars_per_gpu_hour")
+    time: Seconds | None = Field(
+        None,
+        gt=0,
+        description="wall-clock time of the sweep: `90s`, `5m`, `2h30m`, `1d`, or a number of seconds. All sessions count, "
+        "pauses between them don't.",
+    )
+    gpu_hours: float | None = Field(
+        None, gt=0, description="workers × hours, summed over trials. CPU workers count in the same way."
+    )
+    dollars: float | None = Field(None, gt=0, description="dollars in all. Needs `resources.dollars_per_gpu_hour`.")
     trial_gpu_hours: float | None = Field(
-        None, gt=0, description="that one trial may take; it is stopped where its next stretch would exceed them"
+        None,
+        gt=0,
+        description="GPU hours of one trial. The trial stops at the report after which another stretch as long as its last "
+        "would exceed them. scale_aware proposes no trial that is expected to need more.",
     )
 
 
@@ -141,36 +272,71 @@ def _spot_notice(value: str) -> str:
     return value
 
 
+Placement = Literal["pack", "spread", "strict_pack"]
+PLACEMENTS: dict[Placement, str] = {
+    "pack": "on the fullest node that has enough free workers, so that empty nodes stay whole for large trials; else on as few "
+    "nodes as possible",
+    "spread": "on as many nodes as what is free allows: the first of each node, then the second of each",
+    "strict_pack": "on one node, never across nodes. The trial waits until one node has enough.",
+}
+
+
 class ResourcesSpec(_Strict):
-    max_concurrent_trials: int | None = Field(None, ge=1)
-    cpus_per_worker: int = Field(1, ge=1)
-    placement: Literal["pack", "spread", "strict_pack"] = Field(
-        "pack", description="a trial's workers: on as few nodes as can be, as few per node as can be, or all on one"
+    max_concurrent_trials: int | None = Field(
+        None, ge=1, description="trials at once at most, whatever their size. Without it, as many as fit."
     )
-    max_gpus: int | None = Field(None, ge=1, description="GPUs that an autoscaling cluster can grow to; default: what it has")
-    gpu_memory_gib: float | None = Field(None, gt=0, description="memory of the smallest GPU; sizes that can't fit are refused")
+    cpus_per_worker: int = Field(
+        1, ge=1, description="CPUs that Ray reserves per worker, and its threads. They come beside its GPU if it has one."
+    )
+    placement: Placement = Field("pack", description="nodes on which the workers of a trial run")
+    max_gpus: int | None = Field(
+        None,
+        ge=1,
+        description="GPUs that an autoscaling cluster can grow to. Without it, the GPUs that the cluster has. Leave it out on a "
+        "fixed cluster: the sweep would wait for nodes that never come.",
+    )
+    gpu_memory_gib: float | None = Field(
+        None,
+        gt=0,
+        description="memory of the smallest GPU, in GiB. A size is not tried in an unfreezing mode whose weights, gradients and "
+        "AdamW moments alone need more, and refused where no mode fits. Activations are not counted.",
+    )
     cache_gib: float | None = Field(
-        None, ge=0, description="disk that the activation cache may take on each node; default: a quarter of what is free"
+        None,
+        ge=0,
+        description="disk on each node for the activation cache, in GiB. Without it, a quarter of what is free; 0 keeps nothing.",
     )
     dollars_per_gpu_hour: Prices | None = Field(
-        None, description="one price for all, or one per accelerator_type (and default: for the others)"
+        None,
+        description="price of a GPU hour, or a mapping of `accelerator_type` to price. `default` is the price of all others: "
+        "`{A100: 3.2, default: 1.0}`.",
     )
     spot_notice: Annotated[str, AfterValidator(_spot_notice)] | None = Field(
         None,
-        description="who tells a node that it will be taken away: aws, gcp, or the absolute path of a file that then appears",
+        description="source of the notice that a node will be taken away: `aws` or `gcp` (the cloud's metadata server), or the "
+        "absolute path of a file that then appears on the node",
     )
-    max_failures: int = Field(2, ge=0, description="restarts of a trial whose process died")
+    max_failures: int = Field(
+        2,
+        ge=0,
+        description="restarts of a trial whose process died, per session. An error that training raises is not retried.",
+    )
 
 
 class WandbSpec(_Strict):
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "scalesweep"
-    entity: str | None = None
-    tags: list[str] = Field(default_factory=list)
+    mode: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto",
+        description="where W&B runs go. auto: `WANDB_MODE` if it is set, else online if you are logged in, else offline.",
+    )
+    project: str = Field("scalesweep", description="W&B project")
+    entity: str | None = Field(None, description="W&B user or team. Without it, your default one.")
+    tags: list[str] = Field(default_factory=list, description="tags that every run gets beside its own")
 
 
 class TrackingSpec(_Strict):
-    wandb: WandbSpec = Field(default_factory=lambda: WandbSpec(mode="disabled"))
+    wandb: WandbSpec = Field(
+        default_factory=lambda: WandbSpec(mode="disabled"), description="Weights & Biases. Without it, nothing is logged there."
+    )
 
 
 def price_of(prices: Prices | None, accelerator_type: str | None) -> float | None:
@@ -183,18 +349,27 @@ def price_of(prices: Prices | None, accelerator_type: str | None) -> float | Non
 class SweepSpec(_Strict):
     """A whole sweep. Build it with `load_sweep(path)` or `sweep_from_dict(data)`, which check it across fields too."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    task: Task
-    data: DataSpec
-    ladder: DepthLadder | list[LadderSize]
-    search_space: SearchSpace
-    metric: MetricSpec = Field(default_factory=MetricSpec)
-    training: TrainingSpec = Field(default_factory=TrainingSpec)
-    early_terminate: EarlyTerminateSpec
-    search: SearchSpec = Field(default_factory=SearchSpec)
-    budget: BudgetSpec
-    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
-    tracking: TrackingSpec = Field(default_factory=TrackingSpec)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="name of the run folder (`runs/NAME`), the Optuna study and the W&B group: letters, digits, `.`, `_`, `-`; "
+        "the first is a letter or digit",
+    )
+    task: Task = Field(description="kind of model head and loss: one label per row, or the next token of a text")
+    data: DataSpec = Field(description="rows to learn from, and how they are split")
+    ladder: DepthLadder | list[LadderSize] = Field(
+        description="model sizes: one checkpoint cut by depth, or a list of checkpoints, smallest first"
+    )
+    search_space: SearchSpace = Field(
+        description="path of a search space relative to the sweep file, or the mapping itself. From `Sweep.from_dict`, the path "
+        "is relative to the working folder."
+    )
+    metric: MetricSpec = Field(default_factory=MetricSpec, description="metric that decides")
+    training: TrainingSpec = Field(default_factory=TrainingSpec, description="settings that all trials share")
+    early_terminate: EarlyTerminateSpec = Field(description="fidelity, length of a trial, and rungs")
+    search: SearchSpec = Field(default_factory=SearchSpec, description="method that proposes trials")
+    budget: BudgetSpec = Field(description="limits of the sweep. At least one of the first four is needed.")
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="workers, nodes, memory and prices")
+    tracking: TrackingSpec = Field(default_factory=TrackingSpec, description="experiment trackers")
 
     _documents: tuple[Document, Document | None] | None = PrivateAttr(default=None)
     _foreign: bool = PrivateAttr(default=False)

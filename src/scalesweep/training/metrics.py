@@ -79,16 +79,32 @@ class Metric:
     tasks: tuple[str, ...]
     goal: Literal["minimize", "maximize"]
     compute: Callable[[Totals], float]
+    help: str
     per_token: bool = False
 
 
 METRICS: dict[str, Metric] = {
-    "eval_loss": Metric((CLASSIFICATION, LANGUAGE_MODELLING), "minimize", lambda totals: totals.mean_nll, per_token=True),
-    "eval_accuracy": Metric((CLASSIFICATION,), "maximize", accuracy),
-    "eval_f1_macro": Metric((CLASSIFICATION,), "maximize", f1_macro),
-    "eval_matthews": Metric((CLASSIFICATION,), "maximize", matthews),
-    "eval_perplexity": Metric((LANGUAGE_MODELLING,), "minimize", perplexity, per_token=True),
-    "eval_bits_per_byte": Metric((LANGUAGE_MODELLING,), "minimize", bits_per_byte),
+    "eval_loss": Metric(
+        (CLASSIFICATION, LANGUAGE_MODELLING),
+        "minimize",
+        lambda totals: totals.mean_nll,
+        "cross-entropy without label smoothing, in nats per example, or per predicted token (causal-lm)",
+        per_token=True,
+    ),
+    "eval_accuracy": Metric((CLASSIFICATION,), "maximize", accuracy, "share of examples classified correctly"),
+    "eval_f1_macro": Metric(
+        (CLASSIFICATION,), "maximize", f1_macro, "mean F1 of the classes that occur in the data or in the predictions"
+    ),
+    "eval_matthews": Metric(
+        (CLASSIFICATION,), "maximize", matthews, "Matthews correlation, for any number of classes (Gorodkin, 2004)"
+    ),
+    "eval_perplexity": Metric((LANGUAGE_MODELLING,), "minimize", perplexity, "e^loss", per_token=True),
+    "eval_bits_per_byte": Metric(
+        (LANGUAGE_MODELLING,),
+        "minimize",
+        bits_per_byte,
+        "cross-entropy in bits per UTF-8 byte of the text. It compares sizes with different tokenizers.",
+    ),
 }
 
 

@@ -7,11 +7,12 @@ step is all that is needed. A pure function resumes at any step and applies to l
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from scalesweep.spec import TrialConfig
 
 Factor = Callable[[int], float]
+Build = Callable[[TrialConfig, int, int], Factor]  # from a config, the steps of the run, and the steps of warm-up
 
 ULMFIT_RATIO = 32  # peak rate ÷ lowest rate of the slanted triangle (Howard & Ruder, 2018)
 ULMFIT_CUT = 0.1  # share of the steps that rise, where warmup_ratio does not say
@@ -22,7 +23,7 @@ def _decay_steps(config: TrialConfig, total_steps: int) -> int:
     return max(1, min(round(config.decay_ratio * total_steps), total_steps - round(config.warmup_ratio * total_steps)))
 
 
-def _transformers(name: str, **kwargs: Any) -> Callable[[TrialConfig, int, int], Factor]:
+def _transformers(name: str, **kwargs: Any) -> Build:
     def build(config: TrialConfig, total_steps: int, warmup_steps: int) -> Factor:
         import torch
         from transformers import get_scheduler
@@ -47,20 +48,44 @@ def _slanted_triangular(config: TrialConfig, total_steps: int, warmup_steps: int
     return factor
 
 
+class Schedule(NamedTuple):
+    """One row of the table. `help` says what the rate does after warm-up."""
+
+    build: Build
+    help: str
+
+
 # transformers' polynomial schedule needs an end below the peak (1.0 here); 0 decays to nothing.
-SCHEDULES: dict[str, Callable[[TrialConfig, int, int], Factor]] = {
-    "constant": _transformers("constant"),
-    "constant_with_warmup": _transformers("constant_with_warmup"),
-    "linear": _transformers("linear"),
-    "cosine": _transformers("cosine"),
-    "cosine_with_min_lr": _transformers("cosine_with_min_lr", min_lr_rate=lambda config, _: config.min_lr_ratio),
-    "polynomial": _transformers("polynomial", lr_end=0.0, power=lambda config, _: config.lr_power),
-    "inverse_sqrt": _transformers("inverse_sqrt"),
-    "warmup_stable_decay": _transformers("warmup_stable_decay", num_decay_steps=_decay_steps),
-    "slanted_triangular": _slanted_triangular,
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule(_transformers("constant"), "stays constant, without warm-up (`warmup_ratio` is ignored)"),
+    "constant_with_warmup": Schedule(_transformers("constant_with_warmup"), "stays constant"),
+    "linear": Schedule(_transformers("linear"), "falls linearly to 0"),
+    "cosine": Schedule(_transformers("cosine"), "falls to 0 along half a cosine"),
+    "cosine_with_min_lr": Schedule(
+        _transformers("cosine_with_min_lr", min_lr_rate=lambda config, _: config.min_lr_ratio),
+        "falls to `min_lr_ratio` × peak along half a cosine",
+    ),
+    "polynomial": Schedule(
+        _transformers("polynomial", lr_end=0.0, power=lambda config, _: config.lr_power),
+        "falls to 0 as a polynomial of degree `lr_power`",
+    ),
+    "inverse_sqrt": Schedule(
+        _transformers("inverse_sqrt"),
+        "falls as 1/√step, counted in lengths of the warm-up. Without warm-up, transformers takes 10,000 steps as that length, "
+        "so the rate is nearly constant over a short run.",
+    ),
+    "warmup_stable_decay": Schedule(
+        _transformers("warmup_stable_decay", num_decay_steps=_decay_steps),
+        "stays constant, then falls over the last `decay_ratio` of the steps. Keep `warmup_ratio` + `decay_ratio` at most 1.",
+    ),
+    "slanted_triangular": Schedule(
+        _slanted_triangular,
+        "rises linearly from 1/32 of the peak and falls back to it (Howard & Ruder, 2018, arXiv 1801.06146). The rise takes "
+        "`warmup_ratio` of the steps, or 10 % where that is 0.",
+    ),
 }
 
 
 def schedule(config: TrialConfig, total_steps: int) -> Factor:
     """The factor on each group's peak rate at optimizer step 0, 1, …, `total_steps` − 1."""
-    return SCHEDULES[config.lr_scheduler_type](config, total_steps, round(config.warmup_ratio * total_steps))
+    return SCHEDULES[config.lr_scheduler_type].build(config, total_steps, round(config.warmup_ratio * total_steps))
