@@ -223,7 +223,7 @@ def test_leaderboard_table(run_dir: Path) -> None:
     assert "… and 7 more trials" in done.stdout
     by_metric = json.loads(run("leaderboard", str(run_dir), "--json", "--by", "metric").stdout)
     assert by_metric["trials"][0]["trial"] == "t0001"
-    assert "exclude each other" in refused("leaderboard", str(run_dir), "--json", "--csv")
+    assert "can't be combined" in refused("leaderboard", str(run_dir), "--json", "--csv")
 
 
 def test_leaderboard_works_while_another_process_writes(run_dir: Path) -> None:

@@ -1,6 +1,6 @@
-"""The command line: parse, call, print, exit code. Data go to stdout; progress and messages to stderr.
+"""The command line: parse, call, print, exit code. Data go to stdout; progress and messages go to stderr.
 
-Heavy libraries are imported inside the commands, so that `--help` answers at once.
+The commands import heavy libraries inside their functions, which keeps `--help` fast.
 """
 
 from __future__ import annotations
@@ -42,16 +42,20 @@ _spec_argument = click.argument("spec", metavar="SWEEP.yaml", type=click.Path(pa
 _run_argument = click.argument("run_dir", metavar="RUN_DIR", callback=_place)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
 _set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the sweep file: --set budget.gpu_hours=40"
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the sweep file, e.g. --set budget.gpu_hours=40. Repeatable.",
 )
 _address_option = click.option(
     "--address",
     metavar="ADDR",
-    help="Running Ray cluster to use: 'auto' on one of its nodes, HOST:PORT of its head, or from anywhere http://HOST:8265 or "
-    "ray://HOST:10001 (then as a job there). Default: start a local one.",
+    help="Running Ray cluster to use: 'auto' on one of its nodes, or HOST:PORT of its head. http://HOST:8265 and "
+    "ray://HOST:10001 work from any machine and run the sweep as a Ray job. Default: start a local cluster.",
 )
 _gpus_option = click.option(
-    "--num-gpus", type=click.IntRange(min=0), help="GPUs of the local cluster (logical ones where the machine has fewer)."
+    "--num-gpus", type=click.IntRange(min=0), help="GPUs of the local cluster. Ray adds logical GPUs if the machine has fewer."
 )
 
 
@@ -59,7 +63,7 @@ _cluster_option = click.option(
     "--cluster",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Cluster file (of `ray up`, or a RayCluster manifest): refuse what none of its nodes could ever hold.",
+    help="Cluster file for `ray up`, or a RayCluster manifest. Checks that the cluster can hold every trial of the sweep.",
 )
 
 
@@ -70,16 +74,16 @@ def cli() -> None:
 
     \b
     A sweep from start to end:
-      scalesweep plan        sweeps/quickstart.yaml    check everything, say what it costs
+      scalesweep plan        sweeps/quickstart.yaml    check everything, print the maximum cost
       scalesweep launch      sweeps/quickstart.yaml    run the trials, stop the poor ones early
       scalesweep leaderboard runs/quickstart           compare them
       scalesweep promote     runs/quickstart           train the best one to the end and export it
-      scalesweep resume      runs/quickstart           after any interruption
-      scalesweep attach      runs/quickstart --address http://HEAD:8265  follow one run as a Ray job
+      scalesweep resume      runs/quickstart           continue after any interruption
+      scalesweep attach      runs/quickstart --address http://HEAD:8265  follow a Ray job
       scalesweep simulate    sweeps/quickstart.yaml --curves runs/quickstart  search again, in seconds
 
-    Exit codes: 0 done; 2 your input is at fault; 3 the sweep ended without a usable trial; 4 a cluster, disk or
-    hub failed; 130 interrupted (resumable).
+    Exit codes: 0 done; 2 error in your input; 3 the sweep ended without a usable trial; 4 a cluster, disk or hub
+    failed; 130 interrupted (`resume` continues).
     """
 
 
@@ -90,10 +94,10 @@ def cli() -> None:
 @_gpus_option
 @_json_option
 def plan(spec: Path, overrides: tuple[str, ...], cluster: Path | None, num_gpus: int | None, as_json: bool) -> None:
-    """Check a sweep and say what it will cost, before any compute.
+    """Check a sweep and print its maximum cost, before any compute.
 
-    Reads the sweep file and its search space, finds the models and the data, tokenizes the data once (later commands
-    reuse it), and prints the resolved space, the ladder, the rungs and the cost at most. Nothing is trained.
+    Reads the sweep file and the search space, finds the models and the data, and tokenizes the data once (later commands
+    reuse the tokens). Prints the search space, the ladder, the rungs and the maximum cost. Trains nothing.
     """
     import json
 
@@ -114,7 +118,10 @@ def _checked_plan(
     cluster_file: Path | None,
     planning: bool = False,
 ) -> Plan:
-    """The checked sweep. A sweep that is only planned may be meant for a cluster that grows to `resources.max_gpus`."""
+    """Load and check a sweep. With `planning`, the cluster may be as large as `resources.max_gpus`.
+
+    Raises SpecError, OutsideError, and click's UsageError for options that contradict each other.
+    """
     from scalesweep.spec import load_sweep
 
     spec = load_sweep(spec_path, overrides)
@@ -125,20 +132,23 @@ def _checked_plan(
 
     if cluster_file is not None:
         if num_gpus is not None or not (address or planning):
-            raise click.UsageError(
-                "--cluster is about a cluster, and not a local one: leave out --num-gpus, and give --address"
-            )
+            raise click.UsageError("--cluster describes a remote cluster: give its --address, and leave out --num-gpus")
         slots: int | None = workers_by_file(spec, cluster_file)
     else:
         slots = None if address else max(local_slots(spec, num_gpus), planning * (spec.resources.max_gpus or 0))
-    check_static(spec, slots)  # seconds before the libraries that the rest needs are loaded
+    check_static(spec, slots)  # first, because preflight takes seconds to import its libraries
     with step_progress("checking models and data") as progress:
         return preflight(spec, slots, spec_path.parent, progress)
 
 
 @cli.command()
 @_spec_argument
-@click.option("--run-dir", metavar="PLACE", callback=_place, help="Run folder to make: a path, or s3://…. Default: runs/NAME.")
+@click.option(
+    "--run-dir",
+    metavar="PLACE",
+    callback=_place,
+    help="Run folder to create: a path, or a URL such as s3://BUCKET/NAME. Default: runs/NAME.",
+)
 @_address_option
 @_cluster_option
 @_gpus_option
@@ -155,13 +165,13 @@ def launch(
 ) -> None:
     """Run a sweep: propose trials, train them, stop the poor ones early.
 
-    The run folder keeps everything: the record (record.jsonl), the Optuna study (study.log), checkpoints, W&B runs.
-    Ctrl-C stops cleanly and says how to resume.
+    The run folder holds the record (record.jsonl), the Optuna study (study.log), the checkpoints and the W&B runs.
+    Ctrl-C stops the sweep cleanly and prints the command that continues it.
 
     \b
     On this machine:       scalesweep launch sweeps/quickstart.yaml
     On a Ray cluster:      scalesweep launch sweeps/bert-ladder.yaml --address auto --run-dir /shared/runs/bert
-    From anywhere:         … --address http://HEAD:8265    as a Ray job; Ctrl-C leaves it running, `attach` comes back
+    As a Ray job:          … --address http://HEAD:8265    Ctrl-C leaves it running, `attach` follows it again
     With a larger budget:  scalesweep launch sweeps/bert-ladder.yaml --set budget.gpu_hours=200
     """
     from scalesweep.sweep.jobs import is_job_address
@@ -184,11 +194,11 @@ def launch(
 def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, as_json: bool) -> None:
     """Continue a sweep that was interrupted or whose driver died.
 
-    Needs only the run folder. Finished trials stay as they are; unfinished ones go on from their last checkpoint; the
-    rungs and the Optuna study are rebuilt from the record.
+    Needs only the run folder. Finished trials stay as they are. Unfinished trials continue from their last checkpoints.
+    The rungs and the Optuna study are rebuilt from the record.
 
-    It trusts the folder for which models and data are read, and says which; of its own files it reads JSON and
-    safetensors, and no pickle.
+    Resume only a folder that you trust: it names the models and the data to read. `resume` prints these names. From the
+    folder itself it reads JSON and safetensors, never pickle.
     """
     from scalesweep.sweep.jobs import is_job_address
 
@@ -206,7 +216,7 @@ def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, a
 
 def _refuse_gpus(num_gpus: int | None) -> None:
     if num_gpus is not None:
-        raise click.UsageError("--num-gpus is about a local cluster; one that runs has the GPUs that it has")
+        raise click.UsageError("--num-gpus sets the size of a local cluster; leave it out for a running cluster")
 
 
 def _launch_job(
@@ -217,7 +227,10 @@ def _launch_job(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> NoReturn:
-    """Launch a sweep as a job. What needs neither models nor data is checked here, the rest there, before any training."""
+    """Launch a sweep as a Ray job and follow it.
+
+    The checks that need neither models nor data run here. The job runs the others on the cluster, before any training.
+    """
     import json
 
     from scalesweep.spec import load_sweep
@@ -245,13 +258,16 @@ def _launch_job(
 @cli.command()
 @click.argument("target", metavar="RUN_DIR|JOB")
 @click.option(
-    "--address", metavar="ADDR", required=True, help="The cluster: http://HOST:8265, ray://HOST:10001, or 'auto' on a node."
+    "--address",
+    metavar="ADDR",
+    required=True,
+    help="Cluster of the job: http://HOST:8265, ray://HOST:10001, or 'auto' on one of its nodes.",
 )
-@click.option("--stop", is_flag=True, help="Stop the sweep cleanly; `resume` goes on with it.")
+@click.option("--stop", is_flag=True, help="Stop the sweep cleanly; `resume` continues it.")
 def attach(target: str, address: str, stop: bool) -> None:
-    """Follow a sweep that runs as a Ray job, from the first line of its log; or stop it.
+    """Follow a sweep that runs as a Ray job, or stop it.
 
-    Ctrl-C leaves the sweep running. Ends as the sweep does, with its exit code.
+    Prints the job's log from its first line. Ctrl-C leaves the sweep running. Exits with the exit code of the sweep.
     """
     from scalesweep.sweep.jobs import Jobs
 
@@ -263,13 +279,16 @@ def attach(target: str, address: str, stop: bool) -> None:
 
 
 def _follow(jobs: Jobs, job: str, run_dir: str, as_json: bool = False, stopping: bool = False) -> NoReturn:
-    """Show a job's log until it ends, or until Ctrl-C; then exit as it did. The log ends with the leaderboard."""
+    """Print a job's log until the job ends or the user presses Ctrl-C, then exit with the job's code.
+
+    The log ends with the leaderboard.
+    """
     again = f"scalesweep attach {shlex.quote(run_dir)} --address {jobs.address}"
-    _say(f"job {job}; Ctrl-C leaves it running, and {again} comes back\n")
+    _say(f"job {job}\nCtrl-C leaves it running; to follow it again: {again}\n")
     try:
         status, code = jobs.follow(job, lambda text: click.echo(text, nl=False, err=True))
     except KeyboardInterrupt:
-        _say(f"\nthe sweep goes on without this terminal\nfollow it     {again}\nstop it       {again} --stop")
+        _say(f"\nthe sweep continues without this terminal\nfollow it     {again}\nstop it       {again} --stop")
         raise
     if status == "STOPPED":
         _say(
@@ -317,18 +336,27 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
 
 @cli.command()
 @click.argument("spec", metavar="SWEEP.yaml", callback=_place)
-@click.option("--curves", metavar="SOURCE", help="Finished run folder, table (.csv, .parquet), or family:NAME (modelled).")
+@click.option(
+    "--curves",
+    metavar="SOURCE",
+    help="Source of the curves: a finished run folder, a table (.csv, .parquet), or family:NAME (modelled curves).",
+)
 @click.option(
     "--workers", metavar="N", type=click.IntRange(min=1), default=8, show_default=True, help="GPUs of the virtual cluster."
 )
 @click.option(
-    "--seeds", metavar="K", type=click.IntRange(min=1), default=5, show_default=True, help="Simulated sweeps, one per seed."
+    "--seeds",
+    metavar="K",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of sweeps to simulate, one per seed.",
 )
 @click.option(
     "--gpu-hours",
     metavar="B",
     type=click.FloatRange(min=0, min_open=True),
-    help="End. Default: the sweep's own, or 50 full trials' worth.",
+    help="Budget of each simulated sweep. Default: the sweep file's, or the cost of 50 full trials.",
 )
 @click.option(
     "--startup",
@@ -336,7 +364,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     type=click.FloatRange(min=0),
     default=5.0,
     show_default=True,
-    help="Seconds that a trial takes to start.",
+    help="Seconds that each trial takes to start.",
 )
 @click.option(
     "--failures",
@@ -344,7 +372,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
-    help="Deaths of a trial per GPU hour.",
+    help="Trial failures per GPU hour.",
 )
 @click.option(
     "--efficiency",
@@ -352,15 +380,26 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     type=click.FloatRange(0, 1, min_open=True),
     default=0.9,
     show_default=True,
-    help="Of twice as many GPUs, where a table does not tell.",
+    help="Parallel efficiency for each doubling of GPUs, if the table does not hold it.",
 )
 @_set_option
-@click.option("--against", multiple=True, metavar="KEY=VALUE[,…]", help="Also simulate the sweep with these settings.")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw regret over GPU hours and wall-clock.")
 @click.option(
-    "--processes", metavar="P", type=click.IntRange(min=1), default=1, show_default=True, help="To spread the seeds over."
+    "--against",
+    multiple=True,
+    metavar="KEY=VALUE[,…]",
+    help="Also simulate the sweep with these settings, to compare. Repeatable.",
 )
-@click.option("--replay", is_flag=True, help="Given a run folder as the sweep: check that it decides again as recorded.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Plot regret against GPU hours and wall-clock time."
+)
+@click.option(
+    "--processes", metavar="P", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that share the seeds."
+)
+@click.option(
+    "--replay",
+    is_flag=True,
+    help="Take a run folder in place of SWEEP.yaml, and check that the search repeats its recorded decisions.",
+)
 @_json_option
 def simulate(
     spec: Path | UrlPath,
@@ -378,25 +417,28 @@ def simulate(
     replay: bool,
     as_json: bool,
 ) -> None:
-    """Run a sweep's search on recorded or modelled learning curves, on a virtual cluster, in seconds.
+    """Simulate a sweep in seconds: run its search on recorded or modelled learning curves and a virtual cluster.
 
-    Proposals, survival and placement are those of a live sweep. Budgets of the sweep file hold, on the virtual clock.
+    The simulation proposes, stops and places trials as a live sweep does. The sweep file's budgets apply to the virtual
+    clock.
 
     \b
-    What a finished sweep says:  scalesweep simulate sweeps/x.yaml --curves runs/x --workers 16
-    Two settings compared:       … --curves family:trend --against search.sampler=random --plot regret.png
-    A record decided anew:       scalesweep simulate runs/x --replay    (exit code 3 where it differs)
+    Curves of a finished sweep:  scalesweep simulate sweeps/x.yaml --curves runs/x --workers 16
+    Compare two settings:        … --curves family:trend --against search.sampler=random --plot regret.png
+    Replay the decisions:        scalesweep simulate runs/x --replay    (exit code 3 if one differs)
     """
     import json
     import os
 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # the models are small; and so a seed's result is the same in any process
+        os.environ.setdefault(name, "1")  # the models are small, and one thread gives a seed the same result in every process
     if replay:
         _replay(spec, as_json)
         return
     if isinstance(spec, UrlPath):
-        raise UserError(f"{spec} is no sweep file", "copy the file here; `--replay` and `--curves` take a run folder at a URL")
+        raise UserError(
+            f"{spec} is not a sweep file", "copy the file to this machine; only --replay and --curves read from a URL"
+        )
     if curves is None:
         raise click.UsageError("Missing option '--curves': a run folder, a table, or family:NAME")
     from scalesweep.report.simulation import check_plot_path, plot_simulation, print_simulation, simulation_json
@@ -422,7 +464,7 @@ def simulate(
 
 
 def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
-    """Decide a record anew; exit code 3 where it comes out otherwise."""
+    """Repeat the decisions of a record and print the differences; exit code 3 if there are any."""
     import json
     from dataclasses import asdict
 
@@ -447,13 +489,13 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
     type=click.Choice(["rung", "metric"]),
     default="rung",
     show_default=True,
-    help="rung: a trial judged at a higher rung stands above any that was not. metric: best value, wherever it was reached.",
+    help="rung: rank by the highest rung reached, then by the metric there. metric: rank by the best value at any report.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Show the first N trials only (table).")
+@click.option("--limit", type=click.IntRange(min=1), help="Print only the first N trials of the table.")
 def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, limit: int | None) -> None:
-    """Rank the trials of a sweep, finished or running; needs no server.
+    """Rank the trials of a running or finished sweep. Needs only the run folder, no server.
 
-    ★ marks the Pareto front: trials that no other one beats in both metric and GPU seconds.
+    ★ marks the Pareto front: no other trial beats these in both metric and GPU seconds.
     """
     import json
 
@@ -462,7 +504,7 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
     from scalesweep.report.terminal import print_leaderboard
 
     if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
+        raise click.UsageError("--json and --csv can't be combined")
     record = read_record(run_dir)
     if as_json:
         click.echo(json.dumps(leaderboard_json(record, by), indent=2, ensure_ascii=False))
@@ -475,30 +517,32 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
 @cli.command()
 @_run_argument
 @click.option(
-    "--trial", default="best", show_default=True, metavar="NAME", help="Trial to promote, or 'best' by what the search knows."
+    "--trial", default="best", show_default=True, metavar="NAME", help="Trial to promote; 'best' is the search's choice."
 )
 @click.option(
     "--output",
     metavar="FOLDER",
     callback=_place,
-    help="Folder for the model. Default: RUN_DIR/promoted/TRIAL; of a run folder at a URL: promoted/RUN/TRIAL here.",
+    help="Folder for the model. Default: RUN_DIR/promoted/TRIAL, or ./promoted/RUN/TRIAL if the run folder is a URL.",
 )
 @click.option(
     "--train-on",
     type=click.Choice(["train+validation", "train"]),
     default="train+validation",
     show_default=True,
-    help="Splits that the final run learns from.",
+    help="Splits that the final run trains on.",
 )
 @click.option(
-    "--num-gpus", type=click.IntRange(min=1), help="Workers of the final run. Default: the trial's. Never changes the result."
+    "--num-gpus",
+    type=click.IntRange(min=1),
+    help="Workers of the final run. Default: the trial's number. Changes the speed, not the result.",
 )
 @click.option(
     "--max-t",
     type=click.FloatRange(min=0, min_open=True),
-    help="Length of the final run, in what the sweep's rungs count. Default: a finished trial's.",
+    help="Length of the final run, in the unit of the sweep's rungs (time_attr). Default: the sweep's max_t.",
 )
-@click.option("--force", is_flag=True, help="Replace an earlier promotion, and look at the test split again.")
+@click.option("--force", is_flag=True, help="Replace an earlier promotion and read the test split again.")
 @_json_option
 def promote(
     run_dir: Path | UrlPath,
@@ -510,10 +554,10 @@ def promote(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train a trial's config to the end, test it once, export the model.
+    """Train a trial's configuration to the end, test it once, and export the model.
 
-    The output is a transformers folder (safetensors, tokenizer, model card, provenance.json). It is reloaded with plain
-    transformers and must predict the same before it counts.
+    The output is a transformers folder (safetensors, tokenizer, model card, provenance.json). Before it finishes, `promote`
+    loads the folder with plain transformers and checks that it predicts as the trained model does.
     """
     import json
 
@@ -564,7 +608,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _say(f"error: {OutsideError(what, 'is the disk full, or the folder read-only?')}")
+        _say(f"error: {OutsideError(what, 'check for a full disk or a read-only folder')}")
         sys.exit(OutsideError.exit_code)
 
 

@@ -246,8 +246,8 @@ def space(**changes: Any) -> dict[str, Any]:
         ({"unfreeze_interval": {"min": 2, "max": 4, "when": {"unfreezing": ["gradual", "head"]}}},
          lambda p: p["unfreezing"] != "head", "unfreeze_interval is missing"),
         ({"unfreeze_interval": {"min": 2, "max": 4, "when": {"unfreezing": "gradual", "num_gpus": 1}}},
-         lambda p: (p["unfreezing"], p["num_gpus"]) != ("gradual", 2), "unfreeze_interval does not exist beside"),
-        ({"unfreeze_interval": None}, lambda p: p["unfreezing"] != "gradual", "unfreeze_interval is no parameter"),
+         lambda p: (p["unfreezing"], p["num_gpus"]) != ("gradual", 2), "unfreeze_interval does not apply with that unfreezing and num_gpus"),
+        ({"unfreeze_interval": None}, lambda p: p["unfreezing"] != "gradual", "unfreeze_interval is not a parameter"),
     ],
 )  # fmt: skip
 def test_trials_outside_the_space_are_left_out_and_counted(changes: Any, fits: Any, why: str, tmp_path: Path) -> None:
@@ -258,8 +258,8 @@ def test_trials_outside_the_space_are_left_out_and_counted(changes: Any, fits: A
     expected = [f"a/{trial.name}" for trial in trials if trial.reports and fits(trial.params)]
     assert [name for name, _ in used] == expected
     assert 0 < len(expected) < sum(bool(trial.reports) for trial in trials)
-    assert f"{len(expected)} of {len(trials)} trials of a are used" in note
-    assert why in note or "nothing was reported" in note
+    assert f"the search uses {len(expected)} of {len(trials)} trials of a" in note
+    assert why in note or "the trial reported nothing" in note
 
 
 def test_a_number_of_another_kind_is_no_choice(tmp_path: Path) -> None:
@@ -297,8 +297,8 @@ def written(folder: Path, warm_start: list[str], **changes: Any) -> Path:
 REFUSED = {
     "missing folder": (["nowhere"], {}, "warm_start[0]", "nowhere does not exist", "run folders in"),
     "no run folder": (["a", "other"], {}, "warm_start[1]", "other is no run folder", "hint: "),
-    "other metric": (["accuracy"], {}, "warm_start[0]", "maximize eval_accuracy, this sweep to minimize eval_loss", "eval_accuracy"),
-    "other fidelity": (["a", "tokens"], {}, "warm_start[1]", "tokens counts tokens, this sweep steps", "time_attr: tokens"),
+    "other metric": (["accuracy"], {}, "warm_start[0]", "a sweep to maximize eval_accuracy, and this one is to minimize eval_loss", "eval_accuracy"),
+    "other fidelity": (["a", "tokens"], {}, "warm_start[1]", "tokens counts tokens, and this sweep counts steps", "time_attr: tokens"),
     "twice": (["a", "./a"], {}, "warm_start[1]", "./a is the same folder as warm_start[0]", "once"),
     "nothing fits": (["a"], {"search_space": space(weight_decay={"min": 0.0, "max": 0.1})}, "warm_start",
                      "none of the 12 trials can be used", "weight_decay is missing"),
@@ -336,7 +336,7 @@ def test_launch_exits_2_and_makes_nothing(sources: Path, tmp_path: Path) -> None
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     line = len(path.read_text().splitlines())
-    assert f"{path}:{line}  search.warm_start[1]: tokens counts tokens, this sweep steps" in done.stderr
+    assert f"{path}:{line}  search.warm_start[1]: tokens counts tokens, and this sweep counts steps" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "new").exists()
 
@@ -361,4 +361,4 @@ def test_simulate_reads_them_too_and_says_how_many_are_used(tmp_path: Path) -> N
         env={**os.environ, "COLUMNS": "120"},
     )
     assert done.returncode == 0, done.stderr
-    assert "warm start: 6 of 6 trials of a are used" in " ".join((done.stdout + done.stderr).split())
+    assert "warm start: the search uses 6 of 6 trials of a" in " ".join((done.stdout + done.stderr).split())

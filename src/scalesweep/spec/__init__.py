@@ -1,4 +1,4 @@
-"""What the user writes, typed and checked: the sweep, the search space, and one trial's configuration."""
+"""Typed and checked user input: the sweep, the search space, and one trial's configuration."""
 
 from scalesweep.spec.checks import allowed_gpus, gpu_choices, unfreezing_modes
 from scalesweep.spec.config import TrialConfig, rung_levels, trial_config

@@ -1,4 +1,4 @@
-"""Problems of a sweep across its fields, which types alone can't tell. Needs no library and no data."""
+"""Checks of a sweep's fields against each other, which types alone can't express. They need no library and no data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scalesweep.spec.sweep import SPLITS, LadderSize, SweepSpec
 
 
 def check(spec: SweepSpec) -> list[Problem]:
-    """Problems across fields that types alone can't tell; needs no library and no data."""
+    """Return the problems of a typed sweep, each with its key, file and line."""
     return [*_check_space(spec), *_check_sweep(spec)]
 
 
@@ -26,7 +26,7 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
     parameters = spec.search_space.parameters
     at: KeyPath = ("search_space", "parameters")
     if not parameters:
-        problems.append(spec.problem(at, "the space is empty", "list at least one parameter, e.g. learning_rate"))
+        problems.append(spec.problem(at, "the search space is empty", "list at least one parameter, for example learning_rate"))
     for name, parameter in parameters.items():
         info = PARAMETERS.get(name)
         if info is None and spec.foreign:
@@ -35,7 +35,7 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
             problems += found or _check_when(spec, (*at, name), parameter)
             continue
         if info is None:
-            hint = f"it is called {ALIASES[name]!r} here" if name in ALIASES else did_you_mean(name, PARAMETERS)
+            hint = f"scalesweep calls it {ALIASES[name]!r}" if name in ALIASES else did_you_mean(name, PARAMETERS)
             problems.append(spec.problem((*at, name), "unknown parameter", hint))
             continue
         found = _check_shape(spec, (*at, name), parameter) or _check_values(spec, (*at, name), parameter, info)
@@ -48,14 +48,14 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
             cycle = [name for name in parameters if _reaches_itself(name, spec)]
             path = (*at, next(name for name in cycle if parameters[name].when), "when")
             circle = " → ".join([*cycle, cycle[0]])
-            hint = "take the `when` off one of them"
+            hint = "remove `when` from one of them"
             if "num_gpus" in cycle and "model_size" in cycle:
-                hint += "; num_gpus is always drawn after model_size, whose min_gpus it has to reach"
-            problems.append(spec.problem(path, f"`when` runs in a circle: {circle}", hint))
+                hint += "; num_gpus is always drawn after model_size, because each size has its own min_gpus"
+            problems.append(spec.problem(path, f"`when` forms a cycle: {circle}", hint))
     return problems or _check_cadence(spec)
 
 
-# What each parameter of unfreezing needs in order to matter: one of these words of another parameter.
+# Each parameter of unfreezing has an effect only with one of these words of other parameters.
 _NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "unfreeze_cadence": {"unfreezing": THAWING_MODES},
     "thaw_warmup_steps": {"unfreezing": THAWING_MODES},
@@ -66,7 +66,7 @@ _NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def _check_cadence(spec: SweepSpec) -> list[Problem]:
-    """Parameters of unfreezing that can never matter beside what the others are."""
+    """Report unfreezing parameters that can never have an effect, given the other parameters."""
     problems: list[Problem] = []
     parameters, early = spec.search_space.parameters, spec.early_terminate
     at: KeyPath = ("search_space", "parameters")
@@ -77,33 +77,33 @@ def _check_cadence(spec: SweepSpec) -> list[Problem]:
             if set(beside) & set(words):
                 continue
             given = ", ".join(map(str, beside))
-            problem = f"means nothing: {other} is {given}{'' if other in parameters else ' where it is left out'}"
+            problem = f"has no effect: {other} is {given}{'' if other in parameters else ' by default'}"
             if wanted is not None:
-                problem, hint = f"means nothing with {other} {given}", f"it exists for {', '.join(words)}"
+                problem, hint = f"{name} has no effect with {other} {given}", f"it applies to {other} {', '.join(words)}"
                 problems.append(spec.problem((*at, name, "when", other), problem, hint))
             elif other in parameters:
-                hint = f"add {' or '.join(words)} to {other}, or take {name} out"
+                hint = f"add {' or '.join(words)} to {other}, or remove {name}"
                 problems.append(spec.problem((*at, name), problem, hint))
             else:
                 example = f"{other}: {{value: {words[0]}}}" if len(words) == 1 else f"{other}: {{values: [{', '.join(words)}]}}"
-                problems.append(spec.problem((*at, name), problem, f"add {example}, or take {name} out"))
+                problems.append(spec.problem((*at, name), problem, f"add {example}, or remove {name}"))
             break
     plateau = "plateau" in _words_drawn(spec, "unfreeze_cadence")
     if plateau and not problems and spec.training.eval_interval is None and early.type == "none":
-        message = "plateau is seen at evaluations, and there is none before the end"
+        message = "plateau needs evaluations before the end of a trial, and there is none"
         problems.append(spec.problem((*at, "unfreeze_cadence"), message, "set training.eval_interval"))
     return problems
 
 
 def _words_drawn(spec: SweepSpec, name: str) -> list[Any]:
-    """Every value that a parameter of words may have in a trial, its default included where it does not always exist."""
+    """Return every value that a word parameter may have in a trial. The default counts if the parameter does not always exist."""
     parameter = spec.search_space.parameters.get(name)
     drawn = (parameter.choices() or []) if parameter is not None else []
     return list(dict.fromkeys([*drawn, *([PARAMETERS[name].default] if parameter is None or parameter.when else [])]))
 
 
 def unfreezing_modes(spec: SweepSpec) -> list[str]:
-    """Every mode of unfreezing that a trial may have."""
+    """Return every unfreezing mode that a trial may have."""
     return [str(mode) for mode in _words_drawn(spec, "unfreezing")]
 
 
@@ -118,38 +118,53 @@ def _reaches_itself(name: str, spec: SweepSpec) -> bool:
 
 
 def _check_shape(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
-    """value, or values, or min and max; and a distribution that goes with it."""
+    """Check that a parameter has value, values, or min and max, and a distribution that fits them."""
     ways = [p.value is not None, p.values is not None, p.min is not None or p.max is not None]
     if sum(ways) != 1:
-        what = "nothing says how it varies" if not any(ways) else "more than one of value, values, min/max is given"
-        return [spec.problem(at, what, "give value: X, or values: [X, …], or min: and max:")]
+        what = "has none of value, values and min/max" if not any(ways) else "has more than one of value, values and min/max"
+        return [spec.problem(at, what, "write value: X, or values: [X, …], or both min: and max:")]
     if p.values is not None:
         if not p.values:
             return [spec.problem((*at, "values"), "the list is empty", "list at least one value")]
         if len({(type(v), v) for v in p.values}) < len(p.values):
-            return [spec.problem((*at, "values"), "a value stands twice", "list each value once")]
+            return [spec.problem((*at, "values"), "a value is listed twice", "list each value once")]
     if ways[2] and (p.min is None or p.max is None):
         absent = "min" if p.min is None else "max"
         return [spec.problem((*at, absent), "is missing", "a range needs both min and max")]
     wanted = "constant" if ways[0] else "categorical" if ways[1] else ("int_uniform", "uniform", "log_uniform_values")
     if p.distribution is not None and p.distribution not in (wanted if isinstance(wanted, tuple) else (wanted,)):
-        hint = f"leave it out, or use {wanted if isinstance(wanted, str) else ', '.join(wanted)}"
-        return [spec.problem((*at, "distribution"), f"{p.distribution} does not go with the keys given", hint)]
+        needs = {"constant": "value", "categorical": "values"}.get(p.distribution, "min and max")
+        given = "value" if ways[0] else "values" if ways[1] else "min and max"
+        message = f"{p.distribution} needs {needs}, but {given} {'are' if ways[2] else 'is'} given"
+        hint = f"remove it, or use {wanted if isinstance(wanted, str) else ', '.join(wanted)}"
+        return [spec.problem((*at, "distribution"), message, hint)]
     if p.min is not None and p.max is not None:
         for key, bound in (("min", p.min), ("max", p.max)):
             if not math.isfinite(bound):
-                return [spec.problem((*at, key), f"{bound} is not finite", "give a number")]
+                return [spec.problem((*at, key), f"{bound} is not finite", "write a finite number")]
             if p.kind == "int_uniform" and not isinstance(bound, int):
-                return [spec.problem((*at, key), f"{bound} is not a whole number (int_uniform)", "use uniform for fractions")]
+                return [
+                    spec.problem(
+                        (*at, key),
+                        f"{bound} is not a whole number (int_uniform)",
+                        "write a whole number, or use distribution: uniform",
+                    )
+                ]
         if p.min > p.max:
             return [spec.problem((*at, "min"), f"{p.min} is above max ({p.max})", "swap them")]
         if p.kind == "log_uniform_values" and p.min <= 0:
-            return [spec.problem((*at, "min"), f"{p.min} is not above 0 (log scale)", "start above 0, or use uniform")]
+            return [
+                spec.problem(
+                    (*at, "min"),
+                    f"must be above 0 on a log scale, not {p.min}",
+                    "write a number above 0, or use distribution: uniform",
+                )
+            ]
     return []
 
 
 def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInfo) -> list[Problem]:
-    """Each value's type and range against the parameter table."""
+    """Check the type and range of each value against the parameter table."""
     problems: list[Problem] = []
     given: list[tuple[KeyPath, Any]]
     if p.value is not None:
@@ -159,12 +174,18 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
     else:
         given = [((*at, "min"), p.min), ((*at, "max"), p.max)]
         if info.kind == "word":
-            return [spec.problem(at, "takes words, not a range", "use values: [ … ]")]
+            return [spec.problem(at, "takes words, not a range", "write values: [ … ]")]
         if info.kind == "int" and p.kind != "int_uniform":
             key = next((key for key, bound in (("min", p.min), ("max", p.max)) if not isinstance(bound, int)), "distribution")
-            return [spec.problem((*at, key), f"{at[-1]} takes whole numbers", "use whole min and max (int_uniform)")]
+            return [
+                spec.problem(
+                    (*at, key),
+                    f"{at[-1]} takes whole numbers",
+                    "write whole numbers for min and max, with distribution: int_uniform",
+                )
+            ]
         if info.kind == "float" and p.kind == "int_uniform" and p.distribution is None:
-            message = f"whole numbers alone would be drawn from {p.min} … {p.max}"
+            message = f"min {p.min} and max {p.max} would draw whole numbers only"
             hint = f"write {float(p.min or 0)} and {float(p.max or 0)}, or distribution: uniform"
             return [spec.problem((*at, "min"), message, hint)]
     words = _words(spec, at[-1], info)
@@ -179,7 +200,7 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
                 alias = VALUE_ALIASES.get(str(at[-1]), {}).get(str(value).lower().replace("-", "_"))
                 hint = did_you_mean(str(value), words)
                 if alias is not None:
-                    hint = f"it is called {alias!r} here; {hint[hint.index('known: ') :]}"
+                    hint = f"scalesweep calls it {alias!r}; {hint[hint.index('known: ') :]}"
                 problems.append(spec.problem(path, f"{value!r} is not one of its values", hint))
             elif not isinstance(value, str):
                 problems.append(spec.problem(path, f"must be a word, not {value!r}", "quote it"))
@@ -191,12 +212,12 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
         elif (info.low is not None and value < info.low) or (info.high is not None and value > info.high):
             problems.append(spec.problem(path, f"{value} is outside {info.low:g} … {info.high:g}", f"write a number{within}"))
         elif info.above_low and value == info.low:
-            problems.append(spec.problem(path, f"{value} is not above {info.low:g}", f"write a number{within}"))
+            problems.append(spec.problem(path, f"must be above {info.low:g}, not {value}", f"write a number{within}"))
     return problems
 
 
 def _check_finite(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
-    """All that can be told of the values of a parameter that only a table knows."""
+    """Check the values of a parameter that only the table knows: they must be finite."""
     given = [((*at, "value"), p.value), *(((*at, "values", index), value) for index, value in enumerate(p.values or []))]
     return [
         spec.problem(path, f"{value} is not finite", "write a number or a word")
@@ -212,18 +233,18 @@ def _words(spec: SweepSpec, name: str | int, info: ParameterInfo) -> list[str] |
 
 
 def _check_prior(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
-    """What the user believes to be best has to be one of the values that the parameter takes."""
+    """Check that the prior is a value that the parameter may take."""
     if p.prior is None:
         return []
     if p.value is not None:
-        return [spec.problem((*at, "prior"), "means nothing beside value", "leave it out")]
+        return [spec.problem((*at, "prior"), "has no effect beside value", "remove it")]
     if p.values is not None:
         fits, takes = p.prior in p.values, did_you_mean(str(p.prior), [str(value) for value in p.values])
     else:
         number = isinstance(p.prior, int | float) and not isinstance(p.prior, bool)
         fits = number and p.min <= p.prior <= p.max  # type: ignore[operator]
-        takes = f"give a value from {p.min} to {p.max}"
-    return [] if fits else [spec.problem((*at, "prior"), f"{p.prior!r} is no value of {at[-1]}", takes)]
+        takes = f"write a number from {p.min} to {p.max}"
+    return [] if fits else [spec.problem((*at, "prior"), f"{p.prior!r} is not a value of {at[-1]}", takes)]
 
 
 def _check_when(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
@@ -232,16 +253,18 @@ def _check_when(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
     for other, wanted in p.when.items():
         path = (*at, "when", other)
         if other not in parameters:
-            problems.append(spec.problem(path, "is no parameter of this space", did_you_mean(other, parameters)))
+            problems.append(spec.problem(path, "is not a parameter of this space", did_you_mean(other, parameters)))
             continue
         if wanted == []:
-            hint = f"list the values of {other} for which {at[-1]} exists"
-            problems.append(spec.problem(path, "the list is empty, so it would never exist", hint))
+            hint = f"list the values of {other} for which {at[-1]} applies"
+            problems.append(spec.problem(path, f"the list is empty, so {at[-1]} would never apply", hint))
         target = parameters[other]
         choices = target.choices()
         for value in wanted if isinstance(wanted, list) else [wanted]:
             if choices is None and target.kind != "int_uniform":
-                problems.append(spec.problem(path, "has a continuous range", "`when` needs a parameter with listed values"))
+                problems.append(
+                    spec.problem(path, "has a continuous range", "name a parameter with listed values: `when` needs one")
+                )
                 break
             takes = value in choices if choices is not None else isinstance(value, int) and target.min <= value <= target.max  # type: ignore[operator]
             if not takes:
@@ -262,25 +285,30 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
     early = spec.early_terminate
     for key, value in (("grace_period", early.grace_period), ("max_t", early.max_t)):
         if early.time_attr in ("steps", "tokens") and value is not None and not isinstance(value, int):
-            hint = f"write {max(1, round(value))}, or count another fidelity (time_attr: flops, gpu_seconds or dollars)"
+            hint = f"write {max(1, round(value))}, or use another fidelity (time_attr: flops, gpu_seconds or dollars)"
             say("early_terminate", key, message=f"{value} is not a whole number, and {early.time_attr} are", hint=hint)
     if early.time_attr == "dollars" and spec.resources.dollars_per_gpu_hour is None:
-        hint = "set resources.dollars_per_gpu_hour, or count time_attr: gpu_seconds"
+        hint = "set resources.dollars_per_gpu_hour, or use time_attr: gpu_seconds"
         say("early_terminate", "time_attr", message="dollars can't be counted without a price", hint=hint)
     if early.type == "asha":
         if early.grace_period is None:
-            say("early_terminate", "grace_period", message="is missing", hint="asha needs the fidelity of its first rung")
+            say(
+                "early_terminate",
+                "grace_period",
+                message="is missing",
+                hint="add it: asha needs the fidelity of the first rung",
+            )
         elif early.grace_period > early.max_t:
             message = f"{early.grace_period} is above max_t ({early.max_t})"
-            say("early_terminate", "grace_period", message=message, hint="no trial would ever be judged; lower it")
+            say("early_terminate", "grace_period", message=message, hint="lower it: no trial would reach a rung")
     elif early.grace_period is not None:
-        say("early_terminate", "grace_period", message="means nothing with type: none", hint="leave it out, or use type: asha")
+        say("early_terminate", "grace_period", message="has no effect with type: none", hint="remove it, or use type: asha")
 
     problems += _check_survival(spec)
 
     budget = spec.budget
     if not any((budget.run_cap, budget.time, budget.gpu_hours, budget.dollars)):
-        say("budget", message="sets no limit", hint="give at least one of run_cap, time, gpu_hours, dollars")
+        say("budget", message="sets no limit", hint="set at least one of run_cap, time, gpu_hours, dollars")
     if budget.dollars and not spec.resources.dollars_per_gpu_hour:
         say("budget", "dollars", message="can't be counted without a price", hint="set resources.dollars_per_gpu_hour")
 
@@ -295,35 +323,55 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
                 "data",
                 "splits",
                 message=f"{split} is missing",
-                hint="train learns, validation picks, test judges: all three are needed",
+                hint=f"add {split}: training uses train, the search uses validation, and promotion uses test",
             )
         elif isinstance(part, bool) or (isinstance(part, int | float) and part <= 0):
-            say("data", "splits", split, message=f"{part} is not above 0", hint="a count, a fraction, or a split's name")
+            say(
+                "data",
+                "splits",
+                split,
+                message=f"must be above 0, not {part}",
+                hint="write a count, a fraction, or the name of a split of the data",
+            )
         elif isinstance(part, float) and part > 1:
             say(
-                "data", "splits", split, message=f"{part} is above 1", hint="a fraction is at most 1; a count is a whole number"
+                "data",
+                "splits",
+                split,
+                message=f"{part} is above 1",
+                hint="write a fraction of at most 1, or a count as a whole number",
             )
     fractions = [part for part in data.splits.values() if isinstance(part, float)]
     if sum(fractions) > 1 + 1e-9:
-        say("data", "splits", message=f"the fractions add up to {sum(fractions):g}", hint="they may add up to 1 at most")
+        say(
+            "data",
+            "splits",
+            message=f"the fractions add up to {sum(fractions):g}",
+            hint="lower them: they may add up to at most 1",
+        )
     named = [part for part in data.splits.values() if isinstance(part, str)]
     if len(set(named)) < len(named):
-        say("data", "splits", message="two splits name the same source split", hint="splits must be disjoint")
+        say(
+            "data",
+            "splits",
+            message="two splits name the same split of the data",
+            hint="name three different ones: no row may be in two splits",
+        )
     if isinstance(data.text, list) and len(data.text) not in (1, 2):
-        say("data", "text", message=f"{len(data.text)} columns", hint="one column, or two for sentence pairs")
+        say("data", "text", message=f"names {len(data.text)} columns", hint="name one column, or two for sentence pairs")
     if spec.task == "sequence-classification" and data.label is None:
-        say("data", "label", message="is missing", hint="sequence-classification needs the label column's name")
+        say("data", "label", message="is missing", hint="add it: sequence-classification needs the label column's name")
     if spec.task == "causal-lm":
         for key in ("label", "labels"):
             if getattr(data, key) is not None:
-                say("data", key, message="means nothing for causal-lm", hint="leave it out")
+                say("data", key, message="has no effect for causal-lm", hint="remove it")
         if isinstance(data.text, list) and len(data.text) == 2:
             say("data", "text", message="causal-lm takes one text column", hint="name one column")
     if data.labels is not None:
         if len(data.labels) < 2:
-            say("data", "labels", message="one class only", hint="name at least two classes, or leave it out")
+            say("data", "labels", message="names fewer than two classes", hint="name at least two classes, or remove it")
         elif len({str(label) for label in data.labels}) < len(data.labels):
-            say("data", "labels", message="a class stands twice", hint="name each class once")
+            say("data", "labels", message="a class is listed twice", hint="name each class once")
 
     sizes = spec.sizes()
     if not sizes:
@@ -332,10 +380,10 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
     for index, name in enumerate(names):
         if name in names[:index]:
             path: KeyPath = ("ladder", index, "name") if isinstance(spec.ladder, list) else ("ladder", "layers", index)
-            say(*path, message=f"size {name!r} stands twice", hint="give each size its own name")
+            say(*path, message=f"two sizes are named {name!r}", hint="give each size its own name")
     if len(sizes) > 1 and "model_size" not in spec.search_space.parameters:
         listed = ", ".join(names)
-        hint = f"add model_size: {{values: [{listed}]}} to the space, or keep one size"
+        hint = f"add model_size: {{values: [{listed}]}} to the search space, or keep one size"
         say(
             "search_space", "parameters", message=f"the ladder has {len(sizes)} sizes but model_size is not searched", hint=hint
         )
@@ -349,44 +397,50 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
 
 
 def _check_survival(spec: SweepSpec) -> list[Problem]:
-    """Who passes a rung, where there has to be one."""
+    """Check that the rungs exist that variant and brackets need."""
     early = spec.early_terminate
     say = lambda key, message, hint: spec.problem(("early_terminate", key), message, hint)  # noqa: E731
     if early.type == "none":
-        hint = "leave it out, or use type: asha with a grace_period"
-        return [say("brackets", "means nothing with type: none: there are no rungs", hint)] if early.brackets > 1 else []
+        hint = "remove it, or use type: asha with a grace_period"
+        return [say("brackets", "has no effect with type: none, which has no rungs", hint)] if early.brackets > 1 else []
     if early.grace_period is None or early.grace_period > early.max_t:
         return []  # already reported
     problems = []
     rungs = len([level for level in rung_levels(spec) if level < early.max_t])
     lower = f"lower grace_period below max_t ({early.max_t})"
     if early.variant == "promotion" and not rungs:
-        problems.append(say("variant", "there is no rung before the end to wait at", f"{lower}, or use variant: stopping"))
+        problems.append(
+            say(
+                "variant",
+                "promotion needs a rung before the end, and there is none",
+                f"{lower}, or use variant: stopping",
+            )
+        )
     if early.brackets > rungs + 1:
-        message = f"{early.brackets} brackets need as many rungs, and there {'is' if not rungs else 'are'} {rungs + 1}"
-        hint = f"give at most {rungs + 1} (max_t is the last rung), or lower grace_period"
+        message = f"{early.brackets} brackets need {early.brackets} rungs, and there {'is' if not rungs else 'are'} {rungs + 1}"
+        hint = f"write at most {rungs + 1} (max_t is the last rung), or lower grace_period"
         problems.append(say("brackets", message, hint))
     return problems
 
 
 def _check_prices(spec: SweepSpec, sizes: Sequence[LadderSize]) -> list[Problem]:
-    """A table of prices has to hold one for every size."""
+    """Check that a price table has a price for every size."""
     prices, problems = spec.resources.dollars_per_gpu_hour, []
     for size in sizes if isinstance(prices, dict) else ():
         if spec.price(size.name) is None:
-            message = f"no price for size {size.name!r}: there is no row {size.accelerator_type!r} and no default"
+            message = f"no price for size {size.name!r}: the table has neither {size.accelerator_type!r} nor a default"
             hint = f"add {size.accelerator_type}: DOLLARS, or default: DOLLARS"
             if size.accelerator_type is None:
-                message = f"no price for size {size.name!r}: it names no accelerator_type, and there is no default"
+                message = f"no price for size {size.name!r}: it has no accelerator_type, and the table has no default"
                 hint = "add default: DOLLARS, or give the size an accelerator_type of the table"
             problems.append(spec.problem(("resources", "dollars_per_gpu_hour"), message, hint))
             if not isinstance(spec.ladder, list):
-                break  # the same for every depth
+                break  # every depth has the same problem
     return problems
 
 
 def gpu_choices(spec: SweepSpec) -> list[int]:
-    """Every GPU count that the space may draw, ascending."""
+    """Return every GPU count that the space may draw, ascending."""
     parameter = spec.search_space.parameters.get("num_gpus")
     if parameter is None:
         return [1]
@@ -397,7 +451,7 @@ def gpu_choices(spec: SweepSpec) -> list[int]:
 
 
 def allowed_gpus(spec: SweepSpec, size: LadderSize) -> list[int]:
-    """The GPU counts that `size` may run on: those of the space that reach its `min_gpus`."""
+    """Return the GPU counts of the space that are at least the `min_gpus` of `size`."""
     return [count for count in gpu_choices(spec) if count >= size.min_gpus]
 
 
@@ -415,18 +469,22 @@ def _check_gpus(spec: SweepSpec, sizes: Sequence[LadderSize]) -> list[Problem]:
             choices = gpu_choices(spec)
             counts = ", ".join(map(str, choices)) if len(choices) <= 8 else f"{choices[0]} … {choices[-1]}"
             if parameter is None:
-                message = f"size {size.name!r} needs at least {size.min_gpus} GPUs, and num_gpus is {counts} unless searched"
+                message = f"size {size.name!r} needs at least {size.min_gpus} GPUs, and num_gpus is {counts} by default"
                 hint = f"add num_gpus: {{values: [{size.min_gpus}]}} to the search space"
             else:
                 message = f"size {size.name!r} needs at least {size.min_gpus} GPUs, and num_gpus takes only {counts}"
-                hint = f"add {size.min_gpus} to num_gpus, or drop the size"
+                hint = f"add {size.min_gpus} to num_gpus, or remove the size"
             problems.append(spec.problem(path, message, hint))
             if not isinstance(spec.ladder, list):
-                break  # the same for every depth
+                break  # every depth has the same problem
     floor = min((size.min_gpus for size in sizes), default=1)
     for count in gpu_choices(spec) if not problems else []:
         if count < floor:
             listed = parameter.values if parameter is not None else None
             path = (*at, "values", listed.index(count)) if listed else at
-            problems.append(spec.problem(path, f"{count} is below the min_gpus of every size", f"start at {floor}"))
+            problems.append(
+                spec.problem(
+                    path, f"{count} is below the min_gpus of every size", f"remove it: the smallest min_gpus is {floor}"
+                )
+            )
     return problems

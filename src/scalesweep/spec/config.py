@@ -1,4 +1,4 @@
-"""One trial's full configuration: what was drawn, every default filled in, and what the sweep fixes for all."""
+"""One trial's full configuration: its drawn parameters, every default, and the settings that the sweep fixes for all trials."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pydantic import BaseModel, ConfigDict
 from scalesweep.spec.space import PARAMETERS
 from scalesweep.spec.sweep import SweepSpec
 
-WHOLE = ("steps", "tokens", "flops")  # fidelities that are counted in whole numbers
+WHOLE = ("steps", "tokens", "flops")  # fidelities counted in whole numbers
 KNOBS = ("dropout", "attention_dropout", "embedding_dropout", "classifier_dropout", "layerdrop")
 
 
 class TrialConfig(BaseModel):
-    """Frozen, JSON-able, and all that training needs to know of the search. Knobs that are None stay as the checkpoint
-    has them. `rungs` and `max_t` count the fidelity `time_attr`."""
+    """Everything that training needs to know about a trial. Frozen and serializable as JSON.
+
+    A knob that is None keeps the checkpoint's value. `rungs` and `max_t` are amounts of the fidelity `time_attr`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -61,15 +63,15 @@ class TrialConfig(BaseModel):
     rungs: list[int | float]
 
     def knobs(self) -> dict[str, float | None]:
-        """The regularization knobs that `models/` maps onto an architecture."""
+        """Return the regularization knobs, which `models/` maps onto an architecture."""
         return {name: getattr(self, name) for name in KNOBS}
 
 
 def rung_levels(spec: SweepSpec) -> list[int | float]:
-    """Fidelities of ASHA's rungs, ascending: grace_period × reduction_factor^k up to max_t (Li et al., 2018, Alg. 2).
+    """Return the fidelities of ASHA's rungs, ascending: grace_period × reduction_factor^k up to max_t (Li et al., 2018, Alg. 2).
 
-    The count is computed as Ray's ASHAScheduler does, so that both have the same rungs. Where steps, tokens or FLOPs are
-    counted, a level that is no whole number is rounded up: it is reached at the same report.
+    The number of rungs is computed as in Ray's ASHAScheduler, so both have the same rungs. For steps, tokens and FLOPs, a
+    fractional level is rounded up; the same report reaches it.
     """
     early = spec.early_terminate
     if early.type == "none" or early.grace_period is None:
@@ -78,12 +80,12 @@ def rung_levels(spec: SweepSpec) -> list[int | float]:
     levels = [early.grace_period * early.reduction_factor**k for k in range(count)]
     if early.time_attr in WHOLE:
         return [math.ceil(level) for level in levels]
-    # A last level that is max_t but for floating-point error is max_t: it is no rung before the end.
+    # Floating-point error must not turn max_t into a rung before the end.
     return [early.max_t if math.isclose(level, early.max_t, rel_tol=1e-9) else level for level in levels]
 
 
 def default_of(spec: SweepSpec, name: str, params: dict[str, Any]) -> Any:
-    """The value of a parameter that a trial drawn as `params` does not have."""
+    """Return the default of parameter `name` for a trial whose draw `params` lacks it."""
     if name == "model_size":
         return spec.sizes()[0].name
     if name == "global_batch_size":
@@ -94,7 +96,7 @@ def default_of(spec: SweepSpec, name: str, params: dict[str, Any]) -> Any:
 
 
 def trial_config(spec: SweepSpec, params: dict[str, Any]) -> TrialConfig:
-    """Fill a draw (`params`, conditional parameters absent) up to a full configuration."""
+    """Complete a draw to a full configuration. `params` lacks the conditional parameters that do not apply."""
     values = {name: params[name] if name in params else default_of(spec, name, params) for name in PARAMETERS}
     training, early = spec.training, spec.early_terminate
     return TrialConfig(

@@ -1,4 +1,4 @@
-"""Files → checked specification. Every problem is found and shown at once, with file, line and key."""
+"""Loads and checks a sweep. One error reports all problems, each with file, line and key."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from scalesweep.spec.loading import Document, KeyPath, neighbours, parse_yaml, r
 from scalesweep.spec.space import Parameter
 from scalesweep.spec.sweep import SPLITS, DepthLadder, LadderSize, SweepSpec
 
-_WANTED = {  # pydantic's words for a wrong type → ours
+_WANTED = {  # pydantic's error type → the type in words
     "float_type": "a number",
     "int_type": "a whole number",
     "finite_number": "a finite number",
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
-    "too_short": "a list of at least one",
+    "too_short": "a list with at least one entry",
     "dict_type": "a mapping",
     "model_type": "a mapping",
 }
@@ -43,17 +43,17 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = 
     Args:
         path: the sweep file.
         overrides: `KEY=VALUE` strings, the key dotted (`budget.gpu_hours=40`), the value YAML.
-        foreign: for `simulate` on a table, where nothing is trained. The space may hold parameters that training does not
-            know (columns of the table, which may have any name and range), `model_size` any words (a number is taken as its
-            text), and `task`, `data` and `ladder` may be left out: placeholders stand for them. All else is checked as ever.
+        foreign: for `simulate` on a table, which trains nothing. The space may hold parameters that training does not know
+            (the table's columns, with any name and range). `model_size` may take any words; a number becomes text. `task`,
+            `data` and `ladder` are optional; placeholders replace them. All other checks apply.
 
     Raises:
-        SpecError: naming file, line, key and remedy of everything that is wrong.
+        SpecError: with file, line, key and remedy of every problem.
     """
     path = Path(path)
     document = read_yaml(path, "sweep file")
     if not isinstance(document.data, dict):
-        hint = "see sweeps/quickstart.yaml for one that works"
+        hint = "sweeps/quickstart.yaml is an example"
         raise SpecError([Problem("a sweep file must be a mapping of keys", file=str(path), line=1, hint=hint)])
     for override in overrides:
         _override(document, override)
@@ -67,7 +67,10 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = 
 
 
 def sweep_from_dict(data: dict[str, Any], foreign: bool = False) -> SweepSpec:
-    """The same from Python: `data` has the keys of a sweep file, with the space given in place (or by path)."""
+    """Check a sweep given as a mapping with the keys of a sweep file. `search_space` is a mapping or a path.
+
+    Raises SpecError, as `load_sweep`.
+    """
     document = Document(file="", data=data)
     space_document = None
     if isinstance(reference := data.get("search_space"), str):
@@ -78,7 +81,7 @@ def sweep_from_dict(data: dict[str, Any], foreign: bool = False) -> SweepSpec:
 def _override(document: Document, override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not all(key.split(".")):
-        raise UserError(f"--set {override}: this is not KEY=VALUE", hint="for example --set budget.gpu_hours=40")
+        raise UserError(f"--set {override}: this is not KEY=VALUE", hint="write for example --set budget.gpu_hours=40")
     try:
         value = parse_yaml(text, f"--set {override}").data
     except SpecError as error:  # the line is always 1
@@ -88,23 +91,23 @@ def _override(document: Document, override: str) -> None:
     for parent in parents:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
-            hint = "--set reaches keys of mappings only; set the whole of it instead"
+            hint = "--set changes keys of mappings only; set the whole value instead"
             if parents[0] == "search_space":
-                hint = "edit that file, or name another one: --set search_space=FILE"
+                hint = "edit that file, or give another one: --set search_space=FILE"
             raise UserError(f"--set {override}: {parent} is {_shown(target)}, not a mapping", hint=hint)
     target[last] = value
     document.overrides[path] = override
 
 
 def _placeholders(data: dict[str, Any]) -> dict[str, Any]:
-    """What stands for the keys that a simulation does not need. The ladder is filled by `_typed`, which knows the space."""
+    """Placeholders for the keys that a simulation does not need. `_typed` fills the ladder, because it knows the space."""
     label = {} if data.get("task") == "causal-lm" else {"label": "label"}
     source = {"path": "none", "splits": dict.fromkeys(SPLITS, 1), **label}
     return {"task": "sequence-classification", "data": source, "ladder": []}
 
 
 def _with_sizes_as_words(space: Any) -> Any:
-    """A copy of a search space whose sizes are words: a table may list them as numbers, which YAML reads as such."""
+    """Copy a search space and turn its sizes into text. A table may name them by numbers, and YAML reads those as numbers."""
 
     def word(value: Any) -> Any:
         if isinstance(value, list):
@@ -124,7 +127,7 @@ def _with_sizes_as_words(space: Any) -> Any:
 
 
 def _typed(data: dict[str, Any], documents: tuple[Document, Document | None], foreign: bool) -> SweepSpec:
-    """The sweep, not checked across fields yet. Raises pydantic's ValidationError."""
+    """Build the sweep without the checks across fields. Raises pydantic's ValidationError."""
     spec = SweepSpec.model_validate(data)
     if foreign:
         sizes, parameter = spec.sizes(), spec.search_space.parameters.get("model_size")
@@ -132,7 +135,7 @@ def _typed(data: dict[str, Any], documents: tuple[Document, Document | None], fo
         absent = [word for word in dict.fromkeys(words) if word not in {size.name for size in sizes}]
         if not sizes and not absent:
             absent = ["model"]
-        if absent:  # a given ladder stays as it was written where it has every size
+        if absent:  # a ladder that has every size stays as the user wrote it
             spec = spec.model_copy(update={"ladder": [*sizes, *(LadderSize(name=word, model="none") for word in absent)]})
     spec._documents, spec._foreign = documents, foreign
     return spec
@@ -151,7 +154,7 @@ def _build(document: Document, space_document: Document | None, foreign: bool) -
 
     if space_document is not None and not isinstance(space_document.data, dict):
         what = f"must be a mapping of parameters, not {_shown(space_document.data)}"
-        raise SpecError([located(("search_space", "parameters"), what, "the file begins with 'parameters:'")])
+        raise SpecError([located(("search_space", "parameters"), what, "begin the file with 'parameters:'")])
     if foreign and "search_space" in data:
         data["search_space"] = _with_sizes_as_words(data["search_space"])
     try:
@@ -173,9 +176,9 @@ def _beyond(
     documents: tuple[Document, Document | None],
     foreign: bool,
 ) -> list[Problem]:
-    """What `check` finds in the rest of a sweep some of whose keys are wrong, so that one run shows as much as it can.
+    """Check the rest of a sweep in which some keys are wrong, so that one run reports as many problems as possible.
 
-    Looks where the sweep is whole without the keys at fault, and leaves out what may follow from these alone.
+    Returns nothing if the sweep is incomplete without the wrong keys. Leaves out problems that these keys may cause.
     """
     rest = copy.deepcopy(data)
     for path in wrong:
@@ -195,7 +198,7 @@ def _beyond(
 
 
 def _by_path(error: ValidationError, data: dict[str, Any]) -> dict[KeyPath, list[Any]]:
-    """What pydantic found, by key. A union complains once per branch: branches that the user did not mean are dropped."""
+    """Group pydantic's errors by key. A union reports one error per branch; those of branches the user did not mean are dropped."""
     ladder_is_list = isinstance(data.get("ladder"), list)
     found: dict[KeyPath, list[Any]] = {}
     for item in error.errors(include_url=False, include_context=True):
@@ -212,7 +215,7 @@ def _by_path(error: ValidationError, data: dict[str, Any]) -> dict[KeyPath, list
 
 
 def _is_branch(part: str) -> bool:
-    """Whether pydantic put `part` into a path to name a branch of a union (`int`, `list[str]`), not a key."""
+    """Return whether `part` of a path is pydantic's name of a union's branch (`int`, `list[str]`) and not a key."""
     return part in {"int", "float", "str", "bool", "constrained-float"} or "[" in part
 
 
@@ -227,33 +230,33 @@ def _from_pydantic(path: KeyPath, items: list[Any], located: Any, space_in_file:
         hint = did_you_mean(str(path[-1]), known) if known else "leave it out"
     elif kind == "missing":
         message = "is missing"
-        hint = f"add '{path[-1]}'{about or '; sweeps/quickstart.yaml shows one'}"
+        hint = f"add '{path[-1]}'{about or '; sweeps/quickstart.yaml is an example'}"
         if path == ("search_space", "parameters") and space_in_file:
-            hint = "the file begins with 'parameters:', and the parameters stand indented below it"
+            hint = "begin the file with 'parameters:' and indent the parameters below it"
         elif path[:1] == ("search_space",):
-            hint = "name a file (search_space: ../search_spaces/NAME.yaml) or write 'parameters:' in place"
+            hint = "name a file (search_space: ../search_spaces/NAME.yaml), or write 'parameters:' below search_space"
     elif kind == "literal_error":
         expected = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         begun = [word for word in expected if value and word.startswith(str(value))]  # log_uniform is log_uniform_values
         message, hint = f"{_shown(value)} is not allowed", did_you_mean(begun[0] if begun else str(value), expected)
     elif kind in _BOUNDS:
         bound = next(context[key] for key in ("gt", "ge", "lt", "le") if key in context)
-        message = f"{value} is not {_BOUNDS[kind]} {bound:g}"
-        hint = f"give a value {_BOUNDS[kind]} {bound:g}{about}"
+        message = f"must be {_BOUNDS[kind]} {bound:g}, not {value}"
+        hint = f"write a value that is {_BOUNDS[kind]} {bound:g}{about}"
     elif kind == "string_pattern_mismatch":
-        message = f"{value!r} must begin with a letter or digit and hold only letters, digits, '.', '_' and '-'"
-        hint = "it names the run folder"
+        message = f"{value!r} must begin with a letter or digit and contain only letters, digits, '.', '_' and '-'"
+        hint = "choose a name that can be a folder's name: the run folder is runs/NAME"
     elif kind == "value_error":
         message, _, hint = str(context.get("error", item["msg"])).partition("; ")
     elif value is None:
-        message, hint = "has no value", f"write one behind the colon, or delete the key{about}"
+        message, hint = "has no value", f"write a value after the colon, or delete the key{about}"
     elif len(path) == 3 and path[:2] == ("search_space", "parameters"):
         message = f"must be a mapping, not {_shown(value)}"
         hint = f"write {path[2]}: {{{'values' if isinstance(value, list) else 'value'}: {_shown(value)}}}"
     else:
         types = {item["type"] for item in items}
         if types & {"float_type", "finite_number"}:
-            types.discard("int_type")  # a number may be whole
+            types.discard("int_type")  # "a number" includes whole ones
         wanted = [words for kind, words in _WANTED.items() if kind in types]
         message = f"must be {' or '.join(wanted)}, not {_shown(value)}" if wanted else item["msg"]
         hint = f"write {' or '.join(wanted)}{about}"
@@ -272,7 +275,7 @@ def _shown(value: Any) -> str:
 
 
 def _help(path: KeyPath) -> str:
-    """The first sentence of the description of the key at `path`, or of the one that holds it."""
+    """Return the first sentence of the description of the key at `path`, or else of the key that contains it."""
     for depth in range(len(path), 0, -1):
         fields = getattr(_model_at(path[: depth - 1]), "model_fields", {})
         if (field := fields.get(path[depth - 1])) is not None:
@@ -281,12 +284,12 @@ def _help(path: KeyPath) -> str:
 
 
 def _known_keys(path: KeyPath) -> list[str]:
-    """Keys that may stand at `path` of a sweep."""
+    """Return the keys that the mapping at `path` of a sweep may have."""
     return list(getattr(_model_at(path), "model_fields", {}))
 
 
 def _model_at(path: KeyPath) -> Any:
-    """The typed model that reads the mapping at `path` of a sweep; None where there is none."""
+    """Return the typed model of the mapping at `path` of a sweep, or None."""
     if path[:2] == ("search_space", "parameters"):
         return Parameter if len(path) == 3 else None
     if path[:1] == ("ladder",):

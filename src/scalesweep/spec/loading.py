@@ -1,7 +1,7 @@
-"""YAML with line numbers, and nothing that runs code.
+"""A YAML reader that keeps line numbers and never runs code.
 
-Only plain mappings, lists and scalars are read. Booleans are `true` and `false` alone (YAML 1.1 reads a label `no` as
-false), and `1e-5` is a number (YAML 1.1 reads it as text). A duplicate key is an error, not a silent overwrite.
+It reads plain mappings, lists and scalars. Only `true` and `false` are booleans (YAML 1.1 reads a label `no` as false), and
+`1e-5` is a number (YAML 1.1 reads it as text). A duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def key_text(path: KeyPath) -> str:
 
 @dataclass
 class Document:
-    """A parsed file: plain data, the line of every key path, and what the command line put in (`--set`)."""
+    """A parsed file: plain data, the line of every key path, and the `--set` overrides."""
 
     file: str
     data: Any
@@ -36,7 +36,7 @@ class Document:
     overrides: dict[KeyPath, str] = field(default_factory=dict)
 
     def line(self, path: KeyPath) -> int | None:
-        """The line of the longest known prefix of `path`."""
+        """Return the line of the longest known prefix of `path`."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path)
@@ -72,7 +72,7 @@ def parse_yaml(text: str, file: str) -> Document:
     """Parse `text` into plain data with line numbers.
 
     Raises:
-        SpecError: not YAML, a tag, an alias loop, a duplicate key or a key that is not text.
+        SpecError: for invalid YAML, a tag, an alias loop, a duplicate key, or a key that is not text.
     """
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -81,8 +81,8 @@ def parse_yaml(text: str, file: str) -> Document:
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         line = mark.line + 1 if mark else None
         if begun and begun.line + 1 != line:
-            what += f" (in what begins on line {begun.line + 1})"
-        hint = "check the indentation, brackets and quotes around this line; values that hold ': ' need quotes"
+            what += f" (in the block that begins on line {begun.line + 1})"
+        hint = "check the indentation, brackets and quotes around this line; a value that contains ': ' needs quotes"
         raise SpecError([Problem(f"not valid YAML: {what}", file=file, line=line, hint=hint)]) from None
     except RecursionError:
         raise SpecError([Problem("brackets are nested too deep", file=file, line=1, hint="check the brackets")]) from None
@@ -96,25 +96,31 @@ def _build(node: yaml.Node, path: KeyPath, document: Document, open_nodes: froze
     document.lines.setdefault(path, line)
     if node.tag not in _PLAIN_TAGS:
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-        hint = "write a plain value: a tag is never run"
+        hint = "write a plain value: scalesweep never runs a tag"
         raise SpecError([Problem(f"the YAML tag {tag} is not allowed", key_text(path), document.file, line, hint)])
     if id(node) in open_nodes:
-        raise SpecError([Problem("an alias refers to itself", key_text(path), document.file, line, "write the value out")])
+        raise SpecError([Problem("an alias refers to itself", key_text(path), document.file, line, "write the value in full")])
     open_nodes |= {id(node)}
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key_line = key_node.start_mark.line + 1
             if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
-                what = "the merge key '<<' is not read" if key_node.tag.endswith(":merge") else "a key must be plain text"
-                raise SpecError([Problem(what, key_text(path), document.file, key_line, "write KEY: VALUE, each key by name")])
+                what = "the merge key '<<' is not supported" if key_node.tag.endswith(":merge") else "a key must be plain text"
+                raise SpecError(
+                    [Problem(what, key_text(path), document.file, key_line, "write each key by name, as KEY: VALUE")]
+                )
             key = key_node.value
             if key in result:
                 first = document.lines[(*path, key)]
                 raise SpecError(
                     [
                         Problem(
-                            f"given twice (first on line {first})", key_text((*path, key)), document.file, key_line, "keep one"
+                            f"appears twice (first on line {first})",
+                            key_text((*path, key)),
+                            document.file,
+                            key_line,
+                            "keep one of them",
                         )
                     ]
                 )
@@ -134,27 +140,32 @@ def _build(node: yaml.Node, path: KeyPath, document: Document, open_nodes: froze
 
 
 def read_yaml(path: Path, what: str, shown: str = "") -> Document:
-    """Read and parse a file; `what` names it in the error ('sweep file', 'search space'), where it goes by `shown`."""
+    """Read and parse a file. An error calls it `what` ('sweep file', 'search space') and gives its path as `shown`.
+
+    Raises SpecError.
+    """
     shown = shown or str(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SpecError([Problem(f"{what} not found", file=shown, hint=neighbours(path))]) from None
     except IsADirectoryError:
-        raise SpecError([Problem("is a folder", file=shown, hint=f"name the {what} itself")]) from None
+        raise SpecError([Problem("is a folder", file=shown, hint=f"give the path of the {what} in it")]) from None
     except UnicodeDecodeError:
-        raise SpecError([Problem("is not text in UTF-8", file=shown, hint=f"a {what} is a YAML file")]) from None
+        raise SpecError([Problem("is not UTF-8 text", file=shown, hint=f"a {what} is a YAML file")]) from None
     except OSError as error:
-        raise SpecError([Problem(f"{what} can't be read: {error.strerror}", file=shown, hint="check its rights")]) from None
+        raise SpecError(
+            [Problem(f"{what} can't be read: {error.strerror}", file=shown, hint="check its permissions")]
+        ) from None
     return parse_yaml(text, shown)
 
 
 def neighbours(path: Path) -> str:
-    """A hint for a file that isn't there: the one spelled most like it, or the YAML files in its folder."""
+    """Return a hint for a missing file: the most similar name, or the YAML files in its folder."""
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
     names = sorted(p.name for p in path.parent.glob("*.y*ml"))
     if near := nearest(path.name, names):
         return f"did you mean {path.parent / near}?"
     more = f" … and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"{path.parent}/ holds: {', '.join(names[:8])}{more}" if names else f"there is no YAML file in {path.parent}/"
+    return f"{path.parent}/ contains: {', '.join(names[:8])}{more}" if names else f"there is no YAML file in {path.parent}/"

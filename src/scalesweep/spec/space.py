@@ -1,4 +1,4 @@
-"""The search space: which parameters exist, how each may vary, and when it does."""
+"""The search space: the known parameters, and how a sweep varies each."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ Scalar = bool | int | float | str
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """Type, default and range of a parameter. `low` and `high` bound it inclusively (numbers only); with `above_low` it is
-    above `low`. `choices` lists its words where they are known without the sweep (`None`: they depend on the sweep). The first
-    sentence of `help` also appears in hints."""
+    """Type, default and range of a parameter.
+
+    `low` and `high` are inclusive bounds of a number; with `above_low`, `low` itself is excluded. `choices` lists the allowed
+    words; None means that they depend on the sweep. The first sentence of `help` also appears in hints.
+    """
 
     kind: Literal["int", "float", "word"]
     default: Scalar | None
@@ -34,7 +36,7 @@ UNFREEZING_MODES: dict[str, str] = {
     "1708.00524)",
     "lp_ft": "the head; then everything (Kumar et al., 2022, arXiv 2202.10054)",
 }
-THAWING_MODES = ("gradual", "chain_thaw", "lp_ft")  # those that change what is trained as they go
+THAWING_MODES = ("gradual", "chain_thaw", "lp_ft")  # the modes that unfreeze further layer groups during training
 # When a thaw comes.
 CADENCES: dict[str, str] = {
     "steps": "every `unfreeze_interval` optimizer steps",
@@ -125,7 +127,7 @@ PARAMETERS: dict[str, ParameterInfo] = {
     ),
 }
 
-# Names with which W&B, transformers or papers call the same thing: used for hints alone.
+# Names for the same parameter in W&B, transformers and papers. Only hints use them.
 ALIASES = {
     "lr": "learning_rate",
     "peak_lr": "learning_rate",
@@ -152,7 +154,7 @@ ALIASES = {
     "freezing": "unfreezing",
     "grad_clip": "max_grad_norm",
 }
-# The same for words that a parameter takes, in lower case and with `_` for `-`.
+# The same for the words of a parameter, in lower case and with `_` for `-`.
 VALUE_ALIASES = {
     "unfreezing": {
         "all": "full",
@@ -204,7 +206,7 @@ class Parameter(BaseModel):
 
     @property
     def kind(self) -> Distribution:
-        """The distribution, spelled out where the user left it to W&B's defaults."""
+        """Return the distribution. Where the user names none, W&B's defaults apply."""
         if self.distribution is not None:
             return self.distribution
         if self.value is not None:
@@ -214,13 +216,13 @@ class Parameter(BaseModel):
         return "int_uniform" if isinstance(self.min, int) and isinstance(self.max, int) else "uniform"
 
     def choices(self) -> list[Scalar] | None:
-        """The finite choices, or None for a range."""
+        """Return the listed values, or None for a range."""
         if self.value is not None:
             return [self.value]
         return list(self.values) if self.values is not None else None
 
     def describe(self) -> str:
-        """One line for a person: `log_uniform_values 1e-05 … 0.01`."""
+        """Describe the parameter in one line, e.g. `log_uniform_values 1e-05 … 0.01`."""
         if self.kind == "constant":
             return f"{self.value}"
         if self.kind == "categorical":
@@ -228,7 +230,7 @@ class Parameter(BaseModel):
         return f"{self.kind} {self.min:g} … {self.max:g}"
 
     def holds(self, params: dict[str, Any]) -> bool:
-        """Whether this parameter exists beside `params` (all parameters drawn before it)."""
+        """Return whether `when` holds for `params`, the parameters drawn before this one."""
         for name, wanted in self.when.items():
             if name not in params or params[name] not in (wanted if isinstance(wanted, list) else [wanted]):
                 return False
@@ -243,12 +245,12 @@ class SearchSpace(BaseModel):
     parameters: dict[str, Parameter] = Field(description="how each parameter varies, by name")
 
     def depends_on(self, name: str) -> set[str]:
-        """What has to be drawn before `name`: what its `when` names, and the size before the GPU count (`min_gpus`)."""
+        """Return the parameters that must be drawn before `name`: those in its `when`, and model_size before num_gpus (`min_gpus`)."""
         implied = {"model_size"} if name == "num_gpus" else set()
         return (set(self.parameters[name].when) | implied) & self.parameters.keys()
 
     def ordered(self) -> list[tuple[str, Parameter]]:
-        """Parameters, each after those it depends on. Raises ValueError on a cycle (checked at load)."""
+        """Return the parameters, each after those it depends on. Raises ValueError on a cycle, which loading excludes."""
         done: dict[str, Parameter] = {}
         waiting = dict(self.parameters)
         while waiting:

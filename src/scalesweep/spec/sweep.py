@@ -1,4 +1,4 @@
-"""What a user writes in `sweeps/NAME.yaml`: typed, checked once, never changed afterwards."""
+"""The typed contents of `sweeps/NAME.yaml`: checked once, never changed afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _seconds(value: Any) -> Any:
             r"\s*(?:(\d+(?:\.\d+)?)d)?\s*(?:(\d+(?:\.\d+)?)h)?\s*(?:(\d+(?:\.\d+)?)m)?\s*(?:(\d+(?:\.\d+)?)s)?\s*", value
         )
         if not parts or not any(parts.groups()):
-            raise ValueError(f"{value!r} is no duration; write for example 90s, 5m, 2h30m or 1d")
+            raise ValueError(f"{value!r} is not a duration; write for example 90s, 5m, 2h30m or 1d")
         return sum(float(part or 0) * scale for part, scale in zip(parts.groups(), (86400, 3600, 60, 1), strict=True))
     return value
 
@@ -62,8 +62,8 @@ class DataSpec(_Strict):
         description="column whose equal values stay in one split. A row without a value is a group of its own.",
     )
     splits: dict[str, int | float | str] = Field(
-        description="sizes of train, validation and test. Each is a count of rows (whole number), a fraction of the usable "
-        "rows (at most 1.0, the sum too), or the name of a split of the source. All three are needed."
+        description="sizes of train, validation and test: counts of rows, fractions, or names of splits of the source. A count "
+        "is a whole number. A fraction is of the usable rows; it is at most 1.0, and so is the sum. All three are needed."
     )
     split_seed: int = Field(0, ge=0, description="seed of the split. The same rows and seed give the same splits.")
     max_length: int = Field(
@@ -268,7 +268,7 @@ class BudgetSpec(_Strict):
 
 def _spot_notice(value: str) -> str:
     if value not in ("aws", "gcp") and not value.startswith("/"):
-        raise ValueError(f"{value!r} tells of no spot notice; write aws, gcp, or the absolute path of a file")
+        raise ValueError(f"{value!r} is not a source of spot notices; write aws, gcp, or the absolute path of a file")
     return value
 
 
@@ -340,14 +340,14 @@ class TrackingSpec(_Strict):
 
 
 def price_of(prices: Prices | None, accelerator_type: str | None) -> float | None:
-    """Dollars per GPU hour on such a GPU: the price of all, or its row in the table, or the table's `default`."""
+    """Return the dollars per GPU hour of a GPU type: the single price, its row of the table, or the table's `default`."""
     if not isinstance(prices, dict):
         return prices
     return prices.get(accelerator_type or "default", prices.get("default"))
 
 
 class SweepSpec(_Strict):
-    """A whole sweep. Build it with `load_sweep(path)` or `sweep_from_dict(data)`, which check it across fields too."""
+    """A whole sweep. Build it with `load_sweep(path)` or `sweep_from_dict(data)`, which also check fields against each other."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
@@ -375,33 +375,33 @@ class SweepSpec(_Strict):
     _foreign: bool = PrivateAttr(default=False)
 
     def __eq__(self, other: object) -> bool:
-        # Where it was read from makes no difference.
+        # Two equal sweeps may come from different files.
         return self.model_dump() == other.model_dump() if isinstance(other, SweepSpec) else NotImplemented
 
     @property
     def foreign(self) -> bool:
-        """Whether the space may hold parameters that training does not know: the columns of a table, in a simulation."""
+        """Whether the space may hold parameters that training does not know (table columns, in a simulation)."""
         return self._foreign
 
     @property
     def space_file(self) -> str | None:
-        """The file that the search space was read from; None where it stands in the sweep file itself."""
+        """The file that the search space was read from; None if it is part of the sweep file."""
         space = self._documents[1] if self._documents else None
         return space.file if space else None
 
     def sizes(self) -> list[LadderSize]:
-        """The ladder, smallest first as the user ordered it."""
+        """Return the sizes of the ladder in the user's order, which is smallest first."""
         return self.ladder.sizes() if isinstance(self.ladder, DepthLadder) else list(self.ladder)
 
     def size(self, name: str) -> LadderSize:
         return next(size for size in self.sizes() if size.name == name)
 
     def price(self, size_name: str) -> float | None:
-        """Dollars per GPU hour of a size; None without a price."""
+        """Return the dollars per GPU hour of a size; None without a price."""
         return price_of(self.resources.dollars_per_gpu_hour, self.size(size_name).accelerator_type)
 
     def problem(self, path: KeyPath, message: str, hint: str = "") -> Problem:
-        """A problem at a key of this spec, with the file and line it was read from."""
+        """Build a problem at a key of this spec, with the file and line of that key."""
         if self._documents is None:
             return Problem(message, key_text(path), hint=hint)
         sweep, space = self._documents

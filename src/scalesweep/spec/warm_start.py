@@ -1,4 +1,4 @@
-"""What a sweep may learn from earlier ones: the trials of their records that lie in its space (`search.warm_start`)."""
+"""Warm start (`search.warm_start`): the trials of earlier sweeps that lie in this sweep's search space."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scalesweep.spec.sweep import SweepSpec
 
 
 class Earlier(Protocol):
-    """What has to be known of an earlier sweep. It is a `Record`, which this room knows nothing of."""
+    """The part of a `Record` that this module needs; it may not import the record itself."""
 
     manifest: dict[str, Any]
 
@@ -23,15 +23,17 @@ class Earlier(Protocol):
 def earlier_trials(
     spec: SweepSpec, goal: str, base: Path, read: Callable[[Path | str], Earlier]
 ) -> tuple[list[tuple[str, Any]], str]:
-    """The trials to start from, each with a name that is its own, and a sentence that counts them; nothing, and no words, without any.
+    """Return the trials to start from, each with a unique name, and a sentence that counts them.
+
+    Both are empty without `search.warm_start`.
 
     Args:
-        goal: of the sweep's metric.
-        base: folder that relative paths start from; the working directory is looked at next, as for data.
-        read: a run folder's record.
+        goal: direction of the sweep's metric, `minimize` or `maximize`.
+        base: folder that relative paths start from. A path that is not there starts from the working directory, as for data.
+        read: a function that reads the record of a run folder.
 
     Raises:
-        SpecError: a folder that can't be read, or whose trials can't be compared with this sweep's; or no trial fits.
+        SpecError: if a folder can't be read, its trials can't be compared with this sweep's, or no trial fits the space.
     """
     problems: list[Problem] = []
     folders: dict[str, int] = {}
@@ -57,26 +59,28 @@ def earlier_trials(
         prefixes[name] += 1
         prefix = name if prefixes[name] == 1 else f"{name} ({prefixes[name]})"
         for trial in record.by_number():
-            reason = misfit(spec, trial.params) if trial.reports else "nothing was reported"
+            reason = misfit(spec, trial.params) if trial.reports else "the trial reported nothing"
             if reason is None:
                 used.append((f"{prefix}/{trial.name}", trial))
             else:
                 left_out[reason] += 1
     total = len(used) + left_out.total()
     if folders and not used and not problems:
-        message = f"none of the {total} trials can be used" if total else "there is no trial in it"
-        hint = "name sweeps over this search space" + (f"; most often: {left_out.most_common(1)[0][0]}" if left_out else "")
+        message = f"none of the {total} trials can be used" if total else "the folders hold no trial"
+        hint = "name sweeps over this search space" + (
+            f"; most frequent reason: {left_out.most_common(1)[0][0]}" if left_out else ""
+        )
         problems.append(spec.problem(("search", "warm_start"), message, hint))
     if problems:
         raise SpecError(problems)
     if not folders:
         return [], ""
-    why = f"; left out most often because: {left_out.most_common(1)[0][0]}" if left_out else ""
-    return used, f"warm start: {len(used)} of {total} trials of {', '.join(spec.search.warm_start)} are used{why}"
+    why = f"; most frequent reason for leaving one out: {left_out.most_common(1)[0][0]}" if left_out else ""
+    return used, f"warm start: the search uses {len(used)} of {total} trials of {', '.join(spec.search.warm_start)}{why}"
 
 
 def _folder(written: str, base: Path) -> str:
-    """Where it is: its absolute path, or a URL as it is written; one that is not there, where its neighbours are, for the error to list them."""
+    """Return a URL unchanged and a path as absolute. For a missing folder, prefer a parent that exists: the error lists its contents."""
     if "://" in written:
         return written
     paths = [root / Path(written).expanduser() for root in (base, Path())]
@@ -85,35 +89,37 @@ def _folder(written: str, base: Path) -> str:
 
 
 def _incomparable(spec: SweepSpec, goal: str, manifest: Mapping[str, Any], written: str, index: int) -> Problem | None:
-    """Why values of a record mean something else than this sweep's, if they do."""
+    """Return the problem if a record's values can't be compared with this sweep's, else None."""
     metric = manifest.get("metric", {})
     theirs, ours = f"{metric.get('goal')} {metric.get('name')}", f"{goal} {spec.metric.name}"
     if theirs != ours:
-        message = f"{written} is to {theirs}, this sweep to {ours}"
-        hint = f"leave it out, or set metric.name: {metric.get('name')}"
+        message = f"{written} is a sweep to {theirs}, and this one is to {ours}"
+        hint = f"remove it, or set metric.name: {metric.get('name')}"
         if metric.get("name") == spec.metric.name:
-            hint = "leave it out: what was good there is bad here"
+            hint = "remove it: its best trials would be the worst here"
         return spec.problem(("search", "warm_start", index), message, hint)
     counted, time_attr = manifest.get("time_attr"), spec.early_terminate.time_attr
     if counted != time_attr:
-        hint = f"leave it out, or set early_terminate.time_attr: {counted}"
-        return spec.problem(("search", "warm_start", index), f"{written} counts {counted}, this sweep {time_attr}", hint)
+        hint = f"remove it, or set early_terminate.time_attr: {counted}"
+        return spec.problem(
+            ("search", "warm_start", index), f"{written} counts {counted}, and this sweep counts {time_attr}", hint
+        )
     return None
 
 
 def misfit(spec: SweepSpec, params: Mapping[str, Any]) -> str | None:
-    """Why these parameters could not be drawn from the sweep's space; None where they could."""
+    """Return the reason why the sweep's space could not draw these parameters, or None if it could."""
     known: dict[str, Any] = {}
     for name, parameter in spec.search_space.ordered():
         if not parameter.holds(known):
             if name in params:
-                return f"{name} does not exist beside {', '.join(parameter.when)} as they are"
+                return f"{name} does not apply with that {' and '.join(parameter.when)}"
             continue
         if name not in params:
             return f"{name} is missing"
         value, choices = params[name], parameter.choices()
         if choices is not None:
-            # true is no 1, though Python takes it for one
+            # True == 1 in Python, but not here
             fits = any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices)
         else:
             kind = int if parameter.kind == "int_uniform" else (int, float)
@@ -124,6 +130,6 @@ def misfit(spec: SweepSpec, params: Mapping[str, Any]) -> str | None:
         if name == "num_gpus":
             size = spec.size(known.get("model_size", spec.sizes()[0].name))
             if value not in allowed_gpus(spec, size):
-                return f"{name} is below the {size.min_gpus} that {size.name} needs"
+                return f"{name} is below the min_gpus of {size.name} ({size.min_gpus})"
     unknown = sorted(params.keys() - known.keys())
-    return f"{unknown[0]} is no parameter of this space" if unknown else None
+    return f"{unknown[0]} is not a parameter of this space" if unknown else None
