@@ -17,7 +17,9 @@ from scalesweep.sweep.preflight import check_static
 from sweeps import sweep_dict
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")]
+)
 SHIPPED = ("sweeps/", "search_spaces/", "benchmarks/", "docs/", "cluster.yaml")
 
 
