@@ -43,9 +43,9 @@ def test_steps_for_tokens_is_the_first_step_that_reaches_them(n_examples, batch_
 
 
 def test_a_plan_needs_examples_and_their_lengths():
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1"):
         BatchPlan(0, 4, 0)
-    with pytest.raises(ValueError, match="4 lengths"):
+    with pytest.raises(ValueError, match=r"shape \(4,\)"):
         BatchPlan(4, 4, 0, np.ones(3))
 
 

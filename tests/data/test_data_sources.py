@@ -170,7 +170,7 @@ def test_path_problems(tmp_path):
     assert found.key == ("data", "path")
     assert "did you mean" in found.hint
     assert "reviews.csv" in found.hint
-    assert "no folder" in problem(tmp_path, path="nowhere/reviews.csv").hint
+    assert "nowhere does not exist" in problem(tmp_path, path="nowhere/reviews.csv").hint
     assert "URL" in problem(tmp_path, path="https://example.org/a").message
     (tmp_path / "notes.txt").write_text("hello")
     assert ".parquet" in problem(tmp_path, path="notes.txt").hint
@@ -258,7 +258,7 @@ def test_task_problems(tmp_path):
     write(tmp_path / "a.csv", frame())
     assert problem(tmp_path, path="a.csv", label=None).key == ("data", "label")
     assert problem(tmp_path, path="a.csv", splits={"train": 4}).key == ("data", "splits")
-    with pytest.raises(DataProblem, match="text alone"):
+    with pytest.raises(DataProblem, match="uses no labels"):
         prepare(spec("a.csv"), "causal-lm", tmp_path)
     prepared = prepare(spec("a.csv", label=None), "causal-lm", tmp_path)
     assert prepared.classes == []

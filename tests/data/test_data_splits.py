@@ -129,7 +129,7 @@ def test_fixed_splits_stay_whole_and_their_texts_leave_the_pool():
     assert list(result.rows["validation"]) == [row for row in range(60, 80) if row != 70]
     assert not {3, 4} & set(result.rows["train"])
     assert result.dropped == {"overlap": 3}
-    with pytest.raises(DataProblem, match="59 rows, but 58") as caught:
+    with pytest.raises(DataProblem, match="59 rows, but only 58") as caught:
         draw({"train": 59, "validation": "dev", "test": "test"}, **arguments)
     assert caught.value.key == ("data", "splits", "train")
     assert "3 rows whose text also occurs" in caught.value.hint
@@ -160,11 +160,11 @@ def test_a_group_larger_than_the_split_is_cut_and_its_rest_unused():
     result = draw({"train": 15, "validation": 5, "test": 5}, n=60, groups=groups)
     assert {name: rows.size for name, rows in result.rows.items()} == {"train": 15, "validation": 5, "test": 5}
     assert result.unused == 35
-    with pytest.raises(DataProblem, match="train needs 21"):
+    with pytest.raises(DataProblem, match="'train' needs 21"):
         draw({"train": 21, "validation": 5, "test": 5}, n=60, groups=groups)
     shares = draw({"train": 0.8, "validation": 0.1, "test": 0.1}, n=60, groups=groups)
     assert shares.rows["train"].size == 20
-    assert shares.notes == ["train has 20 instead of 48 rows, because groups stay whole"]
+    assert shares.notes == ["split 'train' has 20 instead of 48 rows, because groups stay whole"]
 
 
 @pytest.mark.parametrize(

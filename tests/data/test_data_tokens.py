@@ -92,7 +92,7 @@ def test_classification_equals_direct_calls(tmp_path, wordpiece, text):
         true_bytes = [len(t.encode()) + (len(pairs[i].encode()) if pairs else 0) for i, t in enumerate(texts)]
         for kept, covered, full in zip(whole, split.bytes[rows], true_bytes, strict=True):
             assert covered == full if kept else 0 < covered < full
-    assert any("cut at 24 tokens" in note for note in data.notes)
+    assert any("truncated to 24 tokens" in note for note in data.notes)
 
 
 def lm_tokenizers():
@@ -153,7 +153,7 @@ def test_tokenizers_that_cannot_serve(tmp_path, wordpiece):
 def test_unknown_tokens_are_said(tmp_path, wordpiece):
     _, data = tokens(tmp_path, make(tmp_path), CLASSIFY, wordpiece)
     assert data.meta["splits"]["train"]["unknown_tokens"] > 0  # it has no 😀
-    assert any("does not know" in note for note in data.notes)
+    assert any("unknown to the tokenizer" in note for note in data.notes)
 
 
 def test_the_folder_is_made_once_and_is_the_same_each_time(tmp_path, wordpiece):
@@ -214,7 +214,7 @@ def test_the_test_split_stays_shut_until_asked_for(tmp_path, wordpiece):
     assert len(again.train) == 40
     with pytest.raises(OutsideError, match="damaged"):
         _ = again.test
-    with pytest.raises(OutsideError, match="no token folder"):
+    with pytest.raises(OutsideError, match="not a valid token folder"):
         TokenizedData.open(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Which examples each optimizer step sees: a stream that depends on the seed alone, never on the number of workers."""
+"""The examples of each optimizer step: a stream that depends on the seed alone, never on the number of workers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from functools import lru_cache
 
 import numpy as np
 
-WINDOW = 50  # batches whose examples are sorted by length together: little padding, and still a random mixture
+WINDOW = 50  # batches per window of sorting by length: large enough to save padding, small enough to mix at random
 
 
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
-    """Global batches by step number (from 0), so that a resume can start at any step.
+    """Global batches by step number (from 0), so that a resumed trial can start at any step.
 
-    Every epoch is a fresh permutation of all examples; its last batch holds what is left and may be short. With
-    `lengths` (tokens of every example, [n_examples]) a batch holds examples of like length: the permutation is sorted by
-    length inside windows of `WINDOW` batches, cut into batches, and these are shuffled over the epoch. A short last batch
-    is left out of that, so that it is as random as without.
+    Every epoch is a fresh permutation of all examples. Its last batch may be short. With `lengths` (tokens of each
+    example, [n_examples]), a batch holds examples of similar length: the permutation is sorted by length within windows of
+    `WINDOW` batches and cut into batches, and the batches are shuffled over the epoch. A short last batch stays out of the
+    sorting, so its examples are a random sample.
 
     The order of batches depends on the seed and the epoch alone. Plans are compared by identity.
     """
@@ -29,9 +29,9 @@ class BatchPlan:
 
     def __post_init__(self) -> None:
         if self.n_examples < 1 or self.batch_size < 1:
-            raise ValueError(f"needs at least one example and one per batch, got {self.n_examples} and {self.batch_size}")
+            raise ValueError(f"n_examples and batch_size must be at least 1, got {self.n_examples} and {self.batch_size}")
         if self.lengths is not None and self.lengths.shape != (self.n_examples,):
-            raise ValueError(f"needs {self.n_examples} lengths, got an array of shape {self.lengths.shape}")
+            raise ValueError(f"lengths must have shape ({self.n_examples},), got {self.lengths.shape}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -49,7 +49,7 @@ class BatchPlan:
 
 @lru_cache(maxsize=4)
 def epoch_order(plan: BatchPlan, epoch: int) -> np.ndarray:
-    """All examples in the order in which an epoch sees them, int64 [n_examples], read-only."""
+    """All example numbers in the order of one epoch, int64 [n_examples], read-only."""
     rng = np.random.default_rng([plan.seed, epoch])
     order = rng.permutation(plan.n_examples)
     if plan.lengths is not None:
@@ -63,31 +63,34 @@ def epoch_order(plan: BatchPlan, epoch: int) -> np.ndarray:
 
 
 def shard(indices: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """The part of a global batch that one of `world` workers takes; empty where the batch is shorter than `rank`."""
+    """The examples of a global batch that worker `rank` of `world` takes; empty if the batch has no more than `rank`."""
     return indices[rank::world]
 
 
 def micro_batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
-    """`indices` cut into pieces of at most `size`, in order; no piece for no indices."""
+    """`indices` in order, cut into pieces of at most `size`; an empty list if there are none."""
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def eval_order(lengths: np.ndarray) -> np.ndarray:
-    """All examples by length, so that batches need little padding; the longest first, so that memory fails at once."""
+    """All examples by length, which saves padding; the longest first, so that a lack of memory shows at once."""
     return np.argsort(-lengths.astype(np.int64), kind="stable")
 
 
 def steps_for_tokens(plan: BatchPlan, lengths: np.ndarray, max_tokens: int) -> int:
-    """The least number of steps after which at least `max_tokens` true tokens (no padding) were seen.
+    """The smallest number of steps that covers at least `max_tokens` tokens, padding not counted.
 
-    lengths: tokens of every example, [n_examples].
+    lengths: tokens of each example, [n_examples].
+
+    Raises:
+        ValueError: the examples hold no token.
     """
     if max_tokens <= 0:
         return 0
     per_epoch = int(lengths.sum(dtype=np.int64))
     if per_epoch < 1:
-        raise ValueError("the examples hold no token, so no number of steps reaches max_tokens")
-    # Every epoch sees all tokens, so only the last one, begun but perhaps not ended, needs its batches added up.
+        raise ValueError("the examples hold no tokens, so no number of steps reaches max_tokens")
+    # Every full epoch covers all tokens, so only the batches of the last, perhaps partial, epoch are added up.
     epoch = (max_tokens - 1) // per_epoch
     order = epoch_order(plan, epoch)
     starts = np.arange(0, plan.n_examples, plan.batch_size)

@@ -1,4 +1,4 @@
-"""From a data specification to clean texts in disjoint splits, with class numbers, a fingerprint and a summary."""
+"""Preparation of the data: clean texts in disjoint splits, with class numbers, a fingerprint and a summary."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ MAX_CLASSES = 1000
 
 @dataclass(frozen=True)
 class PreparedText:
-    """Everything about the data that precedes the tokenizer, in memory.
+    """The data before tokenization, in memory.
 
     texts: per split, in the order train, validation, test.
     pairs: the second texts of sentence pairs, beside `texts`; None for single texts.
     labels: per split the class numbers, int64; empty arrays for causal-lm.
     classes: names of the classes, by number; empty for causal-lm.
-    fingerprint: SHA-256 over texts, labels and classes of all splits, in order.
-    summary: rows and classes per split and rows dropped per reason, fit for JSON.
-    notes: the same for people, a sentence each.
+    fingerprint: SHA-256 of the texts, labels and classes of all splits, in order.
+    summary: rows and classes per split and rows dropped per reason, as JSON values.
+    notes: remarks for the user, one sentence each.
     """
 
     texts: dict[str, list[str]]
@@ -48,10 +48,10 @@ class PreparedText:
 
 
 def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
-    """Read, clean and split the data of a sweep. `base` is the folder that relative paths start from.
+    """Read, clean and split the data of a sweep. Relative paths start from the folder `base`.
 
     Raises:
-        DataProblem: the data don't hold what `spec` asks for; its `key` says which part of the spec.
+        DataProblem: the data don't provide what `spec` asks for; `key` names the part of the spec.
         OutsideError: the hub or the disk failed.
     """
     columns = text_columns(spec)
@@ -118,15 +118,17 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     notes = [f"dropped {words}" for words in dropped_words(splits.dropped)]
     if others:
         listed = ", ".join(f"{value} {count:,}" for value, count in others.most_common(10))
-        notes.append(f"other classes: {listed}{' …' if len(others) > 10 else ''}")
+        notes.append(f"rows of the other classes: {listed}{' …' if len(others) > 10 else ''}")
     if ungrouped:
-        notes.append(f"{ungrouped:,} rows without a value in {spec.group!r} count as a group of their own each")
+        notes.append(f"{ungrouped:,} rows have no value in {spec.group!r}; each is a group of its own")
     for split, array in label_arrays.items():
         if classes:
             per_class = dict(zip(classes, np.bincount(array, minlength=len(classes)).tolist(), strict=True))
             summary["splits"][split]["classes"] = per_class
             if missing := [name for name, count in per_class.items() if not count]:
-                notes.append(f"{split} has no row of {', '.join(missing[:10])}{' …' if len(missing) > 10 else ''}")
+                notes.append(
+                    f"split {split!r} has no rows of class {', '.join(missing[:10])}{' …' if len(missing) > 10 else ''}"
+                )
     return PreparedText(
         texts=first,
         pairs=second[0] if second else None,
@@ -140,14 +142,18 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
 
 def _check_task(spec: DataSpec, task: str, columns: Sequence[str]) -> None:
     if task == "sequence-classification" and spec.label is None:
-        raise DataProblem(LABEL, "sequence-classification needs a label column", "name it as data.label")
+        raise DataProblem(LABEL, "sequence-classification needs a label column", "set data.label to its name")
     if task == "causal-lm" and spec.label is not None:
-        raise DataProblem(LABEL, "causal-lm learns from text alone", "leave out data.label and data.labels")
+        raise DataProblem(LABEL, "causal-lm uses no labels", "remove data.label and data.labels")
     if task == "causal-lm" and len(columns) != 1:
-        raise DataProblem(TEXT, "causal-lm takes one text column", "join the two columns into one beforehand")
+        raise DataProblem(TEXT, "causal-lm uses one text column", "join the columns into one before the sweep")
     for split in ("train", "validation"):
         if split not in spec.splits:
-            raise DataProblem(("data", "splits"), f"there is no {split} split", f"add {split}: a count, a fraction or a name")
+            raise DataProblem(
+                ("data", "splits"),
+                f"the {split} split is missing",
+                f"add {split}: a count, a fraction or a split of the source",
+            )
 
 
 def _text_cells(table: pyarrow.Table, column: str) -> list[str | None]:
@@ -156,20 +162,20 @@ def _text_cells(table: pyarrow.Table, column: str) -> list[str | None]:
     cells = table.column(column)
     if not (types.is_string(cells.type) or types.is_large_string(cells.type) or types.is_string_view(cells.type)):
         texts = [field.name for field in table.schema if types.is_string(field.type) or types.is_large_string(field.type)]
-        hint = f"columns of text: {', '.join(texts)}" if texts else "name a column of text"
+        hint = f"text columns: {', '.join(texts)}" if texts else "name a text column"
         raise DataProblem(TEXT, f"column {column!r} holds {cells.type}, not text", hint)
     return cells.to_pylist()
 
 
 def _label_cells(rows: datasets.Dataset, table: pyarrow.Table, column: str) -> tuple[list[str | int | None], list[str]]:
-    """The classes of all rows (None: no label) and, where the data set declares them, all names in order."""
+    """The class of each row (None: no label) and all class names in order, if the data set declares them."""
     import datasets
     import pyarrow.types as types
 
     cells = table.column(column)
     feature = rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
-        # Hub data sets mark the hidden labels of a test split by -1.
+        # Data sets on the hub mark hidden labels of a test split by -1.
         return [None if cell is None or cell < 0 else feature.names[cell] for cell in cells.to_pylist()], list(feature.names)
     if types.is_boolean(cells.type):
         return [None if cell is None else str(cell).lower() for cell in cells.to_pylist()], []
@@ -177,43 +183,47 @@ def _label_cells(rows: datasets.Dataset, table: pyarrow.Table, column: str) -> t
         return cells.to_pylist(), []
     if types.is_string(cells.type) or types.is_large_string(cells.type):
         return [cell if cell and not cell.isspace() else None for cell in cells.to_pylist()], []
-    message = f"column {column!r} holds {cells.type}; classes are whole numbers or words"
+    message = f"column {column!r} holds {cells.type}, but classes must be integers or text"
     if types.is_floating(cells.type):
-        raise DataProblem(LABEL, message, "regression is not offered; store classes as whole numbers")
-    raise DataProblem(LABEL, message, "one class per row; several labels per row are not offered")
+        raise DataProblem(LABEL, message, "store classes as integers; regression is not supported")
+    raise DataProblem(LABEL, message, "give each row one class; several labels per row are not supported")
 
 
 def _choose_classes(spec: DataSpec, counts: Counter[str | int], declared: Sequence[str | int]) -> list[str | int]:
-    """Classes in order of their numbers. `counts`: rows per class that the data hold."""
+    """The classes in order of their numbers. `counts`: usable rows per class in the data."""
     listed = ", ".join(f"{value!r} ({count:,})" for value, count in counts.most_common(20))
     if spec.labels is not None:
         if len(set(spec.labels)) < len(spec.labels):
-            raise DataProblem(LABELS, "a class is listed twice", "list each class once")
+            raise DataProblem(LABELS, "data.labels lists a class twice", "list each class once")
         for position, label in enumerate(spec.labels):
             if label in counts:
                 continue
             twin = next((value for value in counts if str(value) == str(label)), None)
             if twin is not None:
-                hint = f"write {twin} without quotes" if isinstance(twin, int) else f'write "{twin}", in quotes'
-                raise DataProblem((*LABELS, position), f"{label!r} is of another type than the classes: {listed}", hint)
+                hint = f"write {twin} without quotes" if isinstance(twin, int) else f'write "{twin}" with quotes'
+                raise DataProblem(
+                    (*LABELS, position), f"{label!r} has a different type from the classes in the data: {listed}", hint
+                )
             hint = did_you_mean(str(label), [str(value) for value in counts]) if len(counts) <= 20 else ""
-            raise DataProblem((*LABELS, position), f"no usable row has the class {label!r}; the data hold {listed}", hint)
+            raise DataProblem(
+                (*LABELS, position), f"no usable row has the class {label!r}; classes in the data: {listed}", hint
+            )
         classes = list(spec.labels)
     elif declared:
         classes = list(declared)
     else:
         if len(counts) > MAX_CLASSES:
-            message = f"column {spec.label!r} has {len(counts):,} different values, so it is hardly a class column"
-            raise DataProblem(LABEL, message, "name another column, or list the classes as data.labels")
+            message = f"column {spec.label!r} has {len(counts):,} different values; a class column has at most {MAX_CLASSES:,}"
+            raise DataProblem(LABEL, message, "name another column, or list the classes in data.labels")
         classes = sorted(counts, key=lambda value: (isinstance(value, str), value))
     if sum(value in counts for value in classes) < 2:
         key = LABEL if spec.labels is None else LABELS
-        raise DataProblem(key, "fewer than two classes are left to tell apart", f"the data hold {listed or 'no labelled row'}")
+        raise DataProblem(key, "fewer than two classes have rows", f"classes in the data: {listed or 'none'}")
     return classes
 
 
 def _group_ids(groups: Sequence[Any]) -> tuple[np.ndarray, int]:
-    """A number per group; a row without a group is one by itself. Also: how many such rows there are."""
+    """The group number of each row, and the count of rows without a group, each of which is a group of its own."""
     number: dict[str, int] = {}
     ids = np.array([-1 if group is None else number.setdefault(str(group), len(number)) for group in groups], dtype=np.int64)
     alone = np.flatnonzero(ids < 0)

@@ -1,4 +1,4 @@
-"""The one error this room adds: the user's data or data specification is at fault."""
+"""The error for mistakes in the user's data or data specification."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from scalesweep.errors import UserError
 
 
 class DataProblem(UserError):
-    """A problem with the data, and the key of the sweep file that can mend it.
+    """A problem with the data, and the key of the sweep file that can fix it.
 
-    `key` is a path such as ('data', 'label') or ('data', 'splits', 'train'); a caller that holds the sweep file turns
-    it into a file and a line.
+    `key` is a path such as ('data', 'label') or ('data', 'splits', 'train'). A caller with the sweep file resolves it to a
+    file and a line.
     """
 
     def __init__(self, key: tuple[str | int, ...], message: str, hint: str = "") -> None:

@@ -47,8 +47,8 @@ def _read_csv(stream: Open, columns: Sequence[str], texts: Sequence[str], delimi
         names = next(csv.reader(io.TextIOWrapper(raw, "utf-8-sig", newline=""), delimiter=delimiter), [])
     known = [column for column in columns if column in names]
     with stream() as raw:
-        # pyarrow rather than pandas: a row with a stray comma is an error there, not a shifted label. Only the text
-        # column is typed: '3.14' and 'NA' are texts, while classes may be whole numbers.
+        # pyarrow rather than pandas, because it rejects a row with a stray comma instead of shifting the label. Only the
+        # text columns get a type: '3.14' and 'NA' are texts, while classes may be integers.
         table = arrow_csv.read_csv(
             raw,
             read_options=arrow_csv.ReadOptions(block_size=64 << 20),  # a row may be this long
@@ -61,7 +61,7 @@ def _read_csv(stream: Open, columns: Sequence[str], texts: Sequence[str], delimi
 
 
 def _read_json(stream: Open, columns: Sequence[str], texts: Sequence[str]) -> tuple[list[str], pyarrow.Table]:  # noqa: ARG001
-    """JSON lines, or one array of objects, whichever the file turns out to hold."""
+    """Read JSON lines or one array of objects, whichever the file holds."""
     import pyarrow
 
     with stream() as raw:
@@ -100,26 +100,28 @@ READERS: dict[str, Callable[[Open, Sequence[str], Sequence[str]], tuple[list[str
     ".json": _read_json,
     ".parquet": _read_parquet,
 }
-FORMATS = f"{', '.join(READERS)}, each also with {', '.join(COMPRESSIONS)}"
+FORMATS = f"{', '.join(READERS)}, each optionally compressed ({', '.join(COMPRESSIONS)})"
 
 
 def text_columns(spec: DataSpec) -> list[str]:
     """The one or two text columns. Raises DataProblem on any other number."""
     columns = [spec.text] if isinstance(spec.text, str) else list(spec.text)
     if len(columns) not in (1, 2):
-        raise DataProblem(("data", "text"), f"{len(columns)} text columns", "give one column, or two for a sentence pair")
+        raise DataProblem(
+            ("data", "text"), f"data.text names {len(columns)} columns", "name one column, or two for sentence pairs"
+        )
     return columns
 
 
 def load_rows(spec: DataSpec, base: Path) -> dict[str, datasets.Dataset]:
-    """The source splits that `spec.splits` needs, with the columns that `spec` names and no others.
+    """The source splits that `spec.splits` needs, with only the columns that `spec` names.
 
-    A single file is {'train': …}. A relative path is taken from `base` where it exists there, else from the working
-    folder; a path that is neither a file nor a folder is a hub id. Local files are read into memory and leave no cache.
+    A single file becomes {'train': …}. A relative path starts from `base` if it exists there, otherwise from the working
+    folder. A path that is neither a file nor a folder is a hub id. Local files are read into memory without a cache.
 
     Raises:
-        DataProblem: file, folder, hub data set, split or column not found, unreadable, or of a type that can't serve.
-        OutsideError: the hub can't be reached, the disk fails.
+        DataProblem: a file, folder, hub data set, split or column is missing, unreadable or of an unsupported type.
+        OutsideError: the hub can't be reached, or the disk fails.
     """
     wanted: dict[str, tuple[str, str]] = dict.fromkeys(text_columns(spec), ("data", "text"))
     wanted |= {column: ("data", key) for key, column in (("label", spec.label), ("group", spec.group)) if column is not None}
@@ -140,12 +142,12 @@ def load_rows(spec: DataSpec, base: Path) -> dict[str, datasets.Dataset]:
 def _select(rows: datasets.Dataset, wanted: dict[str, tuple[str, str]], split: str) -> datasets.Dataset:
     for column, key in wanted.items():
         if column not in rows.column_names:
-            raise _missing_column(column, key, rows.column_names, f" of split {split!r}")
+            raise _missing_column(column, key, rows.column_names, f"split {split!r}")
     return rows.select_columns(list(wanted))
 
 
-def _missing_column(column: str, key: tuple[str, str], names: Sequence[str], where: str = "") -> DataProblem:
-    return DataProblem(key, f"there is no column {column!r} among the columns{where}", did_you_mean(column, names))
+def _missing_column(column: str, key: tuple[str, str], names: Sequence[str], where: str) -> DataProblem:
+    return DataProblem(key, f"{where} has no column {column!r}", did_you_mean(column, names))
 
 
 def _local_path(path: str, base: Path) -> Path | None:
@@ -156,23 +158,25 @@ def _local_path(path: str, base: Path) -> Path | None:
     for candidate in (base / asked, asked):
         if candidate.exists():
             return candidate
-    # A hub id is NAME or OWNER/NAME; whatever looks like a file was meant as one.
+    # A hub id is NAME or OWNER/NAME; a name with a known file suffix was meant as a file.
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) and not _suffix(asked)[1]:
         return None
     if "://" in path:
-        raise DataProblem(PATH, f"{path} is a URL", f"download it; readable are {FORMATS}, saved data sets and hub ids")
+        raise DataProblem(
+            PATH, f"{path} is a URL, and data can't be read from one", f"download the file; supported formats: {FORMATS}"
+        )
     raise _not_found(base / asked)
 
 
 def _package_path(path: str) -> Path:
     package, _, inside = path.removeprefix("package:").partition("/")
-    # find_spec of a top-level name does not import it: some packages bring data but need dependencies to import.
+    # find_spec does not import a top-level package: some packages carry data but need dependencies to be imported.
     found = importlib.util.find_spec(package) if package.isidentifier() else None
     if found is None or not (folders := list(found.submodule_search_locations or [])):
         raise DataProblem(
             PATH,
-            f"no package {package!r} is installed",
-            f"install what brings it, e.g. pip install {package.replace('_', '-')}",
+            f"the package {package!r} is not installed",
+            f"install it, for example with `pip install {package.replace('_', '-')}`",
         )
     target = Path(folders[0]) / inside
     if not inside or not target.exists():
@@ -183,13 +187,13 @@ def _package_path(path: str) -> Path:
 def _not_found(path: Path) -> DataProblem:
     folder = path.parent
     if not folder.is_dir():
-        return DataProblem(PATH, f"{path} not found", f"there is no folder {folder}")
+        return DataProblem(PATH, f"{path} not found", f"the folder {folder} does not exist")
     near = nearest(path.name, [entry.name for entry in folder.iterdir()])
-    return DataProblem(PATH, f"{path} not found", f"did you mean {folder / near}?" if near else f"{folder} holds no such file")
+    return DataProblem(PATH, f"{path} not found", f"did you mean {folder / near}?" if near else f"{folder} has no such file")
 
 
 def _suffix(path: Path) -> tuple[str, str]:
-    """('.bz2', '.csv') for reviews.csv.bz2; '' where there is none that we know."""
+    """The known suffixes of a file: ('.bz2', '.csv') for reviews.csv.bz2; '' in place of an unknown one."""
     compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
     inner = (path.with_suffix("") if compression else path).suffix.lower()
     return compression, inner if inner in READERS else ""
@@ -201,7 +205,7 @@ def _load_file(path: Path, wanted: dict[str, tuple[str, str]], texts: Sequence[s
 
     compression, kind = _suffix(path)
     if not kind:
-        raise DataProblem(PATH, f"{path.name} is of no format that can be read", f"readable: {FORMATS}")
+        raise DataProblem(PATH, f"{path.name} has an unsupported format", f"supported formats: {FORMATS}")
 
     def stream() -> BinaryIO:
         return COMPRESSIONS[compression](path) if compression else path.open("rb")
@@ -209,14 +213,14 @@ def _load_file(path: Path, wanted: dict[str, tuple[str, str]], texts: Sequence[s
     try:
         names, table = READERS[kind](stream, list(wanted), texts)
     except (ValueError, EOFError, OSError, lzma.LZMAError, zlib.error, csv.Error, pyarrow.ArrowException) as error:
-        # gzip, bz2 and zstd report damaged content as OSError without errno; a failing disk has one.
+        # gzip, bz2 and zstd report damaged content as an OSError without errno; a failing disk sets errno.
         if isinstance(error, OSError) and error.errno:
             raise
-        hint = f"is it really {kind[1:]}{' compressed as ' + compression[1:] if compression else ''}, in UTF-8?"
+        hint = f"check that it is {kind[1:]} in UTF-8{', compressed as ' + compression[1:] if compression else ''}"
         raise DataProblem(PATH, f"{path} can't be read: {error}", hint) from error
     for column, key in wanted.items():
         if column not in names:
-            raise _missing_column(column, key, names)
+            raise _missing_column(column, key, names, path.name)
     return datasets.Dataset(table.select(list(wanted)))
 
 
@@ -225,12 +229,16 @@ def _load_saved(path: Path) -> dict[str, datasets.Dataset]:
 
     if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         files = sorted(entry.name for entry in path.iterdir() if _suffix(entry)[1])
-        hint = f"name one of its files: {', '.join(files)}" if files else "such a folder is made by datasets' save_to_disk"
-        raise DataProblem(PATH, f"{path} is a folder, but no saved data set", hint)
+        hint = (
+            f"name one of its files: {', '.join(files)}"
+            if files
+            else "the save_to_disk method of a `datasets` data set writes such a folder"
+        )
+        raise DataProblem(PATH, f"{path} is a folder, but not a saved data set", hint)
     try:
         loaded = datasets.load_from_disk(str(path))
     except (ValueError, KeyError, FileNotFoundError) as error:
-        raise DataProblem(PATH, f"{path} is a damaged saved data set: {error}", "save it again") from error
+        raise DataProblem(PATH, f"the saved data set {path} is damaged: {error}", "save it again") from error
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
 
 
@@ -242,15 +250,15 @@ def _load_hub(spec: DataSpec) -> dict[str, datasets.Dataset]:
         return dict(datasets.load_dataset(spec.path, spec.name, revision=spec.revision))
     except FileNotFoundDatasetsError as error:
         if spec.revision is not None and "evision" in str(error):
-            raise DataProblem(("data", "revision"), str(error), "look up its branches and tags on the hub") from error
-        hint = "neither a local file or folder nor a hub data set has this name; private ones need `hf auth login`"
+            raise DataProblem(("data", "revision"), str(error), "see its branches and tags on the hub") from error
+        hint = "no local file, local folder or hub data set has this name; a private data set needs `hf auth login`"
         raise DataProblem(PATH, f"{spec.path} not found: {error}", hint) from error
     except ValueError as error:
-        # An unknown or missing configuration; the message lists those that exist.
-        raise DataProblem(("data", "name"), f"{spec.path}: {error}", "give one of its configurations as data.name") from error
+        # The configuration is unknown or missing; the message lists the existing ones.
+        raise DataProblem(("data", "name"), f"{spec.path}: {error}", "set data.name to one of its configurations") from error
     except RuntimeError as error:
-        # Data sets that are scripts: running code from the hub is not offered.
-        raise DataProblem(PATH, f"{spec.path}: {error}", "use a data set that is kept as parquet, csv or jsonl") from error
+        # The data set is a script, and scalesweep runs no code from the hub.
+        raise DataProblem(PATH, f"{spec.path}: {error}", "use a data set stored as parquet, csv or jsonl") from error
     except Exception as error:
         raise OutsideError(
             f"hub data set {spec.path} can't be loaded: {error}", "check the network, or use a local file"

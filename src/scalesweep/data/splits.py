@@ -1,8 +1,8 @@
-"""Exact, seeded, stratified splits that share no text and no group. Pure: no file, no data set library.
+"""Exact, seeded, stratified splits that share no text and no group, computed without files or a data set library.
 
-How rows are drawn: all usable rows are put into one seeded order in which every stretch has the class mix of the whole;
-test takes the first stretch, validation the next, train what follows. So a smaller train split is a subset of a larger
-one with the same seed, while validation and test stay as they were.
+All usable rows are put into one seeded order in which every section has the class mix of the whole. Test takes the first
+section, validation the next, and train the one after. So a smaller train split is a subset of a larger one with the same
+seed, and validation and test do not change.
 """
 
 from __future__ import annotations
@@ -20,71 +20,73 @@ from scalesweep.spec.sweep import SPLITS
 
 SPLITS_KEY = ("data", "splits")
 DRAW_ORDER = ("test", "validation", "train")
-# Groups looked at ahead when choosing the next one: enough to keep the class mix, few enough to stay random.
+# Candidates for the next group: enough to keep the class mix, few enough to keep the choice random.
 WINDOW = 12
 
 DROPPED = {
     "missing_text": "without text",
     "missing_label": "without a label",
     "other_classes": "of other classes",
-    "ambiguous": "whose text occurs with two labels",
-    "duplicates": "whose text occurred before (case, width and spacing aside)",
-    "overlap": "whose text also occurs in a split that is fixed by name",
-    "group_overlap": "whose group also occurs in a split that is fixed by name",
+    "ambiguous": "whose text occurs with several labels",
+    "duplicates": "that repeat an earlier text (ignoring case, width and spacing)",
+    "overlap": "whose text also occurs in a split chosen by name",
+    "group_overlap": "whose group also occurs in a split chosen by name",
 }
 
 
 def dropped_words(dropped: Mapping[str, int]) -> list[str]:
-    """['1,097 rows of other classes', …] for every count above zero."""
+    """A phrase for every count above zero, such as '1,097 rows of other classes'."""
     return [f"{dropped[why]:,} rows {words}" for why, words in DROPPED.items() if dropped.get(why)]
 
 
 def normalise(*texts: str) -> str:
-    """The form in which two texts (or pairs) count as the same: NFKC, casefolded, white space collapsed."""
-    # No normalised text contains a newline, so joining by one keeps ('a b', 'c') apart from ('a', 'b c').
+    """The normal form by which texts (or pairs) are compared: NFKC, casefolded, white space collapsed."""
+    # No normalised text contains a newline, so a newline between two keeps ('a b', 'c') distinct from ('a', 'b c').
     return "\n".join(" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts)
 
 
 def resolve(wanted: Mapping[str, int | float | str], available: Sequence[str]) -> dict[str, str]:
-    """Which source split each wanted split comes from.
+    """The source split of each wanted split.
 
-    Counts and fractions are drawn from the only source split, or from the one named train. A split that names the
-    source that others are drawn from gets what they leave.
+    Counts and fractions are drawn from the only source split, or from the one named train. A split that names the same
+    source gets the rows that the others leave.
 
     Raises:
-        DataProblem: an unknown name, one source named twice, no split to draw from, or a number that is no size.
+        DataProblem: a name is unknown, a source is named twice, there is no split to draw from, or a size is invalid.
     """
     origin: dict[str, str] = {}
     for split, size in wanted.items():
         key = (*SPLITS_KEY, split)
         if split not in SPLITS:
-            raise DataProblem(key, f"{split!r} is no split", did_you_mean(split, SPLITS))
+            raise DataProblem(key, f"{split!r} is not a split", did_you_mean(split, SPLITS))
         if isinstance(size, str):
             if size not in available:
                 raise DataProblem(key, f"the source has no split {size!r}", did_you_mean(size, available))
             if any(wanted[other] == size for other in origin):
                 raise DataProblem(
-                    key, f"{size!r} is named twice, so two splits would share rows", "give each its own, or counts"
+                    key,
+                    f"two splits name the source split {size!r}, so they would share rows",
+                    "name different splits, or write counts",
                 )
             origin[split] = size
             continue
         if size <= 0 or (isinstance(size, float) and not size <= 1):
             raise DataProblem(
-                key, f"{size} is no size of a split", "write a count of rows (an integer) or a fraction up to 1.0"
+                key, f"{size} is not a valid split size", "write a count of rows (an integer) or a fraction up to 1.0"
             )
         if len(available) > 1 and "train" not in available:
             hint = f"name splits of the source instead: {', '.join(available)}"
-            raise DataProblem(key, "rows are drawn from the source split 'train', and there is none", hint)
+            raise DataProblem(key, "counts and fractions need a source split named 'train', and there is none", hint)
         origin[split] = available[0] if len(available) == 1 else "train"
     fractions = sum(size for size in wanted.values() if isinstance(size, float))
     if fractions > 1 + 1e-9:
-        raise DataProblem(SPLITS_KEY, f"the fractions sum to {fractions:g}, above 1", "they share the same rows; lower one")
+        raise DataProblem(SPLITS_KEY, f"the fractions add up to {fractions:g}, which is above 1", "lower one of them")
     return origin
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Row numbers of each split (ascending), rows dropped per reason, usable rows that no split took, and remarks."""
+    """Row numbers of each split (ascending), rows dropped per reason, usable rows in no split, and remarks for the user."""
 
     rows: dict[str, np.ndarray]
     dropped: dict[str, int]
@@ -105,26 +107,26 @@ def split_rows(
     """Choose the rows of every split.
 
     Args:
-        keys: normalised text of every row; equal keys never stand in two splits.
-        labels: class of every row, int64; all zero where there are none.
-        groups: group of every row, int64, or None. Rows of one group never stand in two splits.
-        sources: the source split that every row is from.
-        wanted: rows (int), fraction of the usable rows of the source (float) or source split (str) per split.
-        seed: the same rows, in the same order, with the same seed give the same splits.
-        dropped: rows that were dropped before, for the messages.
-        available: names of all source splits, also of one that lost its last row; default: those in `sources`.
+        keys: normalised text of each row; equal keys are never in two splits.
+        labels: class of each row, int64; all zero if there are no classes.
+        groups: group of each row, int64, or None. Rows of one group are never in two splits.
+        sources: source split of each row.
+        wanted: per split a count of rows (int), a fraction of the source's usable rows (float) or a source split (str).
+        seed: the same rows in the same order with the same seed give the same splits.
+        dropped: rows dropped earlier, for the messages.
+        available: names of all source splits, including one that lost its last row; default: those in `sources`.
 
-    Texts with two labels are dropped wholly, repeated texts down to one; of rows that also stand in a source split
-    named as test or validation, the row there is kept. Sizes are exact. With groups, whole groups are taken while they
-    fit; where none fits, the smallest is cut, and the rest of it goes to no split. A fraction is rounded down to rows.
+    Texts with several labels are dropped. Of repeated texts, one row is kept: the one in a source split named as test or
+    validation, if there is one. Sizes are exact. With groups, each split takes whole groups while they fit; if none fits,
+    the smallest group is cut, and the rest of it goes to no split. A fraction is rounded down to whole rows.
 
     Raises:
-        DataProblem: a split would be empty, or more rows are asked for than are usable.
+        DataProblem: a split would be empty, or the splits need more rows than are usable.
     """
     origin = resolve(wanted, available or list(dict.fromkeys(sources)))
     counts = dict(dropped or {})
     drawn_from = {origin[split] for split, size in wanted.items() if not isinstance(size, str)}
-    # Fixed splits first, test foremost: a published test set stays whole, the rows drawn or trained on give way.
+    # Splits chosen by name keep their rows, test first: a published test set stays whole, and other splits lose the row.
     fixed = [split for split in DRAW_ORDER if split in origin and origin[split] not in drawn_from]
     rank_of = {origin[split]: rank for rank, split in enumerate(fixed)}
     rank = np.array([rank_of.get(source, len(DRAW_ORDER)) for source in sources], dtype=np.int64)
@@ -152,11 +154,13 @@ def split_rows(
             if size is not None and taken < size and not (groups is not None and isinstance(wanted[split], float)):
                 raise _too_few(split, size, sizes, pool.size, taken, counts)
             if size is not None and 0 < taken < size:
-                notes.append(f"{split} has {taken:,} instead of {size:,} rows, because groups stay whole")
+                notes.append(f"split {split!r} has {taken:,} instead of {size:,} rows, because groups stay whole")
         rows |= chosen
     for split, taken in rows.items():
         if not taken.size:
-            raise DataProblem((*SPLITS_KEY, split), f"no usable row is left for {split}", "; ".join(dropped_words(counts)))
+            raise DataProblem(
+                (*SPLITS_KEY, split), f"no usable rows are left for split {split!r}", "; ".join(dropped_words(counts))
+            )
     return Splits(
         rows={split: np.sort(rows[split]) for split in SPLITS if split in rows},
         dropped={why: counts[why] for why in DROPPED if counts.get(why)},
@@ -166,7 +170,7 @@ def split_rows(
 
 
 def _without_repeats(keys: Sequence[str], labels: np.ndarray, rank: np.ndarray, counts: dict[str, int]) -> np.ndarray:
-    """Ascending numbers of the rows that stay; adds what was dropped to `counts`."""
+    """The numbers of the rows that are kept, ascending. The numbers of dropped rows are added to `counts`."""
     number: dict[str, int] = {}
     ids = np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
     low, high = np.full(len(number), np.iinfo(np.int64).max), np.full(len(number), -1, dtype=np.int64)
@@ -187,21 +191,21 @@ def _without_repeats(keys: Sequence[str], labels: np.ndarray, rank: np.ndarray, 
 def _sizes(
     wanted: Mapping[str, int | float | str], origin: Mapping[str, str], drawn_from: set[str], pool: int
 ) -> dict[str, int | None]:
-    """Rows that each drawn split takes, in the order of drawing; None, last, takes what is left."""
+    """The size of each drawn split, in the order of drawing. The last may be None, which takes the remaining rows."""
     sizes: dict[str, int | None] = {}
     for split in DRAW_ORDER:
         size = wanted.get(split)
         if isinstance(size, float):
-            sizes[split] = int(size * pool + 1e-9)  # the small term keeps 0.29 × 100 at 29
+            sizes[split] = int(size * pool + 1e-9)  # the small term rounds 0.29 × 100 to 29
         elif isinstance(size, int):
             sizes[split] = size
     return sizes | {split: None for split, size in wanted.items() if isinstance(size, str) and origin[split] in drawn_from}
 
 
 def _stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random order of positions 0 … n-1 in which any stretch has the class mix of the whole, up to rounding.
+    """A random order of positions 0 … n-1 in which any section has the class mix of the whole, up to rounding.
 
-    The i-th of n_c rows of class c (in random order) is put at (i + ½) / n_c; equal places are shuffled.
+    The i-th of n_c rows of class c (in random order) is placed at (i + ½) / n_c; rows at equal places are shuffled.
     """
     place = np.empty(labels.size)
     for label in np.unique(labels):
@@ -221,7 +225,7 @@ def _draw(order: np.ndarray, sizes: Mapping[str, int | None]) -> dict[str, np.nd
 def _draw_groups(
     pool: np.ndarray, labels: np.ndarray, groups: np.ndarray, sizes: Mapping[str, int | None], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Whole groups for every split, near the class mix of the whole (which is a best effort)."""
+    """Whole groups for each split, with a class mix as near to that of the whole as the groups allow."""
     pool = rng.permutation(pool)
     names, dense = np.unique(groups[pool], return_inverse=True)
     members = np.split(pool[np.argsort(dense, kind="stable")], np.cumsum(np.bincount(dense))[:-1]) if pool.size else []
@@ -233,7 +237,7 @@ def _draw_groups(
     chosen = {}
     for position, (split, size) in enumerate(sizes.items()):
         need = len(pool) if size is None else size
-        # The last split wastes nothing by cutting, and must not skip groups: then a smaller one would not be a subset.
+        # The last split loses no rows by cutting a group. It must not skip groups, or a smaller one would be no subset.
         last = position == len(sizes) - 1
         taken = [members[group] for group in _choose_groups(waiting, mix, need, may_cut_any=last)]
         chosen[split] = np.concatenate([pool[:0], *taken])[:need]
@@ -241,7 +245,7 @@ def _draw_groups(
 
 
 def _choose_groups(waiting: list[int], mix: np.ndarray, need: int, may_cut_any: bool) -> list[int]:
-    """Take groups out of `waiting` until they hold `need` rows (the last may overshoot). `mix`: [groups, classes] rows."""
+    """Take groups from `waiting` until they hold at least `need` rows. `mix`: rows per group and class, [groups, classes]."""
     size, target = mix.sum(axis=1), mix.sum(axis=0) / max(1, mix.sum())
     have = np.zeros(mix.shape[1], dtype=np.int64)
     chosen: list[int] = []
@@ -263,7 +267,7 @@ def _too_few(
     split: str, size: int, sizes: Mapping[str, int | None], usable: int, taken: int, counts: Mapping[str, int]
 ) -> DataProblem:
     others = [f"{other} takes {count:,}" for other, count in sizes.items() if other != split and count is not None]
-    message = f"{split} needs {size:,} rows, but {taken:,} of {usable:,} usable ones are left for it"
+    message = f"split {split!r} needs {size:,} rows, but only {taken:,} of {usable:,} usable rows are left for it"
     if others:
         message += f" ({', '.join(others)})"
     words = dropped_words(counts)

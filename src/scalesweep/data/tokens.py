@@ -1,6 +1,6 @@
-"""Tokens on disk: written once per data, tokenizer and length, then memory-mapped by every worker.
+"""Tokens on disk: written once for each combination of data, tokenizer and length, and memory-mapped by every worker.
 
-A token folder holds, per split, flat arrays with the examples one after the other:
+A token folder holds flat arrays per split, in which the examples follow one another:
 
     SPLIT.tokens.npy   int32  [tokens]
     SPLIT.offsets.npy  int64  [examples + 1]  example i is tokens[offsets[i]:offsets[i + 1]]
@@ -35,7 +35,7 @@ __all__ = ["TokenizedData", "TokenizedSplit", "prepare", "tokenize"]
 
 FORMAT = 1
 TEXTS_AT_ONCE = 1000
-IGNORED = -100  # torch's cross-entropy leaves these labels out
+IGNORED = -100  # torch's cross-entropy ignores this label
 Progress = Callable[[int, int], None]
 
 
@@ -48,20 +48,21 @@ def tokenize(
     cache_dir: Path,
     progress: Progress | None = None,
 ) -> Path:
-    """The token folder for this text and tokenizer; made if there is none yet.
+    """The token folder for this text and tokenizer; created if it does not exist yet.
 
-    Of several processes that ask for the same folder at once, one makes it and the others wait. A folder exists under
-    its name only when complete. `progress` is told (examples done, examples in all).
+    If several processes ask for the same folder at once, one creates it and the others wait. A folder has its name only
+    when it is complete. `progress` is called with (texts done, texts in total).
 
-    sequence-classification: one example per row, special tokens added, cut to `spec.max_length` tokens.
-    causal-lm: nothing is cut away. A document is BOS (or, lacking it, EOS), its tokens, and EOS where there is one. It is
-    laid out in examples of `spec.max_length` tokens, each further one beginning with the last token of the one before:
-    as the first token of an example is never predicted, every token of a document is predicted exactly once. So the sum
-    of losses over the sum of `bytes` compares across tokenizers. A document's bytes are booked on its first example.
+    sequence-classification: each row is one example, with special tokens, truncated to `spec.max_length` tokens.
+    causal-lm: nothing is truncated. A document is BOS (or EOS if the tokenizer has no BOS), its tokens, and EOS if the
+    tokenizer has one. It is divided into examples of `spec.max_length` tokens, and each further example begins with the
+    last token of the one before. The first token of an example is never predicted, so every token of a document is
+    predicted exactly once. So the sum of losses over the sum of `bytes` is comparable between tokenizers. The bytes of a
+    document are counted in its first example.
 
     Raises:
-        DataProblem: `spec.max_length` has no room for text beside the special tokens.
-        UserError: a slow tokenizer, or for causal-lm one with neither BOS nor EOS.
+        DataProblem: `spec.max_length` leaves no room for text beside the special tokens.
+        UserError: the tokenizer is slow, or for causal-lm it has neither BOS nor EOS.
         OutsideError: the folder can't be written.
     """
     _check_tokenizer(prepared, spec, task, tokenizer)
@@ -80,7 +81,7 @@ def tokenize(
         cache_dir.mkdir(parents=True, exist_ok=True)
         with _locked(cache_dir / f"tokens-{key}.lock"):
             if not folder.is_dir():
-                # Whatever stands under this name was left by a process that died: the lock is ours.
+                # A folder of this name was left by a process that died, because this process holds the lock.
                 unfinished = cache_dir / f"tokens-{key}.unfinished"
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()
@@ -90,13 +91,15 @@ def tokenize(
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
-        raise OutsideError(f"tokens can't be written to {cache_dir}: {error}", "check free space and permissions") from error
+        raise OutsideError(
+            f"tokens can't be written to {cache_dir}: {error}", "check the free space and the permissions"
+        ) from error
     return folder
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the system frees it when the process ends, however it ends."""
+    """Hold an exclusive lock. The system releases it when the process ends, even by a kill."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -104,16 +107,22 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _check_tokenizer(prepared: PreparedText, spec: DataSpec, task: str, tokenizer: Any) -> None:
     if not getattr(tokenizer, "is_fast", False):
-        raise UserError(f"{type(tokenizer).__name__} is a slow tokenizer", "use a model that has a tokenizer.json")
+        raise UserError(
+            f"{type(tokenizer).__name__} is a slow tokenizer, which is not supported", "use a model with a tokenizer.json"
+        )
     if task == "causal-lm":
         if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-            # Without a start the first token of a document can't be predicted, and losses per byte would not compare.
-            raise UserError("the tokenizer has neither a BOS nor an EOS token", "causal-lm needs a decoder's tokenizer")
+            # Without a start token the first token of a document can't be predicted, and losses per byte are not comparable.
+            raise UserError(
+                "the tokenizer has neither a BOS nor an EOS token", "use a decoder: causal-lm needs one of the two tokens"
+            )
         return
     least = tokenizer.num_special_tokens_to_add(pair=prepared.pairs is not None) + (1 if prepared.pairs is None else 2)
     if spec.max_length < least:
         key = ("data", "max_length")
-        raise DataProblem(key, f"{spec.max_length} leaves no room for text", f"this tokenizer needs at least {least}")
+        raise DataProblem(
+            key, f"a max_length of {spec.max_length} leaves no room for text", f"set it to at least {least} for this tokenizer"
+        )
 
 
 def _write(
@@ -162,10 +171,12 @@ def _write(
         meta["splits"][split] = figures | {"examples": len(lengths), "tokens": tokens, "bytes": int(arrays["bytes"].sum())}
         if figures["truncated"]:
             meta["notes"].append(
-                f"{split}: {figures['truncated']:,} of {len(texts):,} rows are cut at {spec.max_length} tokens"
+                f"split {split!r}: {figures['truncated']:,} of {len(texts):,} rows are truncated to {spec.max_length} tokens"
             )
         if figures["unknown_tokens"]:
-            meta["notes"].append(f"{split}: the tokenizer does not know {figures['unknown_tokens']:,} of {tokens:,} tokens")
+            meta["notes"].append(
+                f"split {split!r}: {figures['unknown_tokens']:,} of {tokens:,} tokens are unknown to the tokenizer"
+            )
     with (folder / "meta.json").open("w", encoding="utf-8") as file:
         json.dump(meta, file, indent=1, ensure_ascii=False)
         file.flush()
@@ -175,7 +186,7 @@ def _write(
 def _save(path: Path, array: np.ndarray) -> None:
     with path.open("wb") as file:
         np.save(file, array)
-        # On disk before the folder gets its name: a machine that dies then leaves no torn file under a valid name.
+        # The file is on disk before the folder gets its name, so a crash leaves no partial file under a valid name.
         file.flush()
         os.fsync(file.fileno())
 
@@ -235,7 +246,7 @@ def _add_documents(
 
 
 def _covered(text: str, encoding: Any, number: int) -> str:
-    """The part of text `number` (0, or 1 for a second text) that the tokens of `encoding` stand for."""
+    """The part of text `number` (0, or 1 for the second of a pair) that the tokens of `encoding` cover."""
     spans = [span for span, sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True) if sequence == number]
     return text[spans[0][0] : spans[-1][1]] if spans else ""
 
@@ -245,14 +256,14 @@ def _n_bytes(text: str) -> int:
 
 
 def _unknown(rows: list[list[int]], tokenizer: Any) -> int:
-    # Some decoders name their EOS as the unknown token; they know every byte.
+    # Some decoders use EOS as the unknown token; their vocabularies cover every byte.
     if tokenizer.unk_token_id is None or tokenizer.unk_token_id == tokenizer.eos_token_id:
         return 0
     return sum(row.count(tokenizer.unk_token_id) for row in rows)
 
 
 class TokenizedSplit:
-    """One split of a token folder, memory-mapped and read-only. Cheap to make and to send to another process."""
+    """One split of a token folder, memory-mapped and read-only. It is cheap to create and to send to another process."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = Path(folder), name
@@ -267,42 +278,45 @@ class TokenizedSplit:
         try:
             return np.load(self.folder / f"{self.name}.{what}.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise OutsideError(f"token folder {self.folder} is damaged: {error}", "delete it; it will be made anew") from error
+            raise OutsideError(
+                f"the token folder {self.folder} is damaged: {error}", "delete it; it will be created again"
+            ) from error
 
     def __reduce__(self) -> tuple[type[TokenizedSplit], tuple[Path, str]]:
-        return type(self), (self.folder, self.name)  # a pickled memory map would carry all its content
+        return type(self), (self.folder, self.name)  # a pickled memory map would contain all its data
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of every example, int32 [examples]."""
+        """The number of tokens of each example, int32 [examples]."""
         return np.diff(self._offsets).astype(np.int32)
 
     @property
     def n_bytes(self) -> int:
-        """UTF-8 bytes of text that the whole split covers."""
+        """The UTF-8 bytes of text that the split covers."""
         return int(self.bytes.sum())
 
     @property
     def predicted_tokens(self) -> np.ndarray:
-        """Predictions that every example asks for, int32 [examples]: length - 1 for causal-lm, one for classification."""
+        """The number of predictions per example, int32 [examples]: length - 1 for causal-lm, one for classification."""
         return self.lengths - 1 if self.labels is None else np.ones(len(self), dtype=np.int32)
 
     def example(self, index: int) -> np.ndarray:
-        """Tokens of one example, int32, without padding."""
+        """The tokens of one example, int32 [tokens], without padding."""
         return self._tokens[self._offsets[index] : self._offsets[index + 1]]
 
     def owners(self, indices: np.ndarray) -> list[tuple[TokenizedSplit, np.ndarray, np.ndarray]]:
-        """(split, its own example numbers, rows of `indices` that they are): for this split, all of them."""
+        """One triple for this split: (split, example numbers within it, their rows in `indices`)."""
         return [(self, np.asarray(indices, dtype=np.int64), np.arange(len(indices)))]
 
     def batch(self, indices: np.ndarray, pad_id: int, pad_to_multiple: int = 1) -> dict[str, np.ndarray]:
-        """Examples padded on the right to the longest of them, then up to a multiple of `pad_to_multiple`.
+        """Examples padded on the right to the longest of them, rounded up to a multiple of `pad_to_multiple`.
 
         Returns int64 arrays: input_ids and attention_mask [n, width], token_type_ids [n, width] for sentence pairs, and
-        labels: classes [n], or for causal-lm the input_ids with the padding at -100 [n, width] (the model shifts).
+        labels. Labels are classes [n], or for causal-lm the input_ids with padding set to -100 [n, width]; the model shifts
+        them by one.
         """
         indices = np.asarray(indices, dtype=np.int64)
         lengths = self.lengths[indices].astype(np.int64)
@@ -327,7 +341,7 @@ class TokenizedSplit:
 
 
 class JoinedSplit:
-    """Several splits as one, in the order given: what a final run on train + validation learns from."""
+    """Several splits joined in the given order, for a final run on train + validation."""
 
     def __init__(self, parts: Sequence[TokenizedSplit]) -> None:
         self.parts = list(parts)
@@ -339,14 +353,14 @@ class JoinedSplit:
         return int(self._starts[-1])
 
     def owners(self, indices: np.ndarray) -> list[tuple[TokenizedSplit, np.ndarray, np.ndarray]]:
-        """(part, its own example numbers, rows of `indices` that they are) of every part that has some."""
+        """A triple for each part with examples among `indices`: (part, example numbers within it, their rows in `indices`)."""
         indices = np.asarray(indices, dtype=np.int64)
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         found = [(part, number, np.flatnonzero(owner == number)) for number, part in enumerate(self.parts)]
         return [(part, indices[rows] - self._starts[number], rows) for part, number, rows in found if len(rows)]
 
     def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
-        """As `TokenizedSplit.batch`; rows come back in the order of `indices`."""
+        """The same arrays as `TokenizedSplit.batch`, with rows in the order of `indices`."""
         width = int(self.lengths[indices].max(initial=0))
         joined: dict[str, np.ndarray] = {}
         for part, local, rows in self.owners(indices):
@@ -360,7 +374,7 @@ class JoinedSplit:
 
 
 class TokenizedData:
-    """A token folder. Splits are opened when asked for, so the test split stays shut until somebody says `.test`."""
+    """A token folder. Each split is opened on first use, so the test split stays closed until `.test` is read."""
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         self.folder, self.meta = folder, meta
@@ -372,19 +386,21 @@ class TokenizedData:
 
     @classmethod
     def open(cls, folder: Path) -> TokenizedData:
-        """Raises OutsideError where `folder` is no complete token folder of this version."""
+        """Open a token folder. Raises OutsideError if `folder` is not a complete token folder of this version."""
         try:
             meta = json.loads((Path(folder) / "meta.json").read_text(encoding="utf-8"))
             if meta["format"] != FORMAT:
                 raise ValueError(f"format {meta['format']}, expected {FORMAT}")
             return cls(Path(folder), meta)
         except (OSError, ValueError, KeyError) as error:
-            raise OutsideError(f"{folder} is no token folder: {error}", "delete it; it will be made anew") from error
+            raise OutsideError(
+                f"{folder} is not a valid token folder: {error}", "delete it; it will be created again"
+            ) from error
 
     def split(self, name: str) -> TokenizedSplit:
-        """A split by name. Raises DataProblem where the sweep has none of that name."""
+        """The split of this name. Raises DataProblem if the sweep has none."""
         if name not in self.meta["splits"]:
-            raise DataProblem(("data", "splits"), f"there is no {name} split", f"add {name} to data.splits")
+            raise DataProblem(("data", "splits"), f"the sweep has no {name} split", f"add {name} to data.splits")
         return TokenizedSplit(self.folder, name)
 
     @cached_property
@@ -400,5 +416,5 @@ class TokenizedData:
         return self.split("test")
 
     def joined(self, names: Sequence[str]) -> TokenizedSplit | JoinedSplit:
-        """Several splits as one (a single name gives that split itself)."""
+        """Several splits as one. A single name returns that split itself."""
         return self.split(names[0]) if len(names) == 1 else JoinedSplit([self.split(name) for name in names])

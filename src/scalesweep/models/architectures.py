@@ -1,12 +1,12 @@
-"""Which config fields hold an architecture's regularization knobs.
+"""The config fields of each architecture's regularization knobs.
 
-A knob is set before the model is built, so a field counts only if the models of our tasks read it. Two consequences:
+A knob is set before the model is built, so a field counts only if the models of the tasks here read it. Two consequences:
 
 - GPT-2's `summary_first_dropout` and GPT-NeoX's `classifier_dropout` belong to heads that no task here builds; neither
   architecture has a `classifier_dropout` knob.
-- BERT and its kin fall back to `hidden_dropout_prob` where `classifier_dropout` is None: there, `dropout` moves the
-  classifier's dropout too, unless `classifier_dropout` is set beside it. T5's one `dropout_rate` covers embeddings,
-  attention and hidden states alike.
+- BERT and similar models use `hidden_dropout_prob` if `classifier_dropout` is None, so `dropout` also changes the
+  classifier's dropout unless `classifier_dropout` is set as well. T5's `dropout_rate` covers embeddings, attention and
+  hidden states together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BERT: Fields = {
     "attention_dropout": ("attention_probs_dropout_prob",),
     "classifier_dropout": ("classifier_dropout",),
 }
-# `cls_dropout` is read with getattr and declared nowhere; the pooler before it drops its input by `pooler_dropout`.
+# The model reads `cls_dropout` with getattr; no config declares it. The pooler before it applies `pooler_dropout`.
 _DEBERTA: Fields = {**_BERT, "classifier_dropout": ("cls_dropout", "pooler_dropout")}
 _T5: Fields = {"dropout": ("dropout_rate",), "classifier_dropout": ("classifier_dropout",)}
 _GPT2: Fields = {"dropout": ("resid_pdrop",), "attention_dropout": ("attn_pdrop",), "embedding_dropout": ("embd_pdrop",)}
@@ -59,7 +59,7 @@ ARCHITECTURES: dict[str, Fields] = {
         "attention_dropout": ("attention_dropout",),
         "embedding_dropout": ("embed_dropout",),
     },
-    # Its embeddings are dropped by `hidden_dropout` too.
+    # `hidden_dropout` also applies to the embeddings.
     "gpt_neox": {"dropout": ("hidden_dropout",), "attention_dropout": ("attention_dropout",)},
     "opt": {"dropout": ("dropout",), "attention_dropout": ("attention_dropout",), "layerdrop": ("layerdrop",)},
     "llama": _ATTENTION_ONLY,
@@ -70,8 +70,8 @@ ARCHITECTURES: dict[str, Fields] = {
     "mt5": _T5,
 }
 
-# For an architecture without a row: the names by which configs in transformers call these things. One counts only if
-# the config has it and the architecture's own code reads it.
+# Field names in transformers for architectures without a row. A name counts only if the config has it and the
+# architecture's own code reads it.
 KNOWN_FIELDS: Fields = {
     "dropout": (
         "hidden_dropout_prob", "hidden_dropout", "dropout", "dropout_rate", "dropout_prob", "resid_pdrop", "resid_dropout",
@@ -85,7 +85,7 @@ KNOWN_FIELDS: Fields = {
 
 
 def knob_fields(config: Any) -> dict[str, tuple[str, ...]]:
-    """Knob → the fields of `config` (its text part, where it has several) that hold it. Knobs it lacks are absent."""
+    """The fields of `config` (its text part, if it has several parts) for each knob. Missing knobs are absent."""
     text_config = config.get_text_config()
     row = ARCHITECTURES.get(text_config.model_type)
     if row is not None:
@@ -96,9 +96,9 @@ def knob_fields(config: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _modeling_code(config: Any) -> str:
-    """The text of the file that builds models from `config`; where it can't be found, every field's name.
+    """The source text of the file that builds models from `config`, or every field's name if the file can't be found.
 
-    Configs declare fields that no model reads (MPT's `resid_pdrop`), so a field must stand in that file too.
+    Some configs declare fields that no model reads (MPT's `resid_pdrop`), so a field must also occur in that file.
     """
     spec = importlib.util.find_spec(type(config).__module__.replace("configuration_", "modeling_"))
     if spec is None or spec.origin is None or "configuration_" in Path(spec.origin).name:
@@ -107,10 +107,10 @@ def _modeling_code(config: Any) -> str:
 
 
 def apply_knobs(config: Any, knobs: Mapping[str, float | None]) -> None:
-    """Write knobs into `config`, in place. None leaves what the checkpoint says.
+    """Write knobs into `config`, in place. None keeps the checkpoint's value.
 
     Raises:
-        UserError: the architecture has no such knob. A knob without effect would mislead the search.
+        UserError: the architecture has no such knob, and a knob without effect would mislead the search.
     """
     fields = knob_fields(config)
     text_config = config.get_text_config()
@@ -118,7 +118,7 @@ def apply_knobs(config: Any, knobs: Mapping[str, float | None]) -> None:
         if value is None:
             continue
         if knob not in fields:
-            has = f"it has: {', '.join(fields)}" if fields else "it has no regularization knob at all"
-            raise UserError(f"{text_config.model_type} has no {knob}", hint=f"{has}; take {knob} out of the search space")
+            has = f"it has {', '.join(fields)}" if fields else "it has no regularization parameters"
+            raise UserError(f"{text_config.model_type} has no {knob}", hint=f"remove {knob} from the search space; {has}")
         for name in fields[knob]:
             setattr(text_config, name, float(value))

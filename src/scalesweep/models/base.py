@@ -1,8 +1,8 @@
-"""Base models: a ladder size as it is before any training, kept once per node, copied for every trial.
+"""Base models: a ladder size before training, stored once per node and copied for each trial.
 
-The weights lie in the node's cache as a safetensors file, which is memory-mapped: all processes share its pages. A trial's
-model is built empty from its config (so knobs take effect) and given copies of them. That spares it reading and checking the
-checkpoint, its config and its tokenizer.
+The weights are in the node's cache as a safetensors file. The file is memory-mapped, so all processes share its pages. A
+trial's model is built empty from its config (so knobs take effect) and receives copies of the weights. This avoids reading
+and checking the checkpoint, its config and its tokenizer for each trial.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from scalesweep.models.meta import leaves
 from scalesweep.spec.sweep import LadderSize
 
 FORMAT = 1
-NARROW = (torch.bfloat16, torch.float16)  # in which checkpoints often come; a float32 tensor that fits one is kept so
-_MARKS = {"training", "_is_hf_initialized"}  # differ between a loaded and a built model, and mean nothing to training
+NARROW = (torch.bfloat16, torch.float16)  # a float32 tensor that one of these represents exactly is stored in it
+_MARKS = {"training", "_is_hf_initialized"}  # differ between a loaded and a built model, without effect on training
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """What a base model is made of; `facts` goes into JSON as it is."""
+    """The parts of a base model. `facts` holds JSON values only."""
 
     tensors: dict[str, torch.Tensor]  # parameters, buffers and plain tensor attributes, each once, by full name
     facts: dict[str, Any]
 
 
 class BaseModel:
-    """A ladder size for one task, label set and seed. Make one per process with `open`, and a model per trial with `make`."""
+    """A ladder size for one task, label set and seed. `open` creates one per process; `make` creates a model per trial."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class BaseModel:
             LayerGroup(g["name"], tuple(g["parameter_names"]), tuple(g["module_names"])) for g in stored.facts["groups"]
         ]
         self.group_hashes: tuple[str, ...] = tuple(stored.facts["group_hashes"])
-        """Of the content of each group's parameters and buffers, bottom to top: equal wherever the weights are."""
+        """A hash of each group's parameters and buffers, bottom to top. Equal weights have equal hashes on every node."""
 
     @classmethod
     def open(
@@ -80,13 +80,13 @@ class BaseModel:
         id2label: Mapping[int, str] | None,
         cache: Path,
     ) -> BaseModel:
-        """The base model from the node's cache, put there first where it lacks it.
+        """The base model from the node's cache, which stores it first if it is not there yet.
 
-        Of several processes that ask for the same one at once, one makes it and the others wait. Where the cache can't be
+        If several processes ask for the same model at once, one creates it and the others wait. If the cache can't be
         written, this process keeps its own copy in memory.
 
         Raises:
-            UserError, OutsideError: as `load_model`.
+            UserError, OutsideError: under the conditions of `load_model`.
         """
         config = task_config(size, task, num_labels, id2label)
         folder = Path(cache) / f"weights-{base_key(size, task, num_labels, seed, id2label)}"
@@ -100,7 +100,7 @@ class BaseModel:
         return cls(size, task, num_labels, seed, id2label, config, stored)
 
     def make(self, knobs: Mapping[str, float | None], device: torch.device) -> Any:
-        """A model of its own on `device`, equal to what `load_model` gives with these knobs.
+        """A new model on `device`, equal to the result of `load_model` with these knobs.
 
         Raises:
             UserError: the architecture lacks one of the knobs.
@@ -117,7 +117,7 @@ class BaseModel:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tensor]]:
-    """(module, attribute, full name, tensor) of all parameters, buffers and plain tensor attributes; tied ones repeatedly."""
+    """(module, attribute, full name, tensor) of each parameter, buffer and plain tensor attribute; tied tensors repeat."""
     for prefix, module in model.named_modules():
         own = [*module.named_parameters(recurse=False, remove_duplicate=False)]
         own += module.named_buffers(recurse=False, remove_duplicate=False)
@@ -127,7 +127,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Tens
 
 
 def _take(model: Any, task: str, size: LadderSize, config: Any) -> _Stored:
-    """Take a loaded model apart."""
+    """Separate a loaded model into tensors and facts."""
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[int, str] = {}
@@ -144,7 +144,7 @@ def _take(model: Any, task: str, size: LadderSize, config: Any) -> _Stored:
             kept = next((narrow for dtype in NARROW if torch.equal((narrow := kept.to(dtype)).float(), kept)), kept)
             if kept.dtype != torch.float32:
                 narrowed.append(name)
-        tensors[name] = kept.clone(memory_format=torch.contiguous_format)  # a file holds no views of one another
+        tensors[name] = kept.clone(memory_format=torch.contiguous_format)  # safetensors does not store views
     generation = getattr(model, "generation_config", None)
     facts = {
         "format": FORMAT,
@@ -160,8 +160,8 @@ def _take(model: Any, task: str, size: LadderSize, config: Any) -> _Stored:
     stored = _Stored(tensors, facts)
     try:
         rebuilt = _assemble(copy.deepcopy(config), task, size, stored, torch.device("cpu"))
-        # What loading leaves on a model, such as how weights were renamed. That is no JSON, but transformers knows the names
-        # to save a model under without it.
+        # Loading leaves attributes on a model, such as how weights were renamed. That one is not JSON, and transformers can
+        # save the model under the right names without it.
         own = {name: value for name, value in vars(model).items() if name not in _MARKS | set(vars(rebuilt))}
         if own.get("_weight_conversions") and _saved_shapes(model) == _saved_shapes(rebuilt):
             del own["_weight_conversions"]
@@ -169,14 +169,14 @@ def _take(model: Any, task: str, size: LadderSize, config: Any) -> _Stored:
         facts = json.loads(json.dumps(facts))
         stored = _Stored(tensors, facts)
         facts["exact"] = _same(model, _assemble(copy.deepcopy(config), task, size, stored, torch.device("cpu")))
-    except Exception:  # noqa: BLE001 - any model code may fail when it is built without weights: then each trial loads anew
+    except Exception:  # noqa: BLE001 - any model code may fail when built without weights: then each trial loads the checkpoint
         facts |= {"exact": False, "attributes": {}, "generation_config": None}
         stored = _Stored(tensors, facts)
     return stored
 
 
 def _assemble(config: Any, task: str, size: LadderSize, stored: _Stored, device: torch.device) -> Any:
-    """A model built from `config` with copies of the stored tensors, tied as they were."""
+    """A model built from `config` with copies of the stored tensors, tied as in the original."""
     config.dtype = torch.float32
     with quiet(), torch.device("meta"):
         model = AUTO_CLASSES[task].from_config(config, trust_remote_code=size.trust_remote_code)
@@ -201,9 +201,9 @@ def _assemble(config: Any, task: str, size: LadderSize, stored: _Stored, device:
 def _copy(source: torch.Tensor, narrowed: bool, device: torch.device) -> torch.Tensor:
     if device.type != "cpu":
         return source.to(device, torch.float32 if narrowed else source.dtype, copy=True)
-    # By numpy, in this thread: on a busy machine torch's threads wait for one another, milliseconds per tensor.
+    # numpy copies in this thread. On a busy machine, torch's threads wait for one another for milliseconds per tensor.
     value = torch.empty_like(source, dtype=torch.float32 if narrowed else source.dtype)
-    if source.dtype == torch.bfloat16:  # which numpy lacks: the upper half of a float32
+    if source.dtype == torch.bfloat16:  # numpy lacks bfloat16, which is the upper half of a float32
         bits = value.view(torch.int32).numpy()
         bits[...] = source.view(torch.int16).numpy()
         bits <<= 16
@@ -213,7 +213,7 @@ def _copy(source: torch.Tensor, narrowed: bool, device: torch.device) -> torch.T
 
 
 def _same(loaded: Any, built: Any) -> bool:
-    """Whether two models are alike in tensors, modules, plain settings and config."""
+    """Whether two models have equal tensors, modules, plain settings and configs."""
     ours, theirs = ([(name, tensor) for _, _, name, tensor in _tensors(model)] for model in (loaded, built))
     if [name for name, _ in ours] != [name for name, _ in theirs]:
         return False
@@ -229,7 +229,7 @@ def _same(loaded: Any, built: Any) -> bool:
 
 
 def _saved_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """What `save_pretrained` writes."""
+    """The names and shapes of the tensors that `save_pretrained` writes."""
     return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, model.state_dict()).items()}
 
 
@@ -239,7 +239,7 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 
 def _group_hashes(model: Any, groups: list[LayerGroup]) -> list[str]:
-    """A hash per group. Names count without what the task puts before them, so two tasks can agree below their heads."""
+    """A hash per group. Names count without the task's prefix, so two tasks can agree below their heads."""
     prefix = f"{model.base_model_prefix}."
     group_of = {name: index for index, group in enumerate(groups) for name in group.parameter_names}
     module_group = {name: index for index, group in enumerate(groups) for name in group.module_names}
@@ -256,7 +256,7 @@ def _group_hashes(model: Any, groups: list[LayerGroup]) -> list[str]:
 
 
 def base_key(size: LadderSize, task: str, num_labels: int | None, seed: int, id2label: Mapping[int, str] | None) -> str:
-    """Names all that decides the weights."""
+    """A hash of everything that determines the weights."""
     content = [
         FORMAT, torch.__version__, transformers.__version__, _origin(size), size.layers, size.trust_remote_code,
         size.allow_pickle, task, num_labels, seed, sorted((id2label or {}).items()),
@@ -265,9 +265,9 @@ def base_key(size: LadderSize, task: str, num_labels: int | None, seed: int, id2
 
 
 def _origin(size: LadderSize) -> list[Any]:
-    """What tells a changed checkpoint: a folder's files with their sizes and times, or the commit of a hub's snapshot.
+    """Values that change with the checkpoint: a folder's files, sizes and times, or the commit of a hub snapshot.
 
-    The config has been read before, so the snapshot is there.
+    The config was read before, so the snapshot exists.
     """
     place = locate(size.model)
     if Path(place).is_dir():
@@ -279,7 +279,7 @@ def _origin(size: LadderSize) -> list[Any]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold an exclusive lock, freed by the system however the process ends; False where no lock can be had."""
+    """Hold an exclusive lock, which the system releases when the process ends. Yields False if no lock is available."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
@@ -292,7 +292,7 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _read(folder: Path) -> _Stored | None:
-    """A complete base model, its tensors memory-mapped; None where there is none, or one that can't be read."""
+    """A complete base model with memory-mapped tensors; None if it is missing or unreadable."""
     try:
         facts = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "model.safetensors")
@@ -302,10 +302,10 @@ def _read(folder: Path) -> _Stored | None:
 
 
 def _write(folder: Path, stored: _Stored) -> bool:
-    """Write a base model under its name, complete or not at all; False where the disk won't have it. Needs the lock."""
+    """Write a complete base model under its name, or none. Returns False if the disk refuses. Needs the lock."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     try:
-        # Whatever stands under these names was left by a process that died, or is damaged: the lock is ours.
+        # Folders of these names are damaged or were left by a process that died, because this process holds the lock.
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.mkdir()

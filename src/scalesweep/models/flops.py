@@ -1,9 +1,10 @@
-"""What a model costs in FLOPs, measured: which matrices it multiplies, and on what their factors depend.
+"""A model's cost in FLOPs, measured from the matrix products of a forward pass and the dependencies of their factors.
 
-Two forward passes on the meta device, of different shape, find every product. Each grows like rows^a · width^b, and the two
-passes tell a and b. Its backward pass is two products of the same cost, one per factor, and each is computed only if that
-factor depends on a trained parameter. So the factors' dependencies, followed through the forward pass, give the cost of the
-backward pass for any set of trained groups: a frozen prefix, a frozen group in the middle, a tied output layer.
+Two forward passes of different shapes on the meta device find every product. The cost of each grows like rows^a · width^b,
+and the two passes determine a and b. The backward pass of a product is two products of the same cost, one per factor, and
+each is computed only if that factor depends on a trained parameter. The dependencies are followed through the forward pass.
+They give the cost of the backward pass for any set of trained groups: a frozen prefix, a frozen group in the middle, a tied
+output layer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from scalesweep.costs import FlopProfile, Gradient, Growth
 from scalesweep.models.groups import LayerGroup, blocks, layer_groups
 from scalesweep.models.meta import LOOKS, evaluation_mode, leaves, to_meta
 
-SHAPES = ((2, 8), (10, 24))  # rows and width of the two passes: 5 and 3 times as much, so no two exponents look alike
+SHAPES = (
+    (2, 8),
+    (10, 24),
+)  # rows and width of the two passes: factors 5 and 3, so no two pairs of exponents give the same ratio
 _GROWTHS: dict[float, int] = {
     5**a * 3**b: 3 * a + b for a in (0, 1) for b in (0, 1, 2)
 }  # ratio of the two passes → place in a Growth
@@ -33,28 +37,29 @@ Groups = frozenset[int]
 
 @dataclass(frozen=True)
 class _Product:
-    """A multiplication of two tensors, and the groups whose parameters each of them depends on."""
+    """A product of two tensors, and the groups on whose parameters each of them depends."""
 
-    group: int  # in which it is computed
-    run: int  # of a block, counted over the pass; -1 outside the blocks
+    group: int  # the group that computes it
+    run: int  # the number of the block run, counted over the pass; -1 outside the blocks
     flops: float
     left: Groups
     right: Groups
 
 
 class _NotMeasurable(Exception):
-    """The model can't be run on meta, or its cost is no polynomial of that kind."""
+    """The model can't run on the meta device, or its cost does not have the assumed form."""
 
 
 def flop_profile(model: nn.Module, groups: Sequence[LayerGroup] | None = None) -> FlopProfile:
-    """Measure `model`, which may lie on any device and is left as it is.
+    """Measure the FLOPs of `model`, on any device, without changing it.
 
-    Attention counts in full also where a mask hides half of it, and as unfused kernels compute it: its fused backward pass
-    computes the scores once more, which is left out. A grouped convolution's backward pass is two of its forward pass (torch's
-    counter overlooks the groups there). A model that can't be run on meta is estimated: 2 per parameter and token.
+    Attention counts in full even if a mask hides half of it. It counts as in unfused kernels: the second computation of the
+    scores in a fused backward pass is left out. The backward pass of a grouped convolution counts as twice its forward pass
+    (torch's counter ignores the groups there). A model that can't run on the meta device is estimated at 2 FLOPs per
+    parameter and token.
     """
     groups = layer_groups(model) if groups is None else groups
-    for dtype in (None, torch.bfloat16):  # expert kernels take nothing else on meta
+    for dtype in (None, torch.bfloat16):  # expert kernels accept nothing else on the meta device
         try:
             small, large = (_Pass(model, groups, rows, width, dtype) for rows, width in SHAPES)
             return _profile(small, large, len(groups))
@@ -89,13 +94,13 @@ def _profile(small: _Pass, large: _Pass, n_groups: int) -> FlopProfile:
 
 
 def _ranges(groups: Groups) -> tuple[tuple[int, int], ...]:
-    """{0, 1, 2, 5} → ((0, 3), (5, 6))."""
+    """Half-open ranges of group numbers: {0, 1, 2, 5} → ((0, 3), (5, 6))."""
     starts = sorted(group for group in groups if group - 1 not in groups)
     return tuple(zip(starts, sorted(group + 1 for group in groups if group + 1 not in groups), strict=True))
 
 
 class _Pass(TorchFunctionMode):
-    """One forward pass: every product in order, found by watching all torch functions and reading the flop counter."""
+    """One forward pass with every product in order, found by intercepting torch functions and reading the FLOP counter."""
 
     def __init__(
         self, model: nn.Module, groups: Sequence[LayerGroup], rows: int, width: int, dtype: torch.dtype | None
@@ -105,13 +110,13 @@ class _Pass(TorchFunctionMode):
         self.estimated = False
         self.counter = FlopCounterMode(display=False)
         self.chain = blocks(model)
-        self.inside: list[int] = []  # blocks now running, outermost first
+        self.inside: list[int] = []  # blocks that are running, outermost first
         self.left = -1  # the highest block that has finished
-        self.met: set[int] = set()  # ids of the factors
-        self.alive: list[torch.Tensor] = []  # so that no id is used twice
-        self.needs: dict[int, Groups] = {}  # id of a tensor → the groups that it depends on
-        # Per run of a block: products that precede the last tensor kept for its backward pass. Gradient checkpointing
-        # computes the block again up to there.
+        self.met: set[int] = set()  # ids of the factors of all products
+        self.alive: list[torch.Tensor] = []  # keeps tensors alive, so no id is reused
+        self.needs: dict[int, Groups] = {}  # id of a tensor → the groups on which it depends
+        # Per run of a block, the number of products before the last tensor saved for the backward pass. Gradient
+        # checkpointing recomputes the block up to that point.
         self.saved: list[int] = []
         self._run(model, groups, torch.zeros(rows, width, dtype=torch.long, device="meta"), dtype)
 
@@ -132,7 +137,7 @@ class _Pass(TorchFunctionMode):
         except Exception as error:
             if self.left < len(self.chain) - 1:
                 raise _NotMeasurable from error
-            # A head may look at values (where does the text end?): what of it has not been met is counted by its weights.
+            # A head may read values (for example to find the end of the text). Its unseen layers are counted by their weights.
             every_token = getattr(model, "get_output_embeddings", lambda: None)() is not None
             times = 2 * tokens.shape[0] * (tokens.shape[1] if every_token else 1)
             for name in groups[-1].parameter_names:
@@ -143,7 +148,7 @@ class _Pass(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
         if sum(product.flops for product in self.products) < self.counter.get_total_flops():
-            raise _NotMeasurable  # something multiplies outside torch's functions
+            raise _NotMeasurable  # some products run outside torch's functions
         self.alive.clear()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -164,7 +169,7 @@ class _Pass(TorchFunctionMode):
             for part in outputs:
                 self._know(part, needs)
         if func is nn.functional.dropout and _rate(args, kwargs) > 0:
-            self._save(None)  # it keeps its mask in training mode
+            self._save(None)  # dropout saves its mask in training mode
         return result
 
     def _multiply(self, func: Any, flops: float, inputs: list[torch.Tensor]) -> None:
@@ -174,7 +179,7 @@ class _Pass(TorchFunctionMode):
             self._add(flops / 2, query, key)
             self._add(flops / 2, query | key, value)
             return
-        factors = [part for part in inputs if part.dim() > 1]  # vectors are biases
+        factors = [part for part in inputs if part.dim() > 1]  # one-dimensional tensors are biases
         if len(factors) < 2:
             factors = inputs
         if len(factors) < 2:
@@ -191,7 +196,7 @@ class _Pass(TorchFunctionMode):
         self.needs[id(tensor)] = needs
 
     def _needs(self, tensor: torch.Tensor) -> Groups:
-        """What a tensor depends on; one that came about unseen (by a function with its own backward) on all groups so far."""
+        """The groups on which a tensor depends: all groups so far, if an unseen function (with its own backward) made it."""
         if not tensor.requires_grad:
             return frozenset()
         return self.needs.get(id(tensor)) or frozenset(range(self._group() + 1))
@@ -221,7 +226,7 @@ def _rate(args: Any, kwargs: Any) -> float:
 
 
 def _estimate(model: nn.Module, groups: Sequence[LayerGroup]) -> FlopProfile:
-    """2 per weight matrix and token, and attention over the sequence (Kaplan et al., 2020, table 1)."""
+    """2 FLOPs per weight and token, plus attention over the sequence (Kaplan et al., 2020, table 1)."""
     parameters = dict(model.named_parameters())
     config: Any = model.config
     hidden = config.get_text_config().hidden_size
@@ -236,7 +241,7 @@ def _estimate(model: nn.Module, groups: Sequence[LayerGroup]) -> FlopProfile:
             forwards.append((0.0, 0.0, 0.0, 0.0, 2.0 * weights, 4.0 * hidden))
     gradients = []
     for index, growth in enumerate(forwards[1:], start=1):
-        products = (*growth[:5], growth[5] / 2)  # half of attention's factors depend on the input alone, as good as
+        products = (*growth[:5], growth[5] / 2)  # about half of attention's factors depend on the input alone
         gradients += [Gradient(((index, index + 1),), products), Gradient(((0, index),), products)]
         gradients.append(Gradient(((0, index + 1),), (0.0, 0.0, 0.0, 0.0, 0.0, growth[5])))
     recomputed = (_EMPTY, *forwards[1:-1], _EMPTY)

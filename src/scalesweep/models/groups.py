@@ -1,8 +1,8 @@
 """Layer groups: the units of unfreezing, found from a model's structure for any architecture in transformers.
 
-The groups form a chain, bottom to top: `embeddings`, `block.0` … `block.N-1`, `head`. What makes it a chain is one
-property: a parameter of group k has no influence on what enters block j for any j ≤ k (block j is group j + 1). So the
-groups below any cut are a prefix of the computation, which needs no gradient and can be cached.
+The groups form a chain, bottom to top: `embeddings`, `block.0` … `block.N-1`, `head`. A chain has one property: a
+parameter of group k has no influence on the input of block j for any j ≤ k (block j is group j + 1). So the groups below
+any cut are a prefix of the computation, which needs no gradient and can be cached.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ EMBEDDINGS = 0  # index of the lowest group
 class LayerGroup:
     """One group. Names are those of `model.named_parameters()` (a tied parameter once) and `model.named_modules()`.
 
-    Every module of the model is in exactly one group as well: the lowest one that it takes part in. A container that
-    spans several groups, or a Dropout that is used both before and after the blocks, goes with the lowest of them.
+    Every module is in exactly one group: the lowest group that uses it. A container that spans several groups, or a
+    Dropout that is used both before and after the blocks, belongs to the lowest of them.
     """
 
     name: str
@@ -35,7 +35,7 @@ class LayerGroup:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks in the order in which a forward pass runs them.
+    """The transformer blocks in the order of a forward pass.
 
     An encoder–decoder is one chain: its encoder blocks, then its decoder blocks.
 
@@ -48,8 +48,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 def layer_groups(model: nn.Module) -> list[LayerGroup]:
     """The groups of `model`, bottom to top: N blocks make N + 2 groups.
 
-    Works on any device, the meta device too, and changes nothing in the model. Call it before wrapping the model
-    (DDP and the like rename parameters).
+    The function works on any device, including the meta device, and does not change the model. Call it before wrapping
+    the model, because wrappers such as DDP rename parameters.
 
     Raises:
         UserError: the model has no stack of blocks.
@@ -63,14 +63,14 @@ def layer_groups(model: nn.Module) -> list[LayerGroup]:
     module_group: dict[int, int] = {}
 
     def place(name: str, key: int) -> int:
-        """Outside the blocks, the first use in a forward pass decides; for what is never used, the place where it stands."""
+        """The group of a part outside the blocks: by its first use in a forward pass, or by its position if unused."""
         group = uses.get(key, EMBEDDINGS if names.index(name) < first_stack else len(chain) + 1)
-        # What a decoder does to its own inputs (BART's positions) runs after the encoder, but depends on none of it.
+        # A decoder's operations on its own inputs (BART's positions) run after the encoder but do not depend on it.
         in_decoder = f"{name}.".startswith(stacks[-1][0].rpartition(".")[0] + ".")
         return EMBEDDINGS if len(stacks) > 1 and in_decoder and group <= len(chain) else group
 
     def visit(module: nn.Module, block: int | None) -> int:
-        """The lowest group that `module` takes part in. A shared module or parameter goes with its lowest owner."""
+        """The lowest group that uses `module`. A shared module or parameter belongs to its lowest owner."""
         block = index_of_block.get(id(module), block)
         if id(module) not in module_group or block is not None:
             members = []
@@ -101,9 +101,9 @@ def layer_groups(model: nn.Module) -> list[LayerGroup]:
 def _stacks(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:
     """(module name, blocks) of each stack: one, or encoder and decoder.
 
-    A stack is an outermost ModuleList with parameters (a block's own lists, such as experts, lie inside it). Of several,
-    the one as long as the config's layer count is taken, then the one with the most parameters. The blocks need not be
-    of one class: hybrids alternate attention and recurrent blocks in one list.
+    A stack is an outermost ModuleList with parameters; a block's own lists, such as experts, are inside it. Of several
+    candidates, the one as long as the config's layer count is chosen, then the one with the most parameters. The blocks
+    may differ in class: hybrids alternate attention and recurrent blocks in one list.
     """
     candidates: list[tuple[str, list[nn.Module]]] = []
     for name, module in model.named_modules():
@@ -120,13 +120,13 @@ def _stacks(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:
     if not candidates:
         raise UserError(
             f"{type(model).__name__} has no stack of blocks (no ModuleList), so it has no layer groups",
-            hint="choose a transformer whose blocks are kept in a ModuleList, as nearly all in transformers are",
+            hint="choose a transformer that keeps its blocks in a ModuleList, as nearly all models in transformers do",
         )
     return [_largest(candidates, config)]
 
 
 def _flat(modules: nn.ModuleList) -> Iterator[nn.Module]:
-    """The items of a ModuleList, or those of its inner lists (Funnel keeps a list of lists)."""
+    """The items of a ModuleList, with inner lists flattened (Funnel has a list of lists)."""
     for module in modules:
         if isinstance(module, nn.ModuleList):
             yield from _flat(module)
@@ -145,19 +145,20 @@ def _largest(candidates: list[tuple[str, list[nn.Module]]], config: Any) -> tupl
 
 
 def _probe(model: nn.Module, stacks: list[tuple[str, list[nn.Module]]]) -> dict[int, int]:
-    """id of a parameter or a parameterless module → the group of its first use in a forward pass.
+    """The group of the first use of each parameter and parameterless module in a forward pass, by id.
 
-    Registration order can't tell what comes before the blocks: OPT registers its final norm before them, DeBERTa its
-    relative positions (used inside every block) after them. Module hooks can't either: DeBERTa and many heads read a
-    `weight` without calling its module. So one forward pass of 8 tokens runs on the meta device (no arithmetic, no
-    memory, no random numbers) and every torch function is watched for the parameters among its arguments:
+    Registration order does not show which parts precede the blocks: OPT registers its final norm before them, and DeBERTa
+    registers its relative positions (used inside every block) after them. Module hooks do not show it either: DeBERTa and
+    many heads read a `weight` without calling its module. So one forward pass of 8 tokens runs on the meta device (without
+    arithmetic, memory or random numbers), and the parameters among the arguments of every torch function are noted:
 
-    - before the first block, or inside a block that doesn't own it: embeddings;
+    - before the first block, or inside a block that does not own it: embeddings;
     - after the last block: head;
-    - after some other block (DeBERTa's convolution, an encoder's final norm): that block's group.
+    - after another block (DeBERTa's convolution, an encoder's final norm): that block's group.
 
-    A forward that fails after the last block has told enough. One that fails earlier is tried in bfloat16 (expert
-    kernels take nothing else on meta); if that fails too the answer is empty, and registration order has to do.
+    A forward pass that fails after the last block has shown enough. One that fails earlier is repeated in bfloat16, because
+    expert kernels accept nothing else on the meta device. If that fails too, the result is empty, and registration order
+    decides.
     """
     for dtype in (None, torch.bfloat16):
         uses = _first_uses(model, [block for _, stack in stacks for block in stack], dtype)
@@ -196,7 +197,7 @@ def _first_uses(model: nn.Module, chain: list[nn.Module], dtype: torch.dtype | N
     try:
         with torch.no_grad(), evaluation_mode(model), _Watch(originals, note):
             torch.func.functional_call(model, tensors, (), {"input_ids": tokens})
-    except Exception:  # noqa: BLE001 - any model code may fail on meta tensors; `left` says how far it came
+    except Exception:  # noqa: BLE001 - any model code may fail on meta tensors; `left` shows how far it ran
         pass
     finally:
         for handle in handles:
@@ -205,9 +206,9 @@ def _first_uses(model: nn.Module, chain: list[nn.Module], dtype: torch.dtype | N
 
 
 class _Watch(TorchFunctionMode):
-    """Calls `note(original id)` for each watched tensor that a torch function turns into another tensor.
+    """Calls `note(original id)` for each watched tensor from which a torch function computes another tensor.
 
-    Reading a dtype or a shape is a torch function too, but no use.
+    Reading a dtype or a shape is a torch function too, but does not count as a use.
     """
 
     def __init__(self, originals: Mapping[int, int], note: Callable[[int], None]) -> None:

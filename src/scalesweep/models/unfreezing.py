@@ -1,8 +1,8 @@
-"""Which layer groups train in which stage, and putting a model into that state.
+"""The layer groups that train in each stage of unfreezing, and setting a model to a stage.
 
 Gradual unfreezing (Howard and Ruder, 2018) starts with the head and thaws one more group, from the top, per stage.
 Chain-thaw (Felbo et al., 2017) trains the head, then every other group alone from the bottom up, then all together.
-LP-FT (Kumar et al., 2022) trains the head, then everything. When a stage ends is not told here.
+LP-FT (Kumar et al., 2022) trains the head, then everything. `training/cadence.py` decides when a stage ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from scalesweep.models.groups import LayerGroup
 
 
 def stages(mode: str, n_groups: int) -> int:
-    """How many stages a mode has; from each to the next leads a thaw."""
+    """The number of stages of a mode. A thaw leads from each stage to the next.
+
+    Raises:
+        ValueError: the mode is unknown.
+    """
     counts = {"full": 1, "head": 1, "gradual": n_groups, "chain_thaw": n_groups + 1, "lp_ft": 2}
     if mode not in counts:
         raise ValueError(f"unknown unfreezing mode {mode!r}")
@@ -23,7 +27,7 @@ def stages(mode: str, n_groups: int) -> int:
 
 
 def trainable_groups(mode: str, stage: int, n_groups: int) -> tuple[bool, ...]:
-    """Which groups train, bottom to top, in a stage (from 0). A stage beyond the last is the last."""
+    """Whether each group trains in a stage (from 0), bottom to top. A stage beyond the last equals the last."""
     last = stages(mode, n_groups) - 1
     stage, head = min(stage, last), n_groups - 1
     if mode == "head" or (mode != "full" and stage == 0):
@@ -38,15 +42,15 @@ def trainable_groups(mode: str, stage: int, n_groups: int) -> tuple[bool, ...]:
 def apply_unfreezing(model: nn.Module, groups: Sequence[LayerGroup], trainable: Sequence[bool]) -> None:
     """Train the groups that are `trainable` (bottom to top) and freeze the others.
 
-    What lies below the lowest trainable group, the frozen prefix, is in evaluation mode. It runs without dropout: its
-    output is then a function of its input alone, and can be cached. What lies above is differentiated through, so it is
-    in training mode and keeps its dropout, whether it is trained itself or not (chain_thaw freezes groups there).
+    The groups below the lowest trainable one, the frozen prefix, are in evaluation mode. They run without dropout, so their
+    output is a function of the input alone and can be cached. Gradients pass through the groups above, so these are in
+    training mode with dropout, even if they are frozen themselves (as in chain_thaw).
 
-    This is exact per module. A container that spans groups (the model itself, too) goes with its lowest group, so
-    `model.training` is False while there is a frozen prefix; so is the layerdrop of a container (OPT), which would skip
-    frozen blocks as well as trainable ones.
+    This holds exactly for each module. A container that spans groups, including the model itself, belongs to its lowest
+    group, so `model.training` is False while there is a frozen prefix. The layerdrop of a container (OPT) is then off too,
+    because it would also skip frozen blocks.
 
-    `model.train()` and `model.eval()` flip every module: call this after `model.train()`. It only sets flags.
+    The function only sets flags. Call it after `model.train()` or `model.eval()`, which change the mode of every module.
     """
     parameters = dict(model.named_parameters())
     modules = dict(model.named_modules())
