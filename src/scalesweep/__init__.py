@@ -15,7 +15,7 @@ __all__ = ["Sweep", "promote", "read_record"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: `import scalesweep` costs nothing.
+    # Loaded on first use, which keeps `import scalesweep` fast.
     if name == "Sweep":
         from scalesweep.api import Sweep
 

@@ -1,4 +1,4 @@
-"""A sweep from Python: everything the command line does, on the same objects."""
+"""The Python interface: loads, plans and launches a sweep with the same objects as the command line."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ if TYPE_CHECKING:
 
 
 class Sweep:
-    """A checked specification that can be planned and launched.
+    """A checked sweep that can be planned and launched.
 
     >>> sweep = Sweep.load("sweeps/quickstart.yaml", ["budget.run_cap=12"])
     >>> record = sweep.launch()  # doctest: +SKIP
     """
 
     def __init__(self, spec: SweepSpec, base: Path | None = None) -> None:
-        """`base` is the folder that relative data paths start from (default: the working directory)."""
+        """`base` is the folder that relative paths in the sweep start from; default: the working directory."""
         self.spec = spec
         self.base = base or Path.cwd()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
-        """From a sweep file; `overrides` are `KEY=VALUE` strings. Raises SpecError."""
+        """Load a sweep file. `overrides` are `KEY=VALUE` strings, as for `--set`. Raises SpecError."""
         return cls(load_sweep(path, overrides), Path(path).parent)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Sweep:
-        """From a mapping with the keys of a sweep file, the search space in place. Raises SpecError."""
+        """Build a sweep from a mapping with the keys of a sweep file and the search space in it. Raises SpecError."""
         return cls(sweep_from_dict(data))
 
     def plan(self, num_gpus: int | None = None, cluster: str | Path | None = None) -> Plan:
-        """Check models, data and resources, and say what the sweep costs at most. Raises SpecError, OutsideError.
+        """Check models, data and resources, and bound the sweep's cost. Raises SpecError, OutsideError.
 
-        `cluster` is the file of a cluster that it is meant for, instead of this machine with `num_gpus`.
+        Args:
+            num_gpus: GPUs of a local cluster; default: those of this machine.
+            cluster: file of the cluster that the sweep is meant for, in place of this machine.
         """
         from scalesweep.sweep.launch import local_slots
 
@@ -60,10 +62,18 @@ class Sweep:
         num_gpus: int | None = None,
         cluster: str | Path | None = None,
     ) -> Record:
-        """Run the sweep (run folder: a path or a URL, by default `runs/NAME`) and return its record.
+        """Run the sweep and return its record.
 
-        `cluster` is the file of the one at `address`, by which is checked that every trial can be placed there. Raises what
-        `plan` raises, UserError for a folder in use, and NothingUsableError.
+        Args:
+            run_dir: run folder to create, a path or a URL; default: `runs/NAME`.
+            address: 'auto' or HOST:PORT of a running Ray cluster; default: start a local one.
+            num_gpus: GPUs of the local cluster; default: those of this machine.
+            cluster: file of the cluster at `address`; checks that it can hold every trial.
+
+        Raises:
+            SpecError, OutsideError: as `plan`.
+            UserError: if the run folder already holds a sweep.
+            NothingUsableError: if the sweep ended without a usable trial.
         """
         from scalesweep.sweep.launch import launch, local_slots
 

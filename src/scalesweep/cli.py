@@ -67,7 +67,9 @@ _cluster_option = click.option(
 )
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+)
 @click.version_option(__version__, prog_name="scalesweep")
 def cli() -> None:
     """Search jointly over model size, GPU count, unfreezing, learning-rate schedule and regularization.
@@ -341,17 +343,8 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     metavar="SOURCE",
     help="Source of the curves: a finished run folder, a table (.csv, .parquet), or family:NAME (modelled curves).",
 )
-@click.option(
-    "--workers", metavar="N", type=click.IntRange(min=1), default=8, show_default=True, help="GPUs of the virtual cluster."
-)
-@click.option(
-    "--seeds",
-    metavar="K",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Number of sweeps to simulate, one per seed.",
-)
+@click.option("--workers", metavar="N", type=click.IntRange(min=1), default=8, help="GPUs of the virtual cluster.")
+@click.option("--seeds", metavar="K", type=click.IntRange(min=1), default=5, help="Number of sweeps to simulate, one per seed.")
 @click.option(
     "--gpu-hours",
     metavar="B",
@@ -359,27 +352,14 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     help="Budget of each simulated sweep. Default: the sweep file's, or the cost of 50 full trials.",
 )
 @click.option(
-    "--startup",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0),
-    default=5.0,
-    show_default=True,
-    help="Seconds that each trial takes to start.",
+    "--startup", metavar="SECONDS", type=click.FloatRange(min=0), default=5.0, help="Seconds that each trial takes to start."
 )
-@click.option(
-    "--failures",
-    metavar="RATE",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="Trial failures per GPU hour.",
-)
+@click.option("--failures", metavar="RATE", type=click.FloatRange(min=0), default=0.0, help="Trial failures per GPU hour.")
 @click.option(
     "--efficiency",
     metavar="E",
     type=click.FloatRange(0, 1, min_open=True),
     default=0.9,
-    show_default=True,
     help="Parallel efficiency for each doubling of GPUs, if the table does not hold it.",
 )
 @_set_option
@@ -392,9 +372,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Plot regret against GPU hours and wall-clock time."
 )
-@click.option(
-    "--processes", metavar="P", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that share the seeds."
-)
+@click.option("--processes", metavar="P", type=click.IntRange(min=1), default=1, help="Processes that share the seeds.")
 @click.option(
     "--replay",
     is_flag=True,
@@ -488,7 +466,6 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
     "--by",
     type=click.Choice(["rung", "metric"]),
     default="rung",
-    show_default=True,
     help="rung: rank by the highest rung reached, then by the metric there. metric: rank by the best value at any report.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Print only the first N trials of the table.")
@@ -516,9 +493,7 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
 
 @cli.command()
 @_run_argument
-@click.option(
-    "--trial", default="best", show_default=True, metavar="NAME", help="Trial to promote; 'best' is the search's choice."
-)
+@click.option("--trial", default="best", metavar="NAME", help="Trial to promote; 'best' is the search's choice.")
 @click.option(
     "--output",
     metavar="FOLDER",
@@ -529,7 +504,6 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
     "--train-on",
     type=click.Choice(["train+validation", "train"]),
     default="train+validation",
-    show_default=True,
     help="Splits that the final run trains on.",
 )
 @click.option(

@@ -1,6 +1,6 @@
-"""Arithmetic of tokens, FLOPs, memory, GPU seconds and dollars. Pure numbers: no library, no clock, no file.
+"""Arithmetic of FLOPs, memory, GPU seconds, dollars and workers. Uses no library, no clock and no file.
 
-FLOPs are those of a profile measured on the model itself (`models/flops.py`), no rule over parameter counts.
+FLOPs come from a profile that `models/flops.py` measures on the model itself, not from the number of parameters.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ GIB = 1024**3
 
 
 Growth = tuple[float, ...]
-"""FLOPs as a function of a batch's rows and width: the weights of 1, width, width², rows, rows·width and rows·width²."""
+"""FLOPs as a polynomial in a batch's rows and width: the coefficients of 1, width, width², rows, rows·width and rows·width²."""
 
 
 def _at(growth: Growth, rows: float, width: float) -> float:
@@ -24,10 +24,10 @@ def _at(growth: Growth, rows: float, width: float) -> float:
 
 @dataclass(frozen=True)
 class Gradient:
-    """What it costs to differentiate with respect to one kind of operand.
+    """The FLOPs of the derivatives with respect to one kind of operand.
 
-    Needed if any trained group lies in one of the `needed_by` ranges (first, last + 1): a weight is needed by its own
-    group, a hidden state by every group that it depends on.
+    They are needed if a trained group lies in one of the `needed_by` ranges (first, last + 1). Its own group needs a weight;
+    every group that a hidden state depends on needs the hidden state.
     """
 
     needed_by: tuple[tuple[int, int], ...]
@@ -36,19 +36,19 @@ class Gradient:
 
 @dataclass(frozen=True)
 class FlopProfile:
-    """FLOPs of a model for any batch and any set of trained layer groups, as measured (`models/flops.py`).
+    """Measured FLOPs of a model for any batch and any set of trained layer groups (`models/flops.py`).
 
-    Counted is what multiplies matrices, as torch's flop counter does. Plain values: it goes into JSON as it is.
+    Only matrix multiplications count, as in torch's flop counter. All values are plain and serializable as JSON.
     """
 
     forwards: tuple[Growth, ...]  # per layer group, bottom to top
-    recomputed: tuple[Growth, ...]  # what gradient checkpointing computes again, per layer group
+    recomputed: tuple[Growth, ...]  # repeated by gradient checkpointing, per layer group
     gradients: tuple[Gradient, ...]
-    estimated: bool  # some of it follows from the number of parameters, since the model could not be run without weights
+    estimated: bool  # parts are estimated from the number of parameters, because the model does not run without weights
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FlopProfile:
-        """Back from `dataclasses.asdict`, through JSON or not."""
+        """Rebuild a profile from `dataclasses.asdict`, with or without a passage through JSON."""
         return cls(
             forwards=tuple(tuple(growth) for growth in values["forwards"]),
             recomputed=tuple(tuple(growth) for growth in values["recomputed"]),
@@ -60,13 +60,13 @@ class FlopProfile:
         )
 
     def forward(self, rows: float, width: float, first: int = 0) -> float:
-        """A forward pass over `rows` examples padded to `width` tokens, through groups `first` and above."""
+        """Return the FLOPs of a forward pass over `rows` examples padded to `width` tokens, through groups `first` and above."""
         return sum(_at(growth, rows, width) for growth in self.forwards[first:]) if rows else 0.0
 
     def backward(self, rows: float, width: float, trained: Sequence[bool], checkpointing: bool = False) -> float:
-        """The backward pass where the groups that are `trained` (bottom to top) get gradients.
+        """Return the FLOPs of a backward pass in which the `trained` groups (bottom to top) get gradients.
 
-        With gradient checkpointing the blocks from the lowest trained group up run forward once more.
+        With gradient checkpointing, the blocks from the lowest trained group upwards run forward a second time.
         """
         if not rows or not any(trained):
             return 0.0
@@ -81,25 +81,25 @@ class FlopProfile:
 
 
 def training_memory_bytes(n_params: float, trainable_params: float) -> float:
-    """Least memory of one worker: float32 weights, and gradients and two AdamW moments of what is trained.
+    """Return the least memory of one worker: float32 weights, plus gradients and two AdamW moments of the trained parameters.
 
-    Activations come on top and depend on the batch, so this refuses only what can never fit.
+    Activations need more memory, which depends on the batch. A model above this bound can never fit.
     """
     return 4 * n_params + 12 * trainable_params
 
 
 def dollars(gpu_seconds: float, dollars_per_gpu_hour: float | None) -> float | None:
-    """What `gpu_seconds` cost, or None without a price."""
+    """Return the price of `gpu_seconds`, or None without a price per hour."""
     return None if dollars_per_gpu_hour is None else gpu_seconds / 3600 * dollars_per_gpu_hour
 
 
 def workers_of_node(gpus: float, cpus: float, cpus_per_worker: int, on_gpus: bool) -> int:
-    """Workers that fit on a node: each takes a GPU, where workers run on GPUs, and its CPUs."""
+    """Return the number of workers that fit on a node. Each needs `cpus_per_worker` CPUs and, with `on_gpus`, one GPU."""
     by_cpu = int(cpus) // cpus_per_worker
     return min(int(gpus), by_cpu) if on_gpus else by_cpu
 
 
 def accelerator_type_of(resources: Mapping[str, Any]) -> str | None:
-    """A node's accelerator type, by its resources in Ray's words."""
+    """Return a node's accelerator type from its Ray resources, or None."""
     kinds = [key for key in resources if key.startswith("accelerator_type:")]
     return kinds[0].removeprefix("accelerator_type:") if kinds else None

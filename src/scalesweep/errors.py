@@ -1,9 +1,9 @@
-"""The error tree, and how an error reads.
+"""The error tree, and the text of an error.
 
 ScalesweepError            exit code 1 (never raised itself)
-├── UserError              2: what the user wrote or asked for is at fault
-│   └── SpecError             one or many problems in a sweep file or a search space
-├── NothingUsableError     3: the sweep ended, but no trial can be used
+├── UserError              2: the user's input is wrong
+│   └── SpecError             one or more problems in a sweep file or a search space
+├── NothingUsableError     3: the sweep ended without a usable trial
 └── OutsideError           4: a cluster, a disk or a hub failed
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 
 class ScalesweepError(Exception):
-    """Base of every error that is shown to the user without a traceback."""
+    """Base of every error that the command line prints without a traceback. `hint` says what to do."""
 
     exit_code = 1
 
@@ -28,7 +28,7 @@ class ScalesweepError(Exception):
         return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[type[ScalesweepError], tuple[str, str]]:
-        # Errors cross process borders (Ray workers); the default would lose the hint.
+        # Ray workers pickle errors; the default would lose the hint.
         return type(self), (self.message, self.hint)
 
 
@@ -46,7 +46,7 @@ class OutsideError(ScalesweepError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a file: where it stands, what was wrong, what would be right."""
+    """One problem in a file: its place, its description and its remedy."""
 
     message: str
     key: str = ""
@@ -61,7 +61,7 @@ class Problem:
 
 
 class SpecError(UserError):
-    """All problems found in a specification, so that one run shows them all."""
+    """All problems found in a specification, so that one run reports every one."""
 
     shown = 9  # more would not fit on one screen
 
@@ -77,13 +77,13 @@ class SpecError(UserError):
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate spelled most like `word`, or None where none is near."""
+    """Return the candidate with the most similar spelling, or None if none is similar."""
     found = difflib.get_close_matches(str(word), [str(c) for c in candidates], n=1, cutoff=0.6)
     return found[0] if found else None
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """A hint for an unknown word: the nearest spelling first, then all that is known."""
+    """Return a hint for an unknown word: the nearest spelling, then all known words."""
     known = sorted(str(c) for c in candidates)
     near = nearest(word, known)
     listed = f"known: {', '.join(known)}"

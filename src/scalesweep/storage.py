@@ -1,8 +1,8 @@
-"""Where a sweep is kept: a folder of a shared file system (`Path`), or a URL of an object store (`UrlPath`).
+"""Storage of a sweep: a folder of a file system (`Path`), or a URL of an object store (`UrlPath`).
 
-An object store has no append, no rename and no locks, but a whole object is written in one step, is durable once written, and is
-seen by all at once. What has to differ for that stands where it is needed: the record, the lease, the checkpoints.
-Storage may be away or full for a while: shared folders come back, and disks are cleared.
+An object store has no append, no rename and no locks. It writes a whole object in one step; the object is then durable and all
+readers see it. The record, the lease and the checkpoints handle these differences themselves.
+Storage may be unavailable or full for a while, so writes are retried.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from scalesweep.errors import OutsideError, UserError
 
-STORAGE_SECONDS = 300.0  # how long a write is tried; shorter than workers wait for each other in a collective
+STORAGE_SECONDS = 300.0  # time for which a write is retried; shorter than the timeout of a collective
 RETRY_SECONDS = 1.0
-LASTING = {errno.EACCES, errno.EPERM, errno.EROFS}  # of these none goes away by waiting
+LASTING = {errno.EACCES, errno.EPERM, errno.EROFS}  # errors that waiting does not remove
 REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "UNRECOGNIZED_CLIENT")
-COPY_BYTES = 8 * 1024**2  # at once
+COPY_BYTES = 8 * 1024**2  # per read of a copy
 SECRETS = re.compile(r"key|secret|token|password|sig", re.IGNORECASE)
 
 
 def patiently(write: Callable[[], object], seconds: float, refused: tuple[type[Exception], ...] = (OSError,)) -> None:
-    """Try to write until it works. `write` begins anew each time.
+    """Retry `write` until it succeeds. Each try begins from the start.
 
     Raises:
-        what `write` raised last, once `seconds` have passed, or at once where the storage says that it never will.
+        The last error of `write`, after `seconds`, or at once for an error that waiting does not remove.
     """
     until = time.monotonic() + seconds
     while True:
@@ -51,29 +51,29 @@ def patiently(write: Callable[[], object], seconds: float, refused: tuple[type[E
 
 
 def cache_dir() -> Path:
-    """What a node keeps for itself: `$SCALESWEEP_CACHE`, or `~/.cache/scalesweep`."""
+    """Return the node's own cache folder: `$SCALESWEEP_CACHE`, or `~/.cache/scalesweep`."""
     return Path(os.environ.get("SCALESWEEP_CACHE") or Path.home() / ".cache" / "scalesweep")
 
 
 def place(written: str | Path | UrlPath) -> Path | UrlPath:
-    """A run folder as a user writes it: a path, or whatever `pyarrow.fs.FileSystem.from_uri` takes.
+    """Parse a run folder as the user wrote it: a path, or a URL that `pyarrow.fs.FileSystem.from_uri` accepts.
 
     Raises:
-        UserError: a URL that can't be used, or that holds credentials.
+        UserError: if the URL holds credentials, or was turned into a Path before.
     """
     if isinstance(written, UrlPath):
         return written
     text = str(written)
     if "://" not in text:
         if isinstance(written, Path) and re.match(r"(s3|gs|gcs|abfss?|hdfs):/", text):
-            raise UserError(f"{text} was a URL once: a Path has no `//`", "give the URL as text")
+            raise UserError(f"{text} is a URL that was made a Path, which drops a slash", "pass the URL as a string")
         return Path(written)
     parts = urlsplit(text)
     secret = [name for name, _ in parse_qsl(parts.query) if SECRETS.search(name)]
     if secret or parts.password or (parts.scheme == "s3" and parts.username):
         raise UserError(
-            f"a {parts.scheme}:// URL with credentials in it is refused: they would reach the record and the logs",
-            "leave them to the environment (AWS_ACCESS_KEY_ID …), a credentials file, or the role of the machine",
+            f"this {parts.scheme}:// URL contains credentials, which would appear in the record and the logs",
+            "remove them; use the environment (AWS_ACCESS_KEY_ID …), a credentials file, or the role of the machine",
         )
     if parts.scheme == "file":
         return Path(parts.path)
@@ -81,17 +81,17 @@ def place(written: str | Path | UrlPath) -> Path | UrlPath:
 
 
 def working_folder(run_dir: Path | UrlPath) -> Path:
-    """Where the driver keeps what needs a local file: the run folder itself, or for a URL a folder of this node."""
+    """Return the driver's folder for local files: the run folder itself, or for a URL a folder in this node's cache."""
     if isinstance(run_dir, Path):
         return run_dir.resolve()
     return cache_dir() / "runs" / f"{run_dir.name}-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:12]}"
 
 
 def check_writable(run_dir: Path | UrlPath) -> None:
-    """Write an object at a URL and take it away, before anything is computed for it.
+    """Check that a URL is writable: write an object and delete it. Does not retry. A Path is not checked.
 
     Raises:
-        OutsideError: it can't be done. At a start nothing is waited for.
+        OutsideError: if the write fails.
     """
     if isinstance(run_dir, UrlPath):
         probe = run_dir / f".probe-{uuid.uuid4().hex}"
@@ -103,16 +103,16 @@ def check_writable(run_dir: Path | UrlPath) -> None:
 
 
 def cannot_write(run_dir: Path | UrlPath, error: OSError) -> OutsideError:
-    """What to tell of a run folder that can't be written at the start."""
+    """Return the error for a run folder that can't be written at the start."""
     hint = "choose another --run-dir"
     if isinstance(run_dir, UrlPath):
-        hint = "does the bucket exist, may these credentials write there, and does its endpoint answer?"
+        hint = "check that the bucket exists, its endpoint answers, and these credentials may write there"
     return OutsideError(f"{run_dir} can't be written: {error.strerror}", hint)
 
 
 @dataclass(frozen=True)
 class UrlPath:
-    """A place on an object store; what it shares with `Path` has the same name there. Every failure is an OSError."""
+    """A place on an object store. Methods that `Path` also has share its names. Every failure is an OSError."""
 
     root: str  # as the user wrote it
     key: str = ""  # below that
@@ -130,7 +130,7 @@ class UrlPath:
         return PurePosixPath(parts.path).name or parts.netloc
 
     def _open(self) -> tuple[Any, str]:
-        """The file system, and the path on it."""
+        """Return the file system, and the path on it."""
         with _told():
             files, base = _file_system(self.root)
         return files, f"{base}/{self.key}" if self.key else base
@@ -147,7 +147,7 @@ class UrlPath:
             return bytes(stream.read())
 
     def mtime(self) -> float | None:
-        """When it was written, by the server's clock (unix seconds, whole ones on S3); None if it is not there."""
+        """Return the time of the last write by the server's clock, in unix seconds (whole ones on S3); None if there is no object."""
         files, path = self._open()
         with _told():
             info = files.get_file_info(path)
@@ -157,7 +157,7 @@ class UrlPath:
         return self.mtime() is not None
 
     def names(self, inside: bool = False) -> list[str]:
-        """What lies in this folder, sorted; with `inside` the objects at any depth, relative to it. None if there is no such folder."""
+        """Return the sorted names in this folder; with `inside`, the relative paths of all objects below it. Empty for no such folder."""
         from pyarrow.fs import FileSelector, FileType
 
         files, path = self._open()
@@ -167,21 +167,21 @@ class UrlPath:
         return sorted(info.path.removeprefix(f"{path}/") for info in kept)
 
     def unlink(self) -> None:
-        """Delete the object, if it is there."""
+        """Delete the object if it exists."""
         files, path = self._open()
         with _told(), contextlib.suppress(FileNotFoundError):
             files.delete_file(path)
 
     def remove(self) -> None:
-        """Delete the folder and all in it, if it is there."""
+        """Delete the folder and everything in it, if it exists."""
         files, path = self._open()
         with _told(), contextlib.suppress(FileNotFoundError):
             files.delete_dir(path)
 
     def upload(self, source: Path) -> None:
-        """Have a file's content here; it is streamed, and appears as a whole."""
+        """Write a file's content to this object. The content is streamed, and the object appears in one step."""
         files, path = self._open()
-        # pyarrow's own copy_files loses the errors that a store tells only as an object is closed.
+        # pyarrow's copy_files loses the errors that a store reports only when an object is closed.
         with _told(), source.open("rb") as content, files.open_output_stream(path) as stream:
             shutil.copyfileobj(content, stream, COPY_BYTES)
 
@@ -197,20 +197,20 @@ def _file_system(url: str) -> tuple[Any, str]:
     from pyarrow.lib import ArrowException
 
     if url.startswith("s3:") and "allow_delayed_open" not in url:
-        url += ("&" if "?" in url else "?") + "allow_delayed_open=true"  # a small object is one request, not three
+        url += ("&" if "?" in url else "?") + "allow_delayed_open=true"  # a small object takes one request instead of three
     try:
         files, path = FileSystem.from_uri(url)
-    except OSError:  # ArrowException has some of these too
+    except OSError:  # some ArrowExceptions are OSErrors too
         raise
     except ArrowException as error:
-        hint = "see https://arrow.apache.org/docs/python/filesystems.html for what a URL may say"
+        hint = "https://arrow.apache.org/docs/python/filesystems.html describes the supported URLs"
         raise UserError(f"{url}: {_first_line(error)}", hint) from None
     return files, path.rstrip("/")
 
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """pyarrow's errors as others are: with a number, and a sentence of one line."""
+    """Give pyarrow's OSErrors an errno and a message of one line."""
     try:
         yield
     except OSError as error:

@@ -190,7 +190,7 @@ def test_no_pickle_of_the_run_folder_is_read_and_the_sweep_ends_as_it_should(int
 
 def test_a_wandb_server_that_is_away_holds_nothing_up_and_is_told(interrupted: tuple[Session, str, Path]) -> None:
     session, _, _ = interrupted
-    assert "W&B: going on offline" in session.text()
+    assert "W&B: continuing offline" in session.text()
     assert list((session.run_dir / "wandb").glob("offline-run-*"))
 
 

@@ -219,7 +219,7 @@ def test_what_is_no_url_of_pyarrow_is_a_users_error() -> None:
     for url in ("ftp://host/x", "s3://bucket/x?nonsense=1"):
         with pytest.raises(UserError, match=r"Unrecognized|Unexpected"):
             place(url).exists()
-    with pytest.raises(UserError, match="was a URL once"):
+    with pytest.raises(UserError, match="is a URL that was made a Path"):
         place(Path("s3://bucket/x"))
 
 

@@ -189,7 +189,7 @@ def test_a_run_that_fails_in_the_middle_is_written_again_offline(tmp_path: Path,
     monkeypatch.setattr(wandb, "login", lambda **_: True)
     record = Record(make_manifest())
     _, said = track(tmp_path, record, [*make_events(), ENDED], mode="auto")
-    assert said.count("going on offline (no answer)") == 1
+    assert said.count("continuing offline (no answer)") == 1
     last = {run.name: run for run in read_runs(tmp_path / "wandb")}
     assert {name: len(last[name].history) for name in record.trials} == {n: len(t.reports) for n, t in record.trials.items()}
     assert last["t0005"].summary["state"] == "PRUNED"
@@ -230,7 +230,7 @@ def test_a_server_that_is_away_loses_nothing(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     key = "5ec2e7" + "0" * 34
     said, runs = run_child(tmp_path, "online", WANDB_BASE_URL=f"http://127.0.0.1:{port}", WANDB_API_KEY=key)
-    assert said.count("W&B: going on offline") == 1
+    assert said.count("W&B: continuing offline") == 1
     assert "Traceback" not in said
     record = make_record()
     assert set(runs) == {*record.trials, "quick"}

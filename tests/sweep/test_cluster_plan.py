@@ -52,8 +52,8 @@ def test_a_cluster_without_gpus_holds_workers_by_cpus() -> None:
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (spec([1, 2], "T4"), ["ladder[1].accelerator_type: size L2 may draw num_gpus 1, 2", "at most 0 worker(s) of one T4"]),
-        (spec([1, 4], "H100", cpus=2), ["num_gpus.values[1]: size L2 may draw num_gpus 4", "at most 2 worker(s) of one H100 and 2",
+        (spec([1, 2], "T4"), ["ladder[1].accelerator_type: size L2 may draw num_gpus 1, 2", "at most 0 worker(s) with one T4"]),
+        (spec([1, 4], "H100", cpus=2), ["num_gpus.values[1]: size L2 may draw num_gpus 4", "at most 2 worker(s) with one H100 and 2",
                                         "1 node (8 H100, 4 CPUs: 2 workers)", "2 nodes (4 A10G, 48 CPUs: 4 workers)",
                                         "choose at most 2", "lower resources.cpus_per_worker"]),
         (spec([2, 8], "A10G", placement="strict_pack"), ["size L1 may draw num_gpus 8", "size L2 may", "at most 4 worker(s)", "on one node",
@@ -105,7 +105,7 @@ def test_a_launcher_file_is_bounded_by_all_its_nodes_together(tmp_path: Path) ->
     assert cluster.gpus == 8 + 8 + 2  # three nodes beside the head: two large ones and a small one
     assert cluster.workers(4) == 4 + 4 + 2
     assert cluster.workers(4, "A10G") == 2 * 3
-    with pytest.raises(SpecError, match=r"20 is above the 18 GPUs that .*cluster\.yaml"):
+    with pytest.raises(SpecError, match=r"20 is above 18, the most GPUs that .*cluster\.yaml allows"):
         check_placement(spec([1], max_gpus=20), cluster)
 
 
@@ -115,13 +115,13 @@ def test_a_launcher_file_is_bounded_by_all_its_nodes_together(tmp_path: Path) ->
         (
             "{CPU: 16, GPU: 8}",
             "{}",
-            r"cluster.yaml:7  available_node_types.large.resources: the CPUs and GPUs of 'large' are not said",
+            r"cluster.yaml:7  available_node_types.large.resources: the CPUs and GPUs of 'large' are missing",
         ),
-        ("GPU: 8", "GPU: many", "'many' is no whole number"),
-        ("head_node_type: head", "head_node_type: hat", "names none of available_node_types"),
-        ("available_node_types", "node_types", "is no cluster file"),
-        ("max_workers: 3", "max_workers: three", "'three' is no whole number"),
-        ("max_workers: 8", "max_workers: -1", "-1 is no whole number"),
+        ("GPU: 8", "GPU: many", "'many' is not a whole number"),
+        ("head_node_type: head", "head_node_type: hat", "is not one of available_node_types"),
+        ("available_node_types", "node_types", "is not a cluster file"),
+        ("max_workers: 3", "max_workers: three", "'three' is not a whole number"),
+        ("max_workers: 8", "max_workers: -1", "-1 is not a whole number of at least 0"),
     ],
 )
 def test_a_file_that_does_not_say_enough_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:

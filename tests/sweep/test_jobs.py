@@ -216,7 +216,7 @@ def test_files_of_this_machine_are_refused_with_their_line(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--address", "http://127.0.0.1:1", "--run-dir", "/shared/x"], 4, "nobody answers"),
+        (["--address", "http://127.0.0.1:1", "--run-dir", "/shared/x"], 4, "no server answers"),
         (["--address", "http://", "--run-dir", "/shared/x"], 2, "no host and port"),
         (["--address", "http://127.0.0.1:1"], 2, "run folder of a job is missing"),
         (["--address", "http://127.0.0.1:1", "--run-dir", "/shared/x", "--set", "budget.run_cap=none"], 2, "budget.run_cap"),

@@ -19,8 +19,8 @@ def closed_port() -> int:
 @pytest.mark.parametrize(
     ("address", "kind", "words"),
     [
-        ("ray://head:10001", UserError, "through a client connection"),
-        ("http://head:8265", UserError, "through a client connection"),
+        ("ray://head:10001", UserError, "is a client address"),
+        ("http://head:8265", UserError, "is a client address"),
         ("head", UserError, "not HOST:PORT"),
         (f"127.0.0.1:{closed_port()}", OutsideError, "no Ray cluster answers"),
     ],

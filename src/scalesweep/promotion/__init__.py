@@ -1,1 +1,1 @@
-"""Taking a trial to a final run on the full data: train, test once, export, verify."""
+"""Promotes a trial to a final run on the full data: train, test once, export, verify."""

@@ -1,4 +1,4 @@
-"""The model card of a promoted model: numbers, config and where they come from, as Markdown with hub metadata."""
+"""The model card of a promoted model, as Markdown with hub metadata: results, configuration and provenance."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import yaml
 
 
 def model_card(provenance: dict[str, Any]) -> str:
-    """Markdown for `README.md`; `provenance` is what `provenance.json` holds."""
+    """Return the text of the model's `README.md`. `provenance` is the content of `provenance.json`."""
     final, trial, data = provenance["final_run"], provenance["trial"], provenance["data"]
     task = "text-classification" if provenance["task"] == "sequence-classification" else "text-generation"
     base = provenance["base_model"]
     header = {"library_name": "transformers", "pipeline_tag": task, "tags": ["scalesweep"]}
     layers = f", lowest {base['layers']} blocks" if base["layers"] else ""
-    reads = "Read once" if provenance["test_reads"] == 1 else f"Read {provenance['test_reads']} times, each time"
+    reads = "Evaluated once" if provenance["test_reads"] == 1 else f"Evaluated {provenance['test_reads']} times, each time"
     learnt = " + ".join(final["train_on"])
     test = "\n".join(f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in provenance["test"].items())
     validation = "\n".join(f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in trial["validation"].items())
@@ -27,12 +27,12 @@ def model_card(provenance: dict[str, Any]) -> str:
 # {provenance["sweep"]["name"]}: {final["config"]["model_size"]}
 
 {base["model"]}{layers} ({provenance["n_params"]:,} parameters), fine-tuned for {provenance["task"]} on `{data["source"]["path"]}`.
-Chosen by a joint sweep over model size, GPU count, unfreezing, schedule and regularization; promoted from trial
-{trial["name"]}, which was judged at rung {trial["rung"]} of {trial["rungs"]}.
+A joint sweep over model size, GPU count, unfreezing, schedule and regularization chose this configuration: it is trial
+{trial["name"]}, which reached rung {trial["rung"]} of {trial["rungs"]}.
 {classes}
 ## Test split
 
-{reads}, after training had ended.
+{reads}, after the end of training.
 
 | metric | value |
 |---|---|
@@ -40,7 +40,7 @@ Chosen by a joint sweep over model size, GPU count, unfreezing, schedule and reg
 
 ## Validation split, during the sweep
 
-The trial's values when it was chosen (trained on the train split alone, to {trial["fidelity"]:,}).
+Values of the trial in the sweep, which trained on the train split alone, up to {trial["fidelity"]:,}.
 
 | metric | value |
 |---|---|
@@ -48,7 +48,7 @@ The trial's values when it was chosen (trained on the train split alone, to {tri
 
 ## Training
 
-Learnt from {learnt}: {final["steps"]:,} steps, {final["tokens"]:,} tokens, {final["flops"]:.3g} FLOPs,
+Trained on {learnt}: {final["steps"]:,} steps, {final["tokens"]:,} tokens, {final["flops"]:.3g} FLOPs,
 {final["wall_seconds"]:.0f} s on {final["workers"]} worker(s).
 
 | setting | value |

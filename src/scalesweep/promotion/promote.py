@@ -1,4 +1,4 @@
-"""From a trial to a final run: train its config to the end, judge it once on the test split, export, check the export."""
+"""Promotes a trial: trains its configuration to the end, evaluates the test split once, exports the model and checks the export."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ Progress = Callable[[int, int], None]
 
 
 def choose(record: Record, run_dir: Path | UrlPath, name: str) -> Trial:
-    """The trial to promote: `best` by what the search knows, or a named one.
+    """Return the trial to promote: the named one, or for `best` the search's choice.
 
     Raises:
-        UserError: no such trial, or one that can't be promoted.
+        UserError: if there is no such trial, or it can't be promoted.
     """
     if name == "best":
         trial = pick_of(record, sweep_from_dict(record.manifest["spec"]))
         if trial is None:
-            hint = f"`scalesweep leaderboard {run_dir}` shows what became of each trial"
+            hint = f"see how each trial ended: scalesweep leaderboard {run_dir}"
             raise UserError(f"no trial in {run_dir} has a usable {record.metric}", hint)
         return trial
     trial = record.trials.get(name)
     if trial is None:
         raise UserError(f"{run_dir} has no trial {name!r}", did_you_mean(name, record.trials))
     if trial.state in (State.FAIL, State.INFEASIBLE):
-        hint = f"it ended with: {trial.error or trial.stop_reason}"
+        hint = f"choose another; it ended with: {trial.error or trial.stop_reason}"
         raise UserError(f"trial {name} is {trial.state} and can't be promoted", hint)
     if trial.last is None:
-        raise UserError(f"trial {name} has not reported anything yet", "choose a trial that the leaderboard ranks")
+        raise UserError(f"trial {name} has no report yet", "choose a trial that the leaderboard ranks")
     return trial
 
 
 def checked_config(record: Record, trial: Trial, run_dir: Path | UrlPath) -> TrialConfig:
-    """The trial's config, checked again: a record is a text file, and text files get edited.
+    """Return the trial's configuration, checked again, because users can edit a record.
 
     Raises:
-        UserError: a value that no sweep could have drawn.
+        UserError: for a value that no sweep could have drawn.
     """
     where = f"{events_path(run_dir)}, trial {trial.name}"
-    hint = "restore the record from a copy; a config is not to be edited"
+    hint = "restore the record from a copy; don't edit its configurations"
     try:
         config = TrialConfig(**trial.config)
     except (ValidationError, TypeError) as error:
@@ -66,7 +66,7 @@ def checked_config(record: Record, trial: Trial, run_dir: Path | UrlPath) -> Tri
     sizes = [entry["name"] for entry in record.manifest["ladder"]]
     if config.model_size not in sizes:
         raise UserError(
-            f"{where}: model_size {config.model_size!r} is no size of the ladder", did_you_mean(config.model_size, sizes)
+            f"{where}: model_size {config.model_size!r} is not a size of the ladder", did_you_mean(config.model_size, sizes)
         )
     for name, info in PARAMETERS.items():
         value = getattr(config, name)
@@ -95,18 +95,24 @@ def promote(
     force: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train, test once, export, verify. Returns the provenance that is written beside the model.
+    """Train a trial's configuration to the end, test it once, export the model and verify the export.
 
     Args:
-        train_on: splits that the final run learns from. Whatever it is, the test split is read once, at the end.
-        num_gpus: workers of the final run (default: the trial's). It changes speed, not the result.
-        max_t: fidelity of the final run (default: that of a finished trial).
-        force: replace an earlier promotion in `output`, and look at the test split again.
-        progress: called with (steps done, steps in all).
+        run_dir: run folder of the sweep, a path or a URL.
+        trial_name: name of the trial, or `best` for the search's choice.
+        train_on: splits that the final run trains on. The test split is read once, at the end, in any case.
+        output: folder for the model; default: `promoted/TRIAL` in the run folder.
+        num_gpus: workers of the final run; default: the trial's number. Changes the speed, not the result.
+        max_t: fidelity of the final run; default: the sweep's `max_t`.
+        force: replace an earlier promotion in `output`, and read the test split again.
+        progress: called with (steps done, total steps).
+
+    Returns:
+        The content of the model's `provenance.json`, and `output`, the folder's path.
 
     Raises:
-        UserError: nothing there to promote, or it was promoted before.
-        OutsideError: a worker died, or the exported folder does not predict what the trained model does.
+        UserError: if there is no trial to promote, or `output` already holds files.
+        OutsideError: if a worker died, or the exported model predicts other values than the trained model.
     """
     run_dir = place(run_dir)
     record = read_record(run_dir)
@@ -116,16 +122,19 @@ def promote(
         promoted = run_dir / "promoted" if isinstance(run_dir, Path) else Path("promoted") / run_dir.name
         output = promoted / trial.name
     if isinstance(output := place(output), UrlPath):
-        raise UserError(f"--output {output}: a model is exported to a folder", "copy it from there")
+        raise UserError(
+            f"--output {output} is a URL, and a model is exported to a local folder",
+            "give a local folder, and copy it afterwards",
+        )
     if output.exists() and any(output.iterdir()) and not force:
         done = (output / PROVENANCE).exists()
-        what = "was promoted to before, and the test split was read for it" if done else "is not empty"
-        raise UserError(f"{output} {what}", "choose another --output, or give --force to do it again")
+        what = "already holds a promoted model, which has read the test split" if done else "is not empty"
+        raise UserError(f"{output} {what}", "choose another --output, or replace it with --force")
     workers = num_gpus or config.num_gpus
     changes: dict[str, Any] = {"num_gpus": workers, "rungs": [], "eval_interval": None, "checkpoint_interval": None}
     if max_t is not None:
         if config.time_attr in ("steps", "tokens") and max_t != int(max_t):
-            raise UserError(f"max_t counts {config.time_attr} here, and {max_t} is no whole number", "round it")
+            raise UserError(f"max_t {max_t} is not a whole number of {config.time_attr}", f"write {round(max_t)}")
         changes["max_t"] = int(max_t) if max_t == int(max_t) else max_t
     final = config.model_copy(update=changes)
     work = output.with_name(f".{output.name}.unfinished")
@@ -161,7 +170,7 @@ def promote(
 
 
 def thaws(trial: Trial, record: Record) -> tuple[float, ...]:
-    """Shares of a full run at which the trial's stages of unfreezing began: a final run has no validation to see them in."""
+    """Return the shares of a full run at which the trial's unfreezing stages began. A final run has no validation to detect them."""
     stage, found = 0, []
     for report in trial.reports:
         share = report.fidelity / record.manifest["max_t"]
@@ -171,7 +180,7 @@ def thaws(trial: Trial, record: Record) -> tuple[float, ...]:
 
 
 def _earlier_reads(output: Path) -> int:
-    """How often the test split was read for what `output` holds already."""
+    """Return the number of times that the model in `output` has read the test split."""
     try:
         return int(json.loads((output / PROVENANCE).read_text(encoding="utf-8"))["test_reads"])
     except (OSError, ValueError, KeyError):
@@ -182,7 +191,7 @@ def _no_progress(done: int, total: int) -> None: ...
 
 
 def _differs(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether an unfinished promotion had other settings (or there is none)."""
+    """Return whether an unfinished promotion has other settings, or there is none."""
     try:
         return bool(json.loads(path.read_text()) != settings)
     except (OSError, ValueError):
@@ -190,7 +199,7 @@ def _differs(path: Path, settings: dict[str, Any]) -> bool:
 
 
 def _run_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, np.ndarray]:
-    """One worker: train in this process, on all its cores."""
+    """Train with one worker: in this process, on all its cores."""
     from scalesweep.training.loop import Trainer, train
 
     trainer = Trainer(job)
@@ -203,7 +212,7 @@ def _run_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, n
 
 
 def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, np.ndarray]:
-    """Several workers: Ray actors, on the cluster that this machine belongs to or on this machine alone."""
+    """Train with several workers: Ray actors on this machine's cluster, or on this machine alone."""
     import logging
 
     import ray
@@ -222,9 +231,10 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
         held = sum(workers_of_node(node.get("GPU", 0), node.get("CPU", 0), job.threads, on_gpus) for node in nodes)
         if job.config.num_gpus > held:
             raise UserError(
-                f"the final run asks for {job.config.num_gpus} workers, and this cluster holds {held}", "use --num-gpus"
+                f"the final run needs {job.config.num_gpus} workers, but this cluster holds {held}",
+                f"give --num-gpus {max(held, 1)}",
             )
-        pool = WorkerPool(job.threads, on_gpus, [job])  # lives as long as its workers are needed
+        pool = WorkerPool(job.threads, on_gpus, [job])  # must live as long as its workers are needed
         group = WorkerGroup(pool.lease_soon(job.trial, job.config.num_gpus))
         group.begin(job)
         report = None
@@ -234,7 +244,7 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
         return report, group.export(exported.resolve())
     except WorkerDied as death:
         raise OutsideError(
-            f"a worker of the final run died: {death}", "run promote again: it goes on from the last checkpoint"
+            f"a worker of the final run died: {death}", "run promote again; it continues from the last checkpoint"
         ) from None
     except TrialFailed as failure:
         raise OutsideError(f"the final run failed: {failure}") from None
@@ -246,10 +256,10 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
 
 
 def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
-    """Reload the exported folder with plain transformers and compare its predictions with those of the trained model.
+    """Load the exported folder with plain transformers and compare its predictions with the trained model's.
 
     Raises:
-        OutsideError: they differ, or the tokenizer does.
+        OutsideError: if the predictions differ by more than 1e-3, or the tokenizers differ.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -264,10 +274,10 @@ def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
     got = np.concatenate(list(validation_logits(model, job, len(expected))))
     if not np.allclose(got, expected, atol=1e-3, rtol=1e-3):
         worst = float(np.abs(got - expected).max())
-        raise OutsideError(f"the exported model predicts otherwise than the trained one (logits differ by {worst:.2g})")
+        raise OutsideError(f"the exported model predicts other values than the trained model (logits differ by {worst:.2g})")
     sample = "An exported tokenizer must split this sentence — 1,234 words — as the first one did."
     if tokenizer(sample)["input_ids"] != load_tokenizer(job.size)(sample)["input_ids"]:
-        raise OutsideError("the exported tokenizer splits text otherwise than the one that was trained with")
+        raise OutsideError("the exported tokenizer splits text differently from the tokenizer used in training")
 
 
 def _provenance(

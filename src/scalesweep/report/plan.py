@@ -1,4 +1,4 @@
-"""What `scalesweep plan` prints: the checked sweep and its cost at most, for a person."""
+"""The output of `scalesweep plan`: the checked sweep and its maximum cost."""
 
 from __future__ import annotations
 

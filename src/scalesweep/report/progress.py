@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live display on a terminal, one plain line per event anywhere else."""
+"""Progress of a running sweep: a live display on a terminal, one plain line per event anywhere else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFRESH_PER_SECOND = 2
 
 @dataclass(frozen=True)
 class Use:
-    """How far one limit of the budget is used up. `left` and `used` are said with their unit."""
+    """The used share of one limit of the budget. `left` and `used` are texts with their units."""
 
     limit: str  # the key under `budget:` in the sweep file
     share: float
@@ -113,7 +113,7 @@ class ProgressSink:
 
 
 class _View:
-    """What is shown, kept in step with the events."""
+    """The values on display, updated with each event."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
@@ -156,7 +156,7 @@ class _View:
         return str(self.record.manifest["time_attr"])
 
     def reached(self) -> list[int]:
-        """How many trials were judged at each rung."""
+        """Return the number of trials that reached each rung."""
         numbers = range(1, len(self.record.manifest["rungs"]) + 1)
         return [sum(self._top_rungs[top] for top in numbers if top >= number) for number in numbers]
 

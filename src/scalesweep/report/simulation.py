@@ -1,4 +1,4 @@
-"""A simulation for a person (tables, a plot) and for a program (one JSON document)."""
+"""Reports of a simulation: tables and a plot for people, one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 PLOTS = (".png", ".pdf", ".svg")
 SHOWN = 20  # differences of a replay
-AS_IT_IS = "as it is"  # what the sweep is called beside its variants
+AS_IT_IS = "as it is"  # label of the unchanged sweep beside its variants
 REGRET = (
-    "Regret: how far the value at full length of the configuration that would be promoted is from the best one known, "
-    "0 being that best one and 1 the median of random configurations."
+    "Regret of the configuration that would be promoted, by its value at full length: 0 is the best known value, "
+    "1 is the median of random configurations."
 )
 
 
-# ---- for a program ----------------------------------------------------------------------------------------------------------
+# ---- for programs ----------------------------------------------------------------------------------------------------------
 
 
 def simulation_json(simulation: Simulation) -> dict[str, Any]:
-    """Everything, as JSON can say it: None where nothing can be picked yet, or a sweep was over before."""
+    """Return the whole simulation as JSON data. A value is None if nothing can be picked yet or the sweep had already ended."""
     options = simulation.options
     return {
         "sweep": simulation.sweep,
@@ -122,29 +122,29 @@ def _at(band: Band, place: int) -> dict[str, float | None]:
 
 
 def _places(outcome: Outcome) -> list[tuple[float, int]]:
-    """The place on the grid at each share of the budget."""
+    """Return each share of the budget with its index on the grid."""
     points = len(outcome.gpu_hours)
     return [(share, max(0, round(share * points) - 1)) for share in SHARES]
 
 
-# ---- for a person -----------------------------------------------------------------------------------------------------------
+# ---- for people -----------------------------------------------------------------------------------------------------------
 
 
 def print_simulation(simulation: Simulation) -> None:
-    """Tables on stdout, as wide as the terminal."""
+    """Print tables to stdout, as wide as the terminal."""
     from rich.console import Console
 
     console = Console(width=shutil.get_terminal_size((PIPED_WIDTH, 24)).columns, highlight=False)
     options = simulation.options
     seeds = f"{options.seeds} seed{'s' if options.seeds != 1 else ''}"
-    console.print(f"[bold]{simulation.sweep}[/]  {simulation.goal} {simulation.metric} on {simulation.curves}, not trained")
+    console.print(f"[bold]{simulation.sweep}[/]  {simulation.goal} {simulation.metric} on {simulation.curves} (simulated)")
     failures = f", {options.failures_per_gpu_hour:g} failures per GPU hour" if options.failures_per_gpu_hour else ""
     console.print(f"{options.workers} GPUs, {options.startup_seconds:g} s to start a trial{failures}; {seeds}")
     console.print(f"budget {_hours(simulation.budget_gpu_hours)} GPU hours ({simulation.budget_from})\n")
     if len(simulation.outcomes) > 1:
         console.print(f"{AS_IT_IS}: {simulation.outcomes[0].label}\n", markup=False)
     console.print(_progress_table(simulation))
-    console.print(f"Medians over seeds, 10–90 % of them in brackets. {REGRET}", style="dim")
+    console.print(f"Medians over seeds; brackets hold the 10th to 90th percentile. {REGRET}", style="dim")
     console.print()
     console.print(_facts_table(simulation))
     for outcome in simulation.outcomes:
@@ -221,7 +221,13 @@ def _goal(outcome: Outcome) -> str:
 
 
 def _fate(outcome: Outcome) -> str:
-    kinds = {"complete": "to the end", "stopped": "stopped", "diverged": "diverged", "failed": "failed", "unfinished": "open"}
+    kinds = {
+        "complete": "complete",
+        "stopped": "stopped",
+        "diverged": "diverged",
+        "failed": "failed",
+        "unfinished": "unfinished",
+    }
     means = {word: outcome.mean(lambda seed, name=name: getattr(seed, name)) for name, word in kinds.items()}  # type: ignore[misc]
     return ", ".join(f"{mean:.3g} {word}" for word, mean in means.items() if mean)
 
@@ -230,7 +236,7 @@ _FACTS: Mapping[str, Callable[[Outcome], str]] = {
     f"GPU hours until regret ≤ {GOAL_REGRET:.0%}, median": _goal,
     "trials": lambda o: f"{o.mean(lambda seed: seed.run.trials):,.0f}",
     "… of them": _fate,
-    "… went on beyond a rung": lambda o: f"{o.mean(lambda seed: seed.promoted):.3g}",
+    "… continued past a rung": lambda o: f"{o.mean(lambda seed: seed.promoted):.3g}",
     "GPU hours spent": lambda o: _hours(o.mean(lambda seed: seed.run.spent_gpu_hours)),
     "wall hours": lambda o: _hours(o.mean(lambda seed: seed.run.makespan_hours)),
     "GPUs busy": lambda o: f"{o.mean(lambda seed: seed.run.occupancy):.0%}",
@@ -256,11 +262,11 @@ def _parameter(value: Any) -> str:
 
 
 def print_replay(result: ReplayResult) -> None:
-    """What a replay found, on stdout."""
+    """Print the result of a replay to stdout."""
     if not result.differences:
         print(f"{result.decisions:,} decisions, all as recorded")
         return
-    print(f"{result.decisions:,} decisions, {len(result.differences):,} not as recorded")
+    print(f"{result.decisions:,} decisions, {len(result.differences):,} differ from the record")
     for difference in result.differences[:SHOWN]:
         print(f"  event {difference.event}, {difference.trial}, {difference.what}")
         print(f"      recorded  {difference.recorded}")
@@ -277,15 +283,18 @@ LINE = 0.052  # height of a line of text, as a share of a panel's
 
 
 def check_plot_path(path: Path) -> None:
-    """Raises UserError where no plot can be written: before the simulation, not after."""
+    """Raise UserError if the plot can't be written, before the simulation starts."""
     if path.suffix.lower() not in PLOTS:
-        raise UserError(f"--plot {path}: not a kind of picture that is written", f"end it in {', '.join(PLOTS)}")
+        raise UserError(f"--plot {path}: this kind of image is not supported", f"write a name that ends in {', '.join(PLOTS)}")
     if not path.parent.is_dir():
-        raise UserError(f"--plot {path}: {path.parent} is no folder", "make it first")
+        raise UserError(f"--plot {path}: {path.parent} is not a folder", "create it first")
 
 
 def plot_simulation(simulation: Simulation, path: Path) -> None:
-    """Regret against GPU hours and against wall-clock, per variant: the median over seeds and their 10–90 % band."""
+    """Plot regret against GPU hours and wall-clock time per variant: the median over seeds, and a 10–90 % band.
+
+    Raises OutsideError if the file can't be written.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -300,9 +309,9 @@ def plot_simulation(simulation: Simulation, path: Path) -> None:
         axes[0].set_ylabel("regret of the pick")
         _label_ends(axes[1], simulation)
         cluster = f"{options.workers} GPUs, {options.seeds} seed{'s' if options.seeds != 1 else ''}"
-        told = "lines: median over seeds, bands: 10–90 %; 0 is the best known, 100 % the median random configuration"
+        key = "lines: median over seeds; bands: 10–90 %; 0 is the best known value, 100 % the median of random configurations"
         figure.suptitle(f"{simulation.sweep}: {simulation.metric} on {simulation.curves}, {cluster}\n", fontsize=15)
-        figure.text(0.5, 0.925, told, ha="center", fontsize=12, color="#555555")
+        figure.text(0.5, 0.925, key, ha="center", fontsize=12, color="#555555")
         try:
             figure.savefig(path, dpi=150)
         except OSError as error:
@@ -338,7 +347,7 @@ def _panel(axis: Any, simulation: Simulation, by_wall: bool) -> None:
 
 
 def _label_ends(axis: Any, simulation: Simulation) -> None:
-    """Each line's name beside its end, moved apart where two ends are near."""
+    """Write each line's label beside its end, and move labels apart where ends are close."""
     low, high = map(math.log, axis.get_ylim())
     ends = []
     for place, outcome in enumerate(simulation.outcomes):
@@ -346,7 +355,7 @@ def _label_ends(axis: Any, simulation: Simulation) -> None:
         if math.isfinite(last):
             at = (math.log(min(max(last, FLOOR), CEILING)) - low) / (high - low)
             ends.append((at, outcome.label.replace(", ", "\n"), COLORS[place % len(COLORS)]))
-    bottom = 0.0  # of the panel that is free
+    bottom = 0.0  # of the free part of the panel
     for at, label, color in sorted(ends):
         half = LINE * (label.count("\n") + 1) / 2
         center = max(at, bottom + half)

@@ -1,4 +1,4 @@
-"""The best trial so far, kept in step with the events."""
+"""Keeps track of the best trial as events arrive."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from scalesweep.record import Record, Row, Trial, rank
 
 
 class Standing:
-    """Who leads by the ranking's rule (higher rung first, then the metric there).
+    """The leading trial by the ranking's rule: higher rung first, then the metric there.
 
-    `update` costs the same however many trials there are; only where the leader itself falls back (a later report before
-    any rung is worse, or it failed) are all looked through.
+    The cost of `update` does not depend on the number of trials. Only if the leader itself falls back (a later report before
+    any rung is worse, or the trial failed) are all trials searched.
     """
 
     def __init__(self, record: Record) -> None:
@@ -20,8 +20,8 @@ class Standing:
             self.update(trial)
 
     def update(self, trial: Trial) -> bool:
-        """Take in what is new about `trial`; returns whether it leads from now on and did not before."""
-        # Ranking the trial alone keeps the rule (which report counts, who is ranked at all) in one place.
+        """Take in the newest state of `trial`. Return whether it has just become the leader."""
+        # Ranking the trial alone keeps the rule (which report counts, which trials are ranked) in one place.
         row = rank(Record(self._record.manifest, {trial.name: trial}))[0]
         before = self._rows.pop(trial.name, None)
         if row.rank is not None:

@@ -1,4 +1,4 @@
-"""Printing to a terminal: the leaderboard on stdout, a progress bar for long steps on stderr."""
+"""Prints to a terminal: the leaderboard on stdout, a progress bar for long steps on stderr."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from scalesweep.record import Record
 from scalesweep.record.ranking import By
 
-PIPED_WIDTH = 140  # columns where stdout is no terminal and COLUMNS says nothing
+PIPED_WIDTH = 140  # columns if stdout is not a terminal and COLUMNS is not set
 
 
 def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None) -> None:
-    """The ranked table on stdout, as wide as the terminal."""
+    """Print the ranked table to stdout, as wide as the terminal."""
     from rich.console import Console
 
     from scalesweep.report.leaderboard import render_leaderboard
@@ -25,7 +25,7 @@ def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None)
 
 @contextmanager
 def step_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr for work that reports (done, total); on a pipe, a line per tenth."""
+    """Show the progress of work that reports (done, total): a bar on a terminal, else a line per tenth. Writes to stderr."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

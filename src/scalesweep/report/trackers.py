@@ -1,6 +1,6 @@
-"""The trackers a sweep can report to. A new one is a file beside `wandb_tracker.py` and a row here.
+"""The trackers that a sweep can report to. A new tracker is a file beside `wandb_tracker.py` and a row here.
 
-A tracker's `make` returns a sink, or None where the user switched it off. Its module imports nothing heavy at its top.
+A tracker's `make` returns a sink, or None if the user switched it off. Its module imports heavy libraries inside functions.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from scalesweep.report import wandb_tracker
 
 
 class Sink(Protocol):
-    """Takes each event right after it was written to the record, from the one thread that writes."""
+    """Receives each event right after it was written to the record, in the thread that writes."""
 
     def handle(self, event: dict[str, Any], record: Record) -> None: ...
 
     def close(self, record: Record) -> None: ...
 
 
-# The key under `tracking:` in the sweep file → what makes its sink.
+# The key under `tracking:` in the sweep file → the function that makes its sink.
 TRACKERS: dict[str, Callable[[Record, Path], Sink | None]] = {
     "wandb": wandb_tracker.make,
 }
 
 
 def make_trackers(record: Record, run_dir: Path) -> list[Sink]:
-    """The sinks that the sweep's `tracking:` asks for."""
+    """Return the sinks that the sweep's `tracking:` enables."""
     wanted = record.manifest["spec"]["tracking"]
     sinks = (make(record, run_dir) for name, make in TRACKERS.items() if name in wanted)
     return [sink for sink in sinks if sink is not None]

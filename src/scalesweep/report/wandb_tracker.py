@@ -1,7 +1,8 @@
 """Weights & Biases: one run per trial and one for the sweep, written under RUN/wandb.
 
-All calls of wandb happen in one thread of the tracker's own, fed by a queue: the sweep never waits for a server. Where the
-server fails, runs go on offline (`wandb sync` uploads them); the rows of every open run are kept, so its offline copy is whole.
+One thread of the tracker makes all calls of wandb and reads them from a queue, so the sweep never waits for a server. If the
+server fails, runs continue offline (`wandb sync` uploads them). The rows of every open run stay in memory, so its offline copy is
+complete.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from scalesweep.report import words
 from scalesweep.report.leaderboard import FIELDS, leaderboard_json
 from scalesweep.report.standing import Standing
 
-INIT_TIMEOUT = 20.0  # seconds; wandb's own 90 would hold back every later event
-FINISH_TIMEOUT = 30.0  # seconds for one run's last upload; what is not up by then stays on disk
-CLOSE_TIMEOUT = 60.0  # seconds that `close` waits for all of it
-PATIENCE = 2.0  # seconds of waiting before `close` says that it waits
+INIT_TIMEOUT = 20.0  # seconds; wandb's default of 90 would delay every later event
+FINISH_TIMEOUT = 30.0  # seconds for one run's last upload; the rest stays on disk
+CLOSE_TIMEOUT = 60.0  # seconds that `close` waits in total
+PATIENCE = 2.0  # seconds before `close` prints that it waits
 
 
 def make(record: Record, run_dir: Path) -> WandbTracker | None:
-    """The tracker that `tracking.wandb` asks for; None where it is disabled."""
+    """Return the tracker that `tracking.wandb` describes, or None if it is disabled."""
     mode = record.manifest["spec"]["tracking"]["wandb"]["mode"]
     if mode == "auto":
-        # W&B's own switches hold here too.
+        # W&B's own environment variable applies too.
         mode = {"dryrun": "offline", "run": "online"}.get(asked := os.environ.get("WANDB_MODE", ""), asked) or "auto"
     return None if mode == "disabled" else WandbTracker(record, run_dir, mode)
 
 
 @dataclass
 class _Run:
-    """A run of W&B that is not finished: how to open it, and all it was told."""
+    """An unfinished run of W&B: the arguments to open it, and everything sent to it."""
 
     init: dict[str, Any]
     rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (W&B step, row)
@@ -67,22 +68,22 @@ class WandbTracker:
         self._init_timeout = init_timeout
         self._close_timeout = close_timeout
         self._stream = stream
-        self._offline = mode == "offline"  # known for sure only once the thread has looked
+        self._offline = mode == "offline"  # certain only after the thread has checked the login
         self._off = False
         self._standing = Standing(record)
         self._counts = dict.fromkeys(State, 0)
         for trial in record.trials.values():
             self._counts[trial.state] += 1
         self._sweep_step = -1
-        self._told: set[str] = set()  # trials with an open run, as far as the queue goes
-        self._runs: dict[str, _Run] = {}  # the thread's own, like everything of wandb
+        self._told: set[str] = set()  # trials with an open run, at the end of the queue
+        self._runs: dict[str, _Run] = {}  # used only in the thread, as everything of wandb
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._queue.put(partial(self._open, "", _sweep_run(record)))
-        # A daemon: a server that hangs must not keep the driver from ending.
+        # A daemon thread, because a hanging server must not keep the driver from ending.
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
-    # What follows runs in the driver's thread: it takes what an event says and queues the rest.
+    # The methods up to `_say` run in the driver's thread: they read the event and queue the work.
 
     def handle(self, event: dict[str, Any], record: Record) -> None:
         kind = event["event"]
@@ -92,7 +93,7 @@ class WandbTracker:
         if kind == "trial":
             self._counts[trial.state] += 1
         if trial.name not in self._told:
-            # First seen in this session: of a resumed trial, W&B gets those earlier reports that it does not have.
+            # First event of this session. W&B gets those earlier reports of a resumed trial that it lacks.
             self._told.add(trial.name)
             earlier = trial.reports[:-1] if kind == "report" else trial.reports
             rows = [(index, _row(report, record.metric)) for index, report in enumerate(earlier)]
@@ -110,21 +111,23 @@ class WandbTracker:
             self._queue.put(partial(self._log, "", self._next_sweep_step(record), self._sweep_row(record)))
 
     def close(self, record: Record) -> None:
-        """Send the leaderboard, finish all runs, and wait for that, but not for ever."""
+        """Send the leaderboard, finish all runs, and wait for at most `close_timeout`."""
         board = leaderboard_json(record)["trials"]
         summary = {"status": record.status, "ended_reason": record.ended_reason, **self._sweep_row(record)}
-        for name in sorted(self._told):  # the sweep was left off: its trials go on in the same runs on resume
+        for name in sorted(self._told):  # the sweep was interrupted: a resume continues its trials in the same runs
             self._queue.put(partial(self._finish, name, _summary(record.trials[name]), 1))
         self._queue.put(partial(self._leaderboard, self._next_sweep_step(record), board))
         self._queue.put(partial(self._finish, "", summary, int(record.status != "ended")))
         self._queue.put(None)
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
-            self._say(f"W&B: finishing, {self._queue.qsize()} messages to go (at most {self._close_timeout:.0f} s)")
+            self._say(f"W&B: finishing, {self._queue.qsize()} messages left (waits at most {self._close_timeout:.0f} s)")
             self._thread.join(max(0.0, self._close_timeout - PATIENCE))
         folder = self._run_dir / "wandb"
         if self._thread.is_alive():
-            self._say(f"W&B: not done after {self._close_timeout:.0f} s; `wandb sync {folder}/*run-*` sends what is on disk")
+            self._say(
+                f"W&B: not finished after {self._close_timeout:.0f} s; `wandb sync {folder}/*run-*` uploads the runs on disk"
+            )
         elif self._offline and not self._off:
             self._say(f"W&B: offline runs in {folder}; `wandb sync {folder}/offline-run-*` uploads them")
 
@@ -135,14 +138,14 @@ class WandbTracker:
         return {"elapsed_seconds": record.elapsed_seconds, "gpu_seconds": record.gpu_seconds, **counts, **leader}
 
     def _next_sweep_step(self, record: Record) -> int:
-        # W&B's steps must rise, also over resumed sessions, of which it may know nothing (offline): so time, in ms.
+        # W&B's steps must rise, also across resumed sessions that W&B may not know (offline). So a step is a time in ms.
         self._sweep_step = max(self._sweep_step + 1, int(record.elapsed_seconds * 1000))
         return self._sweep_step
 
     def _say(self, text: str) -> None:
         print(text, file=self._stream if self._stream is not None else sys.stderr, flush=True)
 
-    # What follows runs in the tracker's thread.
+    # The methods below run in the tracker's thread.
 
     def _work(self) -> None:
         self._attempt(self._log_in)
@@ -151,40 +154,40 @@ class WandbTracker:
                 return
 
     def _attempt(self, job: Callable[[], None]) -> bool:
-        """Do a job, offline where it fails online. False: W&B can't be used at all."""
+        """Run a job; if it fails online, run it again offline. Return False if W&B can't be used at all."""
         try:
             job()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tracker meets, the sweep goes on
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - no error of a tracker may stop the sweep
             if self._offline:
                 self._off = True
-                self._say(f"W&B: switched off ({_first_line(error)}); the sweep's record holds everything")
+                self._say(f"W&B: switched off ({_first_line(error)}); the run folder's record is complete")
                 return False
             self._go_offline(_first_line(error))
             return self._attempt(job)
         return True
 
     def _go_offline(self, reason: str) -> None:
-        self._say(f"W&B: going on offline ({reason})")
+        self._say(f"W&B: continuing offline ({reason})")
         self._offline = True
         for run in self._runs.values():
             run.handle = None
-        # wandb's service keeps the id of a run whose init failed ("run ID is in use"), so it has to be started anew.
+        # wandb's service keeps the id of a run whose init failed ("run ID is in use"), so it must be restarted.
         try:
             import wandb
 
             wandb.teardown()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it ends by what its service ended with
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - teardown raises its service's last error
             self._say(f"W&B: {_first_line(error)}")
 
     def _log_in(self) -> None:
         import wandb
 
         wandb.setup(wandb.Settings(silent=True))
-        # Credentials are looked for, with no prompt and no request to the server.
+        # Looks for credentials without a prompt and without a request to the server.
         if not self._offline and not wandb.login(prompt=False, verify=False):
             self._offline = True
             if self._mode == "online":
-                self._say("W&B: not logged in, so runs are offline; `wandb login` before the next launch")
+                self._say("W&B: not logged in, so runs are offline; run `wandb login` before the next launch")
 
     def _open(self, name: str, run: _Run) -> None:
         self._runs[name] = run
@@ -212,7 +215,7 @@ class WandbTracker:
         del self._runs[name]
 
     def _ensure(self, name: str) -> _Run:
-        """The open run of a trial ("" is the sweep's), opened and told everything where it is not open yet."""
+        """Return the run of a trial ("" is the sweep's). Open it first if needed, and send it all its rows."""
         run = self._runs[name]
         if run.handle is None:
             import wandb
@@ -230,14 +233,16 @@ class WandbTracker:
             for metric, how in run.summaries.items():
                 handle.define_metric(metric, step_metric=run.step_metric, summary=how)
             for step, row in run.rows:
-                if step >= handle.step:  # a resumed run has the ones before
+                if step >= handle.step:  # a resumed run already has the earlier ones
                     handle.log(row, step=step, commit=True)
             run.handle = handle
         return run
 
     def _settings(self, wandb: Any) -> Any:
-        """Nothing of the machine or the user's code leaves it: this process is the driver, and its host, arguments,
-        packages, git diff and load say nothing of a trial."""
+        """Return settings that send nothing about the machine or the user's code.
+
+        This process is the driver: its host, arguments, packages, git diff and load do not describe a trial.
+        """
         return wandb.Settings(
             silent=True,
             console="off",
@@ -252,7 +257,7 @@ class WandbTracker:
             finish_timeout=FINISH_TIMEOUT,
             finish_timeout_raises=True,
             # By default, the stop button of one trial's page would interrupt the whole sweep.
-            stop_fn=partial(self._say, "W&B: a stop button was pressed; scalesweep stops with Ctrl-C only"),
+            stop_fn=partial(self._say, "W&B: someone pressed a stop button; only Ctrl-C stops scalesweep"),
             x_disable_meta=True,
             x_disable_stats=True,
             x_disable_machine_info=True,
@@ -261,7 +266,7 @@ class WandbTracker:
 
 
 def _run_id(record: Record, name: str) -> str:
-    """The same for every session of a sweep, so that a resumed one goes on in the same runs."""
+    """Return an id that is equal in all sessions of a sweep, so that a resumed session continues the same runs."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", f"{record.manifest['id'][:16]}-{name}")
 
 
@@ -284,7 +289,7 @@ def _sweep_run(record: Record) -> _Run:
         "tags": list(spec["tracking"]["wandb"].get("tags", [])),
         "config": config,
     }
-    return _Run(init, step_metric="elapsed_seconds")  # the best so far may get worse in value: at a higher rung
+    return _Run(init, step_metric="elapsed_seconds")  # the best value may get worse when a trial reaches a higher rung
 
 
 def _trial_run(trial: Trial, record: Record, rows: list[tuple[int, dict[str, Any]]]) -> _Run:
@@ -299,7 +304,7 @@ def _trial_run(trial: Trial, record: Record, rows: list[tuple[int, dict[str, Any
         "n_params": size.get("n_params"),
         "n_layers": size.get("n_layers"),
         "hidden_size": size.get("hidden_size"),
-        "model": Path(str(size.get("model", ""))).name,  # the last part only: a local folder would tell of the machine
+        "model": Path(str(size.get("model", ""))).name,  # the last part only: a local folder would reveal the machine
         "data_fingerprint": manifest["data"].get("fingerprint"),
         "sweep_id": manifest["id"],
     }
@@ -317,8 +322,8 @@ def _trial_run(trial: Trial, record: Record, rows: list[tuple[int, dict[str, Any
 
 
 def _row(report: Report, metric: str) -> dict[str, Any]:
-    """One report as a row of W&B's history."""
-    # W&B's running minimum of a metric turns NaN for good at the first NaN.
+    """Return one report as a row of W&B's history."""
+    # The first NaN would make W&B's running minimum NaN for good.
     metrics = {key: value for key, value in report.metrics.items() if key != metric or math.isfinite(value)}
     costs = {key: getattr(report, key) for key in ("step", "tokens", "flops", "wall_seconds", "gpu_seconds")}
     return {**costs, **metrics, "rung": max(report.rungs, default=0)}

@@ -1,4 +1,4 @@
-"""How numbers and configurations read in the terminal: short, with their unit."""
+"""Texts for numbers and configurations in the terminal: short, with their unit."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def amount(fidelity: float, time_attr: str) -> str:
 
 
 def unit(time_attr: str) -> str:
-    """What a fidelity is counted in: 'steps', 'GPU seconds'."""
+    """The unit of a fidelity: 'steps', 'GPU seconds'."""
     return UNITS.get(time_attr, time_attr)
 
 

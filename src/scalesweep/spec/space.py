@@ -181,7 +181,7 @@ Distribution = Literal["constant", "categorical", "int_uniform", "uniform", "log
 
 
 class Parameter(BaseModel):
-    """How one parameter varies: `value` fixes it, `values` lists choices, `min` and `max` span a range."""
+    """The variation of one parameter: `value` fixes it, `values` lists choices, `min` and `max` span a range."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

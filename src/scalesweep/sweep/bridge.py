@@ -1,11 +1,11 @@
-"""Gives Ray Tune our proposals and our survival rule, through its public interfaces, and nothing more.
+"""Connects the conductor to Ray Tune, through Tune's public interfaces.
 
-Tune shows its searcher neither the report on which a trial stops nor why it stopped, and forgets its scheduler on resume.
-So scheduler, searcher and stopper here are faces of one `Conductor`, which sees every report and decides alone.
+Tune does not show its searcher the report on which a trial stops, nor the reason, and it forgets its scheduler on resume.
+Therefore the scheduler, searcher and stopper here only pass calls to one `Conductor`, which sees every report and decides.
 
-Tune hands a trial's process to the next trial, but keeps at most one that has nothing to do, and starting another takes
-seconds. So a trial that has ended, or is paused, keeps its process until a new one needs it: its last report is answered with "do
-nothing" (which leaves it as it is), and it is stopped when a new trial has been queued. It holds no GPU meanwhile.
+Tune passes a trial's process on to the next trial, but keeps at most one idle process, and starting another takes seconds.
+Therefore a trial that has ended or is paused keeps its process until a new trial needs it. The scheduler answers its last report
+with NOOP, which leaves the process as it is, and stops the trial once a new one is queued. A parked process holds no GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TrialPayload = Callable[[Trial], dict[str, Any]]
 
 
 class BridgeSearcher(Searcher):
-    """Asks the conductor for trials that can start now."""
+    """Tune's searcher: asks the conductor for trials that can start now."""
 
     def __init__(self, conductor: Conductor, payload: TrialPayload, scheduler: BridgeScheduler) -> None:
         super().__init__(metric=None, mode=None)
@@ -34,14 +34,14 @@ class BridgeSearcher(Searcher):
         self.payload = payload
         self.scheduler = scheduler
         self.names: dict[str, str] = {}  # Tune's trial id → ours
-        self.newest: dict[str, str] = {}  # our name → the id of Tune's newest trial of it; one that is tried again, or goes on
-        # after a pause, is a new one to Tune
+        self.newest: dict[str, str] = {}  # our name → the id of its newest trial in Tune. A retry, or a trial that continues
+        # after a pause, is a new trial for Tune.
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.conductor.finished():
             return Searcher.FINISHED
         if self.scheduler.takes_over:
-            return None  # one at a time, as one process changes hands per round of Tune's loop
+            return None  # one at a time: each round of Tune's loop passes on one process
         trial = self.conductor.next_trial()
         if trial is None:
             return None
@@ -51,23 +51,23 @@ class BridgeSearcher(Searcher):
         return self.payload(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
-        if error and self.newest[self.names[trial_id]] == trial_id:  # else only the process that an earlier one had kept
+        if error and self.newest[self.names[trial_id]] == trial_id:  # else an earlier attempt's parked process died
             self.conductor.died(self.names[trial_id])
 
-    # The record is the one state that is kept; Tune would pickle the searcher.
+    # The record is the only saved state; Tune would pickle the searcher.
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
     def save(self, checkpoint_path: str) -> None: ...
     def restore(self, checkpoint_path: str) -> None: ...
 
 
 class BridgeScheduler(TrialScheduler):
-    """Passes every report to the conductor and its decision to Tune."""
+    """Tune's scheduler: passes every report to the conductor, and the conductor's decision to Tune."""
 
     def __init__(self, conductor: Conductor) -> None:
         super().__init__()
         self.conductor = conductor
-        self.parked: list[Any] = []  # Tune's trials that have ended and keep their process for others
-        self.takes_over = False  # a queued trial waits for the process of a parked one
+        self.parked: list[Any] = []  # ended or paused trials of Tune whose processes wait for new trials
+        self.takes_over = False  # a queued trial waits for a parked process
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
         name = trial.config["trial"]
@@ -82,7 +82,7 @@ class BridgeScheduler(TrialScheduler):
         return TrialScheduler.NOOP
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Tune asks in each round, before it gives queued trials a process: the time to let a parked one's go."""
+        """Free a parked process. Tune calls this in each round, before it gives processes to queued trials."""
         if self.takes_over:
             if self.parked:
                 tune_controller.stop_trial(self.parked.pop())
@@ -102,7 +102,7 @@ class BridgeScheduler(TrialScheduler):
 
 
 class BridgeStopper(Stopper):
-    """Ends the experiment when the conductor says that nothing is left to do."""
+    """Tune's stopper: ends the experiment when the conductor has finished."""
 
     def __init__(self, conductor: Conductor) -> None:
         self.conductor = conductor
@@ -122,8 +122,8 @@ def run_tune(
     storage_path: str,
 ) -> None:
     """Run the sweep to its end, or until the conductor is interrupted."""
-    # Tune would copy the driver's AWS keys into each trial's runtime environment, which Ray writes into its logs in clear. A
-    # trial's own process needs none.
+    # Tune would copy the driver's AWS keys into each trial's runtime environment, and Ray logs that in clear text. A trial's
+    # process does not need them.
     class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
     scheduler = BridgeScheduler(conductor)
     tuner = tune.Tuner(
@@ -140,8 +140,8 @@ def run_tune(
             name="tune",
             storage_path=storage_path,
             stop=BridgeStopper(conductor),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # workers write their own
-            # A trial whose process died is a new one to Tune: it needs other workers, which its config names.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # workers write the checkpoints
+            # A retry is a new trial for Tune, because its config names other workers.
             failure_config=tune.FailureConfig(max_failures=0),
             verbose=0,
         ),

@@ -1,4 +1,4 @@
-"""Deletes the checkpoints of trials that are out for good, as they end."""
+"""Deletes the checkpoints of trials that have ended."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from scalesweep.record import Record
 from scalesweep.storage import UrlPath
 
-CLOSE_SECONDS = 60.0  # that the end of a session waits for deletions; what is left then goes when it is resumed
+CLOSE_SECONDS = 60.0  # that the end of a session waits for deletions; `resume` deletes the rest
 
 
 class CheckpointSweeper:
-    """A sink. Deletes in a thread of its own, for the storage may be slow, or away."""
+    """A sink that deletes in its own thread, because the storage may be slow or unavailable."""
 
     def __init__(self, folder: Path | UrlPath, record: Record) -> None:
-        """`folder` has one of each trial. What an earlier session left of trials that have ended goes first."""
+        """Start with the ended trials of earlier sessions. `folder` holds one folder per trial."""
         self._folder = folder
         self._queue: queue.SimpleQueue[frozenset[str] | None] = queue.SimpleQueue()
         self._queue.put(_ended(record))
@@ -30,7 +30,7 @@ class CheckpointSweeper:
             self._queue.put(frozenset([event["trial"]]))
 
     def close(self, record: Record) -> None:
-        """Look once more, now that no worker is left that could still have been writing."""
+        """Delete once more what ended trials left, now that no worker writes any more."""
         self._queue.put(_ended(record))
         self._queue.put(None)
         self._thread.join(CLOSE_SECONDS)
@@ -39,7 +39,7 @@ class CheckpointSweeper:
         while (trials := self._queue.get()) is not None:
             try:
                 self._remove(trials)
-            except OSError:  # the storage is away: all that is left is looked for again at the end, and at a resume
+            except OSError:  # the storage is unavailable; `close` and a resume try again
                 continue
 
     def _remove(self, trials: frozenset[str]) -> None:

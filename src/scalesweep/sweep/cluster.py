@@ -1,6 +1,6 @@
-"""What a cluster can hold: the nodes that are there, or the kinds of nodes that its file lets it grow to.
+"""The capacity of a cluster: its live nodes, or the nodes that its file lets it grow to.
 
-Two kinds of file are read: Ray's cluster launcher's (`ray up`), and a KubeRay RayCluster manifest.
+Two kinds of cluster file are supported: the file for Ray's cluster launcher (`ray up`) and a KubeRay RayCluster manifest.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from scalesweep.errors import SpecError
 from scalesweep.spec import LadderSize, SweepSpec, allowed_gpus
 from scalesweep.spec.loading import Document, KeyPath, read_yaml
 
-LAUNCHER_WORKERS = 2  # what the cluster launcher takes for `max_workers` where its file has none
+LAUNCHER_WORKERS = 2  # the launcher's default for `max_workers`
 
 
 @dataclass(frozen=True)
 class NodeKind:
-    """Nodes that are alike: how many there can be, and what one has."""
+    """A number of equal nodes, and the resources of each."""
 
     name: str
     count: int
@@ -36,7 +36,7 @@ class NodeKind:
 
 @dataclass(frozen=True)
 class Cluster:
-    """All that a cluster can become. `max_nodes` bounds the nodes of all kinds but the head's (the first) together."""
+    """The largest size of a cluster. `max_nodes` bounds the total number of nodes, without those of the first kind (the head)."""
 
     name: str
     kinds: tuple[NodeKind, ...]
@@ -51,7 +51,7 @@ class Cluster:
         return self._most(lambda kind: kind.gpus)
 
     def workers(self, cpus_per_worker: int, accelerator_type: str | None = None, one_node: bool = False) -> int:
-        """Workers that it can hold at once, of that accelerator type; on the best node alone, if `one_node`."""
+        """Return the number of workers that fit at once on nodes of that accelerator type; with `one_node`, on the best node."""
 
         def held(kind: NodeKind) -> int:
             fits = accelerator_type in (None, kind.accelerator_type)
@@ -60,7 +60,7 @@ class Cluster:
         return max((held(kind) for kind in self.kinds if kind.count), default=0) if one_node else self._most(held)
 
     def _most(self, of_node: Callable[[NodeKind], int]) -> int:
-        """The sum over its nodes, where those of the best kinds are chosen."""
+        """Return the sum of `of_node` over the nodes, choosing the best kinds up to `max_nodes`."""
         if self.max_nodes is None:
             return sum(kind.count * of_node(kind) for kind in self.kinds)
         head, *others = self.kinds
@@ -69,7 +69,7 @@ class Cluster:
 
 
 def live_cluster(nodes: Sequence[Mapping[str, Any]]) -> Cluster:
-    """What is there, by `ray.nodes()`."""
+    """Return the capacity of the live nodes in `ray.nodes()`."""
     alike: Counter[tuple[int, int, str | None]] = Counter()
     for node in nodes:
         resources = node["Resources"]
@@ -79,10 +79,10 @@ def live_cluster(nodes: Sequence[Mapping[str, Any]]) -> Cluster:
 
 
 def read_cluster(path: Path) -> Cluster:
-    """What the cluster of a file can grow to.
+    """Return the capacity that the cluster of a file can grow to.
 
     Raises:
-        SpecError: no such file, or a kind of nodes whose CPUs it does not say.
+        SpecError: if the file is missing or invalid, or does not state the CPUs of a kind of node.
     """
     document = read_yaml(path, "cluster file")
     data = document.data
@@ -90,8 +90,8 @@ def read_cluster(path: Path) -> Cluster:
         return _launcher(document)
     if isinstance(data, dict) and data.get("kind") == "RayCluster":
         return _kuberay(document)
-    hint = "give the file that `ray up` takes (it has available_node_types), or a RayCluster manifest of KubeRay"
-    raise SpecError([document.problem((), "is no cluster file", hint)])
+    hint = "give a file for `ray up` (it has available_node_types), or a RayCluster manifest of KubeRay"
+    raise SpecError([document.problem((), "is not a cluster file", hint)])
 
 
 def _launcher(document: Document) -> Cluster:
@@ -106,7 +106,9 @@ def _launcher(document: Document) -> Cluster:
         _check_whole(document, (*at, "max_workers"), count)
         kinds.append(_kind(document, (*at, "resources"), name, count, _at(node, "resources", default={})))
     if not kinds or kinds[0].name != head:
-        raise SpecError([document.problem(("head_node_type",), "names none of available_node_types", "name the head's")])
+        raise SpecError(
+            [document.problem(("head_node_type",), "is not one of available_node_types", "name the type of the head node")]
+        )
     return Cluster(document.file, tuple(kinds), most)
 
 
@@ -128,7 +130,7 @@ def _kuberay(document: Document) -> Cluster:
 
 
 def _at(data: Any, *path: str | int, default: Any) -> Any:
-    """What stands there; `default` where the way to it is not there, or what stands there is of another kind."""
+    """Return the value at `path`; `default` if it is missing or has another type than `default`."""
     for key in path:
         try:
             data = data[key]
@@ -140,9 +142,9 @@ def _at(data: Any, *path: str | int, default: Any) -> Any:
 def _kind(document: Document, path: KeyPath, name: str, count: int, resources: Mapping[str, Any]) -> NodeKind:
     if "CPU" not in resources:
         hint = (
-            "write them out, such as {CPU: 48, GPU: 4, 'accelerator_type:A10G': 1}; what Ray would find later is not known here"
+            "write them, for example {CPU: 48, GPU: 4, 'accelerator_type:A10G': 1}; scalesweep can't see what Ray detects later"
         )
-        raise SpecError([document.problem(path, f"the CPUs and GPUs of {name!r} are not said", hint)])
+        raise SpecError([document.problem(path, f"the CPUs and GPUs of {name!r} are missing", hint)])
     for key in ("CPU", "GPU"):
         _check_whole(document, (*path, key), resources.get(key, 0))
     return NodeKind(name, count, resources.get("GPU", 0), resources["CPU"], accelerator_type_of(resources))
@@ -150,19 +152,21 @@ def _kind(document: Document, path: KeyPath, name: str, count: int, resources: M
 
 def _check_whole(document: Document, path: KeyPath, value: Any) -> None:
     if type(value) is not int or value < 0:
-        raise SpecError([document.problem(path, f"{value!r} is no whole number", "such as 4")])
+        raise SpecError([document.problem(path, f"{value!r} is not a whole number of at least 0", "write for example 4")])
 
 
 # ---- what can be placed ----------------------------------------------------------------------------------------------------
 
 
 def check_placement(spec: SweepSpec, cluster: Cluster) -> None:
-    """Refuse what no node could ever hold, for each size and each GPU count that it may draw.
+    """Check that the cluster can hold each size with each GPU count that it may draw.
 
     Raises:
-        SpecError: naming the size, the counts, what they want and what the cluster has.
+        SpecError: with the size, the GPU counts, the resources they need and those of the cluster.
     """
-    problems: dict[tuple[KeyPath, str, str], list[str]] = {}  # where, what and hint → sizes: what is alike is said once
+    problems: dict[
+        tuple[KeyPath, str, str], list[str]
+    ] = {}  # (key, message, hint) → sizes, so that equal problems are reported once
     for index, size in enumerate(spec.sizes()):
         most = cluster.workers(spec.resources.cpus_per_worker, size.accelerator_type, spec.resources.placement == "strict_pack")
         beyond = [count for count in allowed_gpus(spec, size) if count > most]
@@ -183,17 +187,19 @@ def check_placement(spec: SweepSpec, cluster: Cluster) -> None:
     ]
     most_gpus = spec.resources.max_gpus
     if most_gpus is not None and most_gpus > cluster.gpus:
-        message = f"{most_gpus} is above the {cluster.gpus} GPUs that {cluster.name} lets the cluster grow to"
-        found.append(spec.problem(("resources", "max_gpus"), message, f"write {cluster.gpus}, or raise max_workers there"))
+        message = f"{most_gpus} is above {cluster.gpus}, the most GPUs that {cluster.name} allows"
+        found.append(
+            spec.problem(("resources", "max_gpus"), message, f"write {cluster.gpus}, or increase max_workers in that file")
+        )
     if found:
         raise SpecError(found)
 
 
 def workers_by_file(spec: SweepSpec, path: Path) -> int:
-    """Workers that the cluster of a file can hold at once, once it is known that every trial can be placed there.
+    """Check that the cluster of a file can hold every trial, and return the number of workers that it holds at once.
 
     Raises:
-        SpecError: as `read_cluster` and `check_placement` do.
+        SpecError: from `read_cluster` or `check_placement`.
     """
     cluster = read_cluster(path)
     check_placement(spec, cluster)
@@ -201,7 +207,7 @@ def workers_by_file(spec: SweepSpec, path: Path) -> int:
 
 
 def can_spare(spec: SweepSpec, nodes: Sequence[Mapping[str, Any]], without: Collection[str]) -> bool:
-    """Whether every trial can still be placed without some of `ray.nodes()`, by their ids; yes where others may come."""
+    """Return whether every trial still fits without the nodes whose ids are in `without`. A cluster that grows can spare any node."""
     try:
         if spec.resources.max_gpus is None:
             check_placement(spec, live_cluster([node for node in nodes if node["NodeID"] not in without]))
@@ -214,7 +220,7 @@ def _wanted(spec: SweepSpec, size: LadderSize, beyond: Sequence[int], most: int)
     shown = ", ".join(map(str, beyond[:4])) + (" …" if len(beyond) > 4 else "")
     where = " on one node" if spec.resources.placement == "strict_pack" else ""
     gpu = f"{size.accelerator_type or 'GPU'} and {spec.resources.cpus_per_worker} CPU(s)"
-    return f"may draw num_gpus {shown}, and at most {most} worker(s) of one {gpu} each can be placed{where}"
+    return f"may draw num_gpus {shown}, but at most {most} worker(s) with one {gpu} each fit{where}"
 
 
 def _remedy(spec: SweepSpec, cluster: Cluster, size: LadderSize, most: int) -> str:
@@ -224,11 +230,11 @@ def _remedy(spec: SweepSpec, cluster: Cluster, size: LadderSize, most: int) -> s
         found.append("lower resources.cpus_per_worker")
     if one_node and cluster.workers(spec.resources.cpus_per_worker, size.accelerator_type) > most:
         found.append("let a trial span nodes (resources.placement: pack)")
-    return ", or ".join([*found, "use a cluster that can have more of such nodes"])
+    return ", or ".join([*found, "use a cluster with more such nodes"])
 
 
 def _key_at_fault(spec: SweepSpec, cluster: Cluster, index: int, size: LadderSize, count: int) -> KeyPath:
-    """The accelerator type where there is none such, else the smallest count that is too large."""
+    """Return the key of the accelerator type if the cluster lacks it, else that of the smallest GPU count that is too large."""
     if size.accelerator_type not in (None, *(kind.accelerator_type for kind in cluster.kinds if kind.count)):
         return ("ladder", index, "accelerator_type") if isinstance(spec.ladder, list) else ("ladder", "accelerator_type")
     parameter = spec.search_space.parameters.get("num_gpus")

@@ -1,7 +1,7 @@
-"""A sweep's driver as a job of a Ray cluster: submitted, followed, left alone, found again, stopped.
+"""Runs a sweep's driver as a Ray job: submits it, follows its log, finds it again and stops it.
 
-The driver runs on the cluster, where it writes the run folder; what runs here only reads its log. Nothing of this process's
-environment travels: Ray shows a job's variables and metadata to whoever may see its dashboard.
+The driver runs on the cluster and writes the run folder there; this process only reads the log. It passes on nothing of its
+environment, because Ray shows a job's variables and metadata to everyone who can open the dashboard.
 """
 
 from __future__ import annotations
@@ -28,33 +28,36 @@ from scalesweep.spec import SweepSpec
 from scalesweep.spec.loading import KeyPath
 from scalesweep.storage import UrlPath
 
-PORTS = {"http": 80, "https": 443, "ray": 10001}  # kinds of address, and the port where none is written
-RUN_DIR = "scalesweep_run_dir"  # the job's metadata say which folder it drives
-STOP_SECONDS = 120  # that a driver may take to stop cleanly; Ray kills it after 3 by default
-SILENT_SECONDS = 120.0  # without a line of the log: the connection may be dead, so a new one is made
-CLIENT_TRIES = 5  # for the server of a ray:// address, some of which die at their start (ray-project/ray issue 63202)
-LOST_SECONDS = 120.0  # that a cluster may be away before following it is given up
-PASSED_ON = (2, 3, 4, 130)  # exit codes of a driver that has said what was wrong
+PORTS = {"http": 80, "https": 443, "ray": 10001}  # scheme of an address → its default port
+RUN_DIR = "scalesweep_run_dir"  # key of the job's metadata that holds the run folder
+STOP_SECONDS = 120  # time for a driver to stop cleanly; Ray's default is 3
+SILENT_SECONDS = 120.0  # without a line of the log; then the connection may be dead, and a new one is opened
+CLIENT_TRIES = 5  # to start the server behind a ray:// address; some die at their start (ray-project/ray issue 63202)
+LOST_SECONDS = 120.0  # without an answer of the cluster, before `follow` gives up
+PASSED_ON = (2, 3, 4, 130)  # exit codes of a driver that has printed its own error
 
 
 def is_job_address(address: str | None) -> bool:
-    """Whether a driver has to run as a job there."""
+    """Return whether a driver at this address must run as a Ray job."""
     return address is not None and address.partition("://")[0] in PORTS and "://" in address
 
 
 def shared_folder(run_dir: Path | UrlPath | None) -> str:
-    """The run folder as every node knows it. Raises UserError where nodes could take it for different ones."""
+    """Return the run folder as a path that means the same on every node.
+
+    Raises UserError if it is missing or relative.
+    """
     if isinstance(run_dir, UrlPath):
         return str(run_dir)
     if run_dir is None or not run_dir.is_absolute():
         what = "is missing" if run_dir is None else f"{run_dir} is relative to a folder of this machine"
-        hint = "name storage that all nodes of the cluster share, from its root: /shared/runs/NAME, or s3://BUCKET/NAME"
+        hint = "give --run-dir a place that all nodes share, with its full path: /shared/runs/NAME, or s3://BUCKET/NAME"
         raise UserError(f"the run folder of a job {what}", hint)
     return os.path.normpath(run_dir)
 
 
 def check_paths(spec: SweepSpec, base: Path) -> None:
-    """Raises SpecError where the sweep names files of this machine, which no node of the cluster would find."""
+    """Raise SpecError if the sweep names files of this machine, which the cluster's nodes can't read."""
     models: list[tuple[KeyPath, str]] = (
         [(("ladder", index, "model"), size.model) for index, size in enumerate(spec.ladder)]
         if isinstance(spec.ladder, list)
@@ -65,18 +68,20 @@ def check_paths(spec: SweepSpec, base: Path) -> None:
     for key, written in [(("data", "path"), spec.data.path), *models, *past]:
         path = Path(written)
         if not path.is_absolute() and ((base / path).exists() or path.exists()):
-            hint = "copy it to storage that all nodes share, and write its path from the root"
-            problems.append(spec.problem(key, f"{written} is on this machine; the nodes of the cluster don't see it", hint))
+            hint = "copy it to storage that all nodes share, and write its absolute path"
+            problems.append(
+                spec.problem(key, f"{written} is on this machine, and the nodes of the cluster can't read it", hint)
+            )
     if problems:
         raise SpecError(problems)
 
 
 class Jobs:
-    """The job server of a cluster.
+    """A client of a cluster's job server.
 
     Raises:
-        UserError: an address that can't be one.
-        OutsideError: no job server answers there, or it refuses this client. So do all methods.
+        UserError: if the address is invalid.
+        OutsideError: if no job server answers, or it refuses this client. All methods raise it too.
     """
 
     def __init__(self, address: str) -> None:
@@ -94,8 +99,8 @@ class Jobs:
                 self._client: Any = _connected(lambda: JobSubmissionClient(address))
             except (ImportError, RuntimeError) as error:
                 if isinstance(error, ImportError) or "ray[default]" in str(error):
-                    hint = "pip install 'scalesweep[cluster]', here and on the cluster's nodes"
-                    raise UserError("a part of Ray that talks to job servers is not installed here", hint) from None
+                    hint = "run pip install 'scalesweep[cluster]' here and on the cluster's nodes"
+                    raise UserError("Ray's job client is not installed on this machine", hint) from None
                 raise
 
     @contextlib.contextmanager
@@ -105,29 +110,29 @@ class Jobs:
         try:
             yield
         except AuthenticationError:
-            hint = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that the cluster's nodes have"
+            hint = "set RAY_AUTH_MODE=token, and set RAY_AUTH_TOKEN_PATH to a copy of the cluster's token file"
             raise OutsideError(f"the cluster at {self.address} refuses this client's token", hint) from None
         except (OSError, RuntimeError, ValueError, KeyError) as error:  # requests' errors are OSErrors
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             said = lines[-1 if self.address.startswith("ray://") else 0].strip()
-            hint = "is it the dashboard's address, http://HEAD:8265, and can it be reached from here?"
+            hint = "check that this is the dashboard's address (http://HEAD:8265) and that this machine can reach it"
             raise OutsideError(f"no Ray job server answers at {self.address}: {said[:300]}", hint) from None
 
     def submit(self, run_dir: str, arguments: Sequence[str], files: dict[str, str] | None = None) -> str:
-        """Run `scalesweep ARGUMENTS` on the cluster, in a folder that holds `files` (name there → path here), and nothing else.
+        """Run `scalesweep ARGUMENTS` on the cluster, in a folder that holds only `files` (name there → path here).
 
         Returns:
-            the job's id.
+            The job's id.
 
         Raises:
-            UserError: a job drives this run folder already.
+            UserError: if a job already drives this run folder.
         """
         for job in self._of_sweeps():
             if job.metadata[RUN_DIR] == run_dir and not job.status.is_terminal():
                 hint = f"follow it:  scalesweep attach {run_dir} --address {self.address}\n      stop it:    … --stop"
-                raise UserError(f"{run_dir} is driven by job {job.submission_id} of this cluster already", hint)
+                raise UserError(f"job {job.submission_id} of this cluster already drives {run_dir}", hint)
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_dir.partition("?")[0].rstrip("/").rpartition("/")[2])
-        # Ray gives the line to a shell.
+        # Ray runs the line in a shell.
         entrypoint = "exec " + shlex.join(["python", "-m", "scalesweep.cli", *arguments])
         environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
         with tempfile.TemporaryDirectory() as folder, self._answers():
@@ -147,14 +152,17 @@ class Jobs:
             )
 
     def find(self, target: str) -> tuple[str, str]:
-        """The job with this id, or the last one that drove this run folder: its id, and the folder. Raises UserError."""
+        """Find the job with this id, or the last job that drove this run folder.
+
+        Returns the job's id and its run folder. Raises UserError if there is none.
+        """
         jobs = self._of_sweeps()
         folder = os.path.normpath(target) if "://" not in target else target.rstrip("/")
         found = [job for job in jobs if target == job.submission_id or folder == job.metadata[RUN_DIR]]
         if not found:
             known = {job.submission_id for job in jobs} | {job.metadata[RUN_DIR] for job in jobs}
-            hint = did_you_mean(target, known) if known else "no sweep has run as a job there since the cluster was started"
-            raise UserError(f"the cluster at {self.address} has no job {target!r}, nor one with such a run folder", hint)
+            hint = did_you_mean(target, known) if known else "no sweep has run as a job since the cluster started"
+            raise UserError(f"the cluster at {self.address} has no job {target!r}, and no job with that run folder", hint)
         job = max(found, key=lambda job: job.start_time or 0)
         return job.submission_id, job.metadata[RUN_DIR]
 
@@ -163,20 +171,20 @@ class Jobs:
             return [job for job in self._client.list_jobs() if job.submission_id and RUN_DIR in (job.metadata or {})]
 
     def stop(self, job: str) -> None:
-        """Have the driver stop cleanly (SIGTERM; killed after `STOP_SECONDS`). Raises UserError where it has ended."""
+        """Stop the driver cleanly with SIGTERM; Ray kills it after `STOP_SECONDS`. Raises UserError if the job has ended."""
         with self._answers():
             stopped = self._client.stop_job(job)
         if not stopped:
-            raise UserError(f"job {job} has ended already", f"how: scalesweep attach {job} --address {self.address}")
+            raise UserError(f"job {job} has ended already", f"see how: scalesweep attach {job} --address {self.address}")
 
     def follow(self, job: str, show: Callable[[str], None]) -> tuple[str, int]:
-        """Show the job's log, from its first line to the last, and wait for the job to end.
+        """Pass the job's whole log to `show`, and wait for the job to end.
 
         Returns:
-            the job's status in Ray's words (`SUCCEEDED`, `STOPPED`, `FAILED`), and the exit code that stands for it.
+            The job's status in Ray's words (`SUCCEEDED`, `STOPPED`, `FAILED`), and the exit code for it.
 
         Raises:
-            OutsideError: the cluster does not answer any more, or the driver died without a word.
+            OutsideError: if the cluster stops answering, or the driver died without printing its own error.
         """
         with _kept_ctrl_c() as raise_if_lost:
             return self._follow(job, show, raise_if_lost)
@@ -188,7 +196,7 @@ class Jobs:
 
         async def tail() -> None:
             nonlocal shown
-            passed, lines = 0, self._client.tail_job_logs(job)  # always from the first line
+            passed, lines = 0, self._client.tail_job_logs(job)  # Ray always begins at the first line
             with contextlib.suppress(StopAsyncIteration, TimeoutError):
                 while True:
                     async with asyncio.timeout(SILENT_SECONDS):
@@ -201,7 +209,7 @@ class Jobs:
         until = None
         while True:
             raise_if_lost()
-            # A connection that breaks is made anew; whether the cluster is there at all is seen next.
+            # A broken connection is opened again. The next call shows whether the cluster still answers.
             with contextlib.suppress(OSError, RuntimeError, aiohttp.ClientError):
                 asyncio.run(tail())
             try:
@@ -210,9 +218,7 @@ class Jobs:
             except OutsideError as error:
                 until = until or time.monotonic() + LOST_SECONDS
                 if time.monotonic() >= until:
-                    hint = (
-                        "the sweep may go on without this terminal: attach again; if the cluster has gone, resume on a new one"
-                    )
+                    hint = "the sweep may continue without this terminal: attach again. If the cluster is gone, resume on a new one"
                     raise OutsideError(error.message, hint) from None
             else:
                 until = None
@@ -227,19 +233,19 @@ class Jobs:
             return 0
         if found.driver_exit_code in PASSED_ON:
             return int(found.driver_exit_code)
-        what = (found.message or "").strip().partition("\n")[0][:300] or "no reason was given"
+        what = (found.message or "").strip().partition("\n")[0][:300] or "Ray gave no reason"
         if found.driver_exit_code is not None:
             what = f"exit code {found.driver_exit_code}"
-        hint = f"the log above may say more; `scalesweep resume {found.metadata[RUN_DIR]} --address …` goes on with a sweep that had begun"
+        hint = (
+            f"read the log above; `scalesweep resume {found.metadata[RUN_DIR]} --address …` continues a sweep that had started"
+        )
         if found.driver_exit_code in (1, 127):
-            hint += (
-                "; `python` of the head's `ray start` must have scalesweep installed: start Ray with that environment active"
-            )
-        raise OutsideError(f"job {found.submission_id} ended badly: {what}", hint)
+            hint += "; check that `ray start` ran on the head in an environment that has scalesweep"
+        raise OutsideError(f"job {found.submission_id} failed: {what}", hint)
 
 
 def _connected(connect: Callable[[], Any]) -> Any:
-    """What `connect` returns. It is tried again where the server that Ray starts for each client of a ray:// address died."""
+    """Return the result of `connect`. Retry if Ray's server for a ray:// client died at its start."""
     for _ in range(CLIENT_TRIES - 1):
         try:
             return connect()
@@ -250,24 +256,24 @@ def _connected(connect: Callable[[], Any]) -> Any:
 
 
 def _knock(address: str) -> None:
-    """Knock at the door: Ray itself waits for minutes where nobody answers."""
+    """Check quickly that the address answers. Ray itself would wait for minutes."""
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port or PORTS[parts.scheme]
     except ValueError:
         host = None
     if not host:
-        raise UserError(f"--address {address} names no host and port", "for example http://HEAD:8265, or ray://HEAD:10001")
+        raise UserError(f"--address {address} has no host", "write for example http://HEAD:8265 or ray://HEAD:10001")
     try:
         socket.create_connection((host, port), timeout=10).close()
     except OSError as error:
-        hint = "`ray status` on the head tells whether the cluster is up; its dashboard listens on --dashboard-host, 127.0.0.1 by default"
-        raise OutsideError(f"nobody answers at {address} ({error})", hint) from None
+        hint = "run `ray status` on the head to see whether the cluster is up. Its dashboard listens on 127.0.0.1 unless --dashboard-host is set"
+        raise OutsideError(f"no server answers at {address} ({error})", hint) from None
 
 
 @contextlib.contextmanager
 def _kept_ctrl_c() -> Iterator[Callable[[], None]]:
-    """Ctrl-C as ever, and a function that raises it again where a library between here and the terminal has swallowed it."""
+    """Handle Ctrl-C as usual, and yield a function that raises KeyboardInterrupt again if a library has swallowed it."""
     pressed = False
 
     def handler(signum: int, frame: Any) -> None:  # noqa: ARG001

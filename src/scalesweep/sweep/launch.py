@@ -1,4 +1,4 @@
-"""Launch and resume: from a checked plan to a finished record, on a running Ray cluster or a local one."""
+"""Launches and resumes a sweep, on a running Ray cluster or a local one. The result is its record."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from scalesweep.sweep.checkpoints import CheckpointSweeper
 from scalesweep.sweep.cluster import can_spare, check_placement, live_cluster
 from scalesweep.sweep.preflight import Plan, check_static
 
-WARM_BYTES = 2 * 1024**3  # weights of a size that each worker makes itself ready for as it starts; larger ones wait for a trial
+WARM_BYTES = 2 * 1024**3  # largest weights that a starting worker prepares in advance; larger sizes wait for a trial
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is the log
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables would go to stdout
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the conductor bounds the queue; Tune's own bound is one trial
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # nor is Tune's state ever restored
+    "RAY_AIR_NEW_OUTPUT": "0",  # else Tune prints tables to stdout
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the conductor bounds the queue; Tune's default is one trial
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's state is never restored
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-VERSIONS_SECONDS = 120.0  # how long nodes may take to say what is installed there
-OBJECT_STORE_BYTES = 100 * 1024**2  # a local cluster passes configs and reports through it, nothing large
+VERSIONS_SECONDS = 120.0  # time for nodes to report their installed versions
+OBJECT_STORE_BYTES = 100 * 1024**2  # enough for configs and reports, the only objects of a local cluster
 
 
 def local_slots(spec: SweepSpec, num_gpus: int | None) -> int:
-    """Workers that a local cluster will hold, known before Ray starts: GPUs, or CPU workers where there is none."""
+    """Return the number of workers of a local cluster, before Ray starts: one per GPU, or CPU workers if there is no GPU."""
     gpus = _visible_gpus() if num_gpus is None else num_gpus
     return workers_of_node(gpus, _usable_cpus(), spec.resources.cpus_per_worker, on_gpus=gpus > 0)
 
@@ -55,7 +55,7 @@ def _usable_cpus() -> int:
 
 
 def _visible_gpus() -> int:
-    """GPUs of this machine, without importing torch: the driver lists one entry each."""
+    """Return the number of this machine's GPUs. Counts the driver's entries, because importing torch is slow."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
@@ -64,7 +64,7 @@ def _visible_gpus() -> int:
 
 
 def make_manifest(plan: Plan) -> dict[str, Any]:
-    """All that says what the sweep was and reproduces it."""
+    """Return the manifest of a new record: everything that describes and reproduces the sweep."""
     spec = plan.spec
     return {
         "schema_version": SCHEMA_VERSION,
@@ -100,15 +100,15 @@ def make_manifest(plan: Plan) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
-    """Join the cluster at `address`, or start a local one for the time of the sweep.
+    """Join the cluster at `address`, or start a local cluster for the duration of the sweep.
 
     Raises:
-        UserError: an address of a kind that this command can't drive.
-        OutsideError: no cluster answers there.
+        UserError: if a driver can't run at such an address.
+        OutsideError: if no cluster answers, or a node has other package versions.
     """
     if address and address.startswith(("ray://", "http://", "https://")):
-        hint = "`scalesweep launch` and `resume` take such an address and run the driver as a job; on a node, use 'auto'"
-        raise UserError(f"{address}: a sweep's driver runs on the cluster, not through a client connection", hint)
+        hint = "use `scalesweep launch` or `resume`, which run the driver as a Ray job; on a node of the cluster, use 'auto'"
+        raise UserError(f"{address} is a client address, and a sweep's driver must run on the cluster", hint)
     if address and address != "auto":
         _probe(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -117,7 +117,7 @@ def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
     import ray
 
     for name in ("ray", "ray.tune", "ray.air"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is in the record, and said by our own progress
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the record and our own progress report errors
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     try:
         if address:
@@ -134,7 +134,9 @@ def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
             )
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         where = f"no Ray cluster answers at {address}" if address else "a local Ray cluster did not start"
-        raise OutsideError(f"{where}: {str(error).splitlines()[0]}", "`ray status` tells whether one is up") from None
+        raise OutsideError(
+            f"{where}: {str(error).splitlines()[0]}", "run `ray status` to see whether a cluster is up"
+        ) from None
     try:
         if address:
             _check_versions()
@@ -144,10 +146,12 @@ def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
 
 
 def _check_versions() -> None:
-    """Ask every node what is installed there. One that does not answer is left to the workers that start on it.
+    """Compare the package versions of every node with those of this process.
+
+    A node that does not answer in time is skipped; workers check it when they start there.
 
     Raises:
-        OutsideError: a node has other versions than this process, or can't import scalesweep.
+        OutsideError: if a node has other versions, or can't import scalesweep.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -171,12 +175,12 @@ def _check_versions() -> None:
         except RayError:
             continue  # the node has just gone
     if wrong:
-        hint = "install the same versions on every node (constraints.txt pins them); Ray must be started from that environment"
+        hint = "install the same versions on every node (constraints.txt pins them), and start Ray from that environment"
         raise OutsideError("\n".join(wrong), hint)
 
 
 def _probe(address: str) -> None:
-    """Knock at HOST:PORT: Ray itself tries for minutes before it gives an address up."""
+    """Check quickly that HOST:PORT answers. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(
@@ -185,11 +189,13 @@ def _probe(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise OutsideError(f"no Ray cluster answers at {address} ({error})", "`ray status` tells whether one is up") from None
+        raise OutsideError(
+            f"no Ray cluster answers at {address} ({error})", "run `ray status` to see whether a cluster is up"
+        ) from None
 
 
 class Slots:
-    """Workers that the cluster holds, asked anew every few seconds (a cluster may grow)."""
+    """The number of workers that the cluster holds. Asks Ray again every few seconds, because a cluster may grow."""
 
     seconds = 10.0
 
@@ -199,10 +205,10 @@ class Slots:
         self._count = 0
         self._present = 0
         self.on_gpus = False
-        self.drained: Collection[str] = ()  # ids of nodes that are not used any more
+        self.drained: Collection[str] = ()  # ids of nodes that get no more workers
 
     def present(self) -> int:
-        """Workers that fit on what the cluster has now, before it grows."""
+        """Return the number of workers that fit on the nodes present now, before the cluster grows."""
         self()
         return self._present
 
@@ -214,7 +220,7 @@ class Slots:
             cluster = live_cluster([node for node in alive if node["NodeID"] not in self.drained])
             lost = live_cluster([node for node in alive if node["NodeID"] in self.drained])
             gpus = max(cluster.gpus, (self.spec.resources.max_gpus or 0) - lost.gpus)
-            # A GPU cluster that lost its GPU nodes for a while holds no worker; it does not become a CPU cluster.
+            # A GPU cluster without its GPU nodes holds no worker. It does not become a CPU cluster.
             self.on_gpus = self.on_gpus or gpus > 0
             self._present = cluster.workers(self.spec.resources.cpus_per_worker)
             if self.on_gpus and not cluster.on_gpus:
@@ -234,13 +240,13 @@ def launch(
     """Run a checked sweep into a new run folder and return its record.
 
     Raises:
-        UserError: the folder holds a sweep already, or the cluster is too small.
-        NothingUsableError: the sweep ended and no trial can be used.
-        KeyboardInterrupt: interrupted; `resume` continues it.
+        UserError: if the folder already holds a sweep, or the cluster is too small.
+        NothingUsableError: if the sweep ended without a usable trial.
+        KeyboardInterrupt: if the user interrupted the sweep; `resume` continues it.
     """
     check_writable(run_dir)
     if (run_dir / "sweep.json").exists():
-        RecordWriter(run_dir, {}).close()  # raises, naming the remedy
+        RecordWriter(run_dir, {}).close()  # raises UserError with the remedy
     with ray_cluster(address, num_gpus):
         slots = _checked_slots(plan.spec)
         with closing(RecordWriter(run_dir, make_manifest(plan))) as writer:
@@ -250,18 +256,18 @@ def launch(
 
 
 def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None) -> Record:
-    """Continue an interrupted sweep from its record: finished trials stay, running ones go on from their checkpoints.
+    """Continue an interrupted sweep from its record. Running trials continue from their checkpoints.
 
     Raises:
-        UserError: no run folder, one in use, or a sweep that has ended.
-        NothingUsableError: the sweep ended and no trial can be used.
-        KeyboardInterrupt: interrupted again.
+        UserError: if the run folder is missing or in use, or its sweep has ended.
+        NothingUsableError: if the sweep ended without a usable trial.
+        KeyboardInterrupt: if the user interrupted the sweep again.
     """
     read_manifest(run_dir)
     with closing(RecordWriter(run_dir)) as writer:
         if writer.record.status == "ended":
             shown = shlex.quote(str(run_dir))
-            hint = f"`scalesweep leaderboard {shown}` shows it; `scalesweep promote {shown}` takes its best trial"
+            hint = f"compare its trials with `scalesweep leaderboard {shown}`, or promote the best with `scalesweep promote {shown}`"
             raise UserError(
                 f"the sweep in {run_dir} has ended ({writer.record.ended_reason}); there is nothing to resume", hint
             )
@@ -273,23 +279,23 @@ def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, s
 
 
 def _trusted(spec: SweepSpec, run_dir: Path | UrlPath) -> str:
-    """What a run folder is trusted with: who can write there can have named other models and data than the user did."""
+    """List what a run folder is trusted with. Anyone who can write there can have changed its models and data."""
     sizes = spec.sizes()
     code = sorted({size.model for size in sizes if size.trust_remote_code})
     pickles = sorted({size.model for size in sizes if size.allow_pickle})
     return (
-        f"trusting {run_dir} for what is read: models {', '.join(sorted({size.model for size in sizes}))}; data {spec.data.path}"
+        f"trusting {run_dir} for the names of models and data: models {', '.join(sorted({size.model for size in sizes}))}; data {spec.data.path}"
         + (f"; runs the code of {', '.join(code)} (trust_remote_code)" if code else "")
         + (f"; may unpickle the weights of {', '.join(pickles)} (allow_pickle)" if pickles else "")
     )
 
 
 def _checked_slots(spec: SweepSpec) -> Slots:
-    """What the cluster holds, once it is known that every trial can be placed there.
+    """Check that the cluster can hold every trial, and return its slots.
 
     Raises:
-        SpecError: a GPU count or an accelerator type that the cluster does not have. One that grows (`max_gpus`) may get nodes
-            of other kinds; what it can get is known by its file (`check_placement` before the launch).
+        SpecError: if the cluster lacks a GPU count or an accelerator type. For a cluster that grows (`max_gpus`), only its file
+            shows which nodes it can get; `check_placement` checks that before the launch.
     """
     import ray
 
@@ -301,7 +307,7 @@ def _checked_slots(spec: SweepSpec) -> Slots:
 
 
 class TrialWorkers:
-    """The sweep's workers, leased to trials: what the conductor sees of the pool."""
+    """The sweep's workers, leased to trials. The conductor uses the worker pool through this class."""
 
     def __init__(self, manifest: dict[str, Any], spec: SweepSpec, slots: Slots) -> None:
         from scalesweep.training.job import job_from_manifest, ladder_entry
@@ -309,14 +315,14 @@ class TrialWorkers:
 
         self.spec, self.slots = spec, slots
         self.leases: dict[str, Lease] = {}
-        self.booted: list[float] = []  # seconds that workers took to start, not told to the conductor yet
+        self.booted: list[float] = []  # start times of workers in seconds, not yet passed to the conductor
         self._entry = functools.partial(ladder_entry, manifest)
         small = [entry["name"] for entry in manifest["ladder"] if 4 * entry["n_params"] <= WARM_BYTES]
         first_jobs = [
             job_from_manifest(manifest, "", trial_config(spec, {"model_size": name}), None)
             for name in small or [manifest["ladder"][0]["name"]]
         ]
-        # A cluster that is to grow shows its GPUs only later.
+        # A cluster that grows may show its GPUs only later.
         grows = spec.resources.max_gpus is not None
         self.pool = WorkerPool(
             spec.resources.cpus_per_worker,
@@ -362,7 +368,7 @@ class TrialWorkers:
         if can_spare(self.spec, nodes, {node, *self.drained}):
             return self.pool.drain(node)
         address = next(one["NodeManagerAddress"] for one in nodes if one["NodeID"] == node)
-        self.remarks.append(f"node {address} fails trials, and is not drained: without it not all GPU counts could be placed")
+        self.remarks.append(f"node {address} keeps failing trials, but stays in use: without it, some GPU counts would not fit")
         return None
 
     def gone(self, holder: str) -> bool:
@@ -424,7 +430,7 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
         except Exception as error:
             if conductor.outage is None or error is conductor.outage:
                 raise
-            raise conductor.outage from error  # Tune stumbled over what follows from it
+            raise conductor.outage from error  # Tune's error is a consequence of the outage
         finally:
             workers.pool.shutdown()
             conductor.close()
@@ -435,14 +441,14 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     if best(record) is None:
         errors = sorted({trial.error for trial in record.trials.values() if trial.error})
         raise NothingUsableError(
-            f"the sweep ended ({record.ended_reason}) and no trial has a usable {metric}",
-            "; ".join(errors)[:600] or "give it a larger budget, or a smaller grace_period",
+            f"the sweep ended ({record.ended_reason}), and no trial has a usable {metric}",
+            "; ".join(errors)[:600] or "increase the budget, or lower grace_period",
         )
     return record
 
 
 def _note_changed_versions(conductor: Conductor) -> None:
-    """A sweep resumed under other packages goes on, and its record says so."""
+    """Note in the record if a resumed sweep runs with other package versions than before."""
     before, now = conductor.record.manifest["versions"], package_versions()
     changed = [f"{name} {before.get(name)} → {version}" for name, version in now.items() if before.get(name) != version]
     if changed:
@@ -451,7 +457,7 @@ def _note_changed_versions(conductor: Conductor) -> None:
 
 @contextlib.contextmanager
 def _interruptible(conductor: Conductor) -> Iterator[None]:
-    """Ctrl-C once (or SIGTERM) stops cleanly; twice stops at once. Both can be resumed."""
+    """Stop cleanly on the first Ctrl-C or SIGTERM, and at once on the second. `resume` continues after both."""
 
     def handler(signum: int, frame: Any) -> None:  # noqa: ARG001
         if conductor.interrupted:
@@ -467,7 +473,7 @@ def _interruptible(conductor: Conductor) -> Iterator[None]:
 
 
 def _keep_views(folder: Path, run_dir: Path | UrlPath) -> None:
-    """Copy what the driver made in its working folder to the URL: the study and the W&B runs. Neither is needed to resume."""
+    """Copy the study and the W&B runs from the working folder to a URL. `resume` needs neither."""
     if isinstance(run_dir, Path):
         return
     found = [folder / "study.log", *sorted((folder / "wandb").rglob("*"))]
@@ -476,4 +482,4 @@ def _keep_views(folder: Path, run_dir: Path | UrlPath) -> None:
             if path.is_file() and not path.is_symlink():
                 (run_dir / path.relative_to(folder).as_posix()).upload(path)
     except OSError as error:
-        print(f"{folder} could not be copied to {run_dir}: {error.strerror}", file=sys.stderr, flush=True)
+        print(f"could not copy {folder} to {run_dir}: {error.strerror}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""Every check that needs more than the two files, before any compute: models, data, metric, schedules, resources.
+"""Checks models, data, metric, schedules and resources, before any compute.
 
-The result, a `Plan`, holds all that launch needs and all that `scalesweep plan` prints.
+The result is a `Plan`. It holds everything that launch needs and that `scalesweep plan` prints.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a sweep may cost at most: `trials` run to the end, as far as the spec bounds them."""
+    """Upper bounds of a sweep's cost, if all `trials` run to the end. None where the spec sets no bound."""
 
     trials: int | None
     tokens: float | None
@@ -42,14 +42,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked sweep: the spec, and what was found out about its models and data."""
+    """A checked sweep: its spec, and the facts found about its models and data."""
 
     spec: SweepSpec
     goal: str
     sizes: tuple[ResolvedSize, ...]
-    ladder: dict[str, LadderSize]  # as in the spec, with local paths made absolute
-    data: DataSpec  # as in the spec, with a local path made absolute
-    data_keys: dict[str, str]  # tokenized data of each size: its folder's name in a node's cache
+    ladder: dict[str, LadderSize]  # of the spec, with absolute local paths
+    data: DataSpec  # of the spec, with an absolute local path
+    data_keys: dict[str, str]  # size → folder of its tokenized data in a node's cache
     data_fingerprint: str
     data_summary: dict[str, Any]
     data_notes: list[str]
@@ -57,9 +57,9 @@ class Plan:
     train_examples: int
     tokens_per_example: float
     cost: Cost
-    hopeless: list[tuple[str, str]]  # sizes and unfreezing modes that no trial is placed with: they can't fit
+    hopeless: list[tuple[str, str]]  # (size, unfreezing mode) pairs that can't fit in GPU memory; the search skips them
     past: tuple[Past, ...] = ()  # trials of earlier sweeps to learn from
-    past_note: str = ""  # how many there are, of how many
+    past_note: str = ""  # a sentence that counts them
 
     @property
     def rungs(self) -> list[int | float]:
@@ -70,7 +70,7 @@ class Plan:
         return rung_count(self.rungs, self.spec.early_terminate.max_t)
 
     def as_json(self) -> dict[str, Any]:
-        """The whole plan as plain data, for `plan --json`."""
+        """Return the plan as plain data, for `plan --json`."""
         spec = self.spec
         return {
             "sweep": spec.name,
@@ -93,20 +93,26 @@ class Plan:
 
 
 def check_static(spec: SweepSpec, slots: int | None) -> str:
-    """What needs neither model nor data. `slots` is the number of workers the cluster can hold (None: not known yet).
+    """Run the checks that need neither models nor data.
+
+    Args:
+        slots: workers that the cluster can hold; None if not known yet.
 
     Returns:
-        the goal, `minimize` or `maximize`.
+        The metric's goal, `minimize` or `maximize`.
+
+    Raises:
+        SpecError: with every problem found.
     """
     problems: list[Problem] = []
     metric = METRICS.get(spec.metric.name)
     fitting = [name for name, row in METRICS.items() if spec.task in row.tasks]
     if metric is None or spec.task not in metric.tasks:
-        message = f"{spec.metric.name!r} is unknown" if metric is None else f"{spec.task} has no {spec.metric.name}"
+        message = f"{spec.metric.name!r} is unknown" if metric is None else f"{spec.task} has no metric {spec.metric.name}"
         problems.append(spec.problem(("metric", "name"), message, did_you_mean(spec.metric.name, fitting)))
     elif spec.metric.goal not in (None, metric.goal):
-        message = f"{spec.metric.name} is to be {metric.goal}d, not {spec.metric.goal}d"
-        problems.append(spec.problem(("metric", "goal"), message, f"write goal: {metric.goal}, or leave it out"))
+        message = f"{spec.metric.name} must be {metric.goal}d, not {spec.metric.goal}d"
+        problems.append(spec.problem(("metric", "goal"), message, f"write goal: {metric.goal}, or remove the key"))
 
     at: KeyPath = ("search_space", "parameters")
     scheduler = spec.search_space.parameters.get("lr_scheduler_type")
@@ -114,7 +120,7 @@ def check_static(spec: SweepSpec, slots: int | None) -> str:
         if value not in SCHEDULES:
             key = ("value",) if scheduler and scheduler.value is not None else ("values", index)
             path = (*at, "lr_scheduler_type", *key)
-            problems.append(spec.problem(path, f"{value!r} is no schedule", did_you_mean(str(value), SCHEDULES)))
+            problems.append(spec.problem(path, f"{value!r} is not a schedule", did_you_mean(str(value), SCHEDULES)))
 
     if slots is not None:
         problems += _check_slots(spec, slots)
@@ -132,8 +138,8 @@ def _check_slots(spec: SweepSpec, slots: int) -> list[Problem]:
         tail: KeyPath = ("values", listed.index(largest)) if listed else ()
         path = ("search_space", "parameters", "num_gpus", *tail)
         hint = (
-            f"choose at most {slots}; or launch on a larger cluster (--address), say what it grows to (resources.max_gpus), "
-            "or give a local one logical GPUs (--num-gpus)"
+            f"use at most {slots}, or a larger cluster (--address), or set resources.max_gpus if it grows, or give the local cluster "
+            "logical GPUs (--num-gpus)"
         )
         problems.append(spec.problem(path, f"{largest} is above the {slots} worker(s) that the cluster can hold", hint))
     return problems
@@ -142,11 +148,14 @@ def _check_slots(spec: SweepSpec, slots: int) -> list[Problem]:
 def check_models(
     spec: SweepSpec, num_labels: int | None, base: Path | None = None
 ) -> tuple[list[ResolvedSize], dict[str, LadderSize]]:
-    """Resolve each size without loading weights; check knobs, GPU memory, tokenizers and lengths."""
+    """Resolve each size without loading weights, and check knobs, GPU memory, tokenizers and lengths.
+
+    Raises SpecError and, for a hub, OutsideError.
+    """
     from scalesweep.models.ladder import resolve
 
     problems: list[Problem] = []
-    faults: dict[_Fault, list[str]] = {}  # the same fault of several sizes is said once
+    faults: dict[_Fault, list[str]] = {}  # fault → its sizes, so that each fault is reported once
     sizes: list[ResolvedSize] = []
     ladder: dict[str, LadderSize] = {}
     for index, size in enumerate(spec.sizes()):
@@ -159,7 +168,7 @@ def check_models(
                 path = ("ladder", "model")
             problems.append(spec.problem(path, error.message, error.hint))
             if path == ("ladder", "model"):
-                break  # one checkpoint for all sizes: the same error would follow for each
+                break  # all sizes share one checkpoint and would repeat the error
             continue
         sizes.append(resolved)
         ladder[size.name] = size
@@ -180,7 +189,10 @@ def metric_row(spec: SweepSpec) -> Any:
 
 
 def absolute(size: LadderSize, base: Path | None = None) -> LadderSize:
-    """Local model folders, written from `base` or the working directory, as absolute paths: workers run elsewhere."""
+    """Make the path of a local model folder absolute, because workers run in other directories.
+
+    A relative path starts from `base`, else from the working directory.
+    """
     for folder in (base or Path(), Path()):
         if (path := folder / Path(size.model).expanduser()).is_dir():
             return size.model_copy(update={"model": str(path.resolve())})
@@ -189,7 +201,7 @@ def absolute(size: LadderSize, base: Path | None = None) -> LadderSize:
 
 @dataclass(frozen=True)
 class _Fault:
-    """What is wrong with a size; the message says SIZE where its name belongs."""
+    """A problem of a size. `SIZE` in the message stands for the size's name."""
 
     path: KeyPath
     message: str
@@ -211,15 +223,15 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
     modes = unfreezing_modes(spec)
     starting_with_head = [mode for mode in modes if mode in ("head", *THAWING_MODES)]
     if resolved.group_params[-1] == 0 and starting_with_head:
-        message = "SIZE: nothing lies above the blocks to be trained alone (the output layer is tied to the embeddings)"
-        hint = f"take {' and '.join(starting_with_head)} out of unfreezing, or the size out of the ladder"
+        message = "SIZE has no head that can train alone: its output layer is tied to the embeddings"
+        hint = f"remove {' and '.join(starting_with_head)} from unfreezing, or the size from the ladder"
         faults.append(_Fault(("search_space", "parameters", "unfreezing"), message, hint))
     if len(hopeless_combinations(spec, [resolved])) == len(modes):
         memory, needed = spec.resources.gpu_memory_gib, min(_memory_gib(resolved, mode) for mode in modes)
-        message = f"SIZE needs at least {needed:.3g} GiB for weights, gradients and optimizer; a GPU has {memory:g}"
-        hint = "drop the size, train its head only, or use larger GPUs and say so in resources.gpu_memory_gib"
+        message = f"SIZE needs at least {needed:.3g} GiB for weights, gradients and optimizer, but a GPU has {memory:g} GiB"
+        hint = "remove the size, train its head only, or use larger GPUs and increase resources.gpu_memory_gib"
         if "head" in modes:
-            hint = "drop the size, or use larger GPUs and say so in resources.gpu_memory_gib"
+            hint = "remove the size, or use larger GPUs and increase resources.gpu_memory_gib"
         faults.append(_Fault(path, message, hint))
     if resolved.max_positions is not None and spec.data.max_length > resolved.max_positions:
         message = f"{spec.data.max_length} is above the {resolved.max_positions} positions of SIZE"
@@ -228,13 +240,13 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
 
 
 def _memory_gib(size: ResolvedSize, mode: str) -> float:
-    """Least memory of one worker. Every mode but `head` trains all groups in the end."""
+    """Return the least memory of one worker, in GiB. Every mode but `head` trains all groups in the end."""
     trained = size.group_params[-1] if mode == "head" else size.n_params
     return training_memory_bytes(size.n_params, trained) / GIB
 
 
 def hopeless_combinations(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> list[tuple[str, str]]:
-    """Sizes and unfreezing modes whose weights, gradients and optimizer alone are larger than a GPU's memory."""
+    """Return the (size, unfreezing mode) pairs whose weights, gradients and optimizer states exceed a GPU's memory."""
     memory = spec.resources.gpu_memory_gib
     if memory is None:
         return []
@@ -245,25 +257,25 @@ def _check_tokenizers(spec: SweepSpec, sizes: list[ResolvedSize]) -> list[Proble
     row = metric_row(spec)
     fingerprints = {size.tokenizer_fingerprint for size in sizes}
     if spec.task == LANGUAGE_MODELLING and row.per_token and len(fingerprints) > 1:
-        message = f"{spec.metric.name} is counted per token, and the sizes' tokenizers cut text into different tokens"
-        return [spec.problem(("metric", "name"), message, "use eval_bits_per_byte, which any tokenizer can be compared by")]
+        message = f"{spec.metric.name} is an average per token, and the sizes have different tokenizers"
+        return [spec.problem(("metric", "name"), message, "use eval_bits_per_byte, which is comparable between tokenizers")]
     if spec.early_terminate.time_attr == "tokens" and len(fingerprints) > 1:
-        message = "tokens do not measure the same amount of text for all sizes: their tokenizers differ"
+        message = "the sizes have different tokenizers, so equal tokens are unequal amounts of text"
         return [spec.problem(("early_terminate", "time_attr"), message, "use time_attr: steps or flops")]
     return []
 
 
 def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = None) -> Plan:
-    """Check everything and say what the sweep will cost.
+    """Check a sweep completely and bound its cost.
 
     Args:
-        slots: workers that the cluster can hold at once; None where that is not known yet.
-        base: folder that relative data paths start from.
+        slots: workers that the cluster can hold at once; None if not known yet.
+        base: folder that relative paths start from.
         progress: called with (done, total) while text is tokenized.
 
     Raises:
         SpecError: with file, line, key and remedy of each problem.
-        OutsideError: a hub that can't be reached.
+        OutsideError: if a hub can't be reached.
     """
     from scalesweep.data.problems import DataProblem
     from scalesweep.data.tokens import TokenizedData, prepare, tokenize
@@ -276,7 +288,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         prepared = prepare(spec.data, spec.task, base)
     except DataProblem as error:
         problems = [spec.problem(error.key, error.message, error.hint)]
-        # Any number of classes tells whether the models are at fault too, so that one run shows both.
+        # The number of classes is unknown; 2 is enough to check the models, so that one run reports both.
         with contextlib.suppress(OutsideError):
             try:
                 check_models(spec, 2, base)
@@ -328,12 +340,12 @@ def _absolute_data(spec: SweepSpec, base: Path) -> DataSpec:
 
 
 def _cost(spec: SweepSpec, sizes: list[ResolvedSize], tokens_per_example: float, slots: int | None) -> Cost:
-    """Upper bounds: every trial runs to the end, on the largest size, trained in full.
+    """Bound the cost: every trial runs to the end, on the largest size, trained in full.
 
-    Dollars are bounded at the price of the dearest size, hours at that of the cheapest.
+    The bound in dollars uses the highest price of a size, the bound in hours the lowest.
     """
     trials, early, budget = spec.budget.run_cap, spec.early_terminate, spec.budget
-    at_most = None if trials is None else trials * early.max_t  # of the fidelity
+    at_most = None if trials is None else trials * early.max_t  # total fidelity of all trials
     counted = {early.time_attr: at_most}
     tokens, flops = counted.get("tokens"), counted.get("flops")
     if early.time_attr == "steps" and at_most is not None:
@@ -357,12 +369,12 @@ def _cost(spec: SweepSpec, sizes: list[ResolvedSize], tokens_per_example: float,
 
 
 def _training_flops(size: ResolvedSize, rows: int, width: float) -> float:
-    """FLOPs of a step on `rows` examples of `width` tokens that trains the whole model."""
+    """Return the FLOPs of a step on `rows` examples of `width` tokens that trains the whole model."""
     return size.flops.forward(rows, width) + size.flops.backward(rows, width, [True] * len(size.group_names))
 
 
 def _least(*bounds: Any) -> float | None:
-    """The tightest of the bounds that there are."""
+    """Return the smallest bound that is set, or None."""
     return min((bound for bound in bounds if bound), default=None)
 
 

@@ -1,4 +1,4 @@
-"""Optuna's study as a file that others can open: a view of the record, written as far as the disk lets it."""
+"""Optuna's study as a file for other programs. It is a view of the record; a full disk may delay it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 class StudyFile(BaseJournalBackend):
-    """Optuna's journal, in the format of its `JournalFileBackend`, for one writer that never reads it back.
+    """Optuna's journal in the format of its `JournalFileBackend`, for one writer that never reads the file.
 
-    What the disk refuses is kept and written with what comes next: the sweep does not stop for it, as the record holds it all.
-    Nor is each line synced, as the record's are.
+    Lines that the disk refuses stay in memory and are written with the next ones. The sweep continues, because the record holds
+    everything. Unlike the record, the file is not synced after each line.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError where the file can't be made anew."""
+        """Create the file anew. Raises OSError."""
         self._path = path
         self._unwritten = b""
-        self._length = 0  # of the file, when it was last written
-        self._torn = False  # the last try to write may have left a part
-        self._logs: list[dict[str, Any]] = []  # those that Optuna has not taken in yet
-        self._first = 0  # the number of the first of them
+        self._length = 0  # of the file after the last write, in bytes
+        self._torn = False  # the last write may have left a partial line
+        self._logs: list[dict[str, Any]] = []  # entries that Optuna has not read yet
+        self._first = 0  # number of the first of these entries
         for stale in (path, path.with_name(path.name + ".lock")):
             stale.unlink(missing_ok=True)
         path.touch()
@@ -44,7 +44,7 @@ class StudyFile(BaseJournalBackend):
         self.flush()
 
     def flush(self) -> None:
-        """Write what has not been; leave it for later where that fails."""
+        """Write the pending lines. If that fails, keep them for later."""
         with contextlib.suppress(OSError):
             with self._path.open("ab") as file:
                 if self._torn:
@@ -56,9 +56,9 @@ class StudyFile(BaseJournalBackend):
 
 
 class StudyStorage(JournalStorage):
-    """Optuna's journal storage, asked for trials by one process that runs at once what it enqueues.
+    """Optuna's journal storage for one process that runs each trial as soon as it enqueues it.
 
-    Then no trial but the newest can wait to be run. Optuna looks through all of them at every `ask`: with 3,000, 3 ms of each.
+    So only the newest trial can be waiting. Optuna would search all trials at every `ask`, which takes 3 ms with 3,000 trials.
     """
 
     _newest: int | None = None
@@ -77,5 +77,5 @@ class StudyStorage(JournalStorage):
 
 
 def new_study_storage(path: Path) -> JournalStorage:
-    """A fresh journal file for the Optuna study, which is filled from the record anew."""
+    """Create an empty journal file for the Optuna study, to be filled from the record."""
     return StudyStorage(StudyFile(path))

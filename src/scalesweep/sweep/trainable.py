@@ -1,4 +1,4 @@
-"""A trial as Ray Tune runs it. This process only drives the trial's workers and passes reports on; it never imports torch."""
+"""The Tune trainable of a trial. Its process drives the trial's workers and passes on their reports; it never imports torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ray.tune import PlacementGroupFactory
 
 from scalesweep.training.workers import TrialFailed, WorkerGroup
 
-DRIVER_BYTES = 256 * 1024**2  # memory that a trial's own process is given
+DRIVER_BYTES = 256 * 1024**2  # memory of a trial's own process
 
 
 def placement(most: int) -> PlacementGroupFactory:
-    """What a trial's own process takes. Its workers hold the GPUs, and all trials look alike to Tune, whatever their GPU
-    count: so Tune hands this process from any trial to any other.
+    """Return the resources of a trial's own process.
 
-    It lives on the driver's node, if that has memory for `most` of them and one that is parked: then a node that goes takes no
-    trial with it but those that have workers there.
+    The workers hold the GPUs, so all trials look equal to Tune, and Tune can pass this process from any trial to any other.
+    The process runs on the driver's node if that has memory for `most` processes and a parked one. Then the loss of another node
+    stops only the trials that have workers there.
     """
     here = ray.get_runtime_context().get_node_id()
     memory = next((node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["NodeID"] == here), 0.0)
@@ -28,7 +28,7 @@ def placement(most: int) -> PlacementGroupFactory:
 
 
 class SweepTrainable(tune.Trainable):
-    """Config: `trial` (name), `job` (what to train), `lease` (the workers that train it)."""
+    """A trial of Tune. Its config holds `trial` (the name), `job` (a TrialJob) and `lease` (the workers)."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.trial = config
@@ -45,8 +45,8 @@ class SweepTrainable(tune.Trainable):
                 self.workers.begin(self.trial["job"])
             report = self.workers.next()
         except TrialFailed as failure:
-            # A plain error would come again on another try: it ends the trial, while a dead process is tried again.
+            # A training error would occur again, so it ends the trial. A dead process raises, and the trial is retried.
             return {"failure": str(failure), "failure_kind": failure.kind}
         if report is None:
-            return {"failure": "training ended without a last report", "failure_kind": "error"}
+            return {"failure": "the training ended without a final report", "failure_kind": "error"}
         return {"report": asdict(report)}
