@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import InMemoryStorage
 
 from scalesweep.record import RecordWriter, Trial
+from scalesweep.record.fields import EVENTS
 from scalesweep.record.schema import SCHEMA_VERSION
 from scalesweep.search.conductor import Conductor
 from scalesweep.search.proposals import Proposer
@@ -78,8 +80,16 @@ class Clock:
         return self.now
 
 
+class Documented(RecordWriter):
+    """A writer that takes no field that the reference does not describe."""
+
+    def append(self, event: dict[str, Any]) -> None:
+        assert set(event) - {"event", "time"} <= set(EVENTS[event["event"]].fields)
+        super().append(event)
+
+
 def conductor(folder: Path, spec: SweepSpec, slots: int, clock: Clock | None = None, resume: bool = False) -> Conductor:
-    writer = RecordWriter(folder / "run", None if resume else MANIFEST)
+    writer = Documented(folder / "run", None if resume else MANIFEST)
     proposer = Proposer(spec, "minimize", InMemoryStorage(), writer.record.by_number(), "eval_loss")
     return Conductor(spec, "minimize", writer, proposer, lambda: slots, Workers(), clock=clock or Clock())
 

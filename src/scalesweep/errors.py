@@ -13,6 +13,15 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+EXIT_CODES = {
+    0: "The command did what it was asked.",
+    1: "The command met a bug of scalesweep. A traceback is shown.",
+    2: "The input is at fault: a file, an option, or the state of the run folder.",
+    3: "The sweep ended without a usable trial, or `simulate --replay` found a difference.",
+    4: "Something outside failed: a cluster, a disk or a hub.",
+    130: "The command was interrupted. `resume` continues a sweep.",
+}
+
 
 class ScalesweepError(Exception):
     """Base of every error that the command line prints without a traceback. `hint` says what to do."""

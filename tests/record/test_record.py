@@ -33,7 +33,7 @@ def test_events_survive_and_read_back_equal(tmp_path: Path) -> None:
     assert read.state == "PRUNED"
     assert read.reports[0].metrics == {"eval_loss": 0.5}
     assert math.isnan(read.reports[1].metrics["eval_loss"])
-    # The file is what docs/record.md says: JSON lines that pandas reads.
+    # The file is what docs/reference/record.md says: JSON lines that pandas reads.
     frame = pd.read_json(tmp_path / "run" / "record.jsonl", lines=True)
     assert list(frame["event"]) == ["trial", "report", "report", "end"]
 

@@ -1,4 +1,4 @@
-"""What a record says of a sweep. `docs/record.md` documents the file for readers.
+"""What a record says of a sweep. `docs/reference/record.md` documents the file for readers.
 
 A record is a list of events in the order in which they happened; a trial is the sum of its events.
 """

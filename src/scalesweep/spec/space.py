@@ -188,7 +188,7 @@ class Parameter(BaseModel):
     value: Scalar | None = Field(None, description="fixed value")
     values: list[Scalar] | None = Field(None, description="values to choose from")
     min: float | int | None = Field(None, description="smallest value of a range")
-    max: float | int | None = Field(None, description="largest value of a range. Both ends are drawn too.")
+    max: float | int | None = Field(None, description="largest value of a range, which includes both ends")
     distribution: Distribution | None = Field(
         None,
         description="distribution of the draws. By default `constant` with `value`, `categorical` with `values`, `int_uniform` "

@@ -98,7 +98,7 @@ METRICS: dict[str, Metric] = {
     "eval_matthews": Metric(
         (CLASSIFICATION,), "maximize", matthews, "Matthews correlation, for any number of classes (Gorodkin, 2004)"
     ),
-    "eval_perplexity": Metric((LANGUAGE_MODELLING,), "minimize", perplexity, "e^loss", per_token=True),
+    "eval_perplexity": Metric((LANGUAGE_MODELLING,), "minimize", perplexity, "exponential of the loss", per_token=True),
     "eval_bits_per_byte": Metric(
         (LANGUAGE_MODELLING,),
         "minimize",
