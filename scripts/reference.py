@@ -24,7 +24,7 @@ from pydantic_core import PydanticUndefined
 
 from scalesweep.cli import cli
 from scalesweep.errors import EXIT_CODES
-from scalesweep.record.fields import EVENTS, MANIFEST
+from scalesweep.record.fields import EVENTS, MANIFEST, REPORT
 from scalesweep.spec import space, sweep
 from scalesweep.training.metrics import METRICS
 from scalesweep.training.schedules import SCHEDULES
@@ -235,26 +235,33 @@ def python() -> str:
 
 
 def described(node: ast.ClassDef | ast.FunctionDef, lines: list[str], owner: str = "") -> list[str]:
+    """A function's signature and docstring, or a class with its attributes (and the methods of `Sweep`)."""
     if isinstance(node, ast.FunctionDef):
         return [f"### {signature(node, owner)}", docstring(node)]
-    parts = [f"## `{node.name}`" if not owner else f"### `{node.name}`", docstring(node)]
-    rows = []
+    parts = [f"## `{node.name}`", docstring(node)]
+    rows, words, methods = [], [], []
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not item.target.id.startswith("_"):
-            remark = lines[item.lineno - 1].partition("  # ")[2].partition("  # noqa")[0]
-            rows.append(
-                (f"`{item.target.id}`", f"`{ast.unparse(item.annotation)}`".replace("|", "\\|"), remark.replace("|", "\\|"))
-            )
-        elif isinstance(item, ast.FunctionDef) and is_property(item) and not item.name.startswith("_"):
-            remark = (ast.get_docstring(item) or "").partition("\n\n")[0].replace("\n", " ")
-            returns = ast.unparse(item.returns) if item.returns else ""
-            rows.append((f"`{item.name}`", f"`{returns}`".replace("|", "\\|"), remark.replace("|", "\\|")))
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            name, kind, remark = item.target.id, item.annotation, lines[item.lineno - 1].partition("  # ")[2]
+        elif isinstance(item, ast.FunctionDef) and is_property(item):
+            name, kind, remark = item.name, item.returns, (ast.get_docstring(item) or "").partition("\n\n")[0]
+        elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
+            words.append(f"`{item.targets[0].id}`")  # of an enumeration
+            continue
+        else:
+            methods.append(item)
+            continue
+        if not name.startswith("_"):
+            remark = REPORT[name].help if node.name == "Report" and name in REPORT else remark
+            annotation = ast.unparse(kind) if kind else ""
+            rows.append((f"`{name}`", f"`{annotation}`".replace("|", "\\|"), sentence(remark) if remark else ""))
+    if words:
+        parts.append(f"Members: {', '.join(words)}.")
     if rows:
         parts.append(table(("attribute", "type", "meaning"), rows))
-    for item in node.body:
-        public = isinstance(item, ast.FunctionDef) and not item.name.startswith("_") and not is_property(item)
-        if public and node.name == "Sweep":
-            parts += described(item, lines, node.name)
+    if node.name == "Sweep":
+        public = [item for item in methods if isinstance(item, ast.FunctionDef) and not item.name.startswith("_")]
+        parts += [part for item in public for part in described(item, lines, node.name)]
     return parts
 
 

@@ -21,7 +21,7 @@ from scalesweep.training.job import TrainReport
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "scalesweep"
-OUTSIDE = {".venv", "build", "dist", "runs", "node_modules", "films"}
+OUTSIDE = {"build", "dist", "runs"}
 PAGES = sorted(
     path
     for path in ROOT.rglob("*.md")
@@ -93,6 +93,13 @@ def test_the_index_lists_every_page() -> None:
     listed = re.findall(r"\]\(([\w./-]+\.md)\)", index)
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in PAGES if path.is_relative_to(ROOT / "docs")]
     assert sorted(name for name in listed if not name.startswith("../")) == sorted(set(pages) - {"README.md"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_prose_is_not_wider_than_a_screen(page: Path) -> None:
+    text = reference().BLOCK.sub("", FENCE.sub("", page.read_text(encoding="utf-8")))
+    wide = [line for line in text.splitlines() if len(line) > 120 and not line.startswith(("|", "#"))]
+    assert not wide
 
 
 # ---- generated tables --------------------------------------------------------------------------------------------------------
