@@ -294,8 +294,10 @@ def docstring(node: ast.ClassDef | ast.FunctionDef) -> str:
 
 
 def item(line: str) -> str:
-    name, colon, rest = line.partition(": ")
-    return f"`{name}`: {rest}" if colon and name.isidentifier() else line
+    """A line of `Args:` or `Raises:` with its names as code."""
+    names, colon, rest = line.partition(": ")
+    known = colon and all(name.isidentifier() for name in names.split(", "))
+    return f"`{names.replace(', ', '`, `')}`: {rest}" if known else line
 
 
 # ---- pages ------------------------------------------------------------------------------------------------------------------
