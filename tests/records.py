@@ -116,3 +116,22 @@ def make_events() -> list[dict[str, Any]]:
 def make_record(events: list[dict[str, Any]] | None = None, **changes: Any) -> Record:
     """The record of `events` (all of `make_events()` by default); `changes` replace keys of the manifest."""
     return replay(make_manifest(**changes), make_events() if events is None else events)
+
+
+def curve(
+    number: int, size: str, losses: list[float], seconds: float = 10.0, at: tuple[int, ...] = (40, 120, 360)
+) -> list[Any]:
+    """A trial's events, as records had them before they told where it stood at a rung."""
+    name = f"t{number:04}"
+    config = {"model_size": size, "num_gpus": 1}
+    events: list[Any] = [
+        {"event": "trial", "time": 1.0, "trial": name, "number": number, "params": {"x": number}, "config": config},
+        {"event": "start", "time": 1.0, "trial": name, "attempt": 1},
+    ]
+    for place, (fidelity, loss) in enumerate(zip(at, losses, strict=False), start=1):
+        events.append({
+            "event": "report", "time": 2.0, "trial": name, "fidelity": fidelity, "step": fidelity, "tokens": fidelity, "flops": 1.0,
+            "wall_seconds": seconds * place, "gpu_seconds": seconds * place, "dollars": 2 * seconds * place,
+            "metrics": {"eval_loss": loss}, "rungs": [place], "action": "continue", "reason": None, "cutoff": None,
+        })  # fmt: skip
+    return events

@@ -241,7 +241,19 @@ def test_plan_json_and_plan_for_a_person(tmp_path: Path) -> None:
     done = run("plan", "sweep.yaml", "--num-gpus", "2", "--set", "budget.run_cap=7", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert list(plan) == ["sweep", "task", "metric", "space", "defaults", "ladder", "hopeless", "rungs", "data", "cost_at_most"]
+    assert list(plan) == [
+        "sweep",
+        "task",
+        "metric",
+        "space",
+        "defaults",
+        "ladder",
+        "hopeless",
+        "rungs",
+        "data",
+        "baseline",
+        "cost_at_most",
+    ]
     assert plan["metric"] == {"name": "eval_loss", "goal": "minimize"}
     assert plan["rungs"] == {"time_attr": "steps", "levels": [4, 12], "max_t": 12}
     assert [(size["name"], size["n_layers"]) for size in plan["ladder"]] == [("L1", 1), ("L2", 2)]

@@ -325,15 +325,17 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
         click.echo(json.dumps(leaderboard_json(record), indent=2, ensure_ascii=False))
         return
     print_leaderboard(record, limit=10)
-    _say(f"\nrun folder    {run_dir}")
+    rows = {"run folder": str(run_dir)}
     if (wandb_dir := folder / "wandb").is_dir():
-        offline = len(list(wandb_dir.glob("offline-run-*")))
-        _say(
-            f"W&B runs      {wandb_dir}"
-            + (f"  ({offline} offline; upload with: wandb sync {wandb_dir}/offline-run-*)" if offline else "")
+        offline = any(wandb_dir.glob("offline-run-*"))
+        rows["W&B runs"] = (
+            f"wandb sync {shlex.quote(str(wandb_dir))}/offline-run-*  (uploads them)" if offline else str(wandb_dir)
         )
-    _say(f"Optuna study  {folder}/study.log  (optuna-dashboard {folder}/study.log)")
-    _say(f"next          scalesweep promote {shown}")
+    rows["Optuna"] = f"optuna-dashboard {shlex.quote(str(folder))}/study.log"
+    rows["next"] = f"scalesweep promote {shown}  (trains the best trial on train + validation, tests it, exports it)"
+    _say()
+    for label, text in rows.items():
+        _say(f"{label:<12}{text}")
 
 
 @cli.command()
@@ -552,14 +554,18 @@ def promote(
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
-    config = result["final_run"]["config"]
-    click.echo(f"promoted {result['trial']['name']} ({config['model_size']}, {config['unfreezing']}) trained on {train_on}")
+    from scalesweep.report import words
+
+    final, validated = result["final_run"], result["trial"]["validation"]
+    steps = f"{final['steps']:,} steps on {train_on}, {words.clock(final['wall_seconds'])}"
+    click.echo(f"promoted {result['trial']['name']} ({words.summary(final['config'])}): {steps}\n")
+    click.echo(f"{'':<12}{'test':>10}{'sweep':>12}")
     for name, value in result["test"].items():
-        click.echo(f"  test {name.removeprefix('eval_'):<14} {value:.4f}")
-    _say(f"\nmodel         {result['output']}  (reloaded with transformers: predicts the same)")
-    _say(
-        f"next          python -c \"from transformers import pipeline; print(pipeline('{_pipeline(result)}', '{result['output']}')('…'))\""
-    )
+        click.echo(f"{name.removeprefix('eval_'):<12}{words.score(value):>10}{words.score(validated.get(name)):>12}")
+    click.echo("\ntest: the final model on the test split. sweep: the trial on the validation split, when it was judged.")
+    _say(f"\nmodel       {result['output']}  (reloaded with transformers: it predicts the same)")
+    use = f"from transformers import pipeline; print(pipeline('{_pipeline(result)}', '{result['output']}')('…'))"
+    _say(f'next        python -c "{use}"')
 
 
 def _pipeline(result: dict[str, Any]) -> str:

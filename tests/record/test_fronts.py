@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
-from records import make_events, make_record
+from records import curve, make_events, make_record
 from scalesweep.record import rank
 from scalesweep.record.curves import value_at
 from scalesweep.record.flips import order_flips
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.report.leaderboard import leaderboard_json, render_leaderboard
-
-
-def curve(
-    number: int, size: str, losses: list[float], seconds: float = 10.0, at: tuple[int, ...] = (40, 120, 360)
-) -> list[Any]:
-    """A trial's events, as records had them before they told where it stood at a rung."""
-    name = f"t{number:04}"
-    config = {"model_size": size, "num_gpus": 1}
-    events: list[Any] = [
-        {"event": "trial", "time": 1.0, "trial": name, "number": number, "params": {"x": number}, "config": config},
-        {"event": "start", "time": 1.0, "trial": name, "attempt": 1},
-    ]
-    for place, (fidelity, loss) in enumerate(zip(at, losses, strict=False), start=1):
-        events.append({
-            "event": "report", "time": 2.0, "trial": name, "fidelity": fidelity, "step": fidelity, "tokens": fidelity, "flops": 1.0,
-            "wall_seconds": seconds * place, "gpu_seconds": seconds * place, "dollars": 2 * seconds * place,
-            "metrics": {"eval_loss": loss}, "rungs": [place], "action": "continue", "reason": None, "cutoff": None,
-        })  # fmt: skip
-    return events
 
 
 def test_the_front_is_what_the_ranking_marks_and_the_area_is_counted_square_by_square() -> None:
@@ -78,17 +58,14 @@ def test_flips_need_no_report_on_the_rung() -> None:
     assert value_at(reports, "eval_loss", 61) is None
 
 
-def test_the_leaderboard_tells_both_and_its_json_stays_as_it_was() -> None:
+def test_the_leaderboard_shows_the_front_of_a_pareto_sweep_and_its_json_stays_as_it_was() -> None:
     rng = np.random.default_rng(0)
     events = [event for i in range(8) for event in curve(i, "L1" if i % 2 else "L4", rng.random(3).tolist(), 10.0 + i)]
-    record = make_record(events)
-    legend = str(render_leaderboard(record).renderables[-1])  # type: ignore[attr-defined]
-    assert "In the opposite order at 40 steps (rung 1) to later on:" in legend
-    assert "pairs of one size" in legend
-    assert "pairs of two sizes" in legend
-    assert "hypervolume" in legend
-    few = str(render_leaderboard(make_record(events[:15])).renderables[-1])  # type: ignore[attr-defined]
-    assert "opposite order" not in few
+    spec = make_record().manifest["spec"]
+    spec["early_terminate"]["survival"] = "pareto"
+    record = make_record(events, spec=spec)
+    legend = str(render_leaderboard(record).renderables[2])  # type: ignore[attr-defined]
+    assert f"hypervolume {hypervolume(record):.4g}" in legend
     assert set(leaderboard_json(record)) == {"sweep", "metric", "trials"}
     assert set(leaderboard_json(record)["trials"][0]) == {
         "rank", "trial", "state", "metric", "fidelity", "rung", "params", "gpu_seconds", "wall_seconds", "tokens", "flops",

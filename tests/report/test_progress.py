@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import re
 import time
@@ -36,33 +37,65 @@ def plain_lines(events: list[dict[str, Any]], **changes: Any) -> list[str]:
     return stream.getvalue().splitlines()
 
 
+def test_the_opening_names_sizes_rungs_budget_and_what_to_beat() -> None:
+    guess = {"guess": "class shares in train", "metrics": {"eval_loss": 0.6811, "eval_accuracy": 0.578}}
+    parameters = {
+        "model_size": {"values": ["L1", "L4"]},
+        "learning_rate": {"min": 1e-4, "max": 1e-2},
+        "dropout": {"value": 0.1},
+    }
+    spec = make_manifest()["spec"] | {"search_space": {"parameters": parameters}}
+    lines = plain_lines(make_events()[:1], baseline=guess, spec=spec)
+    assert lines[:-1] == [
+        "[0:00] sweep quick starts",
+        "       sizes    L1 12M · L4 18.9M · L6 22.7M parameters",
+        "       search   2 settings together: model_size, learning_rate",
+        "       trials   judged at 40, 120 steps, where about 1 in 3 continues; the end is at 360",
+        "       to beat  eval_loss 0.6811, eval_accuracy 0.5780 (guessing from class shares in train)",
+        "       budget   24 trials, 5:00",
+    ]
+    whole = plain_lines(make_events()[:1], rungs=[], rung_count=0)
+    assert "       trials   360 steps for every trial" in whole
+    assert not any("to beat" in line or "search" in line for line in whole)  # a record of earlier days has neither
+
+
 def test_each_start_report_and_end_is_one_line() -> None:
     events = make_events()
-    lines = plain_lines(events)
+    lines = [line for line in plain_lines(events) if line.startswith("[") and " ── " not in line]
     said = [event for event in events if event["event"] in ("session", "start", "report", "end")]
-    assert len(lines) == len(said) + 1  # and one for leaving off
-    assert all(re.match(r"\[\d+:\d\d\] ", line) for line in lines)
-    assert lines[0] == "[0:00] sweep quick starts"
+    ending = [event for event in said if event.get("action") in ("stop", "complete")]  # the line of the end shows it
+    assert len(lines) == len(said) - len(ending) + 1  # and one for leaving off
     assert "[0:08] t0001 starts: L6 · 2 GPUs · gradual/40 · lr 1.2e-04 cosine" in lines
 
 
-def test_a_report_line_says_verdict_best_and_what_is_left() -> None:
+def test_a_report_line_says_value_verdict_and_whether_it_leads() -> None:
     lines = plain_lines(make_events())
-    assert (
-        "[0:46] t0003 at 40/360 steps: eval_loss 0.7100, rung 1/3 not passed (cutoff 0.5500)"
-        " | best: t0002 eval_loss 0.5000 at rung 1/3 | left: 24 trials, 4:14" in lines
-    )
-    assert any("t0001 at 360/360 steps: eval_loss 0.4400, rung 3/3 passed | best: t0001" in line for line in lines)
-    assert all("best: " in line for line in lines if re.search(r" at \d+/360 | ended: ", line))
+    assert "[0:40] t0000 at 40/360 steps: eval_loss 0.6800, passes rung 1/3 ← new best" in lines
+    assert "[0:50] t0004 at 40/360 steps: eval_loss 0.6500, passes rung 1/3" in lines
+    assert "[1:14] t0006 at 80/360 steps: eval_loss 0.5400" in lines
+    assert sum("← new best" in line for line in lines) == 8  # once for each change of the leader
 
 
 def test_ends_say_why() -> None:
     lines = plain_lines(make_events())
-    ends = {line.split()[1]: line for line in lines if " ended: " in line}
-    assert "t0003 ended: pruned · rung, 75 GPU s | best" in ends["t0003"]
-    assert "failed · diverged, 91 GPU s: eval_loss is NaN at step 80" in ends["t0004"]
-    assert "failed · error, 0 GPU s: RayActorError: node lost | best" in ends["t0007"]  # the first line of the error only
-    assert lines[-1].startswith("[1:40] left off: 2 done · 4 stopped · 2 failed · 1 infeasible · 1 running · 1,550 GPU s")
+    assert "[0:48] t0003 stopped at rung 1/3: eval_loss 0.7100 at 40/360 steps (needed 0.5500) · 75 GPU s" in lines
+    assert "[1:40] t0001 finished: eval_loss 0.4400 at 360/360 steps · 818 GPU s ← new best" in lines
+    assert "[1:28] t0006 stopped (budget): eval_loss 0.5000 at 120/360 steps · 113 GPU s ← new best" in lines
+    assert "[1:12] t0004 failed · diverged: eval_loss is NaN at step 80 · 91 GPU s" in lines
+    assert "[0:58] t0007 failed · error: RayActorError: node lost · 0 GPU s" in lines  # the first line of the error only
+    assert "[1:00] t0008 infeasible · placement: 4 GPUs never free" in lines
+    assert lines[-1].startswith("[1:40] not finished: 2 done · 4 stopped · 2 failed · 1 infeasible · 1 running · 1,550 GPU s")
+
+
+def test_the_whole_sweep_is_shown_as_trials_end_and_not_too_often() -> None:
+    lines = plain_lines(make_events(), baseline={"guess": "class shares in train", "metrics": {"eval_loss": 0.6811}})
+    status = [line for line in lines if " ── " in line]
+    assert status[0] == (
+        "[0:48] ── 0 done · 1 stopped · 0 failed · 8 running · 1 waiting"
+        " | best t0002 eval_loss 0.5000 at rung 1/3 (guessing: 0.6811) | left: 23 trials, 4:12"
+    )
+    at = [int(line[1]) * 60 + int(line[3:5]) for line in status]
+    assert all(later - earlier >= 15 for earlier, later in itertools.pairwise(at))
 
 
 def test_a_resumed_sweep_counts_time_and_trials_of_all_sessions() -> None:
@@ -81,13 +114,14 @@ def test_a_resumed_sweep_counts_time_and_trials_of_all_sessions() -> None:
     play(sink, record, restart)
     sink.close(record)
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "[1:40] sweep quick resumes 2 done · 4 stopped · 2 failed · 1 infeasible · 0 running · 1 waiting"
+    assert lines[0] == "[1:40] sweep quick resumes: 2 done · 4 stopped · 2 failed · 1 infeasible · 0 running · 1 waiting"
     assert lines[1] == "[1:43] node back"
     assert lines[2].startswith("[1:50] t0009 starts again (attempt 2): L4")
-    assert lines[4].startswith(
+    assert lines[3].startswith("[2:00] t0009 stopped (budget): eval_loss 0.5300 at 80/360 steps")
+    assert lines[-1].startswith(
         "[2:00] sweep ended (time): 2 done · 5 stopped · 2 failed · 1 infeasible · 0 running · 1,550 GPU s"
     )
-    assert len(lines) == 5
+    assert len(lines) == 6  # with one of how the sweep stands
 
 
 def test_dollars_left_follow_the_trials_and_the_start_of_workers() -> None:
@@ -98,14 +132,22 @@ def test_dollars_left_follow_the_trials_and_the_start_of_workers() -> None:
         {"event": "worker", "time": events[-1]["time"] + 1, "gpu_seconds": 2000.0},
         {**last, "time": events[-1]["time"] + 2, "fidelity": 120, "gpu_seconds": last["gpu_seconds"] + 500},
     ]
+    end = {
+        "event": "end",
+        "time": events[-1]["time"] + 20,
+        "trial": "t0009",
+        "state": "PRUNED",
+        "reason": "rung",
+        "error": None,
+    }
     record = Record(make_manifest(spec=spec))
     for seen_from_the_start in (True, False):
         stream = io.StringIO()
         sink = ProgressSink(stream)
         if seen_from_the_start:
-            play(sink, record, [*events, *more])
+            play(sink, record, [*events, *more, end])
         else:  # a resumed sweep
-            play(sink, record, [{**more[1], "fidelity": 160}])
+            play(sink, record, [{**more[1], "fidelity": 160}, {**end, "time": end["time"] + 20}])
         assert f"left: ${10 - record.gpu_seconds / 1000:.2f}" in stream.getvalue().splitlines()[-1]
     assert record.gpu_seconds > 4000
 
@@ -142,8 +184,8 @@ def test_the_display_shows_budget_counts_best_and_running_trials(width: int, mon
     assert "rungs  8 at 40 → 4 at 120 → 2 at 360 steps" in text
     assert "best   t0001 eval_loss 0.4400 at rung 3/3" in text
     assert re.search(r"t0009  ━+─+ 80/360 steps · 0.5300", text)
-    assert "t0003 ended: pruned · rung" in stream.getvalue()  # ends stay above the display
-    assert "left off" in stream.getvalue()
+    assert "t0003 stopped at rung 1/3" in stream.getvalue()  # ends stay above the display
+    assert "not finished" in stream.getvalue()
 
 
 @pytest.mark.parametrize("goal", ["minimize", "maximize"])

@@ -303,6 +303,16 @@ class TokenizedSplit:
         """The number of predictions per example, int32 [examples]: length - 1 for causal-lm, one for classification."""
         return self.lengths - 1 if self.labels is None else np.ones(len(self), dtype=np.int32)
 
+    def target_counts(self, outcomes: int) -> np.ndarray:
+        """How often each class, or for causal-lm each token, is to be predicted in the whole split, int64 [outcomes].
+
+        `outcomes`: number of classes or size of the vocabulary.
+        """
+        if self.labels is not None:
+            return np.bincount(self.labels, minlength=outcomes)
+        first = self._tokens[self._offsets[:-1]]  # an example's first token is never predicted
+        return np.bincount(self._tokens, minlength=outcomes) - np.bincount(first, minlength=outcomes)
+
     def example(self, index: int) -> np.ndarray:
         """The tokens of one example, int32 [tokens], without padding."""
         return self._tokens[self._offsets[index] : self._offsets[index + 1]]

@@ -17,18 +17,16 @@ from rich.table import Table
 from rich.text import Text
 
 from scalesweep.record import Record, Row, State, rank
-from scalesweep.record.flips import order_flips
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.record.ranking import By
-from scalesweep.record.throughput import throughput
 from scalesweep.report import words
+from scalesweep.report.findings import NO_BETTER, findings
 from scalesweep.report.prices import paid, paid_in_all, start_price
 
 FIELDS = (
     *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
     *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason"),
 )
-FLIPS_SHOWN = 10  # pairs of trials; fewer say nothing about a rung
 STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", State.FAIL: "red", State.INFEASIBLE: "red"}
 
 
@@ -148,7 +146,8 @@ def render_leaderboard(record: Record, by: By = "rung", width: int = 100, limit:
         style = "bold" if row.rank == 1 else ("dim" if row.rank is None else "")
         cells = [Text(cells[index], STYLES[row.trial.state] if column.title == "state" else "") for column, cells in kept]
         table.add_row(*cells, style=style)
-    return Group(_title(record), table, Text("\n".join(_legend(record, by, len(rows) - len(shown), dropped)), style="dim"))
+    legend = Text("\n".join(_legend(record, by, len(rows) - len(shown), dropped)), style="dim")
+    return Group(_title(record), table, legend, *_found(record))
 
 
 def _fitting(columns: list[tuple[_Column, list[str]]], width: int) -> tuple[list[tuple[_Column, list[str]]], list[str]]:
@@ -183,26 +182,26 @@ def _legend(record: Record, by: By, hidden_rows: int, dropped: list[str]) -> lis
     lines = [f"Ranked {order}. ★ no other trial beats it in both {record.metric} and GPU seconds."]
     if hidden_rows:
         lines.insert(0, f"… and {hidden_rows:,} more trials")
-    several = [row for row in throughput(record) if row.num_gpus > 1 and row.efficiency is not None]
-    if several:
-        speeds = ", ".join(f"{row.model_size} ×{row.num_gpus} {row.efficiency:.0%}" for row in several)
-        lines.append(f"Scaling efficiency (tokens per second against that many single workers): {speeds}.")
-    for flips in order_flips(record):
-        if flips.pairs >= FLIPS_SHOWN:
-            shares = [
-                f"{flipped / pairs:.0%} of {pairs:,} pairs {kind}"
-                for flipped, pairs, kind in (
-                    (flips.flipped_within, flips.pairs_within, "of one size"),
-                    (flips.flipped_between, flips.pairs_between, "of two sizes"),
-                )
-                if pairs
-            ]
-            at = words.amount(flips.fidelity, record.manifest["time_attr"])
-            lines.append(f"In the opposite order at {at} (rung {flips.rung}) to later on: {', '.join(shares)}.")
-    front, area = pareto_front(record), hypervolume(record)
-    if area:
-        lines.append(f"Front of {record.metric} and GPU seconds: {len(front)} ★, hypervolume {area:.4g}.")
+    if record.manifest["spec"].get("early_terminate", {}).get("survival") == "pareto" and (area := hypervolume(record)):
+        lines.append(f"Front of {record.metric} and GPU seconds: {len(pareto_front(record))} ★, hypervolume {area:.4g}.")
     named = [title for title in reversed(dropped) if title]
     if named:
         lines.append(f"Left out at this width: {', '.join(named)}.")
     return lines
+
+
+def _found(record: Record) -> list[RenderableType]:
+    """The findings below the table, each label once; whether the best trial beats guessing stands out."""
+    found = findings(record)
+    if not found:
+        return []
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    above = ""
+    for label, text in found:
+        style = "" if label != "best" else ("green" if not text.startswith(NO_BETTER) else "bold yellow")
+        grid.add_row("" if label == above else label, Text(text, style))
+        above = label
+    over = record.status == "ended"
+    return [Text(f"\nFindings{'' if over else ' so far'}", "bold"), grid]

@@ -52,6 +52,9 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     console.print(f"[bold]data[/]   {counted} examples; {plan['data']['tokens_per_example']:.1f} tokens each")
     for note in plan["data"]["notes"]:
         console.print(f"       {note}", style="dim")
+    guessed = plan["baseline"]["metrics"]
+    shown = ", ".join(f"{name} {words.score(guessed[name])}" for name in dict.fromkeys((spec.metric.name, *guessed)))
+    console.print(f"[bold]beat[/]   guessing from {plan['baseline']['guess']} reaches {shown}")
     console.print(f"[bold]cost[/]   at most {_cost_line(plan['cost_at_most'])}")
 
 

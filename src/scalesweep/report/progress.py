@@ -23,6 +23,7 @@ from scalesweep.report.standing import Standing
 
 RUNNING_SHOWN = 12  # lines for running trials; more would not fit on one screen
 REFRESH_PER_SECOND = 2
+STATUS_SECONDS = 15.0  # between two lines that say how the whole sweep stands
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ class ProgressSink:
             else:
                 self._view.take(event)
             self._view.seen_at = float(event["time"])
-            line = _line(event, self._view)
+            lines = _lines(event, self._view)
         if not self._on_terminal:
-            if line:
+            for line in lines:
                 print(line, file=self._stream, flush=True)
             return
         if self._live is None and event["event"] != "sweep_ended":
@@ -87,18 +88,19 @@ class ProgressSink:
                 redirect_stdout=False,  # stdout is for data
             )
             self._live.start()
-        # What a trial did last, notes and the end stay above the display; starts and reports are seen in it.
-        if line and event["event"] in ("session", "end", "note", "sweep_ended"):
-            self._console.print(Text(line))
+        # Ends, notes and the opening stay above the display; starts and reports are visible in it.
+        if event["event"] in ("session", "end", "note", "sweep_ended"):
+            for line in lines:
+                self._console.print(Text(line))
         if event["event"] == "sweep_ended":
             self._stop()
 
     def close(self, record: Record) -> None:
-        """Take the display away. Where the sweep has not ended, say how it stands."""
+        """Take the display away. If the sweep has not ended, print where it stands."""
         self._stop()
         if self._view is not None and record.status != "ended":
             with self._lock:
-                line = f"[{words.clock(record.elapsed_seconds)}] left off: {_summary(self._view)}"
+                line = f"[{words.clock(record.elapsed_seconds)}] not finished: {_summary(self._view)}"
             self._console.print(Text(line)) if self._on_terminal else print(line, file=self._stream, flush=True)
 
     def _stop(self) -> None:
@@ -123,6 +125,8 @@ class _View:
         self.gpu_seconds = record.gpu_seconds
         self.paid = paid_in_all(record) or 0.0
         self.seen_at = 0.0
+        self.status_at = -STATUS_SECONDS  # seconds of the sweep at which a status line was last shown
+        self.led_by = self.standing.best.trial.name if self.standing.best else None
         self._cost = {trial.name: trial.gpu_seconds for trial in record.trials.values()}
         self._rung = {trial.name: trial.rung for trial in record.trials.values()}
         self._top_rungs = Counter(self._rung.values())
@@ -169,51 +173,111 @@ class _View:
         return f"{words.count(fidelity)}/{words.amount(self.record.manifest['max_t'], self.time_attr)}"
 
     def best(self, row: Row) -> str:
-        return f"{row.trial.name} {self.record.metric} {words.score(row.metric)} at {words.rung(row.rung, self.record)}"
+        """'t0003 eval_loss 0.5120 at rung 2/2 (guessing: 0.6811)'."""
+        guess = (self.record.manifest.get("baseline") or {"metrics": {}})["metrics"].get(self.record.metric)
+        beside = f" (guessing: {words.score(guess)})" if guess is not None else ""
+        return f"{row.trial.name} {self.record.metric} {words.score(row.metric)} at {words.rung(row.rung, self.record)}{beside}"
+
+    def new_best(self) -> str:
+        """' ← new best' once for each change of the leader."""
+        leader = self.standing.best.trial.name if self.standing.best else None
+        changed, self.led_by = leader != self.led_by, leader
+        return " ← new best" if changed and leader is not None else ""
 
 
-def _line(event: dict[str, Any], view: _View) -> str:
-    """One event in words, with the best so far; empty for events that say nothing on their own."""
+def _lines(event: dict[str, Any], view: _View) -> list[str]:
+    """The lines that one event is worth: none, one, or one and how the whole sweep stands."""
     record, kind = view.record, event["event"]
     head = f"[{words.clock(record.elapsed_seconds)}]"
-    tail = f" | best: {view.best(view.standing.best)}" if view.standing.best else ""
+    if kind == "session" and not event["resumed"]:
+        return [f"{head} sweep {record.manifest['name']} starts", *_opening(record)]
+    text = _event_words(event, view)
+    lines = [f"{head} {text}"] if text else []
+    if kind == "end" and record.elapsed_seconds - view.status_at >= STATUS_SECONDS and record.status == "running":
+        view.status_at = record.elapsed_seconds
+        lines.append(f"{head} {_status(view)}")
+    return lines
+
+
+def _opening(record: Record) -> list[str]:
+    """The sweep in a few lines, before its first trial: what is searched, how trials are judged, what they must beat."""
+    manifest, budget = record.manifest, record.manifest["spec"]["budget"]
+    sizes = " · ".join(f"{size['name']} {words.count(size['n_params'])}" for size in manifest["ladder"] if size.get("n_params"))
+    space = manifest["spec"].get("search_space", {}).get("parameters", {})
+    varied = [name for name, parameter in space.items() if parameter.get("value") is None]
+    factor = manifest["spec"]["early_terminate"]["reduction_factor"]
+    unit = words.unit(manifest["time_attr"])
+    rungs = f"{words.level(manifest['max_t'])} {unit} for every trial"
+    if levels := ", ".join(words.level(level) for level in manifest["rungs"] if level < manifest["max_t"]):
+        rungs = (
+            f"judged at {levels} {unit}, where about 1 in {factor:g} continues; the end is at {words.level(manifest['max_t'])}"
+        )
+    limits = ", ".join(use.left for use in budget_uses(budget, 0, 0.0, 0.0, 0.0))
+    rows = {
+        "sizes": f"{sizes} parameters" if sizes else "",
+        "search": f"{len(varied)} settings together: {', '.join(varied)}" if varied else "",
+        "trials": rungs,
+        "to beat": words.guess(record),
+        "budget": limits,
+    }
+    return [f"       {name:<8} {text}" for name, text in rows.items() if text]
+
+
+def _event_words(event: dict[str, Any], view: _View) -> str:
+    """One event in words; empty for events that mean nothing to a reader on their own."""
+    record, kind = view.record, event["event"]
     if kind == "session":
-        what = f"resumes {_counts(view)}" if event["resumed"] else "starts"
-        return f"{head} sweep {record.manifest['name']} {what}"
+        return f"sweep {record.manifest['name']} resumes: {_counts(view)}"
     if kind == "note":
-        return f"{head} {event['text']}"
+        return str(event["text"])
     if kind == "sweep_ended":
-        return f"{head} sweep ended ({event['reason']}): {_summary(view)}"
+        return f"sweep ended ({event['reason']}): {_summary(view)}"
     if kind == "start":
         trial = record.trials[event["trial"]]
         again = f" again (attempt {event['attempt']})" if event["attempt"] > 1 else ""
-        return f"{head} {trial.name} starts{again}: {words.brief(trial)}{tail}"
+        return f"{trial.name} starts{again}: {words.brief(trial)}"
     if kind == "report":
-        left = ", ".join(use.left for use in view.uses(record.elapsed_seconds))
-        return f"{head} {_report_words(event, view)}{tail}{f' | left: {left}' if left else ''}"
+        return _report_words(event, view)
     if kind == "yielded" and event["to"] is None:
-        return f"{head} {event['trial']} leaves a node that will be taken away, and goes on elsewhere{tail}"
+        return f"{event['trial']} leaves a node that will be taken away; it continues elsewhere"
     if kind == "yielded":
-        return f"{head} {event['trial']} gives its workers to {event['to']}, which has waited longer, and goes on later{tail}"
-    if kind == "end":
-        trial = record.trials[event["trial"]]
-        cost = f", {trial.gpu_seconds:,.0f} GPU s" if trial.attempts else ""
-        error = f": {trial.error.splitlines()[0]}" if trial.error else ""
-        return f"{head} {trial.name} ended: {words.state(trial)}{cost}{error}{tail}"
-    return ""
+        return f"{event['trial']} gives its workers to {event['to']}, which has waited longer; it continues later"
+    return _end_words(record.trials[event["trial"]], view) if kind == "end" else ""
 
 
 def _report_words(event: dict[str, Any], view: _View) -> str:
+    """A trial's value, and what became of it. A report that ends the trial is left to the line of the end."""
+    if event["action"] in ("stop", "complete"):
+        return ""
     metric = view.record.metric
-    parts = [f"{event['trial']} at {view.at(event['fidelity'])}: {metric} {words.score(event['metrics'][metric])}"]
+    text = f"{event['trial']} at {view.at(event['fidelity'])}: {metric} {words.score(event['metrics'][metric])}"
     if event["rungs"]:
-        verdict = "passed"
-        if event["reason"] == "rung":
-            verdict = "not passed" + (f" (cutoff {words.score(event['cutoff'])})" if event["cutoff"] is not None else "")
-        elif event["action"] == "pause":
-            verdict = "reached: waits there"
-        parts.append(f"{words.rung(max(event['rungs']), view.record)} {verdict}")
-    return ", ".join(parts)
+        verdict = "waits at" if event["action"] == "pause" else "passes"
+        text += f", {verdict} {words.rung(max(event['rungs']), view.record)}"
+    return text + view.new_best()
+
+
+def _end_words(trial: Trial, view: _View) -> str:
+    cost = f" · {trial.gpu_seconds:,.0f} GPU s" if trial.attempts else ""
+    if trial.last is None or trial.state not in (State.COMPLETE, State.PRUNED):
+        error = f": {trial.error.splitlines()[0]}" if trial.error else ""
+        return f"{trial.name} {words.state(trial)}{error}{cost}"
+    what = "finished" if trial.state is State.COMPLETE else "stopped"
+    needed = ""
+    if trial.stop_reason == "rung":
+        what = f"stopped at {words.rung(trial.rung, view.record)}"
+        needed = f" (needed {words.score(trial.last.cutoff)})" if trial.last.cutoff is not None else ""
+    elif trial.state is State.PRUNED:
+        what = f"stopped ({trial.stop_reason})"
+    value = f"{view.record.metric} {words.score(trial.last.metrics[view.record.metric])}"
+    return f"{trial.name} {what}: {value} at {view.at(trial.last.fidelity)}{needed}{cost}{view.new_best()}"
+
+
+def _status(view: _View) -> str:
+    left = ", ".join(use.left for use in view.uses(view.record.elapsed_seconds))
+    best = view.standing.best
+    parts = [_counts(view), f"best {view.best(best)}" if best else "", f"left: {left}" if left else ""]
+    return f"── {' | '.join(part for part in parts if part)}"
 
 
 def _counts(view: _View) -> str:

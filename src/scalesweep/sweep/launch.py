@@ -88,6 +88,7 @@ def make_manifest(plan: Plan) -> dict[str, Any]:
             **plan.data_summary,
         },
         "hopeless": plan.hopeless,
+        "baseline": asdict(plan.baseline),
         "past": [asdict(past) for past in plan.past],
         "seeds": {"search": spec.search.seed, "training": spec.training.seed, "split": spec.data.split_seed},
         "versions": package_versions(),

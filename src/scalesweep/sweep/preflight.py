@@ -21,6 +21,7 @@ from scalesweep.spec.config import KNOBS
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.space import THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
+from scalesweep.training.baseline import Baseline, guessing, strictest
 from scalesweep.training.metrics import LANGUAGE_MODELLING, METRICS
 from scalesweep.training.schedules import SCHEDULES
 
@@ -58,6 +59,7 @@ class Plan:
     tokens_per_example: float
     cost: Cost
     hopeless: list[tuple[str, str]]  # (size, unfreezing mode) pairs that can't fit in GPU memory; the search skips them
+    baseline: Baseline  # the score of guessing, on the validation split
     past: tuple[Past, ...] = ()  # trials of earlier sweeps to learn from
     past_note: str = ""  # a sentence that counts them
 
@@ -88,6 +90,7 @@ class Plan:
                 **self.data_summary,
                 "notes": [*self.data_notes, *([self.past_note] if self.past_note else [])],
             },
+            "baseline": asdict(self.baseline),
             "cost_at_most": asdict(self.cost),
         }
 
@@ -297,7 +300,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         raise SpecError(problems) from None
     classes = tuple(prepared.classes)
     sizes, ladder = check_models(spec, len(classes) or None, base)
-    keys = {}
+    keys, baselines = {}, []
     for index, size in enumerate(sizes):
         if size.tokenizer_fingerprint not in keys:
             tokenizer = load_tokenizer(ladder[size.name])
@@ -310,6 +313,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
                 key = error.key if isinstance(error, DataProblem) else at
                 raise SpecError([spec.problem(key, error.message, error.hint)]) from None
             keys[size.tokenizer_fingerprint] = folder
+            baselines.append(guessing(spec.task, TokenizedData.open(folder), len(classes) or len(tokenizer)))
     data = TokenizedData.open(keys[sizes[0].tokenizer_fingerprint])
     lengths = data.train.lengths
     return Plan(
@@ -327,6 +331,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         tokens_per_example=float(lengths.mean()),
         cost=_cost(spec, sizes, float(lengths.mean()), slots),
         hopeless=hopeless_combinations(spec, sizes),
+        baseline=strictest(baselines, spec.metric.name),
         past=tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier),
         past_note=past_note,
     )

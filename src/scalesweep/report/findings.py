@@ -1,0 +1,129 @@
+"""Findings of a sweep in words: how good the best trial is, which settings did well, what early stopping saved.
+
+Each finding is a label and a sentence. All of them read the record and the one ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from scalesweep.record import Record, Row, State, rank
+from scalesweep.record.flips import order_flips
+from scalesweep.record.throughput import throughput
+from scalesweep.report import words
+
+PAIRS_NEEDED = 10  # pairs of trials; fewer say nothing about a rung
+BEST_SHARE = 4  # one in four ranked trials counts as good
+GOOD_NEEDED = 3  # trials; fewer don't make a range
+LEVELS_SHOWN = 6  # values of one setting; more don't fit a line
+COMPARED = {"model_size": "size", "unfreezing": "unfreezing", "lr_scheduler_type": "schedule"}
+
+NO_BETTER = "No trial beats guessing"
+
+Finding = tuple[str, str]
+
+
+def findings(record: Record) -> list[Finding]:
+    """(label, sentence) of everything that the record supports, the most important first; empty before the first report."""
+    rows = [row for row in rank(record) if row.rank is not None]
+    if not rows:
+        return []
+    found = [("best", _best(record, rows[0]))]
+    found += [(label, text) for name, label in COMPARED.items() if (text := _levels(record, rows, name))]
+    found += [("rate", text) for text in _rates(rows)]
+    found += [("stopping", text) for text in _saved(record)]
+    found += [("rungs", text) for text in _reliability(record)]
+    found += [("speed", text) for text in _speed(record)]
+    return found
+
+
+def beats_guessing(record: Record, value: float) -> bool | None:
+    """Whether a value of the sweep's metric is better than guessing; None where the record has no baseline."""
+    baseline = record.manifest.get("baseline")
+    if baseline is None:
+        return None
+    guess = baseline["metrics"][record.metric]
+    return bool(value < guess if record.minimize else value > guess)
+
+
+def _best(record: Record, row: Row) -> str:
+    assert row.metric is not None  # ranked rows have one
+    text = f"{row.trial.name}, {words.brief(row.trial)}: {record.metric} {words.score(row.metric)}"
+    baseline = record.manifest.get("baseline")
+    if baseline is None:
+        return text
+    guess = baseline["metrics"][record.metric]
+    if not beats_guessing(record, row.metric):
+        text = f"the best {record.metric} is {words.score(row.metric)} ({row.trial.name})"
+        return f"{NO_BETTER}: {text}; guessing from {baseline['guess']} reaches {words.score(guess)}"
+    gap = abs(row.metric - guess)
+    share = f" ({gap / abs(guess):.1%})" if guess else ""
+    text += f", {words.score(gap)}{share} {'below' if record.minimize else 'above'} guessing ({words.score(guess)})"
+    report, also = row.trial.judged, "eval_accuracy"
+    if report is not None and also in report.metrics and also in baseline["metrics"] and also != record.metric:
+        text += f"; {also} {words.score(report.metrics[also])} (guessing {words.score(baseline['metrics'][also])})"
+    return text
+
+
+def _levels(record: Record, rows: list[Row], name: str) -> str:
+    """The best value of each level of a setting, among trials that were judged at the highest rung; the best first."""
+    tried = {row.trial.config.get(name) for row in rows} - {None}
+    if len(tried) < 2:
+        return ""
+    top = max(row.rung for row in rows)
+    best: dict[object, Row] = {}
+    for row in rows:  # best first
+        best.setdefault(row.trial.config.get(name), row)
+    shown = [f"{level} {words.score(row.metric)}" for level, row in best.items() if row.rung == top]
+    below = [str(level) for level, row in best.items() if row.rung < top]
+    text = f"{' · '.join(shown[:LEVELS_SHOWN])} (best {record.metric} of each)"
+    return text + (f"; none reached {words.rung(top, record)} with {', '.join(below[:LEVELS_SHOWN])}" if below else "")
+
+
+def _rates(rows: list[Row]) -> Iterable[str]:
+    rates = [row.trial.config["learning_rate"] for row in rows if "learning_rate" in row.trial.params]
+    good = rates[: len(rates) // BEST_SHARE]
+    if len(good) >= GOOD_NEEDED:
+        yield (
+            f"the {len(good)} best trials used {min(good):.1e} … {max(good):.1e}; "
+            f"all {len(rates)} span {min(rates):.1e} … {max(rates):.1e}"
+        )
+
+
+def _saved(record: Record) -> Iterable[str]:
+    """The GPU time that early stopping saved: what each stopped trial would have used at its own pace up to the end."""
+    stopped = [trial for trial in record.trials.values() if trial.state is State.PRUNED and trial.last is not None]
+    ended = sum(trial.state.ended for trial in record.trials.values())
+    saved = 0.0
+    for trial in stopped:
+        assert trial.last is not None
+        if trial.last.fidelity:
+            saved += trial.gpu_seconds * (record.manifest["max_t"] / trial.last.fidelity - 1)
+    if saved and record.gpu_seconds:
+        yield (
+            f"{len(stopped)} of {ended} trials ended early; in full, the sweep would have used about "
+            f"{(record.gpu_seconds + saved) / record.gpu_seconds:.1f} times its GPU time"
+        )
+
+
+def _reliability(record: Record) -> Iterable[str]:
+    for flips in order_flips(record):
+        if flips.pairs >= PAIRS_NEEDED:
+            at = words.amount(flips.fidelity, record.manifest["time_attr"])
+            kinds = (
+                (flips.flipped_within, flips.pairs_within, "same-size"),
+                (flips.flipped_between, flips.pairs_between, "cross-size"),
+            )
+            shares = [f"{flipped / pairs:.0%} of {pairs:,} {kind} pairs" for flipped, pairs, kind in kinds if pairs]
+            yield f"rung {flips.rung} ({at}) ordered {' and '.join(shares)} differently from the end"
+
+
+def _speed(record: Record) -> Iterable[str]:
+    several = [row for row in throughput(record) if row.num_gpus > 1 and row.efficiency is not None]
+    if several:
+        speeds = ", ".join(
+            f"{row.num_gpus} GPUs train {row.model_size} {row.efficiency * row.num_gpus:.1f} times as fast as one"
+            for row in several
+            if row.efficiency is not None
+        )
+        yield speeds

@@ -1,0 +1,47 @@
+"""The score of guessing: the metrics that a model reaches which never reads its input.
+
+Classification guesses from the classes' shares in the training split (and answers the most frequent class). Language modelling
+guesses each token from its frequency in the training split (a unigram model). Both add one to every count, so that
+what training never showed is unlikely and not impossible (Laplace, 1814).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalesweep.data.tokens import TokenizedData
+from scalesweep.training.metrics import LANGUAGE_MODELLING, METRICS, Totals, compute_metrics
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """`guess` says how it guesses; `metrics` holds every metric of the task on the validation split."""
+
+    guess: str
+    metrics: dict[str, float]
+
+
+def guessing(task: str, data: TokenizedData, outcomes: int) -> Baseline:
+    """The metrics of guessing on the validation split.
+
+    Args:
+        outcomes: how many classes, or how many tokens in the vocabulary, there are to guess from.
+    """
+    train, validation = (split.target_counts(outcomes) for split in (data.train, data.validation))
+    share = (train + 1) / (train.sum() + outcomes)
+    nll, count = float(-(validation * np.log(share)).sum()), float(validation.sum())
+    if task == LANGUAGE_MODELLING:
+        return Baseline("token frequencies in train", compute_metrics(task, Totals(nll, count, data.validation.n_bytes)))
+    confusion = np.zeros((outcomes, outcomes))
+    confusion[:, int(train.argmax())] = validation
+    return Baseline("class shares in train", compute_metrics(task, Totals(nll, count, data.validation.n_bytes, confusion)))
+
+
+def strictest(baselines: Iterable[Baseline], metric: str) -> Baseline:
+    """The baseline that is best in `metric`: what several tokenizers make of the same text is measured against one."""
+    sign = 1.0 if METRICS[metric].goal == "minimize" else -1.0
+    found: Sequence[Baseline] = list(baselines)
+    return min(found, key=lambda baseline: sign * baseline.metrics[metric])

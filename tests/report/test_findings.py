@@ -1,0 +1,101 @@
+"""Findings: what the words under the leaderboard claim, against the record's own numbers."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from records import curve, make_events, make_record
+from scalesweep.record import Record
+from scalesweep.report.findings import beats_guessing, findings
+from scalesweep.report.leaderboard import render_leaderboard
+
+GUESS = {"guess": "class shares in train", "metrics": {"eval_loss": 0.6811, "eval_accuracy": 0.578}}
+
+
+def found(record: Record) -> dict[str, str]:
+    return dict(findings(record))
+
+
+def shown(record: Record, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(render_leaderboard(record, "rung", width))
+    return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+
+def test_the_best_trial_is_measured_against_guessing() -> None:
+    record = make_record(baseline=GUESS)
+    assert found(record)["best"] == (
+        "t0001, L6 · 2 GPUs · gradual/40 · lr 1.2e-04 cosine: eval_loss 0.4400, 0.2411 (35.4%) below guessing (0.6811); "
+        "eval_accuracy 0.7800 (guessing 0.5780)"
+    )
+    assert "Findings so far best t0001" in shown(record)
+    assert "guessing" not in found(make_record())["best"]  # a record of earlier days has no baseline
+
+
+def test_a_sweep_in_which_no_trial_beats_guessing_says_so() -> None:
+    for value in (0.44, 0.3):  # as good is not better
+        record = make_record(baseline={"guess": "class shares in train", "metrics": {"eval_loss": value}})
+        expected = f"No trial beats guessing: the best eval_loss is 0.4400 (t0001); guessing from class shares in train reaches {value:.4f}"
+        assert found(record)["best"] == expected
+        assert expected in shown(record)
+
+
+@pytest.mark.parametrize(("goal", "better"), [("minimize", 0.5), ("maximize", 0.7)])
+def test_better_than_guessing_follows_the_goal(goal: str, better: float) -> None:
+    baseline = {"guess": "class shares in train", "metrics": {"eval_loss": 0.6}}
+    record = make_record(baseline=baseline, metric={"name": "eval_loss", "goal": goal})
+    assert beats_guessing(record, better) is True
+    assert beats_guessing(record, 0.6) is False
+    assert beats_guessing(record, 1.2 - better) is False
+    assert beats_guessing(make_record(), better) is None
+
+
+def test_levels_of_a_setting_are_compared_at_the_highest_rung() -> None:
+    texts = found(make_record())
+    assert texts["size"] == "L6 0.4400 · L1 0.5800 (best eval_loss of each); none reached rung 3/3 with L4"
+    assert texts["unfreezing"] == "gradual 0.4400 · full 0.5800 (best eval_loss of each); none reached rung 3/3 with head"
+
+
+def test_the_rates_of_the_best_quarter() -> None:
+    def trial(number: int) -> list[dict[str, Any]]:
+        events = curve(number, "L4", [0.3 + number / 100] * 3)
+        events[0]["params"]["learning_rate"] = events[0]["config"]["learning_rate"] = 1e-4 * (number + 1)
+        return events
+
+    text = found(make_record([event for number in range(12) for event in trial(number)]))["rate"]
+    assert text == "the 3 best trials used 1.0e-04 … 3.0e-04; all 12 span 1.0e-04 … 1.2e-03"
+    assert "rate" not in found(make_record([event for number in range(11) for event in trial(number)]))  # two make no range
+
+
+def test_early_stopping_is_priced_at_each_trials_own_pace() -> None:
+    record = make_record()
+    saved = sum(
+        record.trials[name].gpu_seconds * (360 / at - 1)
+        for name, at in (("t0002", 120), ("t0003", 40), ("t0005", 40), ("t0006", 120))
+    )
+    times = (record.gpu_seconds + saved) / record.gpu_seconds
+    assert (
+        found(record)["stopping"]
+        == f"4 of 9 trials ended early; in full, the sweep would have used about {times:.1f} times its GPU time"
+    )
+
+
+def test_a_rung_is_judged_by_the_pairs_it_ordered_otherwise() -> None:
+    rng = np.random.default_rng(0)
+    events = [event for i in range(8) for event in curve(i, "L1" if i % 2 else "L4", rng.random(3).tolist(), 10.0 + i)]
+    rungs = [text for label, text in findings(make_record(events)) if label == "rungs"]
+    assert [text[:19] for text in rungs] == ["rung 1 (40 steps) o", "rung 2 (120 steps) "]
+    assert "same-size pairs" in rungs[0]
+    assert "cross-size pairs differently from the end" in rungs[0]
+    assert "rungs" not in found(make_record(events[:15]))  # too few pairs
+
+
+def test_nothing_is_found_before_the_first_report() -> None:
+    assert findings(make_record([])) == []
+    assert findings(make_record(make_events()[:6])) == []
+    assert "Findings" not in shown(make_record([]))
