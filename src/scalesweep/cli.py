@@ -311,7 +311,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     import json
 
     from scalesweep.report.leaderboard import leaderboard_json
-    from scalesweep.report.terminal import print_leaderboard
+    from scalesweep.report.terminal import print_leaderboard, where_it_is
 
     shown, folder = shlex.quote(str(run_dir)), run_dir if isinstance(run_dir, Path) else working_folder(run_dir)
     try:
@@ -325,17 +325,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
         click.echo(json.dumps(leaderboard_json(record), indent=2, ensure_ascii=False))
         return
     print_leaderboard(record, limit=10)
-    rows = {"run folder": str(run_dir)}
-    if (wandb_dir := folder / "wandb").is_dir():
-        offline = any(wandb_dir.glob("offline-run-*"))
-        rows["W&B runs"] = (
-            f"wandb sync {shlex.quote(str(wandb_dir))}/offline-run-*  (uploads them)" if offline else str(wandb_dir)
-        )
-    rows["Optuna"] = f"optuna-dashboard {shlex.quote(str(folder))}/study.log"
-    rows["next"] = f"scalesweep promote {shown}  (trains the best trial on train + validation, tests it, exports it)"
-    _say()
-    for label, text in rows.items():
-        _say(f"{label:<12}{text}")
+    _say("\n" + where_it_is(str(run_dir), folder))
 
 
 @cli.command()
@@ -538,6 +528,7 @@ def promote(
     import json
 
     from scalesweep.promotion.promote import promote as run
+    from scalesweep.promotion.summary import after_promotion, promoted
     from scalesweep.report.terminal import step_progress
 
     with step_progress("training the final run") as progress:
@@ -554,22 +545,8 @@ def promote(
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
-    from scalesweep.report import words
-
-    final, validated = result["final_run"], result["trial"]["validation"]
-    steps = f"{final['steps']:,} steps on {train_on}, {words.clock(final['wall_seconds'])}"
-    click.echo(f"promoted {result['trial']['name']} ({words.summary(final['config'])}): {steps}\n")
-    click.echo(f"{'':<12}{'test':>10}{'sweep':>12}")
-    for name, value in result["test"].items():
-        click.echo(f"{name.removeprefix('eval_'):<12}{words.score(value):>10}{words.score(validated.get(name)):>12}")
-    click.echo("\ntest: the final model on the test split. sweep: the trial on the validation split, when it was judged.")
-    _say(f"\nmodel       {result['output']}  (reloaded with transformers: it predicts the same)")
-    use = f"from transformers import pipeline; print(pipeline('{_pipeline(result)}', '{result['output']}')('…'))"
-    _say(f'next        python -c "{use}"')
-
-
-def _pipeline(result: dict[str, Any]) -> str:
-    return "text-classification" if result["task"] == "sequence-classification" else "text-generation"
+    click.echo(promoted(result))
+    _say("\n" + after_promotion(result))
 
 
 def main() -> None:

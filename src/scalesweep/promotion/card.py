@@ -6,11 +6,13 @@ from typing import Any
 
 import yaml
 
+PIPELINES = {"sequence-classification": "text-classification", "causal-lm": "text-generation"}  # of transformers, by task
+
 
 def model_card(provenance: dict[str, Any]) -> str:
     """Return the text of the model's `README.md`. `provenance` is the content of `provenance.json`."""
     final, trial, data = provenance["final_run"], provenance["trial"], provenance["data"]
-    task = "text-classification" if provenance["task"] == "sequence-classification" else "text-generation"
+    task = PIPELINES[provenance["task"]]
     base = provenance["base_model"]
     header = {"library_name": "transformers", "pipeline_tag": task, "tags": ["scalesweep"]}
     layers = f", lowest {base['layers']} blocks" if base["layers"] else ""

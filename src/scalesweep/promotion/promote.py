@@ -307,6 +307,7 @@ def _provenance(
         },
         "task": manifest["spec"]["task"],
         "metric": manifest["metric"],
+        "baseline": manifest.get("baseline"),
         "base_model": {"model": entry["model"], "layers": entry["layers"], "revision": entry["entry"]["revision"]},
         "n_params": entry["n_params"],
         "final_run": {

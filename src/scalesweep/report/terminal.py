@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from scalesweep.record import Record
 from scalesweep.record.ranking import By
@@ -21,6 +23,17 @@ def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None)
 
     width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
     Console(width=width).print(render_leaderboard(record, by, width, limit))
+
+
+def where_it_is(run_dir: str, folder: Path) -> str:
+    """Where the results of a sweep are, and the next command. `run_dir` is a path or a URL; `folder` holds what lies on this
+    machine (the run folder itself, unless that is a URL)."""
+    local = shlex.quote(str(folder))
+    rows = {"run folder": run_dir, "study": f"optuna-dashboard {local}/study.log"}
+    if any(folder.glob("wandb/offline-run-*")):
+        rows["W&B"] = f"wandb sync {local}/wandb/offline-run-*"
+    rows["next"] = f"scalesweep promote {shlex.quote(run_dir)}"
+    return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
 
 
 @contextmanager

@@ -1,0 +1,40 @@
+"""The last lines of a promotion: the scores, where the model is, and how to use it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scalesweep.promotion.card import PIPELINES
+from scalesweep.report import words
+
+COLUMN = 13  # characters
+
+
+def promoted(result: dict[str, Any]) -> str:
+    """The scores of a promoted model (`promote`'s result) beside those of its trial and of guessing."""
+    final, trial = result["final_run"], result["trial"]
+    columns = {
+        "test": result["test"],
+        "in the sweep": trial["validation"],
+        "guessing": (result["baseline"] or {}).get("metrics", {}),
+    }
+    columns = {title: values for title, values in columns.items() if values}
+    lines = [
+        f"promoted {trial['name']} ({words.summary(final['config'])}): {final['steps']:,} steps on "
+        f"{'+'.join(final['train_on'])} in {words.clock(final['wall_seconds'])}",
+        "",
+        " " * COLUMN + "".join(f"{title:>{COLUMN}}" for title in columns),
+    ]
+    for name in result["test"]:
+        cells = "".join(f"{words.score(values.get(name)):>{COLUMN}}" for values in columns.values())
+        lines.append(f"{name.removeprefix('eval_'):<{COLUMN}}{cells}")
+    beside = " and guessing" if "guessing" in columns else ""
+    return "\n".join(
+        [*lines, "", f"test: the final model on the test split. The trial{beside} were scored on the validation split."]
+    )
+
+
+def after_promotion(result: dict[str, Any]) -> str:
+    """Where the promoted model is and how to use it."""
+    use = f"from transformers import pipeline; print(pipeline('{PIPELINES[result['task']]}', '{result['output']}')('…'))"
+    return f'model       {result["output"]}  (reloaded with transformers: it predicts the same)\nnext        python -c "{use}"'
