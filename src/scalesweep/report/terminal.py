@@ -28,11 +28,11 @@ def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None)
 def where_it_is(run_dir: str, folder: Path) -> str:
     """Where the results of a sweep are, and the next command. `run_dir` is a path or a URL; `folder` holds what lies on this
     machine (the run folder itself, unless that is a URL)."""
-    local = shlex.quote(str(folder))
-    rows = {"run folder": run_dir, "study": f"optuna-dashboard {local}/study.log"}
-    if any(folder.glob("wandb/offline-run-*")):
-        rows["W&B"] = f"wandb sync {local}/wandb/offline-run-*"
-    rows["next"] = f"scalesweep promote {shlex.quote(run_dir)}"
+    rows = {
+        "run folder": run_dir,
+        "study": f"optuna-dashboard {shlex.quote(str(folder))}/study.log",
+        "next": f"scalesweep promote {shlex.quote(run_dir)}",
+    }
     return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
 
 
