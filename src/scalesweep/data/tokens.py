@@ -304,7 +304,7 @@ class TokenizedSplit:
         return self.lengths - 1 if self.labels is None else np.ones(len(self), dtype=np.int32)
 
     def target_counts(self, outcomes: int) -> np.ndarray:
-        """How often each class, or for causal-lm each token, is to be predicted in the whole split, int64 [outcomes].
+        """Counts of what the split asks to predict, int64 [outcomes]: of each class, or for causal-lm of each token.
 
         `outcomes`: number of classes or size of the vocabulary.
         """

@@ -188,6 +188,11 @@ MANIFEST: dict[str, Field] = {
         "pairs of size and unfreezing mode that are never proposed, because their weights, gradients and moments alone exceed "
         "`resources.gpu_memory_gib`",
     ),
+    "baseline": Field(
+        "mapping",
+        "the score of guessing on the validation split: `guess` (from what it guesses), `metrics` (every metric of the task). "
+        "Older records have none.",
+    ),
     "past": Field(
         "list",
         "trials of earlier sweeps that `search.warm_start` names: `name` (run folder and trial: `bert-small/t0003`), `params`, "
