@@ -131,25 +131,25 @@ class UrlPath:
 
     def _open(self) -> tuple[Any, str]:
         """Return the file system, and the path on it."""
-        with _told():
+        with _one_line_errors():
             files, base = _file_system(self.root)
         return files, f"{base}/{self.key}" if self.key else base
 
     def write_bytes(self, content: bytes) -> None:
         """Write or replace the whole object in one step."""
         files, path = self._open()
-        with _told(), files.open_output_stream(path) as stream:
+        with _one_line_errors(), files.open_output_stream(path) as stream:
             stream.write(content)
 
     def read_bytes(self) -> bytes:
         files, path = self._open()
-        with _told(), files.open_input_stream(path) as stream:
+        with _one_line_errors(), files.open_input_stream(path) as stream:
             return bytes(stream.read())
 
     def mtime(self) -> float | None:
         """Return the time of the last write by the server's clock, in unix seconds (whole ones on S3); None if there is no object."""
         files, path = self._open()
-        with _told():
+        with _one_line_errors():
             info = files.get_file_info(path)
         return None if not info.is_file or info.mtime_ns is None else info.mtime_ns / 1e9
 
@@ -161,7 +161,7 @@ class UrlPath:
         from pyarrow.fs import FileSelector, FileType
 
         files, path = self._open()
-        with _told():
+        with _one_line_errors():
             found = files.get_file_info(FileSelector(path, allow_not_found=True, recursive=inside))
         kept = [info for info in found if not inside or info.type == FileType.File]
         return sorted(info.path.removeprefix(f"{path}/") for info in kept)
@@ -169,25 +169,25 @@ class UrlPath:
     def unlink(self) -> None:
         """Delete the object if it exists."""
         files, path = self._open()
-        with _told(), contextlib.suppress(FileNotFoundError):
+        with _one_line_errors(), contextlib.suppress(FileNotFoundError):
             files.delete_file(path)
 
     def remove(self) -> None:
         """Delete the folder and everything in it, if it exists."""
         files, path = self._open()
-        with _told(), contextlib.suppress(FileNotFoundError):
+        with _one_line_errors(), contextlib.suppress(FileNotFoundError):
             files.delete_dir(path)
 
     def upload(self, source: Path) -> None:
         """Write a file's content to this object. The content is streamed, and the object appears in one step."""
         files, path = self._open()
         # pyarrow's copy_files loses the errors that a store reports only when an object is closed.
-        with _told(), source.open("rb") as content, files.open_output_stream(path) as stream:
+        with _one_line_errors(), source.open("rb") as content, files.open_output_stream(path) as stream:
             shutil.copyfileobj(content, stream, COPY_BYTES)
 
     def download(self, target: Path) -> None:
         files, path = self._open()
-        with _told(), files.open_input_stream(path) as content, target.open("wb") as stream:
+        with _one_line_errors(), files.open_input_stream(path) as content, target.open("wb") as stream:
             shutil.copyfileobj(content, stream, COPY_BYTES)
 
 
@@ -209,7 +209,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _one_line_errors() -> Iterator[None]:
     """Give pyarrow's OSErrors an errno and a message of one line."""
     try:
         yield
