@@ -53,8 +53,8 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     for note in plan["data"]["notes"]:
         console.print(f"       {note}", style="dim")
     guessed = plan["baseline"]["metrics"]
-    shown = ", ".join(f"{name} {words.score(guessed[name])}" for name in dict.fromkeys((spec.metric.name, *guessed)))
-    console.print(f"[bold]beat[/]   guessing from {plan['baseline']['guess']} reaches {shown}")
+    shown = ", ".join(f"{name} {words.score(guessed[name])}" for name in words.guessed_metrics(guessed, spec.metric.name))
+    console.print(f"[bold]guess[/]  {shown}: the score of guessing from {plan['baseline']['guess']}, which a trial must beat")
     console.print(f"[bold]cost[/]   at most {_cost_line(plan['cost_at_most'])}")
 
 

@@ -118,6 +118,12 @@ def guess(record: Record) -> str:
     baseline = record.manifest.get("baseline")
     if baseline is None:
         return ""
-    named = dict.fromkeys(name for name in (record.metric, "eval_accuracy") if name in baseline["metrics"])
-    shown = ", ".join(f"{name} {score(baseline['metrics'][name])}" for name in named)
+    shown = ", ".join(
+        f"{name} {score(baseline['metrics'][name])}" for name in guessed_metrics(baseline["metrics"], record.metric)
+    )
     return f"{shown} (guessing from {baseline['guess']})"
+
+
+def guessed_metrics(metrics: Mapping[str, float], metric: str) -> list[str]:
+    """The metrics of a baseline that are worth a reader's time: the sweep's own, and accuracy where there is one."""
+    return list(dict.fromkeys(name for name in (metric, "eval_accuracy") if name in metrics))
