@@ -165,7 +165,7 @@ def launch(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Run a sweep: propose trials, train them, stop the poor ones early.
+    """Run a sweep and stop poor trials early.
 
     The run folder holds the record (record.jsonl), the Optuna study (study.log), the checkpoints and the W&B runs.
     Ctrl-C stops the sweep cleanly and prints the command that continues it.
@@ -387,9 +387,9 @@ def simulate(
     replay: bool,
     as_json: bool,
 ) -> None:
-    """Simulate a sweep in seconds: run its search on recorded or modelled learning curves and a virtual cluster.
+    """Simulate a sweep on known learning curves.
 
-    The simulation proposes, stops and places trials as a live sweep does. The sweep file's budgets apply to the virtual
+    Takes seconds: the curves are recorded or modelled, the cluster is virtual. The simulation proposes, stops and places trials as a live sweep does. The sweep file's budgets apply to the virtual
     clock.
 
     \b
@@ -520,7 +520,7 @@ def promote(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train a trial's configuration to the end, test it once, and export the model.
+    """Train a trial to the end, test it once, export it.
 
     The output is a transformers folder (safetensors, tokenizer, model card, provenance.json). Before it finishes, `promote`
     loads the folder with plain transformers and checks that it predicts as the trained model does.
