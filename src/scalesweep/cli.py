@@ -168,7 +168,7 @@ def launch(
     """Run a sweep and stop poor trials early.
 
     The run folder holds the record (record.jsonl), the Optuna study (study.log), the checkpoints and the W&B runs.
-    Ctrl-C stops the sweep cleanly and prints the command that continues it.
+    Ctrl-C stops the sweep cleanly and prints the command to `resume` it.
 
     \b
     On this machine:       scalesweep launch sweeps/quickstart.yaml
