@@ -389,8 +389,8 @@ def simulate(
 ) -> None:
     """Simulate a sweep on known learning curves.
 
-    Takes seconds: the curves are recorded or modelled, the cluster is virtual. The simulation proposes, stops and places trials as a live sweep does. The sweep file's budgets apply to the virtual
-    clock.
+    Takes seconds: the curves are recorded or modelled, and the cluster is virtual. The simulation proposes, stops and
+    places trials as a live sweep does. The sweep file's budgets apply to the virtual clock.
 
     \b
     Curves of a finished sweep:  scalesweep simulate sweeps/x.yaml --curves runs/x --workers 16
