@@ -106,7 +106,7 @@ def test_only_tokens_need_one_tokenizer_for_all_sizes(tmp_path: Path, monkeypatc
     tokenizer.save_pretrained(tmp_path / "other")
     for time_attr in ("steps", "flops", "gpu_seconds", "dollars"):
         plan(ladder=ladder, early_terminate=early(time_attr, 4, 36), resources={"dollars_per_gpu_hour": 1.0})
-    with pytest.raises(SpecError, match=r"(?s)their tokenizers differ.*time_attr: steps or flops"):
+    with pytest.raises(SpecError, match=r"(?s)the sizes have different tokenizers.*time_attr: steps or flops"):
         plan(ladder=ladder, early_terminate=early("tokens", 4, 36))
 
 
