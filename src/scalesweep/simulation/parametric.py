@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -222,12 +223,16 @@ class ParametricSource:
         rungs = [level for level in rung_levels(spec) if level <= early.max_t]
         fidelity = np.concatenate([early.max_t * np.arange(1, EVALUATIONS + 1) / EVALUATIONS, rungs])
         self._fidelity = np.unique(np.maximum(1, np.ceil(fidelity)))
-        random = np.sort(np.nan_to_num(self.random_losses(20_000, seed=1), nan=np.inf))
-        self._random = random[random < np.inf]
-        self.median = float(self._shown(np.median(random)))
-        self.best = float(self._shown(self._search_best()))
 
     # ---- what a source offers ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def median(self) -> float:
+        return float(self._shown(np.median(self._random)))
+
+    @cached_property
+    def best(self) -> float:
+        return float(self._shown(self._search_best()))
 
     def curve(self, params: Mapping[str, Any], seed: int) -> Curve:
         x = self._column(params)
@@ -245,11 +250,16 @@ class ParametricSource:
     def true_rank(self, value: float) -> int:
         """Among 20,000 random configurations: 1 + those that are better."""
         loss = value if self.goal == "minimize" else -np.log(value)
-        return 1 + int(np.searchsorted(self._random, loss))
+        return 1 + int(np.searchsorted(self._random[self._random < np.inf], loss))
 
     def random_losses(self, count: int, seed: int) -> Array:
         """Losses at full fidelity of configurations drawn at random from the space; NaN where they diverge."""
         return self._final_loss(self._draw(np.random.default_rng(seed).random((count, len(self._space)))))
+
+    @cached_property
+    def _random(self) -> Array:
+        """Losses of 20,000 random configurations in ascending order; infinite where they diverge."""
+        return np.sort(np.nan_to_num(self.random_losses(20_000, seed=1), nan=np.inf))
 
     # ---- configurations as columns ----------------------------------------------------------------------------------
 

@@ -24,11 +24,15 @@ class Source(Protocol):
     n_params: dict[str, float]
     """Parameters of each model size; empty where sizes are not searched or their parameters are not known."""
 
-    best: float
-    """The best value at full fidelity that is known: the reference of regret."""
+    @property
+    def best(self) -> float:
+        """The best value at full fidelity that is known: the reference of regret."""
+        ...
 
-    median: float
-    """The median, at full fidelity, of configurations drawn at random from the space."""
+    @property
+    def median(self) -> float:
+        """The median, at full fidelity, of configurations drawn at random from the space."""
+        ...
 
     def curve(self, params: Mapping[str, Any], seed: int) -> Curve:
         """The curve of one run. `seed` draws its noise, where the source has any."""
