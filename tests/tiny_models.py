@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,12 @@ def save_tiny(
         )
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@functools.cache
+def tiny_checkpoint(model_type: str, task: str = "sequence-classification") -> Path:
+    """`save_tiny` once per test run, beside its cache. Tests share it, so none may change it."""
+    return save_tiny(model_type, Path(os.environ["SCALESWEEP_CACHE"]).with_name("checkpoints") / f"{model_type}-{task}", task)
 
 
 def tiny_inputs(n: int = 2, length: int = 10, seed: int = 0) -> dict[str, torch.Tensor]:

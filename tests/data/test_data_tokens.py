@@ -1,7 +1,6 @@
 """Tokens on disk: equal to direct tokenizer calls, complete, written once, never half."""
 
 import importlib.util
-import multiprocessing
 import os
 import pickle
 import signal
@@ -15,6 +14,7 @@ import pandas as pd
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from processes import READY
 from scalesweep.data.problems import DataProblem
 from scalesweep.data.tokens import TokenizedData, TokenizedSplit, prepare, tokenize
 from scalesweep.errors import OutsideError, UserError
@@ -235,9 +235,8 @@ def _race(folder: Path, barrier, results) -> None:
 
 def test_two_processes_at_once_make_one_folder(tmp_path):
     make(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(2), context.Queue()
-    workers = [context.Process(target=_race, args=(tmp_path, barrier, results)) for _ in range(2)]
+    barrier, results = READY.Barrier(2), READY.Queue()
+    workers = [READY.Process(target=_race, args=(tmp_path, barrier, results)) for _ in range(2)]
     for worker in workers:
         worker.start()
     found = [results.get(timeout=60) for _ in workers]

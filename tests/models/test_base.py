@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import time
@@ -17,13 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from processes import READY
 from scalesweep.errors import UserError
 from scalesweep.models import base as module_under_test
 from scalesweep.models.base import BaseModel
 from scalesweep.models.groups import layer_groups
 from scalesweep.models.ladder import load_model
 from scalesweep.spec.sweep import LadderSize
-from tiny_models import DECODERS, TINY, save_tiny, tiny_inputs
+from tiny_models import DECODERS, TINY, save_tiny, tiny_checkpoint, tiny_inputs
 
 torch.set_num_threads(1)
 
@@ -85,14 +85,14 @@ def knobs_of(name: str) -> dict[str, float | None]:
 @pytest.mark.parametrize(("name", "task"), CASES)
 @pytest.mark.parametrize("layers", [None, 1])
 def test_a_copy_equals_a_loaded_model(name: str, task: str, layers: int | None, tmp_path: Path) -> None:
-    size = size_of(save_tiny(name, tmp_path / "model", task), layers)
+    size = size_of(tiny_checkpoint(name, task), layers)
     labels = None if task == "causal-lm" else 3
     names = None if task == "causal-lm" else {0: "bad", 1: "fair", 2: "good"}
     state = torch.get_rng_state()
     loaded = load_model(size, task, labels, knobs_of(name), 5, names)
     for _ in range(2):  # the one that puts it into the cache, and one that finds it there
         base = BaseModel.open(size, task, labels, 5, names, tmp_path / "cache")
-        assert base._stored.facts["exact"]
+        assert base.exact
         made = base.make(knobs_of(name), CPU)
         assert_same(made, loaded)
         assert base.groups == layer_groups(loaded)
@@ -104,18 +104,12 @@ def test_a_copy_equals_a_loaded_model(name: str, task: str, layers: int | None, 
 def test_the_bundled_model(layers: int, tmp_path: Path) -> None:
     base = classifier(MINILM, tmp_path, layers)
     assert_same(base.make({"dropout": 0.2}, CPU), load_model(size_of(MINILM, layers), CLASSIFY, 2, {"dropout": 0.2}, 0))
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        base.make({}, CPU)
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.5, seconds  # 0.07 on two idle cores
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_an_exported_copy_is_what_an_exported_loaded_model_is(name: str, tmp_path: Path) -> None:
     """GPT-NeoX saves its output layer under another name than it has in the model."""
-    size = size_of(save_tiny(name, tmp_path / "model", "causal-lm"))
+    size = size_of(tiny_checkpoint(name, "causal-lm"))
     BaseModel.open(size, "causal-lm", None, 0, None, tmp_path / "cache").make({}, CPU).save_pretrained(tmp_path / "one")
     load_model(size, "causal-lm", None, {}, 0).save_pretrained(tmp_path / "other")
     files = [{path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in ("one", "other")]
@@ -143,13 +137,13 @@ def test_what_fits_half_precision_is_kept_so_without_loss(dtype: torch.dtype, tm
 
 
 def test_an_unknown_knob_is_refused_as_by_loading(tmp_path: Path) -> None:
-    base = classifier(save_tiny("bert", tmp_path / "model"), tmp_path / "cache")
+    base = classifier(tiny_checkpoint("bert"), tmp_path / "cache")
     with pytest.raises(UserError, match="bert has no layerdrop"):
         base.make({"layerdrop": 0.1}, CPU)
 
 
 def test_ties_are_kept(tmp_path: Path) -> None:
-    size = size_of(save_tiny("gpt2", tmp_path / "model", "causal-lm"))
+    size = size_of(tiny_checkpoint("gpt2", "causal-lm"))
     model = BaseModel.open(size, "causal-lm", None, 0, None, tmp_path / "cache").make({}, CPU)
     assert model.lm_head.weight is model.transformer.wte.weight
     kept = load_file(next((tmp_path / "cache").glob("weights-*/model.safetensors")))
@@ -164,7 +158,7 @@ def test_a_model_that_cannot_be_built_empty_is_loaded(tmp_path: Path, monkeypatc
     monkeypatch.setattr(module_under_test, "_assemble", fail)
     for _ in range(2):
         base = BaseModel.open(size, CLASSIFY, 2, 0, None, tmp_path / "cache")
-        assert not base._stored.facts["exact"]
+        assert not base.exact
         assert_same(base.make({"dropout": 0.2}, CPU), load_model(size, CLASSIFY, 2, {"dropout": 0.2}, 0))
 
 
@@ -177,8 +171,8 @@ def test_a_rebuilt_model_that_differs_is_not_used(tmp_path: Path, monkeypatch: p
         return model
 
     monkeypatch.setattr(module_under_test, "_assemble", wrong)
-    base = classifier(save_tiny("bert", tmp_path / "model"), tmp_path / "cache")
-    assert not base._stored.facts["exact"]
+    base = classifier(tiny_checkpoint("bert"), tmp_path / "cache")
+    assert not base.exact
 
 
 # ---- copies of their own ---------------------------------------------------------------------------------------------------
@@ -207,7 +201,7 @@ def test_many_copies_leave_no_memory_and_no_file_open(tmp_path: Path) -> None:
     for _ in range(3):
         base.make({}, CPU)
     files, memory = process.num_fds(), process.memory_info().rss
-    for _ in range(30):
+    for _ in range(10):
         base.make({}, CPU)
     assert process.num_fds() == files
     assert process.memory_info().rss - memory < 60e6  # less than one copy
@@ -301,7 +295,7 @@ def _open_and_count(arguments: tuple[str, str, str]) -> tuple[str, ...]:
 def test_of_several_processes_one_makes_it(tmp_path: Path) -> None:
     folder = save_tiny("bert", tmp_path / "model")
     arguments = (str(folder), str(tmp_path / "cache"), str(tmp_path / "log"))
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
+    with READY.Pool(3) as pool:
         hashes = pool.map(_open_and_count, [arguments] * 3, chunksize=1)
     assert len(set(hashes)) == 1
     assert len((tmp_path / "log").read_text().splitlines()) == 1

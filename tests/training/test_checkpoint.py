@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import threading
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from processes import READY
 from scalesweep.training import checkpoint
 
 
@@ -45,9 +45,8 @@ def _save_on_a_full_disk(folder: str, lift_after: float, storage_seconds: float,
 def test_a_full_disk_is_waited_for_and_the_older_checkpoint_stays(
     tmp_path: Path, lift_after: float, storage_seconds: float, newest: int
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    process = context.Process(target=_save_on_a_full_disk, args=(str(tmp_path), lift_after, storage_seconds, answer))
+    answer = READY.Queue()
+    process = READY.Process(target=_save_on_a_full_disk, args=(str(tmp_path), lift_after, storage_seconds, answer))
     process.start()
     assert answer.get(timeout=120) == newest
     process.join()

@@ -69,6 +69,8 @@ class BaseModel:
         ]
         self.group_hashes: tuple[str, ...] = tuple(stored.facts["group_hashes"])
         """A hash of each group's parameters and buffers, bottom to top. Equal weights have equal hashes on every node."""
+        self.exact: bool = stored.facts["exact"]
+        """Whether copies are built from the kept weights. Where they would differ from a loaded model, `make` loads it."""
 
     @classmethod
     def open(
@@ -105,7 +107,7 @@ class BaseModel:
         Raises:
             UserError: the architecture lacks one of the knobs.
         """
-        if self._stored.facts["exact"]:
+        if self.exact:
             config = copy.deepcopy(self._config)
             apply_knobs(config, knobs)
             model: nn.Module = _assemble(config, self._arguments["task"], self._arguments["size"], self._stored, device)
