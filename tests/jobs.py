@@ -16,7 +16,7 @@ from scalesweep.training.job import TrialJob, job_from_manifest
 from sweeps import sweep_dict
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache
 def manifest_of(data: str) -> dict[str, Any]:
     return make_manifest(preflight(sweep_from_dict(json.loads(data)), slots=4, base=Path.cwd()))
 

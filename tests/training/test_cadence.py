@@ -12,13 +12,14 @@ from scalesweep.data.batches import BatchPlan
 from scalesweep.spec import TrialConfig
 from scalesweep.training.cadence import Cadence
 from scalesweep.training.loop import Trainer
+from tiny_sweeps import tiny_sweep
 
 GROUPS = 5
 PLAN = BatchPlan(n_examples=40, batch_size=10, seed=0)  # four steps per epoch
 
 
 def config(**changes: Any) -> TrialConfig:
-    return job({"unfreezing": "gradual", **changes}).config
+    return job({"unfreezing": "gradual", **changes}, sweep=tiny_sweep(layers=(1, 2))).config
 
 
 def thawed_by_step(cadence: Cadence, steps: int) -> list[int]:
@@ -79,7 +80,7 @@ def test_the_rates_of_a_run_follow_the_warm_up_of_each_group() -> None:
     made = job({
         "unfreezing": "gradual", "unfreeze_interval": 2, "thaw_warmup_steps": 4, "max_t": 8, "rungs": [], "model_size": "L2",
         "learning_rate": 1e-3, "layerwise_lr_decay": 1.0, "lr_scheduler_type": "constant",
-    })  # fmt: skip
+    }, sweep=tiny_sweep(layers=(1, 2)))  # fmt: skip
     trainer = Trainer(made)
     for _ in range(4):
         trainer.train_step()
@@ -99,7 +100,7 @@ def test_lp_ft_and_chain_thaw_train_what_they_say(mode: str, trained: list[set[i
     made = job({
         "unfreezing": mode, "unfreeze_interval": 2, "max_t": 12, "rungs": [], "model_size": "L2", "learning_rate": 1e-3,
         "weight_decay": 0.0, "dropout": 0.0,
-    })  # fmt: skip
+    }, sweep=tiny_sweep(layers=(1, 2)))  # fmt: skip
     trainer = Trainer(made)
     for expected in trained:
         before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
@@ -120,11 +121,12 @@ def test_an_interrupted_run_of_any_mode_ends_as_an_undisturbed_one(mode: str, tm
         "unfreezing": mode, "unfreeze_interval": 3, "thaw_warmup_steps": 2, "eval_interval": 4, "max_t": 16, "rungs": [],
         "learning_rate": 1e-3, "dropout": 0.1,
     }  # fmt: skip
-    undisturbed = list(reports(job(made)))
-    for report in reports(job(made, tmp_path)):
+    spec = tiny_sweep(layers=(1, 2))
+    undisturbed = list(reports(job(made, sweep=spec)))
+    for report in reports(job(made, tmp_path, sweep=spec)):
         if report.step == 12:
             break
-    resumed = list(reports(job(made, tmp_path)))
+    resumed = list(reports(job(made, tmp_path, sweep=spec)))
     assert resumed == undisturbed[1:]
 
 
@@ -132,6 +134,6 @@ def test_a_plateau_is_seen_in_the_sweeps_metric_and_thaws_the_run() -> None:
     made = job({
         "unfreezing": "gradual", "unfreeze_cadence": "plateau", "unfreeze_patience": 1, "eval_interval": 2, "max_t": 12,
         "rungs": [], "learning_rate": 1e-9, "model_size": "L2",
-    }, metric="eval_accuracy", minimize=False)  # fmt: skip
+    }, sweep=tiny_sweep(layers=(1, 2)), metric="eval_accuracy", minimize=False)  # fmt: skip
     stages = [report.metrics["unfreezing_stage"] for report in reports(made)]
     assert stages == [0, 1, 2, 3, 3, 3], "accuracy stands still, so every evaluation but the first thaws"

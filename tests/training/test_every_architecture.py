@@ -1,72 +1,105 @@
-"""The whole training path on a tiny model of every supported architecture: gradual unfreezing, checkpoint, resume, export."""
+"""The whole training path on a tiny model of every supported architecture: gradual unfreezing, the frozen prefix cached and
+recomputed, checkpoint, resume, export. Three runs each, which the tests below read."""
 
 from __future__ import annotations
 
-import csv
 import functools
-import random
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from jobs import job, reports
 from scalesweep.promotion.promote import verify
+from scalesweep.training.job import TrainReport, TrialJob
 from scalesweep.training.loop import Trainer, train
-from tiny_models import DECODERS, TINY, WORDS, save_tiny
+from tiny_models import DECODERS, TINY
+from tiny_sweeps import tiny_sweep
 
 CASES = [(kind, "sequence-classification") for kind in TINY] + [(kind, "causal-lm") for kind in DECODERS]
+# Three blocks, embeddings and head: five groups, one more every other step. T5 has a decoder of three blocks more.
+CONFIG = {"unfreezing": "gradual", "unfreeze_interval": 2, "rungs": [5], "eval_interval": 1, "learning_rate": 3e-3}
+RUNG, FOUR_THAWED = 5, 8  # steps
+
+every_architecture = pytest.mark.parametrize(("kind", "task"), CASES, ids=lambda value: value)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """One trial three times: reports, and what trained."""
+
+    cached: list[TrainReport]  # the first, which fills the cache
+    first: Trainer
+    interrupted: list[TrainReport]  # from the cache, up to the step behind the checkpoint
+    resumed: list[TrainReport]
+    job: TrialJob  # of the resumed one
+    second: Trainer
+    recomputed: list[TrainReport]  # without a cache
+    third: Trainer
 
 
 @functools.cache
-def text_file(folder: str) -> str:
-    """120 distinct rows whose label a model can learn from a word."""
-    draw = random.Random(0)
-    path = Path(folder) / "rows.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "category"])
-        for number in range(120):
-            words = draw.sample(WORDS, 8)
-            writer.writerow([" ".join([*words, WORDS[number % 40]]), ("good", "poor")[number % 2]])
-    return str(path)
+def runs(kind: str, task: str) -> Runs:
+    spec = tiny_sweep(kind, task)
+    config: dict[str, Any] = {**CONFIG, "max_t": 12 if kind == "t5" else 10}
+    first = Trainer(job(config, sweep=spec))
+    cached = list(train(first))
+    with tempfile.TemporaryDirectory() as folder:
+        saving = {**config, "checkpoint_interval": RUNG}
+        interrupted = []
+        for report in reports(job(saving, Path(folder) / "checkpoint", sweep=spec)):
+            interrupted.append(report)
+            if report.step == RUNG + 1:
+                break
+        made = job(saving, Path(folder) / "checkpoint", sweep=spec)
+        second = Trainer(made)
+        resumed = list(train(second))
+    third = Trainer(job({**config, "prefix_cache": "off"}, sweep=spec))
+    return Runs(cached, first, interrupted, resumed, made, second, list(train(third)), third)
 
 
-@pytest.mark.parametrize(("kind", "task"), CASES, ids=lambda value: value)
-def test_trains_thaws_resumes_and_exports(
-    kind: str, task: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    model = save_tiny(kind, tmp_path / "model", task)
-    rows = text_file(str(tmp_path_factory.getbasetemp()))
-    data: dict[str, Any] = {
-        "path": rows,
-        "text": "text",
-        "splits": {"train": 60, "validation": 20, "test": 20},
-        "max_length": 16,
-    }
-    if task == "sequence-classification":
-        data["label"] = "category"
-    spec = {
-        "task": task,
-        "data": data,
-        "ladder": [{"name": "tiny", "model": str(model)}],
-        "search_space": {"parameters": {"learning_rate": {"min": 0.001, "max": 0.01}}},
-    }
-    # Three blocks, embeddings and head: five groups, all thawed by step 4 (T5 has a decoder of three more).
-    config = {
-        "unfreezing": "gradual",
-        "unfreeze_interval": 1,
-        "max_t": 6,
-        "rungs": [3],
-        "eval_interval": None,
-        "learning_rate": 3e-3,
-    }
-    undisturbed = list(reports(job(config, sweep=spec)))
-    assert [report.metrics["trainable_groups"] for report in undisturbed] == [3, 6 if kind == "t5" else 5]
-    interrupted = reports(job(config, tmp_path / "checkpoint", sweep=spec))
-    assert [next(interrupted), next(interrupted)] == undisturbed
-    made = job(config, tmp_path / "checkpoint", sweep=spec)
-    trainer = Trainer(made)
-    assert list(train(trainer)) == undisturbed
-    logits = trainer.export(tmp_path / "export")
-    verify(made, tmp_path / "export", logits)
+@every_architecture
+def test_groups_thaw_one_by_one(kind: str, task: str) -> None:
+    thawed = [report.metrics["trainable_groups"] for report in runs(kind, task).cached]
+    assert thawed == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, *([6, 6] if kind == "t5" else [])]
+
+
+@every_architecture
+def test_an_interrupted_run_ends_as_an_undisturbed_one(kind: str, task: str) -> None:
+    found = runs(kind, task)
+    assert found.interrupted == found.cached[: RUNG + 1]
+    assert found.resumed == found.cached[RUNG - 1 :], "the checkpoint's report is given out again"
+
+
+@every_architecture
+def test_an_exported_model_answers_as_the_trained_one(kind: str, task: str, tmp_path: Path) -> None:
+    found = runs(kind, task)
+    logits = found.second.export(tmp_path / "export")
+    assert np.isfinite(logits).all()
+    verify(found.job, tmp_path / "export", logits)
+
+
+@every_architecture
+def test_a_cached_prefix_changes_nothing_but_what_is_computed(kind: str, task: str) -> None:
+    """Two epochs, every thaw on the way, dropout on: losses, weights and FLOPs."""
+    found = runs(kind, task)
+    for mine, theirs in zip(found.cached, found.recomputed, strict=True):
+        for name in ("eval_loss", "train_loss"):
+            assert mine.metrics[name] == pytest.approx(theirs.metrics[name], abs=2e-4), (mine.step, name)
+    for name, parameter in found.third.parameters.items():
+        assert torch.allclose(found.first.parameters[name], parameter, atol=2e-3), name
+    cold, warm, without = (
+        next(report.flops for report in some if report.step == FOUR_THAWED)
+        for some in (found.cached, found.resumed, found.recomputed)
+    )
+    if kind == "t5":
+        assert any("recomputed" in note for note in found.cached[0].notes)
+        assert warm == pytest.approx(without)
+    else:
+        assert not any(report.notes for report in found.cached)
+        assert warm < cold < 1.5 * without
+        assert warm < 0.95 * without

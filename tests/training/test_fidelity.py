@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from test_every_architecture import text_file
-from test_prefix import tiny_sweep
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs import job, reports
 from scalesweep.training.loop import Trainer, train
-from tiny_models import save_tiny
+from tiny_sweeps import tiny_sweep
 
 BASE = {"eval_interval": None, "learning_rate": 1e-3, "lr_scheduler_type": "linear"}
 
 
 def test_a_run_measured_in_flops_ends_and_reports_where_they_are_reached() -> None:
-    steps = list(reports(job({**BASE, "max_t": 10, "rungs": [4, 7]})))
+    spec = tiny_sweep()
+    steps = list(reports(job({**BASE, "max_t": 10, "rungs": [4, 7]}, sweep=spec)))
     levels = [report.model_flops for report in steps]
-    found = list(reports(job({**BASE, "time_attr": "flops", "max_t": levels[2], "rungs": levels[:2]})))
+    found = list(reports(job({**BASE, "time_attr": "flops", "max_t": levels[2], "rungs": levels[:2]}, sweep=spec)))
     assert [report.step for report in found] == [4, 7, 10]
     assert [report.fidelity for report in found] == pytest.approx(levels)
     rates = [report.metrics["learning_rate"] for report in found]
@@ -29,7 +26,7 @@ def test_a_run_measured_in_flops_ends_and_reports_where_they_are_reached() -> No
 
 @pytest.mark.parametrize(("attr", "price"), [("gpu_seconds", None), ("dollars", 3600.0)])
 def test_a_run_measured_by_the_clock_ends_when_it_is_spent(attr: str, price: float | None) -> None:
-    found = list(reports(job({**BASE, "time_attr": attr, "max_t": 2.0, "rungs": [1.0]}, price=price)))
+    found = list(reports(job({**BASE, "time_attr": attr, "max_t": 2.0, "rungs": [1.0]}, sweep=tiny_sweep(), price=price)))
     assert len(found) == 2
     assert 1.0 <= found[0].fidelity < 2.0 <= found[1].fidelity
     assert found[1].fidelity < 6.0
@@ -37,9 +34,9 @@ def test_a_run_measured_by_the_clock_ends_when_it_is_spent(attr: str, price: flo
 
 @pytest.mark.parametrize(("kind", "task"), [("bert", "sequence-classification"), ("gpt2", "causal-lm")])
 @pytest.mark.parametrize("cache", ["auto", "off"])
-def test_the_flops_of_a_run_are_those_that_torch_counts(kind: str, task: str, cache: str, tmp_path: Path) -> None:
+def test_the_flops_of_a_run_are_those_that_torch_counts(kind: str, task: str, cache: str) -> None:
     """A whole gradual run with evaluations, the prefix cached or recomputed. Padding is in, what was read is not."""
-    spec = tiny_sweep(kind, task, save_tiny(kind, tmp_path / "model", task), text_file(str(tmp_path)))
+    spec = tiny_sweep(kind, task)
     config = {
         "unfreezing": "gradual",
         "unfreeze_interval": 2,

@@ -14,6 +14,7 @@ from jobs import job
 from scalesweep.training.job import cache_dir
 from scalesweep.training.loop import Trainer, train
 from scalesweep.training.micro_batch import MicroBatch
+from tiny_sweeps import tiny_sweep
 
 CONFIG = {"dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 1e-3, "max_t": 6, "rungs": [], "eval_interval": 3}
 
@@ -43,8 +44,8 @@ def memory_for(trainer: Trainer, rows: int) -> Iterator[list[int]]:
 
 
 def test_a_run_short_of_memory_goes_on_in_smaller_pieces_to_the_same_result() -> None:
-    plenty = list(train(Trainer(job(CONFIG))))
-    trainer = Trainer(job(CONFIG))
+    plenty = list(train(Trainer(job(CONFIG, sweep=tiny_sweep()))))
+    trainer = Trainer(job(CONFIG, sweep=tiny_sweep()))
     with memory_for(trainer, 3) as seen:
         scarce = list(train(trainer))
     for mine, theirs in zip(scarce, plenty, strict=True):
@@ -53,20 +54,20 @@ def test_a_run_short_of_memory_goes_on_in_smaller_pieces_to_the_same_result() ->
     assert max(seen) <= 6
     remembered = json.loads((cache_dir() / "micro-batches.json").read_text())
     assert list(remembered.values()) == [2], "16, 8, 4, 2"
-    again = Trainer(job(CONFIG))
+    again = Trainer(job(CONFIG, sweep=tiny_sweep()))
     with memory_for(again, 3) as seen:
         again.train_step()
     assert seen == [2] * 8, "what was found is known to the next trial"
 
 
 def test_where_not_even_one_example_fits_the_error_says_so() -> None:
-    trainer = Trainer(job(CONFIG))
+    trainer = Trainer(job(CONFIG, sweep=tiny_sweep()))
     with memory_for(trainer, 0), pytest.raises(torch.OutOfMemoryError, match="not even one example"):
         trainer.train_step()
 
 
 def test_other_errors_are_not_taken_for_too_little_memory() -> None:
-    trainer = Trainer(job(CONFIG))
+    trainer = Trainer(job(CONFIG, sweep=tiny_sweep()))
 
     def fail(*_: Any) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -93,12 +94,12 @@ def test_a_gpu_is_tried_out_once_per_node(tmp_path: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     gpu = torch.device("cuda", 0)
     sizes, try_out = tried(limit=20)
-    made = MicroBatch(job({}), tmp_path, gpu, share=100)
+    made = MicroBatch(job({}, sweep=tiny_sweep()), tmp_path, gpu, share=100)
     assert made.size(3, try_out) == 16
     assert sizes == [128, 64, 32, 16]
     other, try_other = tried(limit=0)
-    assert MicroBatch(job({}), tmp_path, gpu, share=100).size(3, try_other) == made.size(3, try_out)
+    assert MicroBatch(job({}, sweep=tiny_sweep()), tmp_path, gpu, share=100).size(3, try_other) == made.size(3, try_out)
     assert other == [], "remembered"
     given, try_given = tried(limit=0)
-    assert MicroBatch(job({"micro_batch_size": 7}), tmp_path, gpu, share=100).size(3, try_given) == 7
+    assert MicroBatch(job({"micro_batch_size": 7}, sweep=tiny_sweep()), tmp_path, gpu, share=100).size(3, try_given) == 7
     assert given == []

@@ -1,4 +1,5 @@
-"""Warm workers: leased in any number, as good as new after any trial, and none lost when something dies or hangs."""
+"""Workers: any number gives the same losses; warm ones are as good as new after any trial, and none is lost when something dies
+or hangs. The tests share a pool, and leave nothing leased."""
 
 from __future__ import annotations
 
@@ -13,18 +14,38 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import job
+from jobs import job, reports
 from scalesweep.training.job import TrialJob
 from scalesweep.training.workers import TrialFailed, WorkerDied, WorkerGroup, WorkerPool
+from tiny_sweeps import tiny_sweep
 
 SHORT = {"max_t": 4, "rungs": [], "eval_interval": 2, "learning_rate": 1e-3, "dropout": 0.1, "micro_batch_size": 16}
 
 
-@pytest.fixture
-def pool(local_ray: None) -> Iterator[WorkerPool]:  # noqa: ARG001
-    made = WorkerPool(threads=1, on_gpus=True, timeout_seconds=20)
+@pytest.fixture(scope="module")
+def workers(local_ray: None) -> Iterator[WorkerPool]:  # noqa: ARG001
+    made = WorkerPool(threads=1, on_gpus=True)
     yield made
     made.shutdown()
+
+
+@pytest.fixture
+def pool(workers: WorkerPool) -> Iterator[WorkerPool]:
+    yield workers
+    for holder in {worker.holder for worker in workers.workers.values() if worker.holder}:
+        workers.release(holder)
+
+
+def leave(pool: WorkerPool, count: int) -> None:
+    """Lease all workers but `count`, so that a test meets a pool of no more than those."""
+    if pool.idle() > count:
+        pool.lease_soon("others", pool.idle() - count)
+
+
+def empty(pool: WorkerPool) -> None:
+    """End all workers that are up."""
+    leave(pool, 0)
+    pool.discard("others")
 
 
 def run(pool: WorkerPool, name: str, count: int, **config: Any) -> list[Any]:
@@ -36,7 +57,24 @@ def run(pool: WorkerPool, name: str, count: int, **config: Any) -> list[Any]:
 
 
 def made(name: str, **config: Any) -> TrialJob:
-    return replace(job({**SHORT, **config}), trial=name)
+    return replace(job({**SHORT, **config}, sweep=tiny_sweep(layers=(1, 2))), trial=name)
+
+
+def test_one_two_and_four_workers_give_the_same_losses(pool: WorkerPool) -> None:
+    """60 examples in batches of 16: the last of an epoch has 12, which 8-example shards and 4 workers divide unevenly."""
+    config = {
+        "model_size": "L2", "dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 3e-3, "eval_interval": 6, "max_t": 12,
+        "unfreezing": "gradual", "unfreeze_interval": 3, "micro_batch_size": 5,
+    }  # fmt: skip
+    runs = {world: run(pool, f"of {world}", world, **config) for world in (1, 2, 4)}
+    here = list(reports(made("here", **config)))
+    for other in (runs[2], runs[4], here):
+        for mine, theirs in zip(runs[1], other, strict=True):
+            assert (mine.step, mine.tokens, mine.fidelity) == (theirs.step, theirs.tokens, theirs.fidelity)
+            assert theirs.model_flops == pytest.approx(mine.model_flops)
+            for name in ("eval_loss", "train_loss", "eval_accuracy"):
+                assert theirs.metrics[name] == pytest.approx(mine.metrics[name], abs=1e-3), (mine.step, name)
+    assert runs[1][0].metrics["eval_loss"] != pytest.approx(runs[1][1].metrics["eval_loss"], abs=1e-3), "nothing was learnt"
 
 
 @pytest.mark.slow
@@ -48,6 +86,7 @@ def test_a_warm_worker_gives_bit_equal_results_to_a_fresh_one(pool: WorkerPool) 
         (2, {"unfreezing": "lp_ft", "unfreeze_interval": 2, "model_size": "L2"}),
     ]
     warm = [run(pool, f"t{number}", count, **config) for number, (count, config) in enumerate(tried * 2)]
+    empty(pool)  # it would leave no GPU to others
     for number, (count, config) in enumerate(tried):
         fresh_pool = WorkerPool(threads=1, on_gpus=True)
         fresh = run(fresh_pool, "fresh", count, **config)
@@ -57,6 +96,7 @@ def test_a_warm_worker_gives_bit_equal_results_to_a_fresh_one(pool: WorkerPool) 
 
 
 def test_the_process_group_is_kept_while_the_same_workers_meet(pool: WorkerPool) -> None:
+    leave(pool, 2)
     first = pool.lease_soon("a", 2)
     group = WorkerGroup(first)
     group.begin(made("a", num_gpus=2))
@@ -73,6 +113,7 @@ def test_the_process_group_is_kept_while_the_same_workers_meet(pool: WorkerPool)
     group.begin(made("c", num_gpus=2))
     assert group.next().step == 2
     pool.release("c")
+    pool.release("others")
     three = pool.lease_soon("d", 3)
     assert three.group != first.group
     group = WorkerGroup(three)
@@ -81,43 +122,55 @@ def test_the_process_group_is_kept_while_the_same_workers_meet(pool: WorkerPool)
 
 
 def test_a_lease_takes_nothing_while_it_can_not_take_all(pool: WorkerPool) -> None:
-    pool.lease_soon("a", 2)
-    assert pool.lease("b", 2, capacity=3) is None
-    assert pool.lease("c", 1, capacity=3) is None or len(pool.workers) == 3
+    pool.lease_soon("a", 3)
+    assert pool.lease("b", 2, capacity=4) is None
+    assert pool.lease("c", 1, capacity=4) is None or len(pool.workers) == 4
     assert sum(worker.holder == "b" for worker in pool.workers.values()) == 0
-    assert len(pool.workers) <= 3
+    assert len(pool.workers) <= 4
 
 
 def test_a_killed_worker_is_told_apart_from_a_failed_trial_and_its_group_is_replaced(pool: WorkerPool) -> None:
-    group = WorkerGroup(pool.lease_soon("a", 2))
-    group.begin(made("a", num_gpus=2, max_t=200, eval_interval=100))
+    leave(pool, 2)
+    lease = pool.lease_soon("a", 2)
+    group = WorkerGroup(lease)
+    group.begin(made("a", num_gpus=2, max_t=10_000, eval_interval=5000, rungs=[1]))
+    assert group.next().step == 1
     pids = group.pids()
     pending = [actor.next.remote() for actor in group.ranks]
-    time.sleep(1)
+    wait_until_busy(pids)
     os.kill(pids[1], signal.SIGKILL)
     with pytest.raises(WorkerDied):
         group._all(pending)
     pool.discard("a")
-    assert pool.workers == {}
+    assert not pool.workers.keys() & set(lease.workers)
     assert run(pool, "a again", 2)[-1].step == 4
     wait_until_gone(pids)
 
 
+@pytest.fixture
+def impatient_pool(pool: WorkerPool) -> Iterator[WorkerPool]:
+    empty(pool)  # it would leave no GPU to this one
+    made = WorkerPool(threads=1, on_gpus=True, timeout_seconds=20)
+    yield made
+    made.shutdown()
+
+
 @pytest.mark.slow
-def test_a_worker_that_hangs_in_a_sum_is_found_out_and_replaced(pool: WorkerPool) -> None:
-    group = WorkerGroup(pool.lease_soon("a", 2))
-    group.begin(made("a", num_gpus=2, max_t=10_000, eval_interval=5000))
+def test_a_worker_that_hangs_in_a_sum_is_found_out_and_replaced(impatient_pool: WorkerPool) -> None:
+    group = WorkerGroup(impatient_pool.lease_soon("a", 2))
+    group.begin(made("a", num_gpus=2, max_t=10_000, eval_interval=5000, rungs=[1]))
+    assert group.next().step == 1
     pids = group.pids()
     pending = [actor.next.remote() for actor in group.ranks]
-    time.sleep(1)
+    wait_until_busy(pids)
     os.kill(pids[1], signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises(WorkerDied):
         group._all([pending[0]])
     assert time.monotonic() - began < 60
-    pool.discard("a")
+    impatient_pool.discard("a")
     wait_until_gone(pids)
-    assert run(pool, "b", 2)[-1].step == 4
+    assert run(impatient_pool, "b", 2)[-1].step == 4
 
 
 def test_an_error_in_training_is_a_failure_of_the_trial(pool: WorkerPool) -> None:
@@ -126,6 +179,15 @@ def test_an_error_in_training_is_a_failure_of_the_trial(pool: WorkerPool) -> Non
         group.begin(made("a", lr_scheduler_type="upside_down"))
     pool.release("a")
     assert run(pool, "b", 1)[-1].step == 4
+
+
+def wait_until_busy(pids: list[int]) -> None:
+    """Until each has computed for a tenth of a second more: their steps and sums are under way."""
+    before = [psutil.Process(pid).cpu_times().user for pid in pids]
+    deadline = time.monotonic() + 60
+    while any(psutil.Process(pid).cpu_times().user < then + 0.1 for pid, then in zip(pids, before, strict=True)):
+        assert time.monotonic() < deadline, "a worker does not train"
+        time.sleep(0.02)
 
 
 def wait_until_gone(pids: list[int]) -> None:
@@ -145,6 +207,7 @@ def test_fifty_trials_leak_nothing(pool: WorkerPool) -> None:
         (2, {"unfreezing": "lp_ft", "unfreeze_interval": 1, "model_size": "L2"}),
         (1, {"unfreezing": "gradual", "unfreeze_interval": 2, "model_size": "L2"}),
     ]
+    empty(pool)
     pool.lease_soon("both", 2)
     pool.release("both")
     seen = []

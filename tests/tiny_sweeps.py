@@ -1,0 +1,59 @@
+"""A sweep over a tiny model and rows of made-up text, for tests that train many times and need no real model."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tiny_models import WORDS, tiny_checkpoint
+
+
+def write_rows(path: Path) -> str:
+    """120 distinct rows whose label a model can learn from a word."""
+    draw = random.Random(0)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "category"])
+        for number in range(120):
+            words = draw.sample(WORDS, 8)
+            writer.writerow([" ".join([*words, WORDS[number % 40]]), ("good", "poor")[number % 2]])
+    return str(path)
+
+
+@functools.cache
+def shared_rows() -> str:
+    """`write_rows` once per test run. Tests share the file, so none may change it."""
+    return write_rows(Path(os.environ["SCALESWEEP_CACHE"]).with_name("rows.csv"))
+
+
+def tiny_sweep(
+    kind: str = "bert",
+    task: str = "sequence-classification",
+    model: Path | None = None,
+    rows: str | None = None,
+    layers: Sequence[int] = (),
+) -> dict[str, Any]:
+    """What `jobs.job` takes as `sweep`: 60 rows to train on, in batches of 16, so the last of an epoch has 12.
+
+    `layers` makes a ladder of depths (L1, L2, …) of the model; without, it has one size, named `kind`.
+    """
+    data: dict[str, Any] = {"path": rows or shared_rows(), "text": "text", "max_length": 16}
+    data["splits"] = {"train": 60, "validation": 20, "test": 20}
+    if task == "sequence-classification":
+        data["label"] = "category"
+    space: dict[str, Any] = {
+        "unfreezing": {"values": ["gradual", "head"]},
+        "unfreeze_interval": {"value": 3},
+        "learning_rate": {"value": 0.003},
+    }
+    folder = str(model or tiny_checkpoint(kind, task))
+    ladder: Any = [{"name": kind, "model": folder}]
+    if layers:
+        ladder = {"model": folder, "layers": list(layers)}
+        space["model_size"] = {"values": [f"L{depth}" for depth in layers]}
+    return {"task": task, "data": data, "ladder": ladder, "search_space": {"parameters": space}}
