@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +133,21 @@ def save_tiny(
 
 
 @functools.cache
-def tiny_checkpoint(model_type: str, task: str = "sequence-classification") -> Path:
-    """`save_tiny` once per test run, beside its cache. Tests share it, so none may change it."""
-    return save_tiny(model_type, Path(os.environ["SCALESWEEP_CACHE"]).with_name("checkpoints") / f"{model_type}-{task}", task)
+def tiny_checkpoint(model_type: str, task: str = "sequence-classification", seed: int = 0) -> Path:
+    """`save_tiny` once per test run. All tests share it, so none may change it."""
+    return made_once(f"{model_type}-{task}-{seed}", lambda folder: save_tiny(model_type, folder, task, seed))
+
+
+def made_once(name: str, make: Callable[[Path], Any]) -> Path:
+    """A file or folder of that name beside the cache, which the first process to ask for it makes."""
+    path = Path(os.environ["SCALESWEEP_CACHE"]).with_name("shared") / name
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        unfinished = path.with_name(f".{os.getpid()}-{name}")
+        make(unfinished)
+        with contextlib.suppress(OSError):  # another process was faster with the same folder
+            unfinished.rename(path)
+    return path
 
 
 def tiny_inputs(n: int = 2, length: int = 10, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import functools
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tiny_models import WORDS, tiny_checkpoint
+from tiny_models import WORDS, made_once, tiny_checkpoint
 
 
 def write_rows(path: Path) -> str:
@@ -25,12 +23,6 @@ def write_rows(path: Path) -> str:
     return str(path)
 
 
-@functools.cache
-def shared_rows() -> str:
-    """`write_rows` once per test run. Tests share the file, so none may change it."""
-    return write_rows(Path(os.environ["SCALESWEEP_CACHE"]).with_name("rows.csv"))
-
-
 def tiny_sweep(
     kind: str = "bert",
     task: str = "sequence-classification",
@@ -42,7 +34,7 @@ def tiny_sweep(
 
     `layers` makes a ladder of depths (L1, L2, …) of the model; without, it has one size, named `kind`.
     """
-    data: dict[str, Any] = {"path": rows or shared_rows(), "text": "text", "max_length": 16}
+    data: dict[str, Any] = {"path": rows or str(made_once("rows.csv", write_rows)), "text": "text", "max_length": 16}
     data["splits"] = {"train": 60, "validation": 20, "test": 20}
     if task == "sequence-classification":
         data["label"] = "category"

@@ -17,7 +17,7 @@ from jobs import job, reports
 from scalesweep.promotion.promote import verify
 from scalesweep.training.job import TrainReport, TrialJob
 from scalesweep.training.loop import Trainer, train
-from tiny_models import DECODERS, TINY
+from tiny_models import DECODERS, TINY, tiny_checkpoint
 from tiny_sweeps import tiny_sweep
 
 CASES = [(kind, "sequence-classification") for kind in TINY] + [(kind, "causal-lm") for kind in DECODERS]
@@ -44,7 +44,7 @@ class Runs:
 
 @functools.cache
 def runs(kind: str, task: str) -> Runs:
-    spec = tiny_sweep(kind, task)
+    spec = tiny_sweep(kind, task, tiny_checkpoint(kind, task, seed=1))  # no other test has a prefix of it in the cache
     config: dict[str, Any] = {**CONFIG, "max_t": 12 if kind == "t5" else 10}
     first = Trainer(job(config, sweep=spec))
     cached = list(train(first))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
-from jobs import job, manifest_of, reports
+from jobs import job, reports
 from scalesweep.training.job import TrialJob
 from scalesweep.training.loop import Trainer, train
 from tiny_models import save_tiny
@@ -94,13 +94,14 @@ def test_a_changed_checkpoint_or_text_is_never_served_what_was_kept_for_another(
         lambda: rows.write_text(rows.read_text().replace("film", "scene")),  # the same file, other text
     ]
     before = None
-    for change in [lambda: None, *changes]:
+    for number, change in enumerate([lambda: None, *changes]):
         change()
-        for _ in range(2):
-            manifest_of.cache_clear()  # to be looked at anew, as another launch would
-            spec = tiny_sweep(model=model, rows=str(rows))
+        plain = None
+        for turn in range(2):
+            # Under another name it is looked at anew, as another launch would.
+            spec = {**tiny_sweep(model=model, rows=str(rows)), "name": f"launch {number} {turn}"}
             cached, _ = run(job(config, sweep=spec))
-            plain, _ = run(job({**config, "prefix_cache": "off"}, sweep=spec))
+            plain = plain or run(job({**config, "prefix_cache": "off"}, sweep=spec))[0]
             same_losses(cached, plain, 1e-4)
         assert before is None or abs(before - cached[0].metrics["eval_loss"]) > 1e-6
         before = cached[0].metrics["eval_loss"]
