@@ -1,11 +1,10 @@
-"""The command line as a user meets it: through a process of its own, its two streams and its exit code."""
+"""The command line as a user meets it: its two streams and its exit code, in this process where a new one adds nothing."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from optuna.storages import InMemoryStorage
 
+from command_line import refused, run
 from records import RUNGS, TRIALS, make_events, make_manifest
 from scalesweep.cli import cli
 from scalesweep.record import RecordWriter
@@ -25,22 +25,6 @@ from sweeps import sweep_dict
 
 COMMANDS = sorted(cli.commands)
 HEAVY = {"torch", "transformers", "ray", "optuna", "datasets", "wandb", "accelerate", "pandas", "sklearn", "matplotlib"}
-
-
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
-    command = [str(Path(sys.executable).parent / "scalesweep"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
-
-
-def refused(*arguments: str, cwd: Path | None = None, code: int = 2) -> str:
-    """Exit code `code`, nothing on stdout, one screen on stderr; returns that."""
-    done = run(*arguments, cwd=cwd)
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert 0 < len(done.stderr.splitlines()) <= 24
-    return done.stderr
 
 
 @pytest.fixture
@@ -95,16 +79,34 @@ def test_version() -> None:
     assert run("--version").stdout == f"scalesweep, version {__version__}\n"
 
 
-LOADED = "import sys, atexit\natexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+# One interpreter for all of them: what any one of them loads is there at the end.
+LOADED = """
+import contextlib, io, json, sys
+from scalesweep.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["scalesweep", *words]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main()
+print(*sys.modules)
+"""
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], *([name, "--help"] for name in COMMANDS), ["leaderboard", "nowhere"]])
-def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    code = LOADED + f"sys.argv = {['scalesweep', *arguments]!r}\nfrom scalesweep.cli import main\nmain()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+def test_help_loads_nothing_heavy() -> None:
+    commands = [[], ["--help"], *([name, "--help"] for name in COMMANDS), ["leaderboard", "nowhere"]]
+    done = subprocess.run([sys.executable, "-c", LOADED, json.dumps(commands)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "click" in loaded
     assert not loaded & HEAVY
+
+
+def test_the_installed_command_is_the_same(run_dir: Path, tmp_path: Path) -> None:
+    command = Path(sys.executable).parent / "scalesweep"
+    for words, code in ((["leaderboard", str(run_dir), "--json"], 0), (["leaderboard", "nowhere"], 2)):
+        done = subprocess.run([command, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        here = run(*words, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (here.returncode, here.stdout, here.stderr)
+        assert done.returncode == code
 
 
 # ---- wrong commands ----------------------------------------------------------------------------------------------------------

@@ -75,7 +75,9 @@ class Sweep:
             UserError: if the run folder already holds a sweep.
             NothingUsableError: if the sweep ended without a usable trial.
         """
-        from scalesweep.sweep.launch import launch, local_slots
+        from scalesweep.sweep.launch import check_unused, launch, local_slots
 
+        folder = place(run_dir or Path("runs") / self.spec.name)
+        check_unused(folder)  # before models and data are read
         plan = self._plan(None if address else local_slots(self.spec, num_gpus), cluster)
-        return launch(plan, place(run_dir or Path("runs") / self.spec.name), address, num_gpus)
+        return launch(plan, folder, address, num_gpus)

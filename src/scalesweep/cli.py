@@ -19,6 +19,7 @@ from scalesweep.errors import OutsideError, ScalesweepError, UserError, did_you_
 from scalesweep.storage import UrlPath, place, working_folder
 
 if TYPE_CHECKING:
+    from scalesweep.spec import SweepSpec
     from scalesweep.sweep.jobs import Jobs
     from scalesweep.sweep.preflight import Plan
 
@@ -104,8 +105,9 @@ def plan(spec: Path, overrides: tuple[str, ...], cluster: Path | None, num_gpus:
     import json
 
     from scalesweep.report.plan import print_plan
+    from scalesweep.spec import load_sweep
 
-    checked = _checked_plan(spec, overrides, None, num_gpus, cluster, planning=True)
+    checked = _checked_plan(load_sweep(spec, overrides), spec.parent, None, num_gpus, cluster, planning=True)
     if as_json:
         click.echo(json.dumps(checked.as_json(), indent=2, ensure_ascii=False))
     else:
@@ -113,20 +115,17 @@ def plan(spec: Path, overrides: tuple[str, ...], cluster: Path | None, num_gpus:
 
 
 def _checked_plan(
-    spec_path: Path,
-    overrides: tuple[str, ...],
+    spec: SweepSpec,
+    base: Path,
     address: str | None,
     num_gpus: int | None,
     cluster_file: Path | None,
     planning: bool = False,
 ) -> Plan:
-    """Load and check a sweep. With `planning`, the cluster may be as large as `resources.max_gpus`.
+    """Check a sweep. With `planning`, the cluster may be as large as `resources.max_gpus`.
 
     Raises SpecError, OutsideError, and click's UsageError for options that contradict each other.
     """
-    from scalesweep.spec import load_sweep
-
-    spec = load_sweep(spec_path, overrides)
     from scalesweep.report.terminal import step_progress
     from scalesweep.sweep.cluster import workers_by_file
     from scalesweep.sweep.launch import local_slots
@@ -140,7 +139,7 @@ def _checked_plan(
         slots = None if address else max(local_slots(spec, num_gpus), planning * (spec.resources.max_gpus or 0))
     check_static(spec, slots)  # first, because preflight takes seconds to import its libraries
     with step_progress("checking models and data") as progress:
-        return preflight(spec, slots, spec_path.parent, progress)
+        return preflight(spec, slots, base, progress)
 
 
 @cli.command()
@@ -181,10 +180,14 @@ def launch(
     if address is not None and is_job_address(address):
         _refuse_gpus(num_gpus)
         _launch_job(spec, run_dir, address, cluster, overrides, as_json)
+    from scalesweep.spec import load_sweep
+    from scalesweep.sweep.launch import check_unused
     from scalesweep.sweep.launch import launch as run
 
-    checked = _checked_plan(spec, overrides, address, num_gpus, cluster)
-    folder = run_dir or Path("runs") / checked.spec.name
+    loaded = load_sweep(spec, overrides)
+    folder = run_dir or Path("runs") / loaded.name
+    check_unused(folder)  # before models and data are read
+    checked = _checked_plan(loaded, spec.parent, address, num_gpus, cluster)
     _drive(lambda: run(checked, folder, address, num_gpus), folder, as_json)
 
 
@@ -552,7 +555,7 @@ def promote(
 def main() -> None:
     """Entry point of the `scalesweep` command."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="scalesweep", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except KeyboardInterrupt:

@@ -235,6 +235,18 @@ class Slots:
 # ---- launch and resume ----------------------------------------------------------------------------------------------------
 
 
+def check_unused(run_dir: Path | UrlPath) -> None:
+    """Check that a new sweep can be kept in a run folder.
+
+    Raises:
+        UserError: if the folder already holds a sweep.
+        OutsideError: if the folder can't be written.
+    """
+    check_writable(run_dir)
+    if (run_dir / "sweep.json").exists():
+        RecordWriter(run_dir, {}).close()  # raises UserError with the remedy
+
+
 def launch(
     plan: Plan, run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None
 ) -> Record:
@@ -245,9 +257,7 @@ def launch(
         NothingUsableError: if the sweep ended without a usable trial.
         KeyboardInterrupt: if the user interrupted the sweep; `resume` continues it.
     """
-    check_writable(run_dir)
-    if (run_dir / "sweep.json").exists():
-        RecordWriter(run_dir, {}).close()  # raises UserError with the remedy
+    check_unused(run_dir)
     with ray_cluster(address, num_gpus):
         slots = _checked_slots(plan.spec)
         with closing(RecordWriter(run_dir, make_manifest(plan))) as writer:
