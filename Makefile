@@ -3,16 +3,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install quickstart test test-slow test-chaos test-load check clean
+.PHONY: help install quickstart test test-fast test-slow test-soak test-load test-chaos check clean
 
 help:
 	@echo 'make quickstart   install, run one real sweep (about 5 minutes), show its leaderboard, promote the best trial'
-	@echo 'make test         install and run the test suite'
-	@echo 'make test-slow    the long tests: killed workers, a killed driver, Ctrl-C'
-	@echo 'make test-chaos   20 kills from a seed, on a cluster of four nodes on this machine; KILLS=5 for fewer, SEED=2 for others'
-	@echo 'make test-load    500 trials of a second on 32 logical GPUs'
-	@echo 'make check        lint, format and types'
-	@echo 'make install      make the environment alone, in $(VENV)'
+	@echo 'make install      only make the environment, in $(VENV)'
+	@echo 'make test         install, then run the tests in two processes (minutes)'
+	@echo 'make test-fast    the tests that use neither Ray nor models (under a minute), for use while you edit'
+	@echo 'make test-slow    the long tests, in two processes: killed workers, a killed driver, Ctrl-C, clusters of several nodes'
+	@echo 'make test-soak    200 trials in one session, after which nothing has grown; TRIALS=80 for fewer (memory is then not compared)'
+	@echo 'make test-load    500 trials of one second on 32 logical GPUs; TRIALS=100 for fewer'
+	@echo 'make test-chaos   20 kills on a cluster of four nodes on this machine; KILLS=5 for fewer, SEED=2 for other ones'
+	@echo '                  and OUTAGE=15 for shorter outages (of 60 seconds)'
+	@echo 'make check        lint, formatting and types'
+	@echo
+	@echo "PYTEST_ARGS adds arguments to any of the test targets: make test PYTEST_ARGS='-k leaderboard -x'"
 
 install: $(STAMP)
 
@@ -23,17 +28,28 @@ $(STAMP): pyproject.toml constraints.txt scripts/install
 quickstart: install
 	@bash scripts/quickstart '$(BIN)'
 
+# tests/conftest.py says which test runs in which of the two processes.
+IN_TWO := -n 2 --dist loadgroup
+SHORT := not slow and not soak and not load and not chaos
+
 test: install
-	$(BIN)/python -m pytest -m 'not slow and not chaos and not load' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(IN_TWO) -m '$(SHORT)' $(PYTEST_ARGS)
+
+test-fast: install
+	$(BIN)/python -m pytest $(IN_TWO) -m '$(SHORT) and not ray and not trains' $(PYTEST_ARGS)
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(IN_TWO) -m slow $(PYTEST_ARGS)
 
-test-chaos: install
-	SCALESWEEP_CHAOS_KILLS=$(or $(KILLS),20) SCALESWEEP_CHAOS_SEED=$(or $(SEED),1) $(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
+test-soak: install
+	SCALESWEEP_SOAK_TRIALS=$(or $(TRIALS),200) $(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
 
 test-load: install
-	$(BIN)/python -m pytest -m load $(PYTEST_ARGS)
+	SCALESWEEP_LOAD_TRIALS=$(or $(TRIALS),500) $(BIN)/python -m pytest -m load $(PYTEST_ARGS)
+
+test-chaos: install
+	SCALESWEEP_CHAOS_KILLS=$(or $(KILLS),20) SCALESWEEP_CHAOS_SEED=$(or $(SEED),1) \
+	SCALESWEEP_OUTAGE_SECONDS=$(or $(OUTAGE),60) $(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
 
 check: install
 	$(BIN)/ruff check .

@@ -1,24 +1,86 @@
-"""Fixtures that several rooms share: a data cache of this test run's own, and one local Ray with logical GPUs."""
+"""What all tests share: a data cache of this run's own, one local Ray, and the rule that tells tests apart.
+
+The rule (`kinds_of`) marks each test by its folder, its imports and its fixtures, and so decides which ones `make test-fast`
+leaves out, and which ones `make test` keeps together in one of its two processes: those that use Ray.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; and what is computed does not depend on how many do
+
 LOGICAL_GPUS = 4
+WITH_MODELS = {"training", "models", "end_to_end"}  # folders of tests
+MODEL_HELPERS = {"jobs", "soaking", "tiny_models"}  # modules of tests that make models, or train them
+
+
+# ---- kinds of tests ----------------------------------------------------------------------------------------------------------
+
+
+def kinds_of(item: pytest.Function) -> list[str]:
+    """`ray` for a test that uses this process's Ray or starts one of its own, `trains` for one that makes or trains models."""
+    helpers = {str(getattr(value, "__module__", "")) for value in vars(item.module).values()}
+    kinds = []
+    if {"local_ray", "ray_of_its_own"} & set(item.fixturenames):
+        kinds.append("ray")
+    if item.path.parent.name in WITH_MODELS or MODEL_HELPERS & helpers:
+        kinds.append("trains")
+    return kinds
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark them, and put first what takes long: Ray, then models. A Ray of this process's own starts when no other is needed."""
+    for item in items:
+        for kind in kinds_of(item):
+            item.add_marker(kind)
+            if kind == "ray":
+                item.add_marker(pytest.mark.xdist_group("ray"))
+
+    def place(item: pytest.Function) -> tuple[bool, bool, bool]:
+        marks = {mark.name for mark in item.iter_markers()}
+        return ("ray" not in marks, "local_ray" in item.fixturenames, "trains" not in marks)
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadgroup`: whoever is free takes the next file, and all that needs Ray goes to one process."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByFile(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            group = super()._split_scope(nodeid)
+            return nodeid.partition("::")[0] if group == nodeid else group
+
+    if config.getoption("dist") != "loadgroup":
+        return None
+    config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
+    return ByFile(config, log)
+
+
+# ---- fixtures ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["SCALESWEEP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """One cache for all processes of a run."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    os.environ["SCALESWEEP_CACHE"] = str(Path(shared) / "cache")
     os.environ["WANDB_MODE"] = "offline"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """A real local Ray that schedules four logical GPUs."""
+    """A real local Ray that schedules four logical GPUs: one for all tests, until the last of them."""
     import ray
 
     ray.init(
@@ -27,3 +89,8 @@ def local_ray() -> Iterator[None]:
     )  # fmt: skip
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_of_its_own() -> None:
+    """For tests that start a Ray in another process: they take turns with all others that use one."""

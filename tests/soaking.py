@@ -29,13 +29,13 @@ class Sample:
     shared_segments: int  # files in /dev/shm
 
 
-def sample(trials: int) -> Sample:
+def sample(trials: int, memory: bool) -> Sample:
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
     total = workers = 0.0
     files = sockets = alive = 0
     for process in family:
         try:
-            size = process.memory_full_info().pss / 2**20
+            size = process.memory_full_info().pss / 2**20 if memory else 0.0  # to ask for it takes long
             alive += 1
             total += size
             if "_Rank" in " ".join(process.cmdline()):
@@ -49,21 +49,22 @@ def sample(trials: int) -> Sample:
 
 @dataclass
 class Watch:
-    """A sink that takes a sample with every second trial."""
+    """A sink that takes a sample with every second trial; without the memory, with every one."""
 
+    memory: bool = True
     samples: list[Sample] = field(default_factory=list)
     ended: int = 0
 
     def handle(self, event: dict[str, Any], record: Record) -> None:  # noqa: ARG002
         if event["event"] == "end":
             self.ended += 1
-            if self.ended % 2 == 0:
-                self.samples.append(sample(self.ended))
+            if self.ended % 2 == 0 or not self.memory:
+                self.samples.append(sample(self.ended, self.memory))
 
     def close(self, record: Record) -> None: ...
 
 
-def soak(folder: Path, trials: int) -> tuple[Record, list[Sample]]:
+def soak(folder: Path, trials: int, memory: bool = True) -> tuple[Record, list[Sample]]:
     """Run so many trials on two logical GPUs: both counts, two sizes, every way of unfreezing."""
     space = {
         "model_size": {"values": ["L1", "L2"]},
@@ -82,7 +83,7 @@ def soak(folder: Path, trials: int) -> tuple[Record, list[Sample]]:
             search={"sampler": "random"},
         )
     )
-    watch = Watch()
+    watch = Watch(memory)
     record = launch(preflight(spec, 2, Path.cwd()), folder / "run", None, 2, sinks=[watch])
     return record, watch.samples
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from scalesweep.sweep.trainable import placement
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(900)]
 
-GPUS, TRIALS = 32, 500
+GPUS, TRIALS = 32, int(os.environ.get("SCALESWEEP_LOAD_TRIALS", "500"))
 
 
 def one_second() -> type[tune.Trainable]:
@@ -47,7 +48,7 @@ def one_second() -> type[tune.Trainable]:
     return OneSecond
 
 
-def test_five_hundred_trials_of_a_second_on_32_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_trials_of_a_second_on_32_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = family_spec("trend")
     document["search_space"]["parameters"]["num_gpus"] = {"values": [1]}
     document |= {
