@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,18 @@ def server() -> Iterator[Server]:
         yield started
 
 
-@pytest.fixture(params=["folder", "url"])
-def run_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+@pytest.fixture(scope="module", params=["folder", "url"])
+def anew(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Place]:
+    """Gives a run folder that is not there yet, of one kind or the other."""
     if request.param == "folder":
-        return tmp_path / "run"
+        return lambda: tmp_path_factory.mktemp("place") / "run"
     server: Server = request.getfixturevalue("server")
-    return place(server.url(f"runs/{uuid.uuid4().hex}"))
+    return lambda: place(server.url(f"runs/{uuid.uuid4().hex}"))
+
+
+@pytest.fixture
+def run_dir(anew: Callable[[], Place]) -> Place:
+    return anew()
 
 
 def leases(run_dir: Place) -> list[str]:
@@ -179,7 +186,7 @@ def test_a_server_that_does_not_answer_for_a_while_is_waited_for(server: Server)
     writer = RecordWriter(run_dir, MANIFEST)
     writer.append(trial("t0", 0))
     server.halt()
-    threading.Timer(8.0, server.wake).start()
+    threading.Timer(5.0, server.wake).start()
     writer.append(trial("t1", 1))
     writer.close()
     assert list(read_record(run_dir).trials) == ["t0", "t1"]
@@ -189,15 +196,14 @@ def test_a_server_that_does_not_answer_for_a_while_is_waited_for(server: Server)
 
 
 def test_what_can_not_be_written_is_told_at_once(server: Server) -> None:
-    for url, words in [
-        (server.url("x", bucket="no-such-bucket"), "NO_SUCH_BUCKET"),
-        (f"s3://{BUCKET}/x?scheme=http&endpoint_override=127.0.0.1:1", "Could not connect"),
-    ]:
-        with pytest.raises(OutsideError, match=words) as caught:
-            check_writable(place(url))
+    missing, nobody = server.url("x", bucket="no-such-bucket"), f"s3://{BUCKET}/x?scheme=http&endpoint_override=127.0.0.1:1"
+    tries: list[Callable[[Place], object]] = [check_writable, lambda run_dir: RecordWriter(run_dir, MANIFEST)]
+    with ThreadPoolExecutor() as pool:  # side by side: the client asks for seconds where nobody answers
+        outcomes = {(url, write): pool.submit(write, place(url)) for url in (missing, nobody) for write in tries}
+    for (url, _), outcome in outcomes.items():
+        with pytest.raises(OutsideError, match="NO_SUCH_BUCKET" if url == missing else "Could not connect") as caught:
+            outcome.result()
         assert caught.value.hint
-        with pytest.raises(OutsideError, match=words):
-            RecordWriter(place(url), MANIFEST)
     began = time.monotonic()
     with pytest.raises(OSError, match="NO_SUCH_BUCKET"):
         checkpoint.save(place(server.url("x", bucket="no-such-bucket")), 1, *tiny_model(), {"step": 1})
@@ -320,14 +326,31 @@ def undisturbed() -> list[Any]:
     return list(reports(job(CONFIG)))
 
 
-@pytest.mark.parametrize("damage", [None, cut_weights, lose_state, foreign_state, lose_all])
-def test_a_trial_goes_on_from_its_checkpoint_or_says_that_it_starts_again(
-    run_dir: Place, damage: Callable[[dict[str, Any]], None] | None, undisturbed: list[Any]
-) -> None:
-    folder = checkpoints_of(run_dir) / "t0000"
+@pytest.fixture(scope="module")
+def left(anew: Callable[[], Place]) -> dict[str, bytes]:
+    """The files of a trial that reported at 8 and then died: the checkpoint at 4 is there."""
+    folder = checkpoints_of(anew()) / "t0000"
     for found in reports(job(CONFIG, folder)):
         if found.step == 8:
-            break  # the checkpoint at 4 is there, and 8 was recorded
+            break
+    return {name: path.read_bytes() for name, path in files_of(folder).items()}
+
+
+def died_at_8(run_dir: Place, left: dict[str, bytes]) -> Place:
+    folder = checkpoints_of(run_dir) / "t0000"
+    for name, content in left.items():
+        path = folder / name
+        if isinstance(path, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("damage", [None, cut_weights, lose_state, foreign_state, lose_all])
+def test_a_trial_goes_on_from_its_checkpoint_or_says_that_it_starts_again(
+    run_dir: Place, damage: Callable[[dict[str, Any]], None] | None, left: dict[str, bytes], undisturbed: list[Any]
+) -> None:
+    folder = died_at_8(run_dir, left)
     if damage is not None:
         damage(files_of(folder))
     resumed = list(reports(job(CONFIG, folder, reached=8.0)))
@@ -342,11 +365,10 @@ def test_a_trial_goes_on_from_its_checkpoint_or_says_that_it_starts_again(
     assert checkpoint.steps(folder) == [12]
 
 
-def test_a_damaged_checkpoint_falls_back_to_an_older_one(run_dir: Place, undisturbed: list[Any]) -> None:
-    folder = checkpoints_of(run_dir) / "t0000"
-    for found in reports(job(CONFIG, folder)):
-        if found.step == 8:
-            break
+def test_a_damaged_checkpoint_falls_back_to_an_older_one(
+    run_dir: Place, left: dict[str, bytes], undisturbed: list[Any]
+) -> None:
+    folder = died_at_8(run_dir, left)
     for name, path in files_of(folder).items():  # as if it had died after the newer one and before the older was dropped
         newer = folder / "step-00000008"
         if isinstance(newer, Path):

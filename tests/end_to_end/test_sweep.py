@@ -21,6 +21,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from transformers import pipeline
 
+from command_line import run
 from scalesweep.record import Record, read_record
 from sweeps import sweep_dict
 from wandb_files import read_runs
@@ -34,15 +35,18 @@ def write_spec(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def run(*args: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+def run_apart(*args: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
     return subprocess.run([*CLI, *map(str, args)], capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_of_its_own: None) -> Path:  # noqa: ARG001
     """A run folder of a sweep that ran to its end on four logical GPUs."""
     folder = tmp_path_factory.mktemp("sweep")
-    done = run("launch", write_spec(folder, budget={"run_cap": 8}), "--run-dir", folder / "run", "--num-gpus", "2", "--json")
+    done = run_apart(
+        "launch", write_spec(folder, budget={"run_cap": 8}), "--run-dir", folder / "run", "--num-gpus", "2", "--json"
+    )
     assert done.returncode == 0, done.stderr
     board = json.loads(done.stdout)
     assert board["sweep"] == "tiny"
@@ -164,7 +168,7 @@ def outcome(record: Record) -> list[tuple[Any, ...]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = run("launch", write_spec(folder, **ONE_AT_A_TIME), "--run-dir", folder / "run", "--num-gpus", "1")
+    done = run_apart("launch", write_spec(folder, **ONE_AT_A_TIME), "--run-dir", folder / "run", "--num-gpus", "1")
     assert done.returncode == 0, done.stderr
     return outcome(read_record(folder / "run"))
 
@@ -220,7 +224,7 @@ def test_a_driver_killed_in_the_middle_is_resumed_to_the_same_end(undisturbed: l
                 child.kill()
     with (tmp_path / "run" / "record.jsonl").open("a") as file:
         file.write('{"event": "rep')  # a write that the kill cut short
-    done = run("resume", tmp_path / "run", "--num-gpus", "1")
+    done = run_apart("resume", tmp_path / "run", "--num-gpus", "1")
     assert done.returncode == 0, done.stderr
     assert outcome(read_record(tmp_path / "run")) == undisturbed
 
@@ -234,7 +238,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: list[Any], tmp_
     assert driver.returncode == 130, errors
     assert f"scalesweep resume {tmp_path / 'run'}" in errors
     assert "Traceback" not in errors
-    done = run("resume", tmp_path / "run", "--num-gpus", "1")
+    done = run_apart("resume", tmp_path / "run", "--num-gpus", "1")
     assert done.returncode == 0, done.stderr
     assert outcome(read_record(tmp_path / "run")) == undisturbed
 
@@ -266,7 +270,7 @@ def test_a_promoted_trial_goes_on_as_if_it_had_never_waited(tmp_path: Path) -> N
     ):
         (tmp_path / name).mkdir()
         spec = write_spec(tmp_path / name, **common, early_terminate=early, training__={"eval_interval": 2})
-        done = run("launch", spec, "--run-dir", tmp_path / name / "run", "--num-gpus", "1")
+        done = run_apart("launch", spec, "--run-dir", tmp_path / name / "run", "--num-gpus", "1")
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         records[name] = read_record(tmp_path / name / "run")

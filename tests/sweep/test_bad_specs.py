@@ -435,13 +435,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    write_data(tmp_path)
+    return tmp_path
+
+
+def write_data(folder: Path) -> None:
     rows = ["text,label,same"]
     for index, (first, second, third) in enumerate(
         itertools.islice(itertools.product(WORDS[:5], WORDS[5:10], WORDS[10:14]), 100)
     ):
         rows.append(f"{first} {second} {third},{('good', 'bad')[index % 2]},one")
-    (tmp_path / "reviews.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return tmp_path
+    (folder / "reviews.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def edited(text: str, edits: Edits) -> str:
@@ -635,52 +639,65 @@ def test_more_than_fit_are_counted(folder: Path, models: Path) -> None:
 
 # ---- through the command line ------------------------------------------------------------------------------------------------
 
-# Runs the real entry point, then writes down which modules were loaded and which processes it had started.
+# Runs the real entry point in each folder, and writes down what it left behind: modules, and processes that it had started.
 WITNESS = """
-import atexit, json, os, sys
+import contextlib, io, json, os, sys
 from pathlib import Path
-def note():
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    Path(os.environ["WITNESS"]).write_text(json.dumps({"modules": sorted(sys.modules), "children": children}))
-atexit.register(note)
-sys.argv[0] = "scalesweep"
 from scalesweep.cli import main
-main()
+told = {}
+for folder, words in json.loads(sys.argv[1]):
+    os.chdir(folder)
+    sys.argv, code, out, err = ["scalesweep", *words], 0, io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as ended:
+        code = ended.code
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    modules = sorted({name.partition(".")[0] for name in sys.modules})
+    told[folder] = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "modules": modules, "children": children}
+print(json.dumps(told))
 """
+LAUNCHED: list[tuple[str | None, list[str]]] = [
+    ("unknown key", []),
+    ("tag that would run code", []),
+    ("unknown schedule", []),
+    ("label column missing", []),
+    ("knob that the architecture lacks", []),
+    (None, ["--set", "budget.run_cpa=3"]),
+]
 
 
-@pytest.mark.parametrize(
-    ("id", "arguments"),
-    [
-        ("unknown key", []),
-        ("tag that would run code", []),
-        ("unknown schedule", []),
-        ("label column missing", []),
-        ("knob that the architecture lacks", []),
-        (None, ["--set", "budget.run_cpa=3"]),
-    ],
-)
-def test_launch_exits_2_before_ray(id: str | None, arguments: list[str], folder: Path, models: Path) -> None:
-    case = next((case for case in BAD if case.id == id), None)
-    path = write(folder, models, *((case.sweep, case.space) if case else ()))
-    command = ["launch", path.name, "--num-gpus", str(SLOTS), *arguments]
-    witness = folder / "witness.json"
-    environment = {**os.environ, "WITNESS": str(witness), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+def test_launch_exits_2_before_ray(tmp_path: Path, models: Path) -> None:
+    """In one process, which so has no Ray at the end of any of them."""
+    cases = {}
+    for number, (id, arguments) in enumerate(LAUNCHED):
+        case = next((case for case in BAD if case.id == id), None)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_data(folder)
+        path = write(folder, models, *((case.sweep, case.space) if case else ()))
+        cases[str(folder)] = (case, ["launch", path.name, "--num-gpus", str(SLOTS), *arguments])
+    words = json.dumps([(folder, command) for folder, (_, command) in cases.items()])
     done = subprocess.run(
-        [sys.executable, "-c", WITNESS, *command], cwd=folder, capture_output=True, text=True, check=False, env=environment
+        [sys.executable, "-c", WITNESS, words], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"}
     )
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert re.search(r"^error: ", done.stderr, re.MULTILINE)
-    assert "hint: " in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) <= 24
-    if case is not None:
-        named = folder / ("space.yaml" if case.key.startswith("parameters") else "sweep.yaml")
-        line = line_of(named, case.at, models)
-        assert f"{named.name}:{line}  {case.key}: " in done.stderr
-    assert {entry.name for entry in folder.iterdir()} == {"sweep.yaml", "space.yaml", "reviews.csv", "witness.json"}  # no runs/
-    seen = json.loads(witness.read_text())
-    assert "scalesweep.cli" in seen["modules"]
-    assert not [name for name in seen["modules"] if name.partition(".")[0] == "ray"]
-    assert seen["children"] == []
+    assert done.stderr == ""
+    told = json.loads(done.stdout)
+    assert told.keys() == cases.keys()
+    for name, (case, _) in cases.items():
+        folder, seen = Path(name), told[name]
+        assert seen["code"] == 2, seen["err"]
+        assert seen["out"] == ""
+        assert re.search(r"^error: ", seen["err"], re.MULTILINE)
+        assert "hint: " in seen["err"]
+        assert "Traceback" not in seen["err"]
+        assert len(seen["err"].splitlines()) <= 24
+        if case is not None:
+            named = folder / ("space.yaml" if case.key.startswith("parameters") else "sweep.yaml")
+            line = line_of(named, case.at, models)
+            assert f"{named.name}:{line}  {case.key}: " in seen["err"]
+        assert {entry.name for entry in folder.iterdir()} == {"sweep.yaml", "space.yaml", "reviews.csv"}  # no runs/
+        assert "scalesweep" in seen["modules"]
+        assert "ray" not in seen["modules"]
+        assert seen["children"] == []
