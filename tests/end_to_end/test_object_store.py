@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+import command_line
 from s3_server import CREDENTIALS, s3_server
 from scalesweep.errors import UserError
 from scalesweep.record import Record, read_record
@@ -43,13 +44,17 @@ def outcome(record: Record) -> list[tuple[Any, ...]]:
     ]
 
 
-def run(*args: str | Path | UrlPath, cwd: Path | None = None) -> str:
-    done = subprocess.run([*CLI, *map(str, args)], capture_output=True, text=True, timeout=500, check=False, cwd=cwd)
+def said(done: command_line.Done | subprocess.CompletedProcess[str]) -> str:
+    """What a command printed that ended well and gave no credentials away."""
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     for name, value in CREDENTIALS.items():
         assert "REGION" in name or value not in done.stdout + done.stderr
     return done.stdout
+
+
+def run(*args: str | Path | UrlPath, cwd: Path | None = None) -> str:
+    return said(command_line.run(*map(str, args), cwd=cwd))
 
 
 def reports_in(run_dir: Path | UrlPath) -> int:
@@ -71,7 +76,8 @@ def wait_for_reports(run_dir: UrlPath, count: int, driver: subprocess.Popen[byte
 def test_a_sweep_at_a_url_killed_and_resumed_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     spec = tmp_path / "tiny.yaml"
     spec.write_text(yaml.safe_dump(SPEC))
-    run("launch", spec, "--run-dir", tmp_path / "run", "--num-gpus", "1")
+    launch = [*CLI, "launch", str(spec), "--run-dir", str(tmp_path / "run"), "--num-gpus", "1"]
+    said(subprocess.run(launch, capture_output=True, text=True, timeout=500, check=False))
     with s3_server() as server:
         run_dir = place(server.url("runs/tiny"))
         assert isinstance(run_dir, UrlPath)
@@ -99,8 +105,7 @@ def test_a_sweep_at_a_url_killed_and_resumed_ends_as_an_undisturbed_one(tmp_path
             row["trial"] for row in json.loads(run("leaderboard", tmp_path / "run", "--json"))["trials"]
         ]
         assert json.loads(run("simulate", run_dir, "--replay", "--json"))["differences"] == []
-        refused = subprocess.run([*CLI, "resume", str(run_dir)], capture_output=True, text=True, check=False)
-        assert (refused.returncode, "nothing to resume" in refused.stderr) == (2, True)
+        assert "nothing to resume" in command_line.refused("resume", str(run_dir))
         promoted = json.loads(run("promote", run_dir, "--num-gpus", "1", "--json", cwd=tmp_path))
         assert (tmp_path / "promoted" / "tiny" / promoted["trial"]["name"] / "model.safetensors").is_file()
 
