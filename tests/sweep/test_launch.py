@@ -22,10 +22,10 @@ def closed_port() -> int:
         ("ray://head:10001", UserError, "is a client address"),
         ("http://head:8265", UserError, "is a client address"),
         ("head", UserError, "not HOST:PORT"),
-        (f"127.0.0.1:{closed_port()}", OutsideError, "no Ray cluster answers"),
+        ("127.0.0.1:CLOSED", OutsideError, "no Ray cluster answers"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_told_at_once(address: str, kind: type[ScalesweepError], words: str) -> None:
-    with pytest.raises(kind, match=words) as caught, ray_cluster(address, None):
+    with pytest.raises(kind, match=words) as caught, ray_cluster(address.replace("CLOSED", str(closed_port())), None):
         pass
     assert caught.value.hint
