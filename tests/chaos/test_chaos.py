@@ -125,7 +125,7 @@ def test_a_spot_node_is_left_before_it_is_taken_away(cluster: Cluster, tmp_path:
     cluster.start_node(index)
 
     events = events_of(session.run_dir)
-    note = f"node {cluster.nodes[index].address} will be taken away: its trials leave it at their next report"
+    note = f"node {cluster.nodes[index].address} will be taken away; its trials move to other nodes at their next report"
     (told,) = [place for place, event in enumerate(events) if event["event"] == "note" and event["text"] == note]
     moved = [event["trial"] for event in events if event["event"] == "yielded" and event["to"] is None]
     if not moved:  # its trial was at its end

@@ -422,19 +422,19 @@ class _TwoStreamsBlock(nn.Module):
 
 
 REFUSED = {
-    "two streams": (_TwoStreams, "other logits"),
-    "position bias": (lambda: tiny_model("t5-encoder"), "other logits"),
+    "two streams": (_TwoStreams, "different logits"),
+    "position bias": (lambda: tiny_model("t5-encoder"), "different logits"),
     "time first": (lambda: architecture("xlnet", d_model=32, n_layer=3, n_head=4, d_inner=48), "not one vector for each"),
     "one block run three times": (
         lambda: architecture(
             "albert", hidden_size=32, embedding_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48
         ),
-        "other logits",
+        "different logits",
     ),
-    "part of a block": (lambda: architecture("xlm", emb_dim=32, n_layers=3, n_heads=4), "other logits"),
+    "part of a block": (lambda: architecture("xlm", emb_dim=32, n_layers=3, n_heads=4), "different logits"),
     "padding matters": (
         lambda: architecture("fnet", hidden_size=32, num_hidden_layers=3, intermediate_size=48),
-        "depends on how a batch is padded",
+        "depends on the padding of a batch",
     ),
 }
 
@@ -455,7 +455,7 @@ def test_check_refuses(case: str, autocast: bool) -> None:
 @pytest.mark.parametrize("cut", CUTS)
 def test_check_finds_that_padding_matters_where_nothing_is_padded(cut: int) -> None:
     model = REFUSED["padding matters"][0]()
-    with pytest.raises(NotReplayable, match="depends on how a batch is padded"):
+    with pytest.raises(NotReplayable, match="depends on the padding of a batch"):
         Replay(model, layer_groups(model)).check(cut, tiny_inputs())
 
 
@@ -470,15 +470,15 @@ def test_check_compares_what_a_cache_holds() -> None:
     replay = Replay(model, layer_groups(model))
     hidden = replay.capture([3], inputs)[3]
     replay.check(3, inputs, hidden)
-    with pytest.raises(NotReplayable, match="of other weights or examples"):
+    with pytest.raises(NotReplayable, match="belong to other weights or examples"):
         replay.check(3, inputs, hidden.flip(0))
-    with pytest.raises(NotReplayable, match="of other weights or examples"):
+    with pytest.raises(NotReplayable, match="belong to other weights or examples"):
         replay.check(3, inputs, torch.full_like(hidden, torch.nan))
     rounded = hidden.to(torch.float16).float()
     with pytest.raises(NotReplayable):
         replay.check(3, inputs, rounded)
     replay.check(3, inputs, rounded, tolerance=1e-2)
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(NotReplayable, match="of other weights"):
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(NotReplayable, match="belong to other weights"):
         replay.check(3, inputs, hidden.flip(0))
 
 
@@ -490,7 +490,7 @@ def test_a_pass_that_leaves_out_the_block_is_noticed() -> None:
     freeze(model, groups, 2)
     replay.forward(2, hidden, inputs)
     model.model.decoder.training = True  # not as `apply_unfreezing` left it: now every block is dropped
-    with pytest.raises(NotReplayable, match="did not come by"):
+    with pytest.raises(NotReplayable, match="did not run layer group"):
         replay.forward(2, hidden, inputs)
 
 
@@ -511,7 +511,7 @@ def test_calls_that_would_go_wrong_are_refused() -> None:
             replay.capture([2, cut], inputs)
     with pytest.raises(ValueError, match="go together"):
         replay.capture([3], inputs, start=2)
-    with pytest.raises(ValueError, match="below every cut"):
+    with pytest.raises(ValueError, match="must not be above"):
         replay.capture([2, 3], inputs, start=3, hidden=hidden)
     with pytest.raises(ValueError, match="don't belong"):
         Replay(model, groups[1:])

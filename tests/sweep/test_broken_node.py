@@ -80,7 +80,7 @@ def test_a_node_where_no_worker_can_start_is_drained_and_reported(tmp_path: Path
     assert len(states) == 6
     assert set(states) <= {"COMPLETE", "PRUNED"}
     (note,) = [note for note in record.notes if "is drained" in note]
-    assert "a worker did not start there" in note
+    assert "because a worker could not start there" in note
     assert "cache" in note
 
 

@@ -67,7 +67,7 @@ def test_a_worker_on_a_node_that_joins_later_compares_too(monkeypatch: pytest.Mo
     monkeypatch.setattr(workers, "installed", lambda: {**installed(), "torch": "1.0"})
     pool = WorkerPool(threads=1, on_gpus=True)
     try:
-        with pytest.raises(OutsideError, match=r"other versions than the driver's: torch .* instead of 1\.0"):
+        with pytest.raises(OutsideError, match=r"installed versions differ from the driver's: torch .* instead of 1\.0"):
             pool.lease_soon("t", 1)
     finally:
         pool.shutdown()

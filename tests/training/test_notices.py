@@ -71,7 +71,7 @@ def test_a_cloud_is_asked_until_it_announces_the_end(cloud: ThreadingHTTPServer,
 def test_a_machine_that_is_not_of_that_cloud_says_so(cloud: ThreadingHTTPServer, source: str) -> None:
     cloud.shutdown()
     cloud.server_close()
-    assert f"no answer about spot notices ({source})" in str(await_notice(source))
+    assert f"spot notices are not available ({source})" in str(await_notice(source))
 
 
 def test_a_file_announces_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def test_without_disk_the_prefix_is_recomputed_and_the_record_can_say_so() -> No
     assert [report.metrics for report in cached] == [report.metrics for report in plain]
     notes = [note for report in cached for note in report.notes]
     assert len(notes) == 1
-    assert "recomputed" in notes[0]
+    assert "is not cached" in notes[0]
     assert "0 GiB" in notes[0]
 
 

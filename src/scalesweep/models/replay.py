@@ -1,16 +1,16 @@
 """Running a model from cached hidden states, in place of layer groups that are frozen.
 
-A *cut* is the index of the lowest trainable layer group. What is below it runs in evaluation mode and without gradient, so
-it is a function of the example alone: computed once, it can be fed in again at every later step.
+A *cut* is the index of the lowest trainable layer group. The groups below it run in evaluation mode and without gradient, so
+their output is a function of the example alone: computed once, it can be used again at every later step.
 
 | cut | cached | skipped |
 |---|---|---|
-| 2 … N | what enters block `cut - 1` (counted from 0) | the blocks below it |
-| N + 1 (the head) | what leaves the last block | all blocks |
+| 2 … N | the input of block `cut - 1` (counted from 0) | the blocks below it |
+| N + 1 (the head) | the output of the last block | all blocks |
 
-Embeddings, attention masks and rotary tables are cheap and still run as the model runs them, so a model needs no support of
-its own. It has to carry nothing but one hidden state from block to block, though. Some carry more (T5's position bias,
-XLNet's second stream): `Replay.check` finds that out by comparing, before anything relies on it.
+Embeddings, attention masks and rotary tables are cheap and still run as in the model, so a model needs no special support.
+But it must pass only one hidden state from block to block. Some models pass more (T5's position bias, XLNet's second
+stream). `Replay.check` detects them by comparison before the hidden states are used.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from torch import Tensor, nn
 from scalesweep.models.architectures import knob_fields
 from scalesweep.models.groups import LayerGroup, blocks, layer_groups
 
-FIRST_CUT = 2  # at cut 1 only the embeddings are frozen: a look-up table needs no cache
-KEYWORD = "hidden_states"  # by which transformers pass a block its hidden state, where they don't by position
+FIRST_CUT = 2  # at cut 1 only the embeddings are frozen, and a lookup table needs no cache
+KEYWORD = "hidden_states"  # keyword by which some models pass a block its hidden state; others pass it by position
 
-# Largest difference that `check` accepts, relative to the largest logit. From the same batch, replaying is bit-equal (on the
-# CPU); from examples without padding, rounding differs: by 1e-6 in float32 and 9e-3 in bfloat16 over MiniLM's 6 blocks.
-# Architectures that can't be replayed were off by 3e-4 (Nyströmformer) to 0.3 in float32.
+# The largest difference that `check` accepts, relative to the largest logit. From the same batch, a replay is bit-equal on
+# the CPU. From examples without padding, rounding differs: by 1e-6 in float32 and 9e-3 in bfloat16 over MiniLM's 6 blocks.
+# Architectures that can't be replayed differed by 3e-4 (Nyströmformer) to 0.3 in float32.
 TOLERANCES = {torch.float64: 3e-5, torch.float32: 3e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
-# Config fields that say nothing about what the blocks below a cut compute from their weights. `attention_types` is how
-# GPT-Neo writes `attention_layers` down.
+# Config fields without influence on the computation of the blocks below a cut. `attention_types` is GPT-Neo's second form
+# of `attention_layers`.
 _IRRELEVANT = {
     "architectures", "attention_types", "auto_map", "dtype", "finetuning_task", "id2label", "label2id", "num_labels",
     "problem_type", "torch_dtype", "transformers_version", "use_cache",
@@ -45,13 +45,13 @@ _DEPTH = ("num_hidden_layers", "num_decoder_layers", "decoder_layers")
 
 
 class NotReplayable(Exception):
-    """Why a model can't be run from cached hidden states, in words for the user. Running it in full is always possible."""
+    """The reason why a model can't run from cached hidden states, in words for the user. It can always run in full."""
 
 
 def prefix_signature(model: Any, cut: int, groups: Sequence[LayerGroup] | None = None) -> str:
-    """A hash of all that decides what the groups below `cut` compute, save their weights.
+    """A hash of everything that determines the output of the groups below `cut`, except their weights.
 
-    Two sizes cut from one checkpoint agree at a cut that both have, so they can share what was computed.
+    Two sizes cut from one checkpoint have equal hashes at a common cut, so they can share cached states.
     """
     config = model.config.get_text_config()
     names = {config.attribute_map.get(name, name) for name in _DEPTH}
@@ -61,12 +61,12 @@ def prefix_signature(model: Any, cut: int, groups: Sequence[LayerGroup] | None =
     for name, value in config.to_dict().items():
         if name in dropped or name.startswith("_"):
             continue
-        # Settings per block come as lists as long as the model is deep; those of the blocks above the cut don't matter. Not
-        # any list of that length: DeBERTa's `pos_att_type` has two items, however many blocks there are.
+        # Settings per block are lists with one item per block; the items above the cut do not matter. A list of that length
+        # may be something else: DeBERTa's `pos_att_type` has two items for any number of blocks.
         per_block = isinstance(value, list) and len(value) == depth and ("layer" in name or "block" in name)
         fields[name] = value[: cut - 1] if per_block else value
-    # What stands between two blocks (DeBERTa's convolution) belongs to the lower one, unless that is a model's last: then
-    # it is part of the head, and what is cached is without it.
+    # A module between two blocks (DeBERTa's convolution) belongs to the lower one. After a model's last block it belongs to
+    # the head, and the cached states do not include it.
     top = (groups or layer_groups(model))[cut - 1]
     inside = {id(module) for module in blocks(model)[cut - 2].modules()}
     between = [name for name in top.module_names if id(model.get_submodule(name)) not in inside]
@@ -75,13 +75,13 @@ def prefix_signature(model: Any, cut: int, groups: Sequence[LayerGroup] | None =
 
 
 class Replay:
-    """Takes hidden states out of a model, and runs the model from them.
+    """Captures hidden states from a model and runs the model from them.
 
-    Both work by hooks and by `forward`s replaced on the blocks for the time of one call; between calls the model is its own.
+    Both use hooks and replaced `forward` methods of the blocks during one call. Between calls the model is unchanged.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[LayerGroup]) -> None:
-        """Raises NotReplayable if the blocks are no single stack."""
+        """Raises NotReplayable if the blocks form several stacks."""
         self.model = model
         self._blocks = blocks(model)
         self._modules = list(model.modules())
@@ -92,13 +92,13 @@ class Replay:
         stacks = {name.rpartition(".")[0] for name, module in model.named_modules() if id(module) in ids}
         if len(stacks) > 1:
             listed = " and ".join(sorted(stacks))
-            raise NotReplayable(f"{type(model).__name__} has several stacks of blocks ({listed}), as an encoder–decoder has")
+            raise NotReplayable(f"{type(model).__name__} has several stacks of blocks ({listed}), like an encoder–decoder")
         parameters = dict(model.named_parameters())
         self._below: list[list[nn.Parameter]] = [[]]  # cut → the parameters of the groups below it
         for group in groups:
             self._below.append(self._below[-1] + [parameters[name] for name in group.parameter_names])
-        # What each block returns: None for a tensor, or the type and length of a sequence that starts with it. Seen when a
-        # block first runs for `capture`.
+        # The output of each block: None for a tensor, or the type and length of a sequence that starts with it. Recorded when
+        # the block first runs for `capture`.
         self._returns: dict[int, tuple[type, int] | None] = {}
 
     def capture(
@@ -106,8 +106,8 @@ class Replay:
     ) -> dict[int, Tensor]:
         """The hidden states at `cuts`, [batch, time, hidden] each, from one pass that ends at the deepest of them.
 
-        Runs in evaluation mode and without gradient. With `start` and `hidden` (what was captured at that cut) it goes on
-        from there.
+        The pass runs in evaluation mode and without gradient. With `start` and `hidden`, the states captured at that cut, it
+        starts there.
 
         Raises:
             NotReplayable: the model's blocks take or return something other than one vector per token.
@@ -115,7 +115,7 @@ class Replay:
         for cut in cuts:
             self._validate(cut)
         if (start is None) != (hidden is None) or (start is not None and start > min(cuts)):
-            raise ValueError("`start` and `hidden` go together, and lie below every cut that is asked for")
+            raise ValueError("`start` and `hidden` go together, and `start` must not be above any of `cuts`")
         deepest = max(cuts)
         if start == deepest and hidden is not None:
             return {start: hidden}
@@ -123,7 +123,7 @@ class Replay:
 
         def keep(cut: int, state: Any) -> None:
             self._check_state(cut, state, inputs)
-            captured[cut] = state.detach().clone()  # a copy: the model may go on to write into its own
+            captured[cut] = state.detach().clone()  # a copy, because the model may write into its own tensor later
             if cut == deepest:
                 raise _Reached
 
@@ -148,24 +148,24 @@ class Replay:
                 self.model(**inputs)
             except _Reached:
                 return captured
-        raise NotReplayable(f"a forward pass of {type(self.model).__name__} did not come by layer group {deepest}")
+        raise NotReplayable(f"a forward pass of {type(self.model).__name__} did not run layer group {deepest}")
 
     def forward(self, cut: int, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Any:
-        """`model(**inputs)`, with `hidden` in place of what the groups below `cut` would compute.
+        """The output of `model(**inputs)`, with `hidden` in place of the output of the groups below `cut`.
 
-        Modes are left as they are: call it on a model that `apply_unfreezing` has put into the state of this cut.
+        The call does not change training modes. Set the state of this cut with `apply_unfreezing` first.
 
         Raises:
-            NotReplayable: the forward pass went another way, so `hidden` was not used.
+            NotReplayable: the forward pass did not use `hidden`.
         """
         self._validate(cut)
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._below[cut]):
-            raise ValueError(f"a layer group below cut {cut} is trainable: from cached hidden states it would get no gradient")
+            raise ValueError(f"a layer group below cut {cut} is trainable, but cached hidden states give it no gradient")
         self._learn(cut, inputs)
         with self._entering(cut, hidden, inputs) as entered:
             output = self.model(**inputs)
         if not entered:
-            raise NotReplayable(f"a forward pass of {type(self.model).__name__} did not come by layer group {cut}")
+            raise NotReplayable(f"a forward pass of {type(self.model).__name__} did not run layer group {cut}")
         return output
 
     def check(
@@ -173,10 +173,10 @@ class Replay:
     ) -> None:
         """Compare the logits of a full forward pass with those from hidden states, in evaluation mode.
 
-        The hidden states are those that a cache would hold: each example by itself, without padding. First without
-        autocast, where little stands for rounding and much for something that is missing; then under the autocast in
-        force. `hidden` is what a cache really holds for these inputs: it is compared too (in the second place), which
-        finds values of other weights or examples. Logits of padding don't count.
+        The hidden states are computed like cached ones: each example alone, without padding. The first comparison runs without
+        autocast, where rounding is small, so a larger difference means missing state. The second runs under the active
+        autocast. It uses `hidden`, if given: the states that a cache holds for these inputs. This detects states of other
+        weights or examples. Logits of padding are ignored.
 
         Raises:
             NotReplayable: the largest difference is above a tolerance (TOLERANCES, by dtype), relative to the largest
@@ -188,14 +188,14 @@ class Replay:
             with torch.autocast(kind, enabled=False):
                 self._compare(cut, self._uneven(inputs))
             if hidden is not None or autocast:
-                if tolerance is None and autocast:  # some models turn bfloat16 into float32 in their last step
+                if tolerance is None and autocast:  # some models convert bfloat16 to float32 in their last step
                     tolerance = TOLERANCES[torch.get_autocast_dtype(kind)]
                 self._compare(cut, inputs, hidden, tolerance)
 
     # ---- the parts --------------------------------------------------------------------------------------------------------
 
     def _uneven(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """`inputs` with some padding: where there is none, the first example loses its second half."""
+        """`inputs` with some padding. If there is none, the second half of the first example becomes padding."""
         mask, width = inputs.get("attention_mask"), inputs["input_ids"].shape[1]
         if mask is None or width < 2 or not mask.all():
             return inputs
@@ -205,7 +205,7 @@ class Replay:
         return {**inputs, "attention_mask": mask, "input_ids": tokens}
 
     def _one_by_one(self, cut: int, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What `capture` gives for each example without its padding; zero where padded."""
+        """The result of `capture` for each example without its padding, [batch, time, hidden]; zero at padding."""
         tokens = inputs["input_ids"]
         real = inputs.get("attention_mask", torch.ones_like(tokens)).bool()
         rows = []
@@ -221,31 +221,31 @@ class Replay:
         self, cut: int, inputs: Mapping[str, Tensor], hidden: Tensor | None = None, tolerance: float | None = None
     ) -> None:
         name = f"{type(self.model).__name__}, run from the hidden states at layer group {cut},"
-        reason = "so the cached ones are of other weights or examples"
+        reason = "so the cached states belong to other weights or examples"
         try:
             full = _logits(self.model(**inputs), inputs)
             if hidden is None:
                 hidden = self._one_by_one(cut, inputs)
-                reason = "so its blocks pass on more than these, or what they compute depends on how a batch is padded"
+                reason = "so its blocks pass on more than hidden states, or their output depends on the padding of a batch"
             replayed = _logits(self.forward(cut, hidden, inputs), inputs)
         except (NotReplayable, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # model code that misses something its blocks pass on can raise anything
+        except Exception as error:  # model code that lacks something its blocks pass on can raise anything
             raise NotReplayable(f"{name} fails: {type(error).__name__}: {error}") from error
         if full.shape != replayed.shape:
-            raise NotReplayable(f"{name} returns logits of shape {list(replayed.shape)} in place of {list(full.shape)}")
+            raise NotReplayable(f"{name} returns logits of shape {list(replayed.shape)} instead of {list(full.shape)}")
         tolerance = TOLERANCES[full.dtype] if tolerance is None else tolerance
         difference, largest = (full.float() - replayed.float()).abs().max().item(), full.abs().max().item()
-        if not difference <= tolerance * largest:  # so that NaN is no agreement
-            found = f"by up to {difference:.2g} where the largest is {largest:.2g} (allowed: {tolerance:.0e} of it)"
-            raise NotReplayable(f"{name} gives other logits, {found}; {reason}")
+        if not difference <= tolerance * largest:  # written so that NaN counts as a difference
+            found = f"by up to {difference:.2g} at a largest logit of {largest:.2g} (allowed: {tolerance:.0e} of it)"
+            raise NotReplayable(f"{name} returns different logits, {found}; {reason}")
 
     def _validate(self, cut: int) -> None:
         if not FIRST_CUT <= cut <= self.head:
             raise ValueError(f"cut {cut} is not one of {FIRST_CUT} to {self.head}")
 
     def _check_state(self, cut: int, state: Any, inputs: Mapping[str, Tensor]) -> None:
-        """Refuse what is not one vector per token: pooled sequences, or sequences that were packed without padding."""
+        """Refuse a state that is not one vector per token, such as pooled sequences or sequences packed without padding."""
         tokens = inputs["input_ids"].shape
         if not isinstance(state, Tensor) or state.dim() != 3 or state.shape[:2] != tokens:
             found = f"a tensor of shape {list(state.shape)}" if isinstance(state, Tensor) else f"a {type(state).__name__}"
@@ -253,26 +253,26 @@ class Replay:
             raise NotReplayable(f"{passes}, not one vector for each of {list(tokens)} tokens")
 
     def _learn(self, cut: int, inputs: Mapping[str, Tensor]) -> None:
-        """See to it that it is known what the blocks below `cut` return: hidden states may come from another process."""
+        """Record the output structure of the blocks below `cut`, if it is unknown: hidden states may come from another process."""
         if any(index not in self._returns for index in range(cut - 1)):
             self.capture([cut], {name: value[:1] for name, value in inputs.items()})
 
     @contextmanager
     def _entering(self, cut: int, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Iterator[list[int]]:
-        """Inside, the blocks below `cut` are skipped and `hidden` enters there; yields a list that is empty until it does.
+        """Skip the blocks below `cut` and insert `hidden` there. Yields a list that is empty until the insertion happens.
 
-        The skipped blocks all return `hidden`. So it is what the block above gets, save where a model does more between
-        two blocks: there, the hook puts it in once more.
+        All skipped blocks return `hidden`, so it is the input of the next block, unless the model computes something between
+        two blocks. For that case a hook inserts it again.
         """
         if hidden.shape[:2] != inputs["input_ids"].shape:
-            raise ValueError(f"hidden states of shape {list(hidden.shape)} for {list(inputs['input_ids'].shape)} tokens")
+            raise ValueError(f"hidden states of shape {list(hidden.shape)} don't fit {list(inputs['input_ids'].shape)} tokens")
         entered: list[int] = []
 
         def swap(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             entered.append(cut)
             return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, KEYWORD: hidden})
 
-        # Straight into and out of `__dict__`: nn.Module's own setting and deleting of attributes is slow.
+        # Written to `__dict__` directly, because nn.Module sets and deletes attributes slowly.
         skipped = [vars(block) for block in self._blocks[: cut - 1]]
         forwards = [attributes.get("forward") for attributes in skipped]
         hook = None
@@ -292,10 +292,10 @@ class Replay:
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
-        """Every module in evaluation mode, and autocast without its cache of cast weights; both restored afterwards.
+        """Set evaluation mode and disable autocast's cache of cast weights; both are restored afterwards.
 
-        Weights cast without gradient would be found there by a training step under the same autocast, and get none (torch
-        before pytorch#165068).
+        Otherwise a training step under the same autocast would use weights that were cast without gradient, and would compute
+        no gradient for them (torch before pytorch#165068).
         """
         training = [module for module in self._modules if module.training]
         cached = torch.is_autocast_cache_enabled()
@@ -311,11 +311,11 @@ class Replay:
 
 
 class _Reached(BaseException):
-    """Ends a forward pass whose hidden states are had. No Exception, so that no model code takes it for a failure."""
+    """Ends a forward pass after the last needed state. Not an Exception, so model code does not handle it as a failure."""
 
 
 def _structure(output: Any) -> tuple[type, int] | None:
-    """How a block's output holds the hidden state: None if it is it, or the type and length of what it comes first in."""
+    """The structure of a block's output: None for the hidden state itself, or type and length of a sequence starting with it."""
     if isinstance(output, Tensor):
         return None
     if type(output) in (tuple, list) and output and isinstance(output[0], Tensor):
@@ -324,7 +324,7 @@ def _structure(output: Any) -> tuple[type, int] | None:
 
 
 def _returning(hidden: Tensor, structure: tuple[type, int] | None, called: list[int] | None) -> Callable[..., Any]:
-    """A block's `forward` that returns `hidden`, wrapped as the block would; each call is noted in `called`."""
+    """A `forward` for a block that returns `hidden` in the block's own structure and notes each call in `called`."""
 
     def forward(*_args: Any, **_kwargs: Any) -> Any:
         if called is not None:
@@ -338,7 +338,7 @@ def _returning(hidden: Tensor, structure: tuple[type, int] | None, called: list[
 
 
 def _logits(output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """A model's logits (or what comes first in its output), without those of padding where there are some per token."""
+    """A model's logits, or the first item of its output. Logits per token come without those of padding."""
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if logits is None:
         logits = output[0]

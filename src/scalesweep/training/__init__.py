@@ -1,1 +1,1 @@
-"""Training one trial: the loop, schedules, metrics, checkpoints, and the worker processes. Works without a sweep."""
+"""Training of one trial: the loop, schedules, metrics, checkpoints and worker processes. It works without a sweep."""

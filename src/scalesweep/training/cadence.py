@@ -1,4 +1,4 @@
-"""When the next layer groups thaw: every so many steps or epochs, at shares of the run, or when validation stands still."""
+"""The cadence of thawing: by steps, by epochs, at shares of the run, or when the validation metric stops improving."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from scalesweep.spec import TrialConfig
 
 
 class Cadence:
-    """The stage of unfreezing a trial is in. A stage names the groups that train (`models/unfreezing.py`)."""
+    """The unfreezing stage of a trial. A stage determines the groups that train (`models/unfreezing.py`)."""
 
     def __init__(self, config: TrialConfig, n_groups: int, plan: BatchPlan, thaw_at: tuple[float, ...] | None = None) -> None:
         """
         Args:
-            thaw_at: shares of the run at which each further stage begins, where an earlier run has found them out; they
-                take the place of the config's cadence.
+            thaw_at: shares of the run at which each further stage begins, taken from an earlier run. They replace the
+                config's cadence.
         """
         self.config, self.n_groups, self.plan, self.thaw_at = config, n_groups, plan, thaw_at
         self.stage = 0
         self._last = stages(config.unfreezing, n_groups) - 1
         self.best = math.inf
         self.evaluations_without_gain = 0
-        self.thawed: list[int | None] = [None] * n_groups  # step at which each group thawed; None: it trained from the start
+        self.thawed: list[int | None] = [
+            None
+        ] * n_groups  # step at which each group thawed; None if it has not thawed or trained from the start
         self.trainable = trainable_groups(config.unfreezing, 0, n_groups)
 
     def advance(self, step: int, progress: float) -> bool:
-        """Move to the stage of `step` (from 0), which stands at `progress` (0 … 1) of the run. Whether it is a new one."""
+        """Move to the stage of `step` (from 0) at `progress` (0 … 1) of the run. Returns whether other groups train now."""
         self.stage = min(self._last, self._stage(step, progress))
         trainable = trainable_groups(self.config.unfreezing, self.stage, self.n_groups)
         if trainable == self.trainable:
@@ -49,10 +51,10 @@ class Cadence:
             return self.plan.epoch(step)
         if config.unfreeze_cadence == "fraction":
             return int(progress / config.unfreeze_fraction + 1e-9)
-        return self.stage  # plateau: `observe` moves it
+        return self.stage  # plateau: `observe` advances the stage
 
     def observe(self, loss: float) -> None:
-        """Take a validation result in (lower is better): after `unfreeze_patience` without gain the next stage begins."""
+        """Record a validation value (lower is better). After `unfreeze_patience` values without gain the next stage begins."""
         if self.config.unfreeze_cadence != "plateau" or self.thaw_at is not None:
             return
         if loss < self.best:
@@ -63,13 +65,13 @@ class Cadence:
             self.stage, self.evaluations_without_gain = min(self.stage + 1, self._last), 0
 
     def warmth(self, group: int, step: int) -> float:
-        """The factor on a group's rate while it warms up after its thaw (linear over `thaw_warmup_steps`), else 1."""
+        """The factor on a group's learning rate: linear over `thaw_warmup_steps` after its thaw, otherwise 1."""
         thawed, steps = self.thawed[group], self.config.thaw_warmup_steps
         return 1.0 if thawed is None or not steps else min(1.0, (step - thawed + 1) / steps)
 
     @property
     def lowest(self) -> int:
-        """Index of the lowest group that trains."""
+        """The index of the lowest group that trains."""
         return self.trainable.index(True)
 
     def state(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Checkpoints without pickle: weights and optimizer moments as safetensors, counters as JSON.
 
-Only weights that have been trained are kept; those that never were come from the base checkpoint. A checkpoint is complete or
-absent: on a file system it is written beside its place, synced to the disk, and renamed; at a URL its `state.json` is put last, and
-without that there is none. The one before is dropped once the new one is complete. Storage that is away or full is waited for.
+A checkpoint stores only weights that have been trained; the others come from the base checkpoint. A checkpoint is complete
+or absent. On a file system it is written under a temporary name, synced to the disk and renamed. At a URL its `state.json` is
+written last, and the checkpoint does not exist without it. The previous checkpoint is deleted once the new one is complete.
+Saving waits for storage that is full or unavailable.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from safetensors.torch import load_file, save_file
 from scalesweep.storage import STORAGE_SECONDS, UrlPath, patiently
 
 STATE = "state.json"
-FILES = ("weights.safetensors", "optimizer.safetensors", STATE)  # in the order in which they are put at a URL
+FILES = ("weights.safetensors", "optimizer.safetensors", STATE)  # in the order of the upload to a URL
 
 
 class Damaged(Exception):
-    """A checkpoint that was complete once and can't be used: a file is gone, cut short or edited, or of another model."""
+    """An unusable checkpoint that was once complete: a file is missing, truncated or edited, or belongs to another model."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read of one."""
+    """The contents of a checkpoint."""
 
     state: dict[str, Any]
     weights: Mapping[str, torch.Tensor]
@@ -48,10 +49,10 @@ def save(
     state: dict[str, Any],
     storage_seconds: float = STORAGE_SECONDS,
 ) -> None:
-    """Write `folder/step-N` with the weights that have been trained, and drop the older ones.
+    """Write `folder/step-N` with the trained weights, and delete older checkpoints.
 
     Raises:
-        OSError, SafetensorError: it could not be written for `storage_seconds`; the one before is still there.
+        OSError, SafetensorError: writing failed for `storage_seconds`; the previous checkpoint still exists.
     """
 
     def write() -> None:
@@ -60,7 +61,7 @@ def save(
         else:
             _write(folder, step, trained, optimizer, state)
 
-    # safetensors tells what the disk refuses as its own error.
+    # safetensors reports disk errors as its own error type.
     patiently(write, storage_seconds, (OSError, SafetensorError))
 
 
@@ -80,7 +81,7 @@ def _fill(
 def _write(
     folder: Path, step: int, trained: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, state: dict[str, Any]
 ) -> None:
-    folder.mkdir(exist_ok=True)  # not what it is in: where that is away, nothing may be begun beneath its name
+    folder.mkdir(exist_ok=True)  # without parents: if the storage is unmounted, nothing may be created under its mount point
     temporary = folder / f".step-{step:08d}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -102,7 +103,7 @@ def _put(
     final = folder / f"step-{step:08d}"
     with tempfile.TemporaryDirectory(prefix="scalesweep-") as made:
         _fill(Path(made), trained, optimizer, state)
-        (final / STATE).unlink()  # of an earlier attempt: while the rest is replaced, there is none
+        (final / STATE).unlink()  # removes an earlier attempt's state: while the files are replaced, there is no checkpoint
         for name in FILES:
             (final / name).upload(Path(made) / name)
     for old in folder.names():
@@ -112,7 +113,7 @@ def _put(
 
 
 def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's names, on the disk: a machine that loses its power must not keep a name alone."""
+    """Sync a file's content or a folder's names to the disk, so a power cut does not leave a name without content."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -121,10 +122,10 @@ def _sync(path: Path) -> None:
 
 
 def steps(folder: Path | UrlPath) -> list[int]:
-    """The checkpoints that are there, by their step, the newest first.
+    """The steps of the existing checkpoints, newest first.
 
     Raises:
-        OSError: the object store could not be asked.
+        OSError: the object store does not answer.
     """
     if isinstance(folder, UrlPath):
         names = [name.removesuffix(f"/{STATE}") for name in folder.names(inside=True) if name.endswith(f"/{STATE}")]
@@ -134,11 +135,11 @@ def steps(folder: Path | UrlPath) -> list[int]:
 
 
 def read(folder: Path | UrlPath, step: int, fits: Callable[[Checkpoint], bool]) -> Checkpoint:
-    """One of them, whole and checked before anything is done with it.
+    """The checkpoint of `step`, read completely and checked with `fits`.
 
     Raises:
-        Damaged: it can't be used.
-        OSError: the storage did not answer.
+        Damaged: the checkpoint is unusable.
+        OSError: the storage does not answer.
     """
     name = f"step-{step:08d}"
     try:
@@ -152,7 +153,7 @@ def read(folder: Path | UrlPath, step: int, fits: Callable[[Checkpoint], bool]) 
     except (FileNotFoundError, SafetensorError, ValueError) as error:
         raise Damaged(str(error)) from None
     if not isinstance(found.state, dict) or not fits(found):
-        raise Damaged("it is of something else")
+        raise Damaged("it belongs to another model or lacks state")
     return found
 
 
@@ -162,13 +163,13 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def apply(found: Checkpoint, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Put weights and moments back in place."""
+    """Restore weights and optimizer moments."""
     with torch.no_grad():
         for name, value in found.weights.items():
             parameters[name].copy_(value)
     for key, value in found.moments.items():
         name, _, moment = key.rpartition("/")
         parameter = parameters[name]
-        # AdamW keeps its step counter on the CPU unless fused on CUDA; `load_state_dict` would move it just so.
+        # AdamW keeps its step counter on the CPU unless fused on CUDA, and `load_state_dict` places it the same way.
         device = parameter.device if value.dim() or optimizer.defaults.get("fused") else torch.device("cpu")
         optimizer.state[parameter][moment] = value.to(device)

@@ -1,6 +1,6 @@
-"""What goes to a worker and what comes back: a job to train, and reports. Plain values.
+"""The messages between driver and workers: a job to train, and reports. All are plain values.
 
-Imports nothing heavy: the process that places workers passes jobs on and never trains.
+The module imports nothing heavy, because the process that places workers passes jobs on and never trains.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialJob:
-    """`data_key` names the tokenized data in each node's cache; `flops` says what a pass costs per layer group.
-    `train_on` joins splits; `evaluate_on` is never `test` in a sweep."""
+    """A trial to train. `data_key` names the tokenized data in each node's cache. `flops` is the cost of a pass per layer
+    group. `train_on` lists splits that are joined. `evaluate_on` is never `test` in a sweep."""
 
     trial: str
     task: str
@@ -35,29 +35,29 @@ class TrialJob:
     classes: tuple[str, ...]
     threads: int
     checkpoint_dir: str | None = None  # a path or a URL
-    reached: float = 0.0  # fidelity of the last report that is recorded
+    reached: float = 0.0  # fidelity of the last recorded report
     train_on: tuple[str, ...] = ("train",)
     evaluate_on: str = "validation"
-    heartbeat_steps: int | None = None  # also report after so many steps, without evaluating
-    saves_first: Literal["never", "rungs", "reports"] = "never"  # where the checkpoint is there before the report is given out,
-    # because the trial may be paused there and go on later on other workers
-    metric: str = "eval_loss"  # what a plateau is seen in
+    heartbeat_steps: int | None = None  # also report after this many steps, without an evaluation
+    saves_first: Literal["never", "rungs", "reports"] = "never"  # reports before which the
+    # checkpoint is saved, because the trial may be paused there and continued on other workers
+    metric: str = "eval_loss"  # metric for the plateau cadence
     minimize: bool = True
-    thaw_at: tuple[float, ...] | None = None  # shares of the run at which stages of unfreezing begin, in the cadence's place
+    thaw_at: tuple[float, ...] | None = None  # shares of the run at which unfreezing stages begin; replaces the cadence
     price: float | None = None  # dollars per GPU hour
-    cache_gib: float | None = None  # disk that cached activations may take on a node; None: a share of what is free
-    shared_modes: tuple[str, ...] = ()  # ways of unfreezing in this sweep, whose trials share cached activations
+    cache_gib: float | None = None  # disk for cached activations on a node; None: a share of the free disk
+    shared_modes: tuple[str, ...] = ()  # unfreezing modes of this sweep, whose trials share cached activations
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """Where a trial stands. `fidelity` counts the sweep's `time_attr`; `tokens` are those trained on so far.
+    """The position of a trial. `fidelity` counts the sweep's `time_attr`; `tokens` counts the tokens trained on so far.
 
-    `flops` were computed so far, by all workers: padding and evaluation are in, what the cache saved is not.
-    `model_flops` are what the training alone takes without a cache, each global batch padded to its longest example: the same
-    for any GPU count.
-    `train_seconds` were spent in training steps, without loading, evaluating and saving. `first_step_at` and `reported_at`
-    (unix seconds) tell what a change of trials costs: from the last report of one to the first step of the next.
+    `flops` counts the FLOPs computed so far by all workers, with padding and evaluation and without cached work.
+    `model_flops` counts the FLOPs of training alone without a cache, each global batch padded to its longest example. It is
+    the same for any GPU count. `train_seconds` is the time in training steps, without loading, evaluation and saving.
+    `first_step_at` and `reported_at` (unix seconds) show the cost of a change of trials: the time from the last report of
+    one trial to the first step of the next.
     """
 
     step: int
@@ -65,8 +65,8 @@ class TrainReport:
     tokens: int
     model_flops: float
     metrics: dict[str, float]
-    total_steps: int  # where the fidelity counts neither steps nor tokens: an estimate
-    # What depends on the machine and on what other trials left in the cache is no part of a report's identity.
+    total_steps: int  # an estimate if the fidelity counts neither steps nor tokens
+    # Reports are compared without values that depend on the machine or on the cache contents.
     flops: float = field(default=0.0, compare=False)
     train_seconds: float = field(default=0.0, compare=False)
     first_step_at: float = field(default=0.0, compare=False)  # unix seconds, of this attempt
@@ -75,10 +75,10 @@ class TrainReport:
 
 
 def open_data(job: TrialJob) -> TokenizedData:
-    """The trial's data from this node's cache, made there first where this node has none yet.
+    """The trial's data from this node's cache, which creates them first if they are missing.
 
     Raises:
-        OutsideError: the source gives other data on this node than where the sweep was launched.
+        OutsideError: the source has different data on this node from where the sweep was launched.
     """
     from scalesweep.data.tokens import TokenizedData, prepare, tokenize
     from scalesweep.models.ladder import load_tokenizer
@@ -88,19 +88,19 @@ def open_data(job: TrialJob) -> TokenizedData:
         prepared = prepare(job.data, job.task, Path.cwd())
         made = tokenize(prepared, job.data, job.task, load_tokenizer(job.size), job.tokenizer_fingerprint, cache_dir())
         if made.name != job.data_key:
-            raise OutsideError(f"{job.data.path} holds other data on this node than where the sweep was launched")
+            raise OutsideError(f"{job.data.path} has different data on this node from where the sweep was launched")
     return TokenizedData.open(folder)
 
 
 def ladder_entry(manifest: dict[str, Any], size: str) -> dict[str, Any]:
-    """What a run folder's manifest says of a ladder size."""
+    """The entry of a ladder size in a run folder's manifest."""
     return next(dict(entry) for entry in manifest["ladder"] if entry["name"] == size)
 
 
 def job_from_manifest(
     manifest: dict[str, Any], trial: str, config: TrialConfig, checkpoint_dir: Path | UrlPath | None, **changes: Any
 ) -> TrialJob:
-    """The job that trains `config` in the sweep that `manifest` describes. `changes` override fields of the job."""
+    """The job that trains `config` in the sweep of `manifest`. `changes` override fields of the job."""
     entry, spec = ladder_entry(manifest, config.model_size), sweep_from_dict(manifest["spec"])
     unfreezing = spec.search_space.parameters.get("unfreezing")
     fields: dict[str, Any] = {

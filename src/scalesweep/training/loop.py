@@ -1,8 +1,8 @@
-"""Training as a generator of reports: the caller reads one, decides, and goes on or stops.
+"""Training as a generator of reports: the caller reads a report and continues or stops.
 
-The number of workers changes speed and cost, never the result: every worker knows the whole global batch, takes its share,
-and divides by the examples (or predicted tokens) of the whole; gradients are summed over workers. So uneven shards, an
-empty share and a short last batch all weigh as they should.
+The number of workers changes speed and cost, never the result. Every worker knows the whole global batch, takes its share,
+and divides by the examples (or predicted tokens) of the whole. Gradients are summed over workers. So uneven shards, empty
+shares and a short last batch have the right weights.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from scalesweep.training.prefix import PrefixCache
 from scalesweep.training.schedules import schedule
 
 SAVE_SECONDS = 60.0  # between checkpoints of a run that reports without evaluating
-BUCKET_ELEMENTS = 2**25  # gradients are averaged in buckets of 128 MiB: few calls, bounded extra memory
-COUNTERS = ("step", "tokens", "model_flops", "flops", "train_seconds", "untouched")  # that a checkpoint keeps as they are
-PARTS_OF_A_RUN = 10_000  # steps of a schedule whose run is measured in FLOPs, seconds or dollars
+BUCKET_ELEMENTS = 2**25  # gradients are summed in buckets of 128 MiB: few calls, bounded extra memory
+COUNTERS = ("step", "tokens", "model_flops", "flops", "train_seconds", "untouched")  # stored in a checkpoint unchanged
+PARTS_OF_A_RUN = 10_000  # resolution of the schedule if a run is measured in FLOPs, seconds or dollars
 
 
 def make_accelerator(mixed_precision: str) -> Accelerator:
-    """An accelerator on this process's device; `auto` is bf16 on a GPU that has it, fp16 on another GPU, float32 on CPU.
+    """An accelerator on this process's device. `auto` is bf16 on a GPU that supports it, fp16 on another GPU, float32 on CPU.
 
-    It knows of no other worker: sums over workers are `Peers`'.
+    It does not know the other workers: `Peers` sums over workers.
     """
     on_gpu = torch.cuda.is_available()
     if mixed_precision == "auto":
@@ -55,11 +55,11 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
     return Accelerator(mixed_precision=mixed_precision, cpu=not on_gpu)
 
 
-_base_models: dict[str, BaseModel] = {}  # of a ladder's sizes, so a few
+_base_models: dict[str, BaseModel] = {}  # a few: one per ladder size
 
 
 def _base_model(job: TrialJob) -> BaseModel:
-    """The job's size as it was before any training; a checkpoint that changes on disk is another one."""
+    """The base model of the job's size. A checkpoint that changes on disk gets a new one."""
     wanted = (job.size, job.task, len(job.classes) or None, job.config.seed, dict(enumerate(job.classes)) or None)
     key = base_key(*wanted)
     if key not in _base_models:
@@ -73,7 +73,7 @@ def _tokenizer(size: LadderSize) -> Any:
 
 
 def warm(job: TrialJob) -> None:
-    """Have at hand in this process what `job` needs: imports, tokens, tokenizer, base weights."""
+    """Load everything that `job` needs into this process: imports, tokens, tokenizer, base weights."""
     make_accelerator(job.config.mixed_precision)
     open_data(job)
     _tokenizer(job.size)
@@ -82,7 +82,7 @@ def warm(job: TrialJob) -> None:
 
 
 class Trainer:
-    """A model, its optimizer and its data, ready to step. `train` drives it; promotion keeps it for the test split."""
+    """A model, its optimizer and its data. `train` runs it; promotion keeps it to evaluate the test split."""
 
     def __init__(self, job: TrialJob, peers: Peers = ALONE) -> None:
         self._began = time.monotonic()
@@ -99,7 +99,7 @@ class Trainer:
         lengths = self.train_split.lengths
         by_length = lengths if config.group_by_length else None
         self.plan = BatchPlan(len(self.train_split), config.global_batch_size, config.seed, by_length)
-        self.total_steps: int | None = None  # None: the run ends by what it costs, not after a known number of steps
+        self.total_steps: int | None = None  # None: the run ends by its cost, not after a known number of steps
         if config.time_attr == "steps":
             self.total_steps = int(config.max_t)
         elif config.time_attr == "tokens":
@@ -109,12 +109,12 @@ class Trainer:
         self.model: Any = base.make(config.knobs(), self.device)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            self.model.disable_input_require_grads()  # transformers would differentiate through the frozen prefix
+            self.model.disable_input_require_grads()  # otherwise transformers computes gradients for the frozen prefix
         self.groups = base.groups
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.parameters, self.groups, config, self.device))
         self.cadence = Cadence(config, len(self.groups), self.plan, job.thaw_at)
-        self.untouched = len(self.groups)  # groups below this one are as the checkpoint has them
+        self.untouched = len(self.groups)  # groups below this one have the weights of the checkpoint
         share = -(-config.global_batch_size // peers.world)
         self.micro_batch = MicroBatch(job, cache_dir(), self.device, share)
         self.notes: list[str] = []
@@ -123,9 +123,9 @@ class Trainer:
         self.model_flops = self.flops = self.train_seconds = 0.0
         self.first_step_at = 0.0  # unix seconds
         self._seconds_before = 0.0  # of earlier attempts
-        self._agreed_seconds = 0.0  # what all workers take the clock to show
+        self._agreed_seconds = 0.0  # the clock that all workers agree on
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._flops = 0.0  # this worker's, since the last report
+        self._flops = 0.0  # FLOPs of this worker since the last report
         self._steps_since_report = 0
         self._mode_is_set = False
 
@@ -149,11 +149,11 @@ class Trainer:
             )
         except NotReplayable as error:
             if config.unfreezing != "full":
-                self.notes.append(f"{config.model_size}: the frozen prefix is recomputed: {error}")
+                self.notes.append(f"{config.model_size}: the frozen prefix is not cached, because {error}")
             return None
 
     def close(self) -> None:
-        """Let go of what is open on disk and of what the accelerator holds."""
+        """Close open files and free the accelerator's memory."""
         if self.prefix is not None:
             self.prefix.close()
         self.accelerator.free_memory()
@@ -161,7 +161,7 @@ class Trainer:
     # ---- one optimizer step --------------------------------------------------------------------------------------------
 
     def train_step(self) -> None:
-        """One step on the next global batch."""
+        """Run one optimizer step on the next global batch."""
         config, step = self.config, self.step
         self.first_step_at = self.first_step_at or time.time()
         if self.cadence.advance(step, self.progress) or not self._mode_is_set:
@@ -177,7 +177,7 @@ class Trainer:
         lengths = self.train_split.lengths
         denominator = int(self.train_split.predicted_tokens[indices].sum()) if self.language_modelling else len(indices)
         share = shard(indices, self.peers.rank, self.peers.world)
-        share = share[np.argsort(lengths[share], kind="stable")]  # like lengths together: less padding
+        share = share[np.argsort(lengths[share], kind="stable")]  # similar lengths together save padding
         self._loss += self._backward(share, max(denominator, 1))
         trained = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
         self._sum_gradients(trained)
@@ -192,23 +192,23 @@ class Trainer:
         whole = (len(indices), int(lengths[indices].max()))
         self.model_flops += self.job.flops.forward(*whole) + self.job.flops.backward(*whole, self.cadence.trainable)
         if config.time_attr in ("gpu_seconds", "dollars"):
-            # One clock for all: whether the run is over must be the same everywhere.
+            # All workers use one clock, because they must agree on the end of the run.
             seconds = self._seconds() if self.peers.rank == 0 else 0.0
             self._agreed_seconds = float(self.peers.sum_(torch.tensor(seconds, dtype=torch.float64, device=self.device)))
 
     def _factor(self) -> float:
-        """The schedule's factor on the rates of this step."""
+        """The schedule's factor on the learning rates of this step."""
         if self.total_steps is not None:
             return self.factor(self.step)
         return self.factor(min(int(self.progress * PARTS_OF_A_RUN), PARTS_OF_A_RUN - 1))
 
     def _backward(self, share: np.ndarray, denominator: int) -> torch.Tensor:
-        """Gradients of this worker's share of the batch; returns its part of the loss. With too little memory, in
-        smaller pieces."""
+        """Compute the gradients of this worker's share of the batch and return its part of the loss. If memory is too
+        small, the pieces become smaller."""
         lowest = self.cadence.lowest
         size = self.micro_batch.size(lowest, self._try_out)
         while True:
-            # Dropout's randomness is a function of (seed, step, rank), so a resumed trial goes on as if nothing had happened.
+            # Dropout depends on (seed, step, rank) alone, so a resumed trial continues as if it had not been interrupted.
             seed = np.random.SeedSequence([self.config.seed, self.step, self.peers.rank])
             torch.manual_seed(int(seed.generate_state(1)[0]))
             total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -231,7 +231,7 @@ class Trainer:
         return loss.detach().double()
 
     def _try_out(self, rows: int) -> None:
-        """A pass over the longest examples, as far as memory goes: nothing of it is kept."""
+        """Run a pass over the `rows` longest examples to test the memory, and discard the gradients."""
         longest = np.argsort(-self.train_split.lengths, kind="stable")[:rows]
         try:
             self._piece(longest, rows)
@@ -241,7 +241,7 @@ class Trainer:
     def _forward(
         self, split: TokenizedSplit | JoinedSplit, indices: np.ndarray, lowest: int
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Logits and labels of these examples, on the device, and the lowest group that was computed."""
+        """Logits and labels of these examples on the device, and the lowest group that was computed."""
         arrays = split.batch(indices, self.pad_id)
         batch = {name: self._to_device(array) for name, array in arrays.items()}
         labels = batch.pop("labels")
@@ -260,7 +260,7 @@ class Trainer:
         return tensor.to(self.device, non_blocking=True)
 
     def _sum_gradients(self, trained: list[torch.nn.Parameter]) -> None:
-        """Sum gradients over workers, in buckets. A worker without examples adds zeros; what is frozen is not sent."""
+        """Sum gradients over workers, in buckets. A worker without examples adds zeros; frozen parameters are not sent."""
         if self.peers.world == 1:
             return
         bucket: list[torch.nn.Parameter] = []
@@ -280,14 +280,14 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, split: TokenizedSplit | None = None) -> dict[str, float]:
-        """Every metric of the task on `split` (default: the job's `evaluate_on`), over all workers."""
+        """All metrics of the task on `split` (default: the job's `evaluate_on`), over all workers."""
         split = split if split is not None else self.eval_split
         self.model.eval()
         self._mode_is_set = False
         classes = len(self.job.classes)
         sums = np.zeros(3 + classes * classes)
         order = shard(eval_order(split.lengths), self.peers.rank, self.peers.world)
-        # No gradients: twice as many fit.
+        # Without gradients, twice as many examples fit.
         size = 2 * self.micro_batch.size(self.cadence.lowest, self._try_out)
         while len(order):
             indices = order[:size]
@@ -315,12 +315,12 @@ class Trainer:
     # ---- reports and checkpoints --------------------------------------------------------------------------------------
 
     def _seconds(self) -> float:
-        """Since the trial has its workers, over all attempts that reached a checkpoint."""
+        """Seconds with workers, over all attempts that reached a checkpoint."""
         return self._seconds_before + time.monotonic() - self._began
 
     @property
     def fidelity(self) -> float:
-        """What the run has used of the resource that rungs count."""
+        """The amount used of the resource that rungs count (`time_attr`)."""
         attr = self.config.time_attr
         if attr in ("steps", "tokens"):
             return self.step if attr == "steps" else self.tokens
@@ -335,13 +335,13 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """The share of the run that is done."""
+        """The finished share of the run, 0 … 1."""
         if self.total_steps is not None:
             return self.step / max(self.total_steps, 1)
         return self.fidelity / self.config.max_t
 
     def report(self) -> TrainReport:
-        """Evaluate and say where training stands."""
+        """Evaluate, and return a report of the position."""
         metrics = self.evaluate()
         self.cadence.observe(metrics[self.job.metric] if self.job.minimize else -metrics[self.job.metric])
         if self.prefix is not None:
@@ -364,7 +364,7 @@ class Trainer:
         return self.position(metrics)
 
     def position(self, metrics: dict[str, float]) -> TrainReport:
-        """A report of where training stands, with these metrics."""
+        """A report of the current position with these metrics."""
         total = self.total_steps or math.ceil(self.step / max(self.progress, 1e-9))
         report = TrainReport(self.step, self.fidelity, self.tokens, self.model_flops, metrics, total)
         notes, self.notes = tuple(self.notes), []
@@ -378,7 +378,7 @@ class Trainer:
         )
 
     def save(self, report: TrainReport) -> None:
-        """Checkpoint, with the report that belongs to it. Only the first rank writes."""
+        """Write a checkpoint that includes `report`. Only the first rank writes."""
         if self.job.checkpoint_dir is None or self.peers.rank != 0:
             return
         state = {
@@ -394,9 +394,9 @@ class Trainer:
         checkpoint.save(place(self.job.checkpoint_dir), self.step, trained, self.optimizer.optimizer, state)
 
     def restore(self) -> TrainReport | None:
-        """Go on from the newest checkpoint that can be used; returns its report, which may never have been delivered.
+        """Continue from the newest usable checkpoint. Returns its report, which may not have been delivered before.
 
-        One that is damaged, or gone though the trial had come further, is told as a note.
+        A note reports a damaged checkpoint, or a missing one if the trial has recorded reports.
         """
         if self.job.checkpoint_dir is None:
             return None
@@ -405,7 +405,7 @@ class Trainer:
         if self.peers.rank == 0:
             patiently(lambda: waiting.extend(checkpoint.steps(folder)), STORAGE_SECONDS)
         damaged: list[int] = []
-        # All workers go on from the same one: rank 0 names it, and it counts if everybody could read it.
+        # All workers continue from the same checkpoint: rank 0 proposes it, and it is used if all workers can read it.
         while step := self._sum_of_ranks(waiting.pop(0) if waiting else 0):
             found = self._read_checkpoint(folder, step)
             if self._sum_of_ranks(found is not None) == self.peers.world and found is not None:
@@ -415,13 +415,11 @@ class Trainer:
             found = None
         trial = self.job.trial
         if damaged:
-            on = f"goes on from step {step}" if found is not None else "is trained again from its start"
+            on = f"continues from step {step}" if found is not None else "starts again"
             steps = ", ".join(map(str, damaged))
-            self.notes.append(f"the checkpoint of {trial} at step {steps} is damaged: it {on}")
+            self.notes.append(f"the checkpoint of {trial} at step {steps} is damaged; the trial {on}")
         elif found is None and self.job.reached > 0:
-            self.notes.append(
-                f"{trial} has no checkpoint, though it had reached {self.job.reached:g}: it is trained again from its start"
-            )
+            self.notes.append(f"{trial} had reached {self.job.reached:g} but has no checkpoint; the trial starts again")
         if found is None:
             return None
         checkpoint.apply(found, self.parameters, self.optimizer.optimizer)
@@ -438,7 +436,7 @@ class Trainer:
         return int(self.peers.sum_(torch.tensor(float(number), dtype=torch.float64, device=self.device)))
 
     def _read_checkpoint(self, folder: Path | UrlPath, step: int) -> checkpoint.Checkpoint | None:
-        """None where it is damaged."""
+        """The checkpoint of `step`; None if it is damaged."""
         found: list[checkpoint.Checkpoint] = []
         try:
             patiently(lambda: found.append(checkpoint.read(folder, step, self._fits)), STORAGE_SECONDS)
@@ -447,7 +445,7 @@ class Trainer:
         return found[0]
 
     def _fits(self, found: checkpoint.Checkpoint) -> bool:
-        """Whether it is of this model and has all that is needed."""
+        """Whether the checkpoint belongs to this model and is complete."""
         shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
         weights = all(shapes.get(name) == value.shape for name, value in found.weights.items())
         moments = all(key.rpartition("/")[0] in shapes for key in found.moments)
@@ -460,7 +458,7 @@ class Trainer:
         """Write the model and its tokenizer as a `save_pretrained` folder (safetensors).
 
         Returns:
-            float32 logits of the first `examples` validation examples, for a reloaded model to be compared with.
+            float32 logits of the first `examples` validation examples, for comparison with a reloaded model.
         """
         self.model.eval()
         with quiet():
@@ -471,7 +469,7 @@ class Trainer:
 
 @torch.no_grad()
 def validation_logits(model: torch.nn.Module, job: TrialJob, examples: int) -> Iterator[np.ndarray]:
-    """Float32 logits of the first validation examples, one example at a time (so that padding plays no part)."""
+    """Float32 logits of the first validation examples, one example at a time (without padding)."""
     split = open_data(job).split("validation")
     device = next(model.parameters()).device
     for index in range(min(examples, len(split))):
@@ -484,10 +482,10 @@ def validation_logits(model: torch.nn.Module, job: TrialJob, examples: int) -> I
 def make_optimizer(
     parameters: dict[str, torch.nn.Parameter], groups: list[LayerGroup], config: TrialConfig, device: torch.device
 ) -> torch.optim.AdamW:
-    """AdamW with a rate per layer group: `learning_rate × layerwise_lr_decay^(groups above)`.
+    """AdamW with a learning rate per layer group: `learning_rate × layerwise_lr_decay^(groups above)`.
 
-    Biases and norms (vectors) get no weight decay. Frozen parameters sit in their groups from the start: AdamW keeps no
-    state for what has no gradient, so a group that thaws needs no re-registration.
+    Biases and norms (vectors) have no weight decay. Frozen parameters are in the optimizer from the start: AdamW keeps no
+    state for parameters without gradient, so a thaw needs no registration.
     """
     optimizer_groups = []
     for index, group in enumerate(groups):
@@ -507,9 +505,10 @@ def make_optimizer(
 def train(trainer: Trainer) -> Iterator[TrainReport]:
     """Train to the end; yield a report at every evaluation.
 
-    Evaluates every `eval_interval` steps, at the first step that reaches a rung, and at the end. A checkpoint is written when
-    the caller asks for more, since most trials of a sweep are stopped at a report and need none; where a trial may be paused, at
-    a rung or at any report, it is written before the report is given out. A trial that dies before gives out the last report again.
+    Evaluations run every `eval_interval` steps, at the first step that reaches a rung, and at the end. A checkpoint is written
+    when the caller asks for the next report, because most trials of a sweep are stopped at a report and need none. If a trial
+    may be paused, at a rung or at any report, the checkpoint is written before the report is yielded. A restored trial first
+    yields the report of its checkpoint again.
     """
     config = trainer.config
     heartbeat, saved = trainer.job.heartbeat_steps, time.monotonic()
@@ -524,7 +523,7 @@ def train(trainer: Trainer) -> Iterator[TrainReport]:
         on_rung = any(before < level <= trainer.fidelity for level in config.rungs)
         reports = on_interval or on_rung or ended
         if reports and trainer.device.type == "cuda":
-            torch.cuda.synchronize(trainer.device)  # steps are queued: the clock stops when they are done
+            torch.cuda.synchronize(trainer.device)  # GPU steps are asynchronous, so the clock waits for them
         trainer.train_seconds += time.monotonic() - began
         if not reports:
             if heartbeat and step % heartbeat == 0:

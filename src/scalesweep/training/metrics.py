@@ -1,6 +1,6 @@
-"""Validation metrics, from sums over all examples: the same on any number of workers, whatever the shards.
+"""Validation metrics, from sums over all examples: the same for any number of workers and any shards.
 
-None contains a regularizer: the loss here is plain cross-entropy, without label smoothing, so trials can be compared.
+No metric contains a regularizer: the loss is plain cross-entropy without label smoothing, so trials are comparable.
 The module imports nothing heavy; `METRICS` is the table of names.
 """
 
@@ -46,7 +46,7 @@ def accuracy(totals: Totals) -> float:
 
 
 def f1_macro(totals: Totals) -> float:
-    """Mean of the classes' F1; classes that neither occur nor are predicted do not count."""
+    """The mean F1 of the classes, without classes that neither occur nor are predicted."""
     matrix = _confusion(totals)
     true_positive, support = np.diag(matrix), matrix.sum(axis=1) + matrix.sum(axis=0)
     present = support > 0
@@ -54,7 +54,7 @@ def f1_macro(totals: Totals) -> float:
 
 
 def matthews(totals: Totals) -> float:
-    """Matthews correlation, for any number of classes (Gorodkin, 2004); 0 where one side is constant."""
+    """Matthews correlation for any number of classes (Gorodkin, 2004); 0 if labels or predictions are constant."""
     matrix = _confusion(totals)
     n, correct = matrix.sum(), np.trace(matrix)
     true, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
@@ -68,13 +68,13 @@ def perplexity(totals: Totals) -> float:
 
 
 def bits_per_byte(totals: Totals) -> float:
-    """Cross-entropy per byte of text: comparable between tokenizers, as a loss per token is not."""
+    """Cross-entropy per byte of text: unlike a loss per token, it is comparable between tokenizers."""
     return totals.nll / math.log(2) / totals.n_bytes
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table. `per_token` metrics can't rank sizes whose tokenizers differ."""
+    """One row of the table. `per_token` metrics can't rank sizes with different tokenizers."""
 
     tasks: tuple[str, ...]
     goal: Literal["minimize", "maximize"]
@@ -109,16 +109,16 @@ METRICS: dict[str, Metric] = {
 
 
 def compute_metrics(task: str, totals: Totals) -> dict[str, float]:
-    """Every metric that the task has."""
+    """All metrics of the task, by name."""
     return {name: metric.compute(totals) for name, metric in METRICS.items() if task in metric.tasks}
 
 
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Cross-entropy in nats, summed over what is predicted.
+    """Cross-entropy in nats, summed over all predictions.
 
     Args:
         logits: [batch, classes], or [batch, time, vocabulary] for language modelling (position t predicts token t + 1).
-        labels: [batch], or [batch, time] with -100 where nothing is to be predicted.
+        labels: [batch], or [batch, time] with -100 at positions without a prediction.
     """
     from torch.nn import functional
 

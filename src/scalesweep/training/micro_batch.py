@@ -1,6 +1,7 @@
-"""How many examples a worker takes through the model at once: as many as fit, found once and remembered on the node.
+"""The micro-batch: the examples that a worker processes at once, as many as fit in memory.
 
-It never changes a result: gradients of the pieces are summed, each weighted by what it holds of the global batch.
+The size is found once and stored on the node. It never changes a result, because the gradients of the pieces are summed,
+each weighted by its share of the global batch.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ import torch
 
 from scalesweep.training.job import TrialJob
 
-CPU_MICRO_BATCH = 32  # main memory sets no such limit; larger pieces are no faster there
+CPU_MICRO_BATCH = 32  # main memory rarely limits the size, and larger pieces are no faster on a CPU
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device (or the CPU's allocator) had too little memory."""
+    """Whether `error` means that a device or the CPU's allocator had too little memory."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 class MicroBatch:
-    """The micro-batch of one trial on this worker, by the lowest group that trains."""
+    """The micro-batch sizes of one trial on this worker, one for each lowest trainable group."""
 
     def __init__(self, job: TrialJob, cache: Path, device: torch.device, share: int) -> None:
         """
         Args:
-            share: examples of a global batch that this worker takes; more at once is no use.
+            share: examples of a global batch that this worker takes, which is the largest useful size.
         """
         self.job, self.device, self.share = job, device, share
-        self.whole = 1 << (share - 1).bit_length()  # the least power of two that holds the share
+        self.whole = 1 << (share - 1).bit_length()  # the smallest power of two that is not below the share
         self.file = cache / "micro-batches.json"
         self.sizes: dict[int, int] = {}
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -45,10 +46,11 @@ class MicroBatch:
         )
 
     def size(self, lowest: int, try_out: Callable[[int], None]) -> int:
-        """The micro-batch while `lowest` is the lowest group that trains.
+        """The micro-batch size while `lowest` is the lowest group that trains.
 
         Args:
-            try_out: trains on so many of the longest examples and forgets it; asked on a GPU, where nothing is remembered.
+            try_out: runs a pass over that many of the longest examples and discards it. Called only on a GPU without a
+                stored size.
         """
         if lowest not in self.sizes:
             given = self.job.config.micro_batch_size
@@ -75,10 +77,10 @@ class MicroBatch:
             return self.sizes[lowest]
 
     def halve(self, lowest: int, error: BaseException) -> None:
-        """Go on with half as many, after `error`; any error but too little memory is raised again.
+        """Halve the size after an out-of-memory `error`; any other error is raised again.
 
         Raises:
-            torch.OutOfMemoryError: not even one example fits.
+            torch.OutOfMemoryError: one example does not fit.
         """
         if not is_out_of_memory(error):
             raise error
@@ -86,7 +88,7 @@ class MicroBatch:
             torch.cuda.empty_cache()
         size = min(self.sizes[lowest], self.whole)
         if size <= 1:
-            raise torch.OutOfMemoryError(f"not even one example of {self.job.data.max_length} tokens fits") from error
+            raise torch.OutOfMemoryError(f"one example of {self.job.data.max_length} tokens does not fit in memory") from error
         self.sizes[lowest] = -(-size // 2)
         self._remember(lowest)
 
@@ -97,7 +99,7 @@ class MicroBatch:
         try:
             return dict(json.loads(self.file.read_text()))
         except (OSError, ValueError):
-            return {}  # none yet, or not readable: it is found anew
+            return {}  # missing or unreadable: the size is searched again
 
     def _remember(self, lowest: int) -> None:
         try:
@@ -107,4 +109,4 @@ class MicroBatch:
                 temporary.write_text(json.dumps(self._remembered() | {self._key(lowest): self.sizes[lowest]}, indent=1))
                 temporary.replace(self.file)
         except OSError:
-            return  # a node cache that can't be written costs a search per process, no more
+            return  # if the node's cache can't be written, each process repeats the search

@@ -1,4 +1,4 @@
-"""Whether the machine that this runs on will be taken away soon, as its cloud or its operator says beforehand.
+"""Spot notices: whether the cloud or the operator has announced that this machine will be taken away.
 
 AWS: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html (two minutes ahead).
 Google: https://cloud.google.com/compute/docs/instances/create-use-preemptible (30 seconds ahead).
@@ -12,33 +12,33 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-POLL_SECONDS = 5.0  # as AWS advises
+POLL_SECONDS = 5.0  # as AWS recommends
 ANSWER_SECONDS = 2.0
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a machine's own address is behind no proxy
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the metadata server is never behind a proxy
 
 
 def await_notice(source: str) -> str | None:
-    """Return when the machine is about to be taken away; at once, with what is wrong, where its cloud does not answer at all.
+    """Wait for the notice that the machine will be taken away. Returns a message at once if the source does not answer.
 
     Args:
-        source: `aws` or `gcp`, for the metadata server of such a machine, or the path of a file that whoever takes the
-            machine away makes before.
+        source: `aws` or `gcp` for the metadata server of that cloud, or the path of a file that the operator creates before
+            taking the machine away.
     """
     try:
         noticed = _noticed(source)
     except OSError as error:
-        return f"no answer about spot notices ({source}): {error}"
+        return f"spot notices are not available ({source}): {error}"
     while not noticed:
         time.sleep(POLL_SECONDS)
         try:
             noticed = _noticed(source)
         except OSError:
-            continue  # it has answered before
+            continue  # the server has answered before
     return None
 
 
 def _noticed(source: str) -> bool:
-    """Whether the machine's end has been announced. The addresses are where the SDKs of these clouds look for them too.
+    """Whether the end of the machine has been announced. The addresses are those that the SDKs of these clouds use.
 
     Raises:
         OSError: the server does not answer.
@@ -47,7 +47,7 @@ def _noticed(source: str) -> bool:
         server = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/")
         token = _ask(f"{server}/latest/api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
         if token is None:
-            raise OSError(f"{server} gives no token")
+            raise OSError(f"{server} returns no token")
         action = _ask(f"{server}/latest/meta-data/spot/instance-action", "GET", {"X-aws-ec2-metadata-token": token})
         return action is not None
     if source == "gcp":
@@ -58,7 +58,7 @@ def _noticed(source: str) -> bool:
 
 
 def _ask(url: str, method: str, headers: dict[str, str]) -> str | None:
-    """The answer's text; None where there is nothing of that name."""
+    """The text of the answer; None if the server has no such item (status 404)."""
     try:
         with _direct.open(urllib.request.Request(url, method=method, headers=headers), timeout=ANSWER_SECONDS) as answer:
             return str(answer.read(4096).decode(errors="replace").strip())

@@ -1,7 +1,7 @@
-"""The workers of one trial as seen by one of them: who it is, and sums over all.
+"""The workers of one trial as seen by one of them: its rank, and sums over all workers.
 
-The process group is torch's own default one. It outlives trials: a worker that trains alone for a while leaves its group
-as it is, and finds it again when the same workers meet next.
+The process group is torch's default group. It outlives trials: a worker that trains alone for a while keeps its group, which
+is used again when the same workers train together.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import torch.distributed as dist
 
 
 class PeerLost(Exception):
-    """A sum over the workers failed or took too long: one of them is gone or hangs. This worker's own state is sound."""
+    """A sum over the workers failed or timed out, because one of them is gone or hangs. This worker's state is valid."""
 
 
 @dataclass(frozen=True)
 class Peers:
-    """`rank` counts from 0; `world` is the number of workers. Alone, every sum is what it was."""
+    """The rank (from 0) of this worker and the number of workers, `world`. For one worker, a sum changes nothing."""
 
     rank: int = 0
     world: int = 1
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Add `tensor` up over all workers, in place.
+        """Sum `tensor` over all workers, in place.
 
         Raises:
-            PeerLost: a worker is gone, or did not answer within the group's timeout.
+            PeerLost: a worker is gone or did not answer within the group's timeout.
         """
         if self.world > 1:
             try:
                 dist.all_reduce(tensor)
-            except RuntimeError as error:  # gloo and NCCL raise nothing more special
+            except RuntimeError as error:  # gloo and NCCL raise nothing more specific
                 raise PeerLost(str(error).strip().splitlines()[0]) from error
         return tensor
 
@@ -42,7 +42,7 @@ ALONE = Peers()
 
 
 class Meeting:
-    """Makes process groups and keeps the last one."""
+    """Creates process groups and keeps the last one."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self.timeout = timedelta(seconds=timeout_seconds)
@@ -50,13 +50,13 @@ class Meeting:
         self._store: dist.TCPStore | None = None
 
     def open(self, host: str) -> int:
-        """Listen for the workers of a new group; returns the port. The first worker does this."""
+        """Listen for the workers of a new group and return the port. The first worker calls this."""
         self.leave()
         self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=self.timeout)
         return int(self._store.port)
 
     def join(self, group: str, rank: int, world: int, address: tuple[str, int]) -> Peers:
-        """Be worker `rank` of a new `group`, whose first worker listens at `address`."""
+        """Join a new `group` as worker `rank`. The first worker listens at `address` (host, port)."""
         if rank:
             self.leave()
             self._store = dist.TCPStore(address[0], address[1], is_master=False, timeout=self.timeout)
@@ -66,7 +66,7 @@ class Meeting:
         return Peers(rank, world)
 
     def leave(self) -> None:
-        """Give the present group up."""
+        """Leave the current group."""
         if dist.is_initialized():
             dist.destroy_process_group()
         self.group = self._store = None

@@ -1,8 +1,8 @@
-"""The frozen prefix, computed once: what leaves the frozen groups is kept on the node, for every epoch and every trial.
+"""The cache of the frozen prefix: the output of the frozen groups, stored on the node for every epoch and every trial.
 
-A *cut* is the index of the lowest group that trains or has ever trained; what lies below it is as the checkpoint has it, so
-its output for an example is a function of checkpoint, example and precision alone. That is what the cache's keys are made
-of. Examples are computed without padding (on a CPU one by one), so what is kept does not depend on who computed it first.
+A *cut* is the index of the lowest group that trains or has trained before. The groups below it have the weights of the
+checkpoint, so their output for an example depends on checkpoint, example and precision alone. The keys of the cache consist
+of these. Examples are computed without padding (on a CPU one by one), so an entry does not depend on the process that wrote it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from scalesweep.training.job import TrialJob
 from scalesweep.training.prefix_store import CacheBudget, PrefixStore
 
 FORMAT = 1
-EXAMPLES_AT_ONCE = 64  # of equal length, on a GPU
+EXAMPLES_AT_ONCE = 64  # examples of equal length per pass on a GPU
 PROBE_EXAMPLES = 4
-TALLY_TOKENS = 2000  # computed and read back before it is judged whether caching pays
+TALLY_TOKENS = 2000  # tokens to compute and read back before deciding whether caching pays
 
 Split = TokenizedSplit | JoinedSplit
 
 
 @dataclass
 class Tally:
-    """Tokens computed and read back, and the seconds that took."""
+    """Tokens computed and read back, and the seconds for each."""
 
     computed: int = 0
     read: int = 0
@@ -44,21 +44,21 @@ class Tally:
     reading: float = 0.0
 
 
-# What this process has found out, by key (without the data):
-_verdicts: dict[str, str] = {}  # why a prefix is recomputed; "" where it is not
-_layouts: dict[str, tuple[torch.dtype, int]] = {}  # dtype and number of values of a token
+# Findings of this process, by key (without the data):
+_verdicts: dict[str, str] = {}  # why a prefix is not cached; "" if it is
+_layouts: dict[str, tuple[torch.dtype, int]] = {}  # dtype and number of values per token
 _tallies: dict[str, Tally] = {}
 
 
 def cuts_of(mode: str, n_groups: int) -> list[int]:
-    """Cuts that trials of an unfreezing mode work at. Below cut 2 there is no block, and nothing worth keeping."""
+    """The cuts that occur in trials of an unfreezing mode. Below cut 2 there is no block, so nothing is worth caching."""
     if mode == "gradual":
         return list(range(2, n_groups))
     return [] if mode == "full" else [n_groups - 1]
 
 
 class PrefixCache:
-    """Hidden states at the cut for batches of examples, read from the node's cache or computed and put there."""
+    """Hidden states at the cut for batches of examples, read from the node's cache or computed and stored there."""
 
     def __init__(
         self,
@@ -75,14 +75,14 @@ class PrefixCache:
     ) -> None:
         """
         Args:
-            fill: whether to compute and keep what is missing. Without, batches that are there already are read, no more.
-            group_hashes: content of each group's weights, bottom to top.
+            fill: whether to compute and store missing examples. Otherwise only complete batches are read.
+            group_hashes: hashes of each group's weights, bottom to top.
             root: the node's cache folder.
             precision: of the computation; part of the key.
-            autocast: makes the context that forward passes run in.
+            autocast: returns the context for forward passes.
 
         Raises:
-            NotReplayable: the model's prefix can't be cut off.
+            NotReplayable: the model can't run from hidden states.
         """
         self.job, self.model, self.device, self.autocast, self.pad_id = job, model, device, autocast, pad_id
         self.fill = fill
@@ -96,7 +96,7 @@ class PrefixCache:
         self.cuts = sorted({cut for mode in modes for cut in cuts_of(mode, len(groups))})
         self.own_cuts = cuts_of(job.config.unfreezing, len(groups))
         self.notes: list[str] = []
-        self.computed: list[tuple[int, int, int]] = []  # (tokens, first group, cut) of each example computed, for its FLOPs
+        self.computed: list[tuple[int, int, int]] = []  # (tokens, first group, cut) of each computed example, for the FLOPs
         self._stores: dict[tuple[int, Path, str], PrefixStore] = {}
         self._keys: dict[int, str] = {}
         self._off: set[int] = set()
@@ -107,7 +107,7 @@ class PrefixCache:
         self._stores.clear()
 
     def hidden(self, split: Split, indices: np.ndarray, cut: int, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """Hidden states [examples, width, hidden] that enter at the cut, zero where padded; None: recompute them."""
+        """Hidden states [examples, width, hidden] at the cut, zero at padding; None if they must be recomputed."""
         if cut < 2 or cut in self._off or not self._ready(split, indices, cut):
             return None
         width = int(inputs["input_ids"].shape[1])
@@ -132,14 +132,14 @@ class PrefixCache:
     # ---- whether -------------------------------------------------------------------------------------------------------
 
     def _key(self, cut: int) -> str:
-        """Names what the prefix computes, whatever the data."""
+        """A hash of everything that determines the prefix's output, except the data."""
         if cut not in self._keys:
             content = [*self._common, prefix_signature(self.model, cut, self.groups), list(self.group_hashes[:cut])]
             self._keys[cut] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
         return self._keys[cut]
 
     def _ready(self, split: Split, indices: np.ndarray, cut: int) -> bool:
-        """Probe the cut when it is first met, and see that there is room; otherwise say why it is recomputed."""
+        """Whether the cut can be cached: probed at its first use, and with room on the disk. If not, a note states why."""
         key = self._key(cut)
         if key not in _verdicts:
             _verdicts[key] = self._probe(split, indices, cut)
@@ -149,16 +149,16 @@ class PrefixCache:
             if (cut, part.folder, part.name) not in self._stores and not self.budget.fits(self._bytes(part, [cut])):
                 room = "the cache's share of the disk" if self.job.cache_gib is None else f"{self.job.cache_gib:g} GiB"
                 size = self._bytes(part, [cut]) / GIB
-                return self._refuse(cut, f"its {size:.3g} GiB for the {part.name} split are more than {room}")
+                return self._refuse(cut, f"the {part.name} split needs {size:.3g} GiB, which is more than {room}")
         return True
 
     def _refuse(self, cut: int, why: str) -> bool:
         self._off.add(cut)
-        self.notes.append(f"{self.job.config.model_size}: the frozen prefix below group {cut} is recomputed: {why}")
+        self.notes.append(f"{self.job.config.model_size}: the frozen prefix below group {cut} is not cached, because {why}")
         return False
 
     def _probe(self, split: Split, indices: np.ndarray, cut: int) -> str:
-        """Compare logits from cached with recomputed ones; returns why the prefix can't be replayed, if so."""
+        """Compare logits from cached states with recomputed ones. Returns the reason if the prefix can't be replayed."""
         inputs = self._inputs(split, indices[:PROBE_EXAMPLES])
         try:
             with self.autocast():
@@ -172,14 +172,14 @@ class PrefixCache:
         return ""
 
     def _bytes(self, part: TokenizedSplit, cuts: Sequence[int]) -> int:
-        """Bytes of a split's examples at these cuts; those whose layout is not known yet are taken to be like another."""
+        """Bytes of a split's examples at these cuts. A cut with an unknown layout counts like another one."""
         some = next(layout for layout in (_layouts.get(self._key(cut)) for cut in cuts) if layout)
         per_token = [size * dtype.itemsize for dtype, size in (_layouts.get(self._key(cut), some) for cut in cuts)]
         return sum(per_token) * int(part.lengths.sum(dtype=np.int64))
 
     def _wanted(self, part: TokenizedSplit, cut: int) -> list[int]:
-        """Cuts to keep while computing up to `cut`: all that the sweep's trials use; where those are too many for the disk,
-        this trial's own; or this one alone."""
+        """The cuts to store while computing up to `cut`: all cuts of the sweep's trials, or this trial's cuts if the disk is
+        too small for all, or this cut alone."""
         for cuts in (self.cuts, self.own_cuts):
             wanted = sorted({cut, *(c for c in cuts if c <= cut)})
             if self.budget.fits(self._bytes(part, wanted)):
@@ -197,7 +197,7 @@ class PrefixCache:
         return self._stores[place]
 
     def _read(self, part: TokenizedSplit, indices: np.ndarray, cut: int, width: int) -> np.ndarray | None:
-        """Bytes [examples, width, bytes per token], missing ones computed; None where they can't be kept."""
+        """Bytes [examples, width, bytes per token], with missing examples computed; None if they can't be stored."""
         store = self._store(part, cut)
         values, present = store.read(indices, width)
         missing = indices[~present]
@@ -205,12 +205,12 @@ class PrefixCache:
             return None if len(missing) else values
         began = time.perf_counter()
         if not self._fill(part, missing, cut):
-            self._refuse(cut, "the disk has no room left for it")
+            self._refuse(cut, "the disk is full")
             return None
         computed = time.perf_counter()
         values, present = store.read(indices, width)
         if not present.all():
-            return None  # another process is writing the same examples: rare, and over in a moment
+            return None  # another process is writing the same examples, which is rare and short
         tally = _tallies.setdefault(self._key(cut), Tally())
         tally.computed += int(part.lengths[missing].sum())
         tally.read += int(part.lengths[indices].sum())
@@ -221,7 +221,7 @@ class PrefixCache:
         return values
 
     def _fill(self, part: TokenizedSplit, missing: np.ndarray, cut: int) -> bool:
-        """Compute examples up to the cut and keep every wanted cut on the way. Whether there was room at the cut itself."""
+        """Compute examples up to the cut and store every wanted cut on the way. Returns whether `cut` itself had room."""
         wanted = self._wanted(part, cut)
         at_once = 1 if self.device.type == "cpu" else EXAMPLES_AT_ONCE
         room = True
@@ -240,7 +240,7 @@ class PrefixCache:
     def _deepest(
         self, part: TokenizedSplit, some: np.ndarray, cuts: Sequence[int]
     ) -> tuple[int, torch.Tensor] | tuple[None, None]:
-        """The highest of `cuts` at which these examples (of one length) are kept, and what is kept."""
+        """The highest of `cuts` at which these examples (of equal length) are stored, and their hidden states."""
         for cut in sorted(cuts, reverse=True):
             layout = _layouts.get(self._key(cut))
             if layout is not None:
@@ -256,7 +256,7 @@ class PrefixCache:
 
 
 def _equally_long(indices: np.ndarray, lengths: np.ndarray, at_most: int) -> list[np.ndarray]:
-    """`indices` in pieces of examples of one length, which need no padding."""
+    """`indices` in pieces of examples of equal length, which need no padding."""
     order = indices[np.argsort(lengths[indices], kind="stable")]
     edges = np.flatnonzero(np.diff(lengths[order])) + 1
     return [run[at : at + at_most] for run in np.split(order, edges) for at in range(0, len(run), at_most)]

@@ -1,23 +1,23 @@
-"""Bytes per example, kept on a node's disk and shared by all its processes: the outputs of frozen prefixes.
+"""A store of bytes per example on a node's disk, shared by all processes of the node: the outputs of frozen prefixes.
 
-`root/prefix-KEY/` holds
+`root/prefix-KEY/` contains
 
-    values.bin  the examples one after the other; sparse, of its full size from the start
-    index.bin   uint32 [examples]  CRC-32 of the example's bytes; 0: absent (a CRC-32 of 0 is kept as 1)
-    meta.json   what the folder was made for
-    lock        locked (shared) by whoever has the store open; its time is that of the last use
+    values.bin  the examples one after the other; a sparse file with its full size from the start
+    index.bin   uint32 [examples]  CRC-32 of the example's bytes; 0: absent (a CRC-32 of 0 is stored as 1)
+    meta.json   the properties of the store
+    lock        locked (shared) by every process that has the store open; its time is that of the last use
 
-What holds, whoever dies when:
+Guarantees if a process dies at any time:
 
-- A folder exists under its name only when complete. It is made, opened and evicted under one lock of the root, so nobody
-  opens what another is deleting. What a dead process left half made or half deleted is deleted by the next one.
-- A row's bytes are written before its checksum, by one process at a time (a lock on the row's place in the index, which
-  dies with its process), and a row that is there is never written again. So a killed writer leaves the row absent.
-- The first time that a process reads a row it compares checksums; a row that fails is absent, and may be written again.
-  That covers a power cut too, after which any part may have reached the disk without the others: nothing is ever synced.
+- A folder has its name only when it is complete. It is created, opened and evicted under one lock of the root, so no process
+  opens a store that another deletes. The next process deletes what a dead one left unfinished or partly deleted.
+- One process at a time writes a row, under a lock on the row's place in the index that ends with the process. It writes the
+  bytes before the checksum, and never writes a complete row again. So a killed writer leaves the row absent.
+- A process compares the checksum when it first reads a row. A row that fails counts as absent and may be written again. This
+  also covers a power cut, after which any part may have reached the disk without the others, because nothing is synced.
 
-Nothing here raises for a disk that is full, read-only or broken: rows are absent, and writing says that there was no room.
-CRC-32 is the fastest of the standard library's checksums (3.6 GB/s against 3.1 of Adler-32 and at most 1.6 of hashes).
+No function raises for a disk that is full, read-only or broken: rows are absent, and writing reports that there is no room.
+CRC-32 is the fastest checksum of the standard library (3.6 GB/s; Adler-32 3.1, hashes at most 1.6).
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ import numpy as np
 from scalesweep.costs import GIB
 
 FORMAT = 1
-DISK_SHARE = 0.25  # of what is free or the stores' own already: what they may take together unless told otherwise
-LEAST_FREE_BYTES, LEAST_FREE_SHARE = GIB, 0.02  # of a disk, whichever is more, stays free of us
-GRANT_BYTES = 16 * 1024**2  # a writer asks for room once per so many bytes, and may overdraw the budget by as many
+DISK_SHARE = 0.25  # default limit of all stores, as a share of the disk that is free or used by them
+LEAST_FREE_BYTES, LEAST_FREE_SHARE = GIB, 0.02  # the larger of the two stays free on the disk
+GRANT_BYTES = 16 * 1024**2  # a writer requests room once per this many bytes, and may exceed the budget by as many
 TOUCH_SECONDS = 60.0
 SUM_BYTES = 4
 
 
 class CacheBudget:
-    """What all prefix stores of a node may take together."""
+    """The disk budget of all prefix stores of a node together."""
 
     def __init__(self, root: Path, max_bytes: int | None = None) -> None:
         """
         Args:
             root: the node's cache folder.
-            max_bytes: by default `DISK_SHARE` of what is free or taken by the stores, as it stands when asked.
+            max_bytes: by default `DISK_SHARE` of the disk that is free or used by the stores at the time of the request.
         """
         self.root, self._max_bytes = Path(root), max_bytes
 
     def used(self) -> int:
-        """Bytes really allocated on disk by all stores, with those that are being deleted."""
+        """Bytes allocated on disk by all stores, including those being deleted."""
         return sum(map(_allocated, [*self._folders("prefix-*"), *self.leftovers()]))
 
     def fits(self, n_bytes: int) -> bool:
-        """Whether `n_bytes` could ever fit, were everything else evicted."""
+        """Whether `n_bytes` would fit if everything else were evicted."""
         try:
             used = self.used()
             return self._lacking(n_bytes, used) <= used
@@ -74,9 +74,9 @@ class CacheBudget:
             return False
 
     def make_room(self, n_bytes: int) -> bool:
-        """Evict the stores that nobody has open, longest unused first, until `n_bytes` more fit.
+        """Evict stores that no process has open, the longest unused first, until `n_bytes` more fit.
 
-        False where they can't, or the disk would keep too little free space; then no store is evicted for nothing.
+        Returns False if they can't fit, or if the disk would have too little free space. Then no store is evicted.
         """
         try:
             if self._lacking(n_bytes) <= 0:
@@ -100,22 +100,22 @@ class CacheBudget:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the lock that stores are made, opened and evicted under. Deleting is slow, and done outside of it."""
+        """Hold the lock for creating, opening and evicting stores. Deleting is slow and happens without it."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".prefix-stores.lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def condemn(self, folder: Path) -> Path:
-        """Take a store's name away, so that it can be deleted; only `alone`."""
+        """Rename a store so that it can be deleted. Call it only within `alone`."""
         return folder.rename(self.root / f".evicted-{folder.name}-{secrets.token_hex(4)}")
 
     def leftovers(self) -> list[Path]:
-        """What is half made or half deleted. Seen `alone`, nobody is making any of it, so all may be deleted."""
+        """Unfinished and partly deleted folders. Within `alone` no process is creating one, so all may be deleted."""
         return [*self._folders(".evicted-prefix-*"), *self._folders(".unfinished-prefix-*")]
 
     def _lacking(self, n_bytes: int, used: int | None = None) -> int:
-        """Bytes that would have to go before `n_bytes` more are within budget and the disk has enough left."""
+        """Bytes to free before `n_bytes` more are within the budget and leave enough free disk."""
         used = self.used() if used is None else used
         disk = shutil.disk_usage(_nearest_existing(self.root))
         max_bytes = int(DISK_SHARE * (disk.free + used)) if self._max_bytes is None else self._max_bytes
@@ -127,10 +127,10 @@ class CacheBudget:
 
 
 class PrefixStore:
-    """The store of one key: rows of bytes, one per example, of `lengths[i] * bytes_per_token` bytes each.
+    """The store of one key: a row of `lengths[i] * bytes_per_token` bytes for each example i.
 
-    Any number of processes read and write at once. An instance belongs to one thread. A store that can't be opened, or is
-    closed, has no rows and takes none.
+    Any number of processes can read and write at once. An instance belongs to one thread. A store that is closed or can't be
+    opened has no rows and accepts none.
     """
 
     def __init__(self, budget: CacheBudget, files: _Files | None, lengths: np.ndarray, bytes_per_token: int) -> None:
@@ -138,12 +138,12 @@ class PrefixStore:
         self._lengths = np.asarray(lengths, dtype=np.int64)
         self._offsets = np.concatenate([[0], np.cumsum(self._lengths)]) * bytes_per_token
         self._verified = np.zeros(len(self._lengths), dtype=bool)
-        self._granted = 0  # bytes that may be written before asking again
+        self._granted = 0  # bytes that may be written before the next request for room
         self._touch_at = 0.0
 
     @classmethod
     def open(cls, budget: CacheBudget, key: str, lengths: np.ndarray, bytes_per_token: int) -> PrefixStore:
-        """The store under `key`, made if there is none. One that is damaged, or made for other lengths, is replaced."""
+        """The store of `key`, created if missing. A store that is damaged or has other lengths is replaced."""
         meta = {
             "format": FORMAT,
             "bytes_per_token": bytes_per_token,
@@ -166,23 +166,27 @@ class PrefixStore:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files; from then on the store may be evicted."""
+        """Close the files; afterwards the store may be evicted."""
         if self._files is not None:
             self._files.close()
             self._files = None
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all rows, when complete."""
+        """The bytes of all rows of a complete store."""
         return int(self._offsets[-1])
 
     def has(self, indices: np.ndarray) -> np.ndarray:
-        """Which rows are there, bool [n]. Only `read` compares checksums, and is the last word."""
+        """Whether each row is present, bool [n]. Checksums are compared only by `read`, whose answer is final."""
         indices = np.asarray(indices, dtype=np.int64)
         return np.zeros(len(indices), dtype=bool) if self._files is None else self._files.sums[indices] != 0
 
     def read(self, indices: np.ndarray, width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows padded with zeros, uint8 [n, width or the longest, bytes_per_token], and which are there, bool [n]."""
+        """Rows padded with zeros, uint8 [n, `width` or the longest, bytes_per_token], and whether each is present, bool [n].
+
+        Raises:
+            ValueError: a row is longer than `width`.
+        """
         indices = np.asarray(indices, dtype=np.int64)
         lengths = self._lengths[indices]
         longest = int(lengths.max(initial=0))
@@ -202,9 +206,9 @@ class PrefixStore:
         return flat.reshape(len(indices), width, self._bytes_per_token), present
 
     def write(self, indices: np.ndarray, values: Sequence[np.ndarray]) -> bool:
-        """Keep rows, each uint8 [length, bytes_per_token]; False where there is no room.
+        """Store rows, each uint8 [length, bytes_per_token]. Returns False if there is no room.
 
-        Rows that are there stay as they are, and one that another process is writing at this moment is left to it.
+        Existing rows are not changed, and a row that another process is writing is left to that process.
         """
         indices = np.asarray(indices, dtype=np.int64)
         for index, value in zip(indices.tolist(), values, strict=True):
@@ -226,18 +230,18 @@ class PrefixStore:
                         files.set_bytes(int(self._offsets[index]), data)
                         files.set_sum(index, _sum(data))
         except OSError:
-            files.failed = True  # full, over quota or broken: what is there can still be read
+            files.failed = True  # the disk is full, over quota or broken; existing rows can still be read
             return False
         return True
 
     def _load(self, files: _Files, index: int, into: np.ndarray) -> bool:
-        """Read a row; False where it is absent. One whose checksum fails is struck off the index."""
+        """Read a row. Returns False if it is absent. A row whose checksum fails is removed from the index."""
         if not files.sums[index]:
             return False
         if self._matches(files, index, into):
             return True
         with suppress(OSError), files.claim(index) as mine:
-            # With the row to ourselves: what failed may have been on its way to being written anew.
+            # Check again under the lock: another process may have been rewriting the row.
             if mine and not self._matches(files, index, into):
                 files.set_sum(index, 0)
         return False
@@ -247,9 +251,9 @@ class PrefixStore:
         return bool(files.sums[index]) and self._matches(files, index, np.empty(size, dtype=np.uint8))
 
     def _matches(self, files: _Files, index: int, into: np.ndarray) -> bool:
-        """Read a row's bytes and, the first time, compare their checksum. What was right once is never written again."""
+        """Read a row's bytes, and compare their checksum the first time. A valid row is never written again."""
         expected = int(files.sums[index])
-        # Not by a memory map: one read is as fast, and a failing disk ends in an error instead of a dead process.
+        # A read is as fast as a memory map, and a failing disk raises an error instead of killing the process.
         try:
             complete = os.preadv(files.values.fileno(), [into.data], int(self._offsets[index])) == into.nbytes
         except OSError:
@@ -259,7 +263,7 @@ class PrefixStore:
         return complete
 
     def _afford(self, n_bytes: int) -> bool:
-        """Have at least `n_bytes` granted; ask for many at once, as looking at the disk takes longer than a row."""
+        """Obtain room for `n_bytes`. Room is requested in large amounts, because a look at the disk takes longer than a row."""
         if n_bytes <= self._granted:
             return True
         for amount in (max(n_bytes, min(GRANT_BYTES, self.total_bytes)), n_bytes):
@@ -291,8 +295,8 @@ class _Files:
         self.failed = False
 
     def close(self) -> None:
-        # Closing is all: to unlock would also free the lock that a forked process shares with us.
-        del self.sums  # a map that is looked at can't be closed
+        # The files are closed without unlocking, which would also release the lock shared with a forked process.
+        del self.sums  # a map with a view can't be closed
         self._opened.close()
 
     def set_bytes(self, offset: int, data: np.ndarray) -> None:
@@ -306,10 +310,10 @@ class _Files:
 
     @contextmanager
     def claim(self, index: int) -> Iterator[bool]:
-        """Have a row to ourselves, without waiting: whether it is ours to write. The lock dies with the process."""
+        """Lock a row for writing without waiting. Yields whether this process holds it. The lock ends with the process."""
         try:
             self._set_lock(index, fcntl.F_WRLCK)
-        except (BlockingIOError, PermissionError):  # the two ways of the system to say that it is taken
+        except (BlockingIOError, PermissionError):  # the system reports a held lock by either error
             yield False
             return
         try:
@@ -318,13 +322,13 @@ class _Files:
             self._set_lock(index, fcntl.F_UNLCK)
 
     def _set_lock(self, index: int, kind: int) -> None:
-        # Of the open file, not of the process as `fcntl.lockf` is: two stores of one process exclude each other too.
+        # The lock belongs to the open file, not to the process as with `fcntl.lockf`: two stores of one process exclude each other.
         place = struct.pack("hhqqi4x", kind, os.SEEK_SET, index * SUM_BYTES, SUM_BYTES, 0)
         fcntl.fcntl(self._index, fcntl.F_OFD_SETLK, place)
 
 
 def _open_files(budget: CacheBudget, folder: Path, meta: dict[str, Any]) -> _Files | None:
-    """Open a store's folder, made or replaced where needed; None where it is damaged, yet somebody has it open."""
+    """Open a store's folder, created or replaced if needed; None if it is damaged and another process has it open."""
     with budget.alone():
         doomed = budget.leftovers()
         if folder.exists() and not _is_as_described(folder, meta):
@@ -352,7 +356,7 @@ def _make(folder: Path, meta: dict[str, Any]) -> None:
 
 
 def _sizes(meta: dict[str, Any]) -> dict[str, int]:
-    # An empty file can't be mapped, so the index of no examples has one place too.
+    # An empty file can't be mapped, so the index has at least one place.
     return {"values.bin": meta["tokens"] * meta["bytes_per_token"], "index.bin": max(meta["examples"], 1) * SUM_BYTES}
 
 
@@ -366,13 +370,13 @@ def _is_as_described(folder: Path, meta: dict[str, Any]) -> bool:
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether any process has the store open. Under the root's lock the answer stays true until that is let go."""
+    """Whether any process has the store open. The answer stays valid while the root's lock is held."""
     try:
         with (folder / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except OSError:  # it is locked, or another user's and not for us to touch
+    except OSError:  # it is locked, or it belongs to another user
         return True
     return False
 
@@ -380,7 +384,7 @@ def _in_use(folder: Path) -> bool:
 def _last_used(folder: Path) -> int:
     with suppress(OSError):
         return (folder / "lock").stat().st_mtime_ns
-    return 0  # damaged: the first to go
+    return 0  # damaged stores are evicted first
 
 
 def _allocated(folder: Path) -> int:
@@ -388,7 +392,7 @@ def _allocated(folder: Path) -> int:
     with suppress(OSError):  # another process may be deleting it
         for path in folder.iterdir():
             with suppress(OSError):
-                total += path.stat().st_blocks * 512  # the unit of st_blocks, whatever the file system's own
+                total += path.stat().st_blocks * 512  # st_blocks counts units of 512 bytes on every file system
     return total
 
 

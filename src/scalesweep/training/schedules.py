@@ -1,7 +1,7 @@
 """Learning-rate schedules as pure functions of the step. The module imports nothing heavy; `SCHEDULES` is the table.
 
-All but ULMFiT's slanted triangle are transformers' own: `get_scheduler` builds a torch `LambdaLR`, and its factor at a
-step is all that is needed. A pure function resumes at any step and applies to layer groups that thaw late.
+All schedules except ULMFiT's slanted triangle come from transformers: `get_scheduler` builds a torch `LambdaLR`, and only
+its factor at a step is used. A pure function can resume at any step and applies to layer groups that thaw late.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Factor = Callable[[int], float]
 Build = Callable[[TrialConfig, int, int], Factor]  # from a config, the steps of the run, and the steps of warm-up
 
 ULMFIT_RATIO = 32  # peak rate ÷ lowest rate of the slanted triangle (Howard & Ruder, 2018)
-ULMFIT_CUT = 0.1  # share of the steps that rise, where warmup_ratio does not say
+ULMFIT_CUT = 0.1  # share of rising steps if warmup_ratio is 0
 
 
 def _decay_steps(config: TrialConfig, total_steps: int) -> int:
-    """Steps of the last phase of warmup_stable_decay; what warm-up takes is not there to decay in."""
+    """Steps of the decay phase of warmup_stable_decay, at most the steps that warm-up leaves."""
     return max(1, min(round(config.decay_ratio * total_steps), total_steps - round(config.warmup_ratio * total_steps)))
 
 
@@ -55,7 +55,7 @@ class Schedule(NamedTuple):
     help: str
 
 
-# transformers' polynomial schedule needs an end below the peak (1.0 here); 0 decays to nothing.
+# transformers' polynomial schedule needs an end below the peak, which is 1.0 here; it decays to 0.
 SCHEDULES: dict[str, Schedule] = {
     "constant": Schedule(_transformers("constant"), "stays constant, without warm-up (`warmup_ratio` is ignored)"),
     "constant_with_warmup": Schedule(_transformers("constant_with_warmup"), "stays constant"),

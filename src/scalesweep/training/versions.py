@@ -1,4 +1,4 @@
-"""What is installed in this process, to be compared between the nodes of a cluster."""
+"""Versions of the packages in this process, for comparison between the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import scalesweep
 
-PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets")  # what decides how a trial comes out, or starts at all
+PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets")  # packages that affect a trial's result or its start
 
 
 def installed() -> dict[str, str]:
-    """Versions of Python (without the patch level), of `PACKAGES`, and of scalesweep, whose sources are looked at too."""
+    """Versions of Python (without the patch level), of `PACKAGES`, and of scalesweep with a hash of its sources."""
     versions = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
     for package in PACKAGES:
         try:
-            # A build for CUDA and one for CPU, as the head may have, are the same version: 2.9.0+cu128 and 2.9.0+cpu.
+            # Builds for CUDA and for CPU count as the same version (2.9.0+cu128 and 2.9.0+cpu): the head may have no GPU.
             versions[package] = importlib.metadata.version(package).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "missing"
@@ -30,7 +30,7 @@ def installed() -> dict[str, str]:
 
 
 def difference(here: dict[str, str], there: dict[str, str]) -> str:
-    """What is installed otherwise there, in words; empty where nothing is."""
+    """The differing versions in words; an empty string if all are equal."""
     return ", ".join(
         f"{package} {there.get(package)} instead of {version}"
         for package, version in here.items()

@@ -1,8 +1,8 @@
-"""One process per worker: Ray actors that stay warm and train one trial after another.
+"""Worker processes: Ray actors that stay warm and train one trial after another.
 
-A worker holds one GPU (or some CPUs) for as long as it lives. A trial leases as many as it needs and gives them back, so a
-trial of any GPU count starts on processes that have their imports done, tokens mapped and base weights at hand. What a
-lease of a failed trial held is killed, never mended: its workers may sit in a collective that no one will join.
+A worker holds one GPU (or some CPUs) for its lifetime. A trial leases as many workers as it needs and returns them. So a
+trial of any GPU count starts on processes that have imported the packages, mapped the tokens and loaded the base weights.
+The workers of a failed trial are killed and not reused, because they may hang in a collective that nobody else joins.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from scalesweep.training.job import TrialJob
 from scalesweep.training.notices import await_notice
 from scalesweep.training.versions import difference, installed
 
-DEATH_NOTICE_SECONDS = 15.0  # how long a dead rank may take to be known as dead after its peers saw the connection break
-COLLECTIVE_SECONDS = 600.0  # a sum over workers that takes longer means that one of them hangs
-STARTS_THAT_MAY_FAIL = 5  # in a row, before the cluster is blamed
-NODES_SECONDS = 2.0  # how long a list of the cluster's nodes is taken for true
-IDLE_SECONDS = 300.0  # a worker that nobody has leased for so long is let go, and its GPU with it
+DEATH_NOTICE_SECONDS = 15.0  # wait for Ray to report a dead rank after its peers lost the connection
+COLLECTIVE_SECONDS = 600.0  # a longer sum over workers means that one of them hangs
+STARTS_THAT_MAY_FAIL = 5  # consecutive failures before the sweep ends with an error
+NODES_SECONDS = 2.0  # lifetime of a list of the cluster's nodes
+IDLE_SECONDS = 300.0  # a worker without a lease for this long is ended, which frees its GPU
 
 
 class WorkerDied(Exception):
-    """A worker's process is gone or hangs; the trial can go on from its last checkpoint, on other workers."""
+    """A worker's process is gone or hangs. The trial can continue from its last checkpoint on other workers."""
 
 
 class TrialFailed(Exception):
-    """Training raised an error that another try would raise again. `kind` is `out_of_memory` or `error`."""
+    """Training raised an error that a retry would raise again. `kind` is `out_of_memory` or `error`."""
 
     def __init__(self, message: str, kind: str = "error") -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class TrialFailed(Exception):
 
 
 class _Rank:
-    """What runs in a worker process. torch is imported here, not in the process that only places workers."""
+    """The actor in a worker process. It imports torch, which the process that places workers never does."""
 
     def __init__(self, threads: int, timeout_seconds: float, first_jobs: Sequence[TrialJob], versions: dict[str, str]) -> None:
         self.threads, self.timeout_seconds, self.first_jobs, self.versions = threads, timeout_seconds, first_jobs, versions
@@ -57,18 +57,18 @@ class _Rank:
         self.trainer: Any = None
 
     def boot(self) -> tuple[str, float, str | None]:
-        """Import and map all that a trial needs; returns the node this worker is on, the seconds it took, and what went wrong."""
+        """Load everything that a trial needs. Returns this worker's node, the seconds taken, and an error message or None."""
         began = time.monotonic()
         error = None
         try:
             self._prepare()
-        except Exception as raised:  # noqa: BLE001 - told as a value, for with it comes the node that it happened on
+        except Exception as raised:  # noqa: BLE001 - returned as a value, so that it comes with the node
             error = str(raised) if isinstance(raised, ScalesweepError) else f"{type(raised).__name__}: {raised}"
         return ray.get_runtime_context().get_node_id(), time.monotonic() - began, error
 
     def _prepare(self) -> None:
         if wrong := difference(self.versions, installed()):
-            raise OutsideError(f"other versions than the driver's: {wrong}")
+            raise OutsideError(f"installed versions differ from the driver's: {wrong}")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         if not ray.get_gpu_ids():
@@ -83,20 +83,20 @@ class _Rank:
             warm(job)
         self.meeting = Meeting(self.timeout_seconds)
         gc.collect()
-        gc.freeze()  # what has been imported stays: looking through it again took 0.8 s at every change of trials
+        gc.freeze()  # imported objects stay; collecting over them took 0.8 s at every change of trials
 
     def is_in(self, group: str) -> bool:
-        """Whether this worker is in that process group. One that worked alone meanwhile still is."""
+        """Whether this worker is in that process group. A worker that trained alone in between still is."""
         return bool(self.meeting.group == group)
 
     def open_meeting(self) -> tuple[str, int]:
-        """An address of this node where the ranks of a new group meet."""
+        """Open an address on this node for the ranks of a new group. Returns (host, port)."""
         self.end()
         host = ray.util.get_node_ip_address()
         return host, self.meeting.open(host)
 
     def begin(self, job: TrialJob, rank: int, world: int, group: str, address: tuple[str, int] | None) -> None:
-        """Take up a trial: its process group (`address` where it is a new one), model, data, and checkpoint if there is one."""
+        """Set up a trial: process group (with an `address` if it is new), model, data, and checkpoint if there is one."""
         from scalesweep.training.loop import Trainer, train
         from scalesweep.training.peers import Peers
 
@@ -108,12 +108,12 @@ class _Rank:
         self.reports = train(self.trainer)
 
     def next(self) -> Any:
-        """Train on to the next report; None after the last one."""
+        """Train until the next report and return it; None after the last report."""
         assert self.reports is not None
         return next(self.reports, None)
 
     def end(self) -> None:
-        """Let go of the trial's memory; the process stays."""
+        """Free the trial's memory and keep the process."""
         if self.trainer is not None:
             self.trainer.close()
             self.reports = self.trainer = None
@@ -127,7 +127,7 @@ class _Rank:
 
 
 class _Listener:
-    """One per node that has workers; waits for the notice that the node will be taken away."""
+    """An actor per node with workers, which waits for the notice that the node will be taken away."""
 
     def listen(self, source: str) -> str | None:
         return await_notice(source)
@@ -135,14 +135,14 @@ class _Listener:
 
 @dataclass(frozen=True)
 class Lease:
-    """Workers by name, in order of rank, and the process group that they are to be in together."""
+    """The names of workers in order of rank, and the process group that they share."""
 
     workers: tuple[str, ...]
     group: str
 
 
 class WorkerGroup:
-    """The leased workers of one trial, driven together."""
+    """The leased workers of one trial, called together."""
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
@@ -162,13 +162,13 @@ class WorkerGroup:
         """The next report of the trial (rank 0's; all ranks report the same), or None at its end.
 
         Raises:
-            WorkerDied: a rank's process is gone, or does not answer its peers.
+            WorkerDied: a rank's process is gone or does not answer the others.
             TrialFailed: training raised an error.
         """
         return self._all([actor.next.remote() for actor in self.ranks])[0]
 
     def export(self, folder: Path) -> Any:
-        """Let rank 0 write the trained model to `folder`; returns its logits on validation examples."""
+        """Have rank 0 write the trained model to `folder`. Returns its logits on validation examples."""
         return self._first(lambda rank: rank.export.remote(str(folder)))
 
     def pids(self) -> list[int]:
@@ -183,11 +183,11 @@ class WorkerGroup:
         except RayActorError as error:
             raise WorkerDied(str(error)) from None
         except RayTaskError as error:
-            # A rank that died breaks its peers' collectives: their error is a symptom, and the death is the cause.
+            # A dead rank breaks its peers' collectives: the death is the cause, and their errors are symptoms.
             self._raise_if_dead(references)
             cause = error.cause if isinstance(error.cause, Exception) else error
             text = str(cause) if isinstance(cause, ScalesweepError) else f"{type(cause).__name__}: {cause}"
-            if type(cause).__name__ == "PeerLost":  # its class lives beside torch, which this process never imports
+            if type(cause).__name__ == "PeerLost":  # compared by name, because the module of the class imports torch
                 raise WorkerDied(text) from None
             kind = "out_of_memory" if type(cause).__name__ == "OutOfMemoryError" else "error"
             raise TrialFailed(text, kind) from None
@@ -207,10 +207,10 @@ class WorkerGroup:
 
 @dataclass(frozen=True)
 class _Node:
-    """A node that workers may be placed on."""
+    """A node on which workers can be placed."""
 
     id: str
-    workers: int  # that fit on it, when it is empty
+    workers: int  # capacity of the empty node
     accelerator_type: str | None
 
 
@@ -218,17 +218,17 @@ class _Node:
 class _Worker:
     name: str
     actor: Any
-    ready: Any  # reference that resolves once the process is up
+    ready: Any  # reference that resolves when the process is ready
     node: str | None = None  # None while it starts
-    wanted: str | None = None  # accelerator type that it was asked for
-    target: str | None = None  # node that it is started on; None where Ray chooses
+    wanted: str | None = None  # requested accelerator type
+    target: str | None = None  # node of the start; None if Ray chooses
     holder: str | None = None
-    group: str | None = None  # the process group it was last put into
+    group: str | None = None  # its last process group
     idle_since: float = field(default_factory=time.monotonic)
 
 
 class WorkerPool:
-    """All workers of a sweep. Lives in the driver, which holds the only lasting handles: if it dies, they die with it."""
+    """All workers of a sweep. The driver holds the only lasting handles, so the workers end with the driver."""
 
     def __init__(
         self,
@@ -243,14 +243,14 @@ class WorkerPool:
     ) -> None:
         """
         Args:
-            threads: CPUs, and torch threads, of a worker.
+            threads: CPUs of a worker, which is also its number of torch threads.
             on_gpus: whether a worker holds a GPU.
-            first_jobs: what a worker makes itself ready for as it starts.
-            timeout_seconds: how long a sum over workers may take.
-            booted: told the seconds that each new worker took to get ready.
+            first_jobs: jobs for which a worker loads its data when it starts.
+            timeout_seconds: time limit of a sum over workers.
+            booted: called with the seconds that each new worker took to start.
             placement: of a lease over the nodes: `pack`, `spread` or `strict_pack`, as `resources.placement` of a sweep.
-            grows: whether the cluster adds nodes for workers that find no room.
-            spot_notice: who tells a node that it will be taken away (`await_notice`); None: nobody.
+            grows: whether the cluster adds nodes for workers without room.
+            spot_notice: source of spot notices (`await_notice`); None: there is none.
         """
         self.threads, self.on_gpus, self.first_jobs = threads, on_gpus, list(first_jobs)
         self.timeout_seconds, self.booted = timeout_seconds, booted
@@ -261,26 +261,26 @@ class WorkerPool:
         self._actor, self._listener = ray.remote(_Rank), ray.remote(_Listener)
         self._nodes: list[_Node] = []
         self._nodes_seen = -NODES_SECONDS
-        self._request: PlacementGroup | None = None  # asks the cluster for a node that holds a whole trial
+        self._request: PlacementGroup | None = None  # requests a node that holds a whole trial
         self._versions = installed()
-        self.drained: set[str] = set()  # nodes on which nothing is placed any more
-        self._leaving: set[str] = set()  # those of them that will be taken away
-        self._watches: dict[str, tuple[Any, Any]] = {}  # node → who waits there for the notice, and what comes of it
-        self._broken: dict[str, str] = {}  # node → why a worker did not start there; not judged yet
-        self.remarks: list[str] = []  # what the record should tell of the pool
+        self.drained: set[str] = set()  # nodes without new placements
+        self._leaving: set[str] = set()  # drained nodes that will be taken away
+        self._watches: dict[str, tuple[Any, Any]] = {}  # node → its listener and the reference to the notice
+        self._broken: dict[str, str] = {}  # node → error of a worker that did not start there, until judged
+        self.remarks: list[str] = []  # remarks for the record
 
     def start(self, count: int) -> None:
-        """Start workers before they are needed, until there are `count`."""
+        """Start workers in advance, up to `count`."""
         for _ in range(count - len(self.workers)):
             self._start(None)
 
     def lease(self, holder: str, count: int, capacity: int, accelerator_type: str | None = None) -> Lease | None:
-        """Take `count` workers for `holder`, or None while they are not there yet (then ask again).
+        """Lease `count` workers to `holder`. Returns None until they are ready; call again then.
 
-        Workers that are missing are started, as long as the pool has no more than `capacity` in all.
+        Missing workers are started, up to `capacity` workers in the pool.
 
         Raises:
-            OutsideError: workers do not start.
+            OutsideError: workers can't start.
         """
         self._poll()
         free = [w for w in self.workers.values() if w.node and not w.holder and self._fits(w, accelerator_type)]
@@ -301,14 +301,14 @@ class WorkerPool:
         group = groups.pop() if together else uuid.uuid4().hex[:12]
         for worker in chosen:
             worker.holder = holder
-            if count > 1:  # who works alone stays in the group it has
+            if count > 1:  # a worker that trains alone keeps its group
                 worker.group = group
         return Lease(tuple(worker.name for worker in chosen), str(group))
 
     def could_hold(
         self, count: int, capacity: int, accelerator_type: str | None = None, given_back: Collection[str] = ()
     ) -> bool:
-        """Whether so many workers are free, or would be if those holders gave theirs back, or can still be started."""
+        """Whether `count` workers are free, become free when the holders in `given_back` return theirs, or can be started."""
         if self.placement == "strict_pack":
             busy = Counter(worker.node for worker in self.workers.values() if worker.holder and worker.holder not in given_back)
             on_one = any(node.workers - busy[node.id] >= count for node in self._nodes_of(accelerator_type))
@@ -318,33 +318,33 @@ class WorkerPool:
         return sum(self._fits(worker, accelerator_type) for worker in able) + room >= count
 
     def idle(self) -> int:
-        """Workers that are up and that nobody holds."""
+        """The number of running workers without a lease."""
         return sum(bool(worker.node) and not worker.holder for worker in self.workers.values())
 
     def lease_soon(self, holder: str, count: int) -> Lease:
-        """Wait for `count` workers; for a caller that has nothing else to do."""
+        """Lease `count` workers and block until they are ready."""
         while (lease := self.lease(holder, count, capacity=count)) is None:
             time.sleep(0.05)
         return lease
 
     def release(self, holder: str) -> None:
-        """Take back what `holder` leased, warm."""
+        """Take back the workers of `holder` and keep them warm."""
         for worker in self.workers.values():
             if worker.holder == holder:
                 worker.holder, worker.idle_since = None, time.monotonic()
         self._leave_drained()
 
     def discard(self, holder: str) -> None:
-        """Kill what `holder` leased: one of them is gone or hangs, so none can be trusted."""
+        """Kill the workers of `holder`: one of them is gone or hangs, so none is reliable."""
         for worker in [worker for worker in self.workers.values() if worker.holder == holder]:
             self._kill(worker)
 
     def nodes(self, holder: str) -> set[str]:
-        """The nodes that `holder`'s workers are on."""
+        """The nodes of `holder`'s workers."""
         return {worker.node for worker in self.workers.values() if worker.holder == holder and worker.node}
 
     def drain(self, node: str) -> str | None:
-        """Place nothing on a node any more; trials that run there go on. Returns its address, or None if it has gone anyway."""
+        """Stop placing workers on a node; trials there continue. Returns its address, or None if the node is already gone."""
         address = next((str(one["NodeManagerAddress"]) for one in ray.nodes() if one["NodeID"] == node and one["Alive"]), None)
         if address is not None:
             self.drained.add(node)
@@ -352,16 +352,16 @@ class WorkerPool:
         return address
 
     def gone(self, holder: str) -> bool:
-        """Whether a node that `holder` has workers on is no more."""
+        """Whether a node with workers of `holder` is gone."""
         return not self.nodes(holder) <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
     def leaving(self, holder: str) -> bool:
-        """Whether a node that `holder` has workers on will be taken away soon, or was."""
+        """Whether a node with workers of `holder` will be taken away soon, or was."""
         self._watch()
         return bool(self._leaving & self.nodes(holder))
 
     def _watch(self) -> None:
-        """Hear of nodes that will be taken away. Who listens needs no room, and leaves a node with its last worker."""
+        """Collect spot notices. A listener takes no resources and leaves a node with its last worker."""
         if self.spot_notice is None:
             return
         here = {worker.node for worker in self.workers.values() if worker.node}
@@ -377,13 +377,13 @@ class WorkerPool:
             try:
                 wrong = ray.get(reference)
             except RayActorError:
-                continue  # with its node, as a rule: the workers there are found dead too
+                continue  # usually the node is gone, and its workers are found dead too
             if wrong is not None:
                 self.remarks.append(wrong)
                 continue
-            self._leaving.add(node)  # also where it has gone before anyone looked
+            self._leaving.add(node)  # also if the node is already gone
             if (address := self.drain(node)) is not None:
-                self.remarks.append(f"node {address} will be taken away: its trials leave it at their next report")
+                self.remarks.append(f"node {address} will be taken away; its trials move to other nodes at their next report")
 
     def _leave_drained(self) -> None:
         for worker in list(self.workers.values()):
@@ -394,10 +394,10 @@ class WorkerPool:
         self._withdraw()
         for worker in list(self.workers.values()):
             self._kill(worker)
-        self._watch()  # nobody is left to listen for
+        self._watch()  # no worker is left, so all listeners end
 
     def _room(self, accelerator_type: str | None) -> float:
-        """Workers of that type that can still find a place. One for which there is none would wait, and count, for ever."""
+        """Workers of that type that still have room. A worker without room would wait, and count as one, forever."""
         if self.grows or accelerator_type is None or not self.on_gpus:
             return math.inf
         nodes = {node.id for node in self._nodes_of(accelerator_type)}
@@ -405,10 +405,10 @@ class WorkerPool:
         return max(0, sum(node.workers for node in self._nodes_of(accelerator_type)) - held)
 
     def _gather(self, count: int, capacity: int, accelerator_type: str | None) -> None:
-        """Start what is missing for `count` workers on one node: on the one that needs the fewest, or on a new one."""
+        """Start the workers missing for `count` on one node: the node that lacks the fewest, or a new one."""
         there = {node.id for node in self._nodes_of(None)}
         for worker in list(self.workers.values()):
-            if worker.target is not None and worker.target not in there:  # the node that it was to start on has gone
+            if worker.target is not None and worker.target not in there:  # the node of its start is gone
                 self._kill(worker)
         missing, left = {}, {}
         for node in self._nodes_of(accelerator_type):
@@ -418,7 +418,7 @@ class WorkerPool:
                 missing[node.id] = max(0, count - (len(here) - busy))  # 0: they are starting
                 left[node.id] = node.workers - busy
         if missing:
-            target = min(missing, key=lambda node: (missing[node], left[node]))  # large nodes stay whole for large trials
+            target = min(missing, key=lambda node: (missing[node], left[node]))  # large nodes stay free for large trials
             if missing[target]:
                 self._let_go(len(self.workers) + missing[target] - capacity, target)
             for _ in range(min(missing[target], capacity - len(self.workers))):
@@ -433,20 +433,20 @@ class WorkerPool:
         return sum(worker.holder is not None for worker in self.workers.values())
 
     def _let_go(self, count: int, target: str) -> None:
-        """Let `count` workers go that nobody holds and that are elsewhere: the pool is full of them."""
+        """End up to `count` unleased workers on nodes other than `target`, to make room in the pool."""
         idle = [w for w in self.workers.values() if w.node not in (None, target) and not w.holder]
         for worker in idle[: max(0, count)]:
             self._kill(worker)
 
     def _withdraw(self) -> None:
-        """Take the request for a node back: the node has come, or is not needed any more."""
+        """Cancel the request for a node that has arrived or is no longer needed."""
         if self._request is not None:
             remove_placement_group(self._request)
             self._request = None
 
     def _start(self, accelerator_type: str | None, target: str | None = None) -> None:
         name = f"{self._prefix}-{self._made}"
-        # Each begins with another job: what a node needs once is made by one of its workers, and they take turns.
+        # Each worker begins with another job: one worker of a node creates its shared files, and the workers divide this work.
         turn = self._made % max(1, len(self.first_jobs))
         first_jobs = self.first_jobs[turn:] + self.first_jobs[:turn]
         self._made += 1
@@ -467,25 +467,25 @@ class WorkerPool:
         ray.kill(worker.actor)
 
     def tend(self) -> None:
-        """Let workers go that nobody has wanted for long; asked when no trial waits."""
+        """End workers that have been idle for `IDLE_SECONDS`. Called when no trial waits."""
         self._poll()
         for worker in list(self.workers.values()):
             if worker.node and not worker.holder and time.monotonic() - worker.idle_since > IDLE_SECONDS:
                 self._kill(worker)
 
     def _poll(self) -> None:
-        """See which workers have come up."""
+        """Register workers that have started or failed."""
         starting = {worker.ready: worker for worker in self.workers.values() if worker.node is None}
         ready, _ = ray.wait(list(starting), num_returns=len(starting), timeout=0) if starting else ([], [])
         for reference in ready:
             worker = starting[reference]
             try:
                 worker.node, seconds, wrong = ray.get(reference)
-            except (RayActorError, RayTaskError) as error:  # its node went away, or its memory was too little: another is tried
+            except (RayActorError, RayTaskError) as error:  # its node is gone or lacked memory: another worker is started
                 del self.workers[worker.name]
                 self._died_young += 1
                 if self._died_young > STARTS_THAT_MAY_FAIL:
-                    raise OutsideError(f"workers die while they start: {str(error).splitlines()[0]}") from None
+                    raise OutsideError(f"worker processes die while they start: {str(error).splitlines()[0]}") from None
                 continue
             if wrong is not None:
                 self._broken[str(worker.node)] = wrong
@@ -504,19 +504,19 @@ class WorkerPool:
             self._nodes_seen = -math.inf
 
     def _judge_broken(self) -> None:
-        """Drain the nodes on which workers can't get ready while others can elsewhere.
+        """Drain nodes on which workers can't start while workers on other nodes can.
 
         Raises:
-            OutsideError: none can anywhere.
+            OutsideError: no worker can start on any node.
         """
         starting = any(worker.node is None for worker in self.workers.values())
         for node, wrong in list(self._broken.items()):
             if any(worker.node not in {None, *self._broken, *self.drained} for worker in self.workers.values()):
                 del self._broken[node]
                 if node not in self.drained and (address := self.drain(node)) is not None:
-                    self.remarks.append(f"node {address} is drained: a worker did not start there: {wrong}")
+                    self.remarks.append(f"node {address} is drained, because a worker could not start there: {wrong}")
             elif not starting or self._died_young > STARTS_THAT_MAY_FAIL:
-                raise OutsideError(f"a worker did not start: {wrong}")
+                raise OutsideError(f"a worker could not start: {wrong}")
 
     def _fits(self, worker: _Worker, accelerator_type: str | None) -> bool:
         if accelerator_type is None or not self.on_gpus or worker.wanted == accelerator_type:
@@ -524,7 +524,7 @@ class WorkerPool:
         return any(node.id == worker.node for node in self._nodes_of(accelerator_type))
 
     def _nodes_of(self, accelerator_type: str | None) -> list[_Node]:
-        """The nodes that are alive and not drained; of that accelerator type, where workers run on GPUs."""
+        """The nodes that are alive and not drained, of that accelerator type if workers run on GPUs."""
         if time.monotonic() - self._nodes_seen >= NODES_SECONDS:
             self._nodes = [
                 _Node(node["NodeID"], self._held(node["Resources"]), accelerator_type_of(node["Resources"]))
@@ -540,10 +540,10 @@ class WorkerPool:
 
 
 def choose(free: Sequence[_Worker], count: int, placement: str) -> list[_Worker]:
-    """`count` of the free workers, in order of rank; none where they don't suffice.
+    """`count` of the free workers, in order of rank; an empty list if there are too few.
 
-    Those of one node are preferred, and of the fullest one that suffices, so that whole nodes stay free for large trials;
-    with `spread`, as few of each node as can be. On a node, those last used together.
+    Workers of one node are preferred, on the fullest node with enough of them, so whole nodes stay free for large trials.
+    With `spread`, each node gives as few as possible. On a node, workers that were last used together are preferred.
     """
     nodes = Counter(str(worker.node) for worker in free)
     enough = [node for node in nodes if nodes[node] >= count]
@@ -556,7 +556,7 @@ def choose(free: Sequence[_Worker], count: int, placement: str) -> list[_Worker]
 
     def preference(worker: _Worker) -> tuple[int, bool, str]:
         whole = groups[(str(worker.node), worker.group)] == count  # its whole group is free and of this size
-        # A single worker is taken from those in no group of the others, so that the others find theirs again.
+        # A single worker comes from outside such groups, so that a group can be used again.
         return order.index(str(worker.node)), whole == (count == 1), worker.name
 
     ordered = sorted((worker for worker in free if str(worker.node) in order), key=preference)
