@@ -145,7 +145,7 @@ def test_what_is_no_run_folder(command: str, tmp_path: Path) -> None:
     assert "hint: run folders in runs/: quick" in text
     (tmp_path / "empty").mkdir()
     text = refused(command, "empty", cwd=tmp_path)
-    assert "empty is no run folder" in text
+    assert "empty is not a run folder" in text
     assert "hint: " in text
     assert list((tmp_path / "empty").iterdir()) == []  # looking leaves nothing behind
 
@@ -159,7 +159,7 @@ def test_promote_of_an_unknown_trial(run_dir: Path) -> None:
 def test_launch_into_a_folder_in_use_says_how_to_go_on(run_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep_dict()), encoding="utf-8")
     text = refused("launch", "sweep.yaml", "--num-gpus", "2", "--run-dir", str(run_dir), cwd=tmp_path)
-    assert f"{run_dir} holds a sweep already" in text
+    assert f"{run_dir} already contains a sweep" in text
     assert f"scalesweep resume {run_dir}" in text
 
 
@@ -335,8 +335,8 @@ def test_simulate_json_says_everything_and_draws_it(tmp_path: Path) -> None:
         (["trnd.yaml", "--curves", "family:trend"], "did you mean trend.yaml?"),
         (["trend.yaml", "--curves", "family:trendy"], "did you mean 'trend'?"),
         (["trend.yaml", "--curves", "runs/quik"], "did you mean runs/quick?"),
-        (["trend.yaml", "--curves", "runs"], "runs is no run folder"),
-        (["trend.yaml", "--curves", "trend.yaml"], "not a kind of table"),
+        (["trend.yaml", "--curves", "runs"], "runs is not a run folder"),
+        (["trend.yaml", "--curves", "trend.yaml"], "format of this table is not supported"),
         (["trend.yaml", "--curves", "runs/quick"], "runs/quick|quick"),
         (["trend.yaml", "--curves", "family:trend", "--against", "search.samplr=tpe"], "did you mean 'sampler'?"),
         (["trend.yaml", "--curves", "family:trend", "--workers", "2"], "--workers 4"),

@@ -108,7 +108,7 @@ def test_promotion_refuses_what_cannot_be_promoted(finished: Path, tmp_path: Pat
     missing = run("promote", finished, "--trial", "t9999")
     assert (missing.returncode, "no trial 't9999'" in missing.stderr) == (2, True)
     nowhere = run("promote", tmp_path)
-    assert (nowhere.returncode, "no run folder" in nowhere.stderr) == (2, True)
+    assert (nowhere.returncode, "not a run folder" in nowhere.stderr) == (2, True)
     edited = tmp_path / "edited"
     edited.mkdir()
     (edited / "sweep.json").write_text((finished / "sweep.json").read_text())
@@ -132,7 +132,7 @@ def test_an_ended_sweep_is_not_resumed_or_overwritten(finished: Path, tmp_path: 
     ended = run("resume", finished)
     assert (ended.returncode, "nothing to resume" in ended.stderr) == (2, True)
     twice = run("launch", write_spec(tmp_path), "--run-dir", finished, "--num-gpus", "2")
-    assert (twice.returncode, "holds a sweep already" in twice.stderr) == (2, True)
+    assert (twice.returncode, "already contains a sweep" in twice.stderr) == (2, True)
 
 
 # ---- killed in the middle --------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="in use by another"):
         RecordWriter(tmp_path / "run")
     writer.close()
-    with pytest.raises(UserError, match="holds a sweep already"):
+    with pytest.raises(UserError, match="already contains a sweep"):
         RecordWriter(tmp_path / "run", MANIFEST)
     RecordWriter(tmp_path / "run").close()
 
@@ -85,7 +85,7 @@ def _lease_of_another_host(run_dir: Path, age: float) -> Path:
 def test_a_writer_of_another_host_is_waited_for_until_its_lease_has_run_out(tmp_path: Path) -> None:
     RecordWriter(tmp_path, MANIFEST).close()
     theirs = _lease_of_another_host(tmp_path, age=1)  # it may have died a second ago, or not
-    with pytest.raises(UserError, match=r"in use by a scalesweep process on gpu-7, alive 1 s ago") as refused:
+    with pytest.raises(UserError, match=r"in use by a scalesweep process on gpu-7, which was alive 1 s ago") as refused:
         RecordWriter(tmp_path)
     assert "try again in 59 s" in str(refused.value)
     theirs.write_text("{")  # one that died while it took the folder
@@ -106,7 +106,7 @@ def test_a_lease_is_renewed_and_one_that_was_taken_over_writes_no_more(tmp_path:
     lease.check()
     lease.path.rename(tmp_path / "lease-000002.json")  # what another host's driver leaves: the next number, and not ours
     time.sleep(0.3)
-    with pytest.raises(OutsideError, match="taken this sweep over"):
+    with pytest.raises(OutsideError, match="taken over this sweep"):
         lease.check()
     lease.close()
     assert [path.name for path in tmp_path.glob("lease-*")] == ["lease-000002.json"]
@@ -174,7 +174,7 @@ def test_what_is_no_run_folder_gets_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_record(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         read_record(tmp_path / "empty")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "sweep.json").write_text(json.dumps({**MANIFEST, "schema_version": 99}))
@@ -190,7 +190,7 @@ def test_what_is_no_run_folder_gets_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"record\.jsonl:2"):
         read_record(tmp_path / "bad")
     (tmp_path / "bad" / "record.jsonl").write_text(json.dumps(report("never-begun", 4, 0.1, 1)) + "\n")
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="contradicts earlier ones"):
         read_record(tmp_path / "bad")
 
 

@@ -212,8 +212,8 @@ def test_a_sweep_that_stands_still_says_what_it_waits_for(tmp_path: Path) -> Non
         assert made.next_trial() is None
     (note,) = made.record.notes
     (name,) = list(made.waiting)[:1]
-    assert note.startswith(f"nothing runs: {name} has waited for ")
-    assert "the cluster holds 4" in note
+    assert note.startswith(f"nothing runs: {name} has waited ")
+    assert "the cluster has room for 4" in note
     made.pool.there = True
     assert start(made) == name
 

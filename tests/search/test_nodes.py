@@ -32,7 +32,7 @@ def test_a_node_that_fails_unlike_trials_is_drained_and_reported(tmp_path: Path)
     names = [_fail_on(made, "bad") for _ in range(3)]
     assert made.pool.drained == ["bad"]
     (note,) = read_record(tmp_path / "run").notes
-    assert note.startswith("node address of bad is drained: " + ", ".join(names))
+    assert note.startswith("node address of bad is drained: " + ", ".join(names) + " failed there")
     assert note.endswith("RuntimeError: CUDA error: uncorrectable ECC error")
 
 

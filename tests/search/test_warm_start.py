@@ -296,7 +296,7 @@ def written(folder: Path, warm_start: list[str], **changes: Any) -> Path:
 
 REFUSED = {
     "missing folder": (["nowhere"], {}, "warm_start[0]", "nowhere does not exist", "run folders in"),
-    "no run folder": (["a", "other"], {}, "warm_start[1]", "other is no run folder", "hint: "),
+    "no run folder": (["a", "other"], {}, "warm_start[1]", "other is not a run folder", "hint: "),
     "other metric": (["accuracy"], {}, "warm_start[0]", "a sweep to maximize eval_accuracy, and this one is to minimize eval_loss", "eval_accuracy"),
     "other fidelity": (["a", "tokens"], {}, "warm_start[1]", "tokens counts tokens, and this sweep counts steps", "time_attr: tokens"),
     "twice": (["a", "./a"], {}, "warm_start[1]", "./a is the same folder as warm_start[0]", "once"),

@@ -228,5 +228,5 @@ def test_other_sizes_are_spread_over_the_familys_range_and_a_goal_turns_the_valu
 def test_a_fidelity_that_is_not_modelled_is_said() -> None:
     data = family_spec("trend")
     data["early_terminate"]["time_attr"] = "gpu_seconds"
-    with pytest.raises(ValueError, match="gpu_seconds is not modelled"):
+    with pytest.raises(ValueError, match="gpu_seconds is not supported"):
         ParametricSource(FAMILIES["trend"], sweep_from_dict(data))

@@ -191,7 +191,7 @@ def test_a_record_that_breaks_off_anywhere(tmp_path: Path) -> None:
 
 
 def test_no_run_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         replay_decisions(tmp_path)
 
 

@@ -77,7 +77,7 @@ def test_runs_that_end_before_max_t_are_left_out_and_counted() -> None:
 
 
 def test_no_run_that_reaches_max_t() -> None:
-    with pytest.raises(UserError, match="the largest is 400") as caught:
+    with pytest.raises(UserError, match="the largest value is 400") as caught:
         source(max_t=401)
     assert "max_t to 400" in caught.value.hint
     assert source(make_frame().assign(steps=lambda rows: rows["steps"] * 0.9999999)).best == 0.25  # the same, but for rounding
@@ -294,13 +294,13 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "broken.csv.gz").write_text("no", encoding="utf-8")
     (tmp_path / "empty.csv").write_text("", encoding="utf-8")
     for name, message, hint in [
-        ("curves.xlsx", "not a kind of table", ".parquet"),
-        ("curves.parquet.gz", "not a kind of table", ".csv"),
-        ("curves", "not a kind of table", ".csv"),
-        ("curve.csv", "no such file", "curves.csv"),
-        ("broken.parquet", "can't be read as Parquet", "whole"),
-        ("broken.csv.gz", "can't be read as CSV", "whole"),
-        ("empty.csv", "can't be read as CSV", "whole"),
+        ("curves.xlsx", "format of this table is not supported", ".parquet"),
+        ("curves.parquet.gz", "format of this table is not supported", ".csv"),
+        ("curves", "format of this table is not supported", ".csv"),
+        ("curve.csv", "does not exist", "curves.csv"),
+        ("broken.parquet", "can't be read as Parquet", "complete"),
+        ("broken.csv.gz", "can't be read as CSV", "complete"),
+        ("empty.csv", "can't be read as CSV", "complete"),
     ]:
         with pytest.raises(UserError, match=message) as caught:
             read_table(tmp_path / name)
@@ -316,12 +316,16 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
             "did you mean 'momentun'",
         ),
         (lambda f: f.rename(columns={"loss": "losses"}), "no column for the metric loss", "did you mean 'losses'"),
-        (lambda f: f.assign(lr="fast"), "column lr: 'fast' where a number", "numbers"),
-        (lambda f: f.assign(loss="low"), "column loss: 'low'", "numbers"),
-        (lambda f: f.assign(flops=[None, *range(11)]), "column flops: an empty cell", "fill it in"),
-        (lambda f: f.assign(gpu_seconds=-1), "column gpu_seconds: -1", "fill it in"),
+        (lambda f: f.assign(lr="fast"), "column lr needs numbers, but contains 'fast'", "numbers"),
+        (lambda f: f.assign(loss="low"), "column loss needs numbers, but contains 'low'", "numbers"),
+        (
+            lambda f: f.assign(flops=[None, *range(11)]),
+            "column flops needs numbers from 0, but contains an empty cell",
+            "fill in",
+        ),
+        (lambda f: f.assign(gpu_seconds=-1), "column gpu_seconds needs numbers from 0, but contains -1", "fill in"),
         (lambda f: f.assign(loss=math.nan), "every run has diverged", "right column"),
-        (lambda f: f[:0], "no rows", ""),
+        (lambda f: f[:0], "no usable rows", "with steps above 0"),
     ],
 )
 def test_errors_name_the_column(change: Any, message: str, hint: str) -> None:

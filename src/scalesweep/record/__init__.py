@@ -1,4 +1,4 @@
-"""What is kept of a sweep, and the one ranking of its trials."""
+"""The record of a sweep, and the ranking of its trials."""
 
 from scalesweep.record.ranking import Row, best, rank
 from scalesweep.record.schema import Mark, Past, Record, Report, State, Trial

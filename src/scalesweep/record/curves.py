@@ -9,8 +9,8 @@ from scalesweep.record.schema import Report
 
 
 def between(before: float, value_before: float, after: float, value_after: float, level: float) -> float:
-    """The value at a fidelity between two reports, on a straight line over log fidelity; the later one where there is no
-    earlier one."""
+    """The value at a fidelity between two reports, linear in log fidelity; the later value if there is no earlier
+    report."""
     if not math.isfinite(value_before) or before <= 0 or level >= after:
         return value_after
     share = math.log(level / before) / math.log(after / before)
@@ -18,14 +18,14 @@ def between(before: float, value_before: float, after: float, value_after: float
 
 
 def cost_between(before: float, cost_before: float, after: float, cost_after: float, level: float) -> float:
-    """The cost at a fidelity between two reports: training costs as much per step everywhere."""
+    """The cost at a fidelity between two reports, linear in the fidelity."""
     if level >= after:
         return cost_after
     return cost_before + (level - before) / (after - before) * (cost_after - cost_before)
 
 
 def value_at(reports: Sequence[Report], metric: str, level: float) -> float | None:
-    """A trial's metric at a fidelity, between its reports where there is none; None where it did not come so far."""
+    """A trial's metric at fidelity `level`, interpolated between reports; None if the trial did not reach it."""
     before, value_before = 0.0, math.nan
     for report in reports:
         value = report.metrics[metric]

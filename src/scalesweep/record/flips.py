@@ -1,4 +1,4 @@
-"""How far a rung tells the order at the end: pairs of trials that stood there in the opposite order."""
+"""Order flips: pairs of trials that a rung ordered differently from the end, as a measure of how well it predicts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scalesweep.record.schema import Record, State
 
 @dataclass(frozen=True)
 class Flips:
-    """At one rung: pairs of trials that are known further on, and those of them that had changed places by then."""
+    """Order flips at one rung: pairs of trials with later values, and how many of them changed order."""
 
     rung: int
     fidelity: float
@@ -26,10 +26,9 @@ class Flips:
 
 
 def order_flips(record: Record) -> list[Flips]:
-    """Per rung, how often two trials stood there in the opposite order to the one at the end, or at the highest rung that
-    both have reached. A tie at either is no pair.
+    """The order flips per rung, compared with the end or with the highest rung that both trials reached. Ties do not count.
 
-    Only trials that went on are seen, which are the better ones: those stopped at a rung might have flipped more often.
+    Only trials that continued are compared, and these are the better ones. Trials stopped at a rung might flip more often.
     """
     max_t = float(record.manifest["max_t"])
     levels = [*(float(level) for level in record.manifest["rungs"] if level < max_t), max_t]

@@ -1,4 +1,4 @@
-"""A sweep as a trade of metric against cost: which trials no other one beats in both, and how much they cover."""
+"""The trade-off between metric and cost in a sweep: the Pareto front of the trials and its hypervolume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Cost = Literal["gpu_seconds", "dollars", "wall_seconds"]
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """A trial's metric, as it is ranked by, and what the trial has cost in all; dollars are None without a price."""
+    """A trial's ranked metric and its total cost; `dollars` is None without a price."""
 
     trial: str
     metric: float
@@ -23,7 +23,7 @@ class FrontPoint:
 
 
 def pareto_front(record: Record) -> list[FrontPoint]:
-    """The trials that no other one beats in both metric and GPU seconds, the cheapest first."""
+    """The trials that no other trial beats in both metric and GPU seconds, the cheapest first."""
     rows = [row for row in rank(record) if row.pareto and row.metric is not None]
     front = [
         FrontPoint(row.trial.name, row.metric, row.trial.gpu_seconds, _cost(row.trial, "dollars"), row.trial.wall_seconds)
@@ -34,11 +34,10 @@ def pareto_front(record: Record) -> list[FrontPoint]:
 
 
 def hypervolume(record: Record, by: Cost = "gpu_seconds") -> float | None:
-    """The area between the front of metric and cost and the reference point, exact (Zitzler & Thiele, 1998, for two axes).
+    """The exact area between the front of metric and cost and the reference point (Zitzler & Thiele, 1998, for two axes).
 
-    The reference point has the worst metric and the highest cost among the usable trials (those that the ranking gives a
-    place), so the area is in units of metric × cost, and compares states of one sweep, not sweeps. None where no trial is
-    usable, or a cost is not known.
+    The reference point has the worst metric and the highest cost of all ranked trials. So the area has units of metric × cost,
+    and is comparable between states of one sweep, not between sweeps. None if no trial is ranked or a cost is unknown.
     """
     sign = 1.0 if record.minimize else -1.0
     points = []

@@ -1,16 +1,16 @@
-"""Who may write a run folder: one driver at a time, also when drivers are on several hosts that share the folder.
+"""The lease of a run folder: one driver writes at a time, even if drivers on several hosts share the folder.
 
-A file lock tells drivers of one host apart, and ends with its process. Between hosts it can't be relied on: not every file
-server has locks, and one whose holder's host has gone may keep or lose it. So the writer also holds a lease, a file that it
-touches every few seconds; the driver of another host waits until the file has not been touched for `LEASE_SECONDS`. Ages
-are taken between two files of the folder, so they are the file server's own time and the hosts' clocks don't matter.
+A file lock excludes other drivers on the same host, and ends with its process. It is not reliable between hosts: not every file
+server has locks, and a lock may stay or vanish when its holder's host is gone. So the writer also holds a lease, a file that it
+touches every few seconds. A driver on another host is refused until the file has not been touched for `LEASE_SECONDS`. An age is the
+difference between the times of two files in the folder, so it uses the file server's clock and not those of the hosts.
 
-Leases are numbered. To take over is to create the next number, which only one of several drivers can; whoever finds its own
-number gone, or a higher one, writes no more.
+Leases are numbered. A driver takes over by creating the next number, which only one driver can do. A driver stops writing if its
+own number is gone or a higher one exists.
 
-On an object store there is no exclusive create and no lock. There a lease's name ends with a random part; who has put his own looks
-whether another has come meanwhile, and if so withdraws: of two at the same moment perhaps neither gets it, and never both. The lock
-file is the node's own, and the lease names it, so that only drivers that share it trust it.
+An object store has no exclusive create and no locks. There the name of a lease ends with a random part. After writing its lease, a
+driver looks for others and withdraws if there is one. So of two drivers at the same moment, at most one gets the lease, perhaps
+neither. The lock file is local to the node, and the lease names it, so only drivers with the same lock file rely on it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from typing import Any
 from scalesweep.errors import OutsideError, UserError
 from scalesweep.storage import UrlPath, cannot_write, working_folder
 
-LEASE_SECONDS = 60.0  # how long a driver that doesn't answer is taken to live
+LEASE_SECONDS = 60.0  # a driver without a sign of life for this long counts as dead
 RENEW_SECONDS = 10.0
 NAME = re.compile(r"lease-(\d+)(-[0-9a-f]+)?\.json")
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 class Lease:
-    """Held from construction to `close`; a thread renews it.
+    """The lease of a run folder, held from construction to `close` and renewed by a thread.
 
     Raises:
-        UserError: another driver holds the folder, or may do so.
+        UserError: another driver holds the folder, or may hold it.
         OutsideError: the folder can't be written.
     """
 
@@ -71,13 +71,13 @@ class Lease:
         self._thread.start()
 
     def _lock_file(self) -> bool:
-        """Whether the folder is locked against this host's other processes; False where the file system has no locks."""
+        """Lock the folder against other processes of this host. Returns False if the file system has no locks."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_LOCKS:
                 return False
-            hint = "wait for it, or stop it first"
+            hint = "wait until it ends, or stop it"
             raise UserError(f"{self.run_dir} is in use by another scalesweep process", hint) from None
         return True
 
@@ -86,29 +86,29 @@ class Lease:
         for name in before:
             holder = self._files.holder(name)
             if locked and holder.get("kernel") == self._kernel:
-                continue  # it was a process of this host, and would have had the lock
+                continue  # its process was on this host and would hold the lock if it were alive
             age = self._files.age(name)
             if age is not None and age < self.seconds:
                 host = holder.get("host", "another host")
                 raise UserError(
-                    f"{self.run_dir} is in use by a scalesweep process on {host}, alive {age:.0f} s ago",
-                    f"wait for it, or stop it first; if {host} is gone, try again in {self.seconds - age:.0f} s",
+                    f"{self.run_dir} is in use by a scalesweep process on {host}, which was alive {age:.0f} s ago",
+                    f"wait until it ends, or stop it; if {host} is gone, try again in {self.seconds - age:.0f} s",
                 )
         text = json.dumps({"host": socket.gethostname(), "kernel": self._kernel, "pid": os.getpid()})
         made = self._files.create(1 + max(map(_number, before), default=0), text + "\n", before)
         if made is None:
-            raise UserError(f"{self.run_dir} was just taken by another scalesweep process", "wait for it, or try again")
+            raise UserError(f"another scalesweep process has just taken {self.run_dir}", "wait until it ends, or stop it")
         for older in before:
             self._files.remove(older)
         return made
 
     def _keep(self) -> None:
         while not self._closed.wait(self.renew_seconds):
-            with contextlib.suppress(OSError):  # the storage is away for a while: `check` says so when it matters
+            with contextlib.suppress(OSError):  # the storage is unavailable; `check` reports it before a write
                 self._renew()
 
     def _renew(self) -> None:
-        # One that took over and has ended by now leaves no lease, but ours is gone all the same.
+        # A driver that took over and has ended leaves no lease, but it has removed this one.
         if self._files.leases()[-1:] != [self.path.name]:
             self._lost = True
             return
@@ -116,18 +116,18 @@ class Lease:
         self._renewed = time.monotonic()
 
     def check(self) -> None:
-        """Before every write: that nobody has taken over meanwhile. Looks at the disk only if the last renewal is long ago.
+        """Check before a write that no driver has taken over. The disk is read only if the last renewal is long ago.
 
         Raises:
-            OutsideError: another driver has the folder now.
+            OutsideError: another driver has taken over the folder.
             OSError: the storage does not answer.
         """
         if not self._lost and time.monotonic() - self._renewed > self.seconds / 2:
             self._renew()
         if self._lost:
             raise OutsideError(
-                f"{self.run_dir}: another scalesweep process has taken this sweep over while this one did not answer",
-                "nothing more is written here; the other process goes on with the sweep",
+                f"{self.run_dir}: another scalesweep process has taken over this sweep while this one did not respond",
+                "this process stops writing, and the other one continues the sweep",
             )
 
     def close(self) -> None:
@@ -140,13 +140,13 @@ class Lease:
 
 
 class _OnFiles:
-    """Leases as files of a folder that hosts share."""
+    """Leases as files in a folder that hosts share."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def leases(self) -> list[str]:
-        """By number. Raises OSError where the folder is away: that is no folder without leases."""
+        """The names of all leases, by number. Raises OSError if the folder is unavailable."""
         return sorted((path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name)), key=_number)
 
     def holder(self, name: str) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class _OnFiles:
             return {}
 
     def age(self, name: str) -> float | None:
-        """Seconds since the lease was renewed, by the clock of whatever stores it; None if it is gone."""
+        """Seconds since the last renewal of a lease, by the clock of the storage; None if the lease is gone."""
         probe = self.folder / f".probe-{uuid.uuid4().hex}"
         try:
             probe.touch(exist_ok=False)
@@ -167,7 +167,7 @@ class _OnFiles:
             probe.unlink(missing_ok=True)
 
     def create(self, number: int, text: str, before: list[str]) -> str | None:  # noqa: ARG002
-        """Returns the lease's name; None where another driver was faster."""
+        """Create a lease and return its name; None if another driver was faster."""
         path = self.folder / f"lease-{number:06d}.json"
         try:
             with path.open("x", encoding="utf-8") as file:
@@ -186,7 +186,7 @@ class _OnFiles:
 
 
 class _OnObjects:
-    """Leases as objects, on a store that shows to all at once what was put or deleted."""
+    """Leases as objects, on a store where writes and deletes are visible to all at once."""
 
     def __init__(self, folder: UrlPath) -> None:
         self.folder = folder
@@ -229,7 +229,7 @@ def _number(name: str) -> int:
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
-    """Who holds it; nothing of one that was never written to its end."""
+    """The holder in a lease; empty if the lease is incomplete."""
     try:
         holder = json.loads(content)
     except ValueError:
@@ -238,7 +238,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 
 def _kernel() -> str:
-    """Names the running kernel: processes under the same one see each other's file locks, whatever they call their host."""
+    """An id of the running kernel. Processes with the same kernel see each other's file locks, whatever their host name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
@@ -246,6 +246,6 @@ def _kernel() -> str:
 
 
 def _kernel_and_file(handle: int) -> str:
-    """Names the running kernel and a file under it: containers of one host have the kernel in common, and not the file."""
+    """An id of the running kernel and a file. Containers of one host share the kernel, but not the file."""
     info = os.fstat(handle)
     return f"{_kernel()}:{info.st_dev}:{info.st_ino}"

@@ -1,4 +1,4 @@
-"""What reproduces a run beside its config: package versions and the git revision of the working folder."""
+"""Provenance of a run besides its config: package versions and the git revision of the working folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = ("scalesweep", "ray", "optuna", "torch", "transformers", "tokenizers"
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a run computes."""
+    """Versions of Python and of the packages that affect a run's results."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -21,7 +21,7 @@ def package_versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The commit that the working folder is at, or None outside a repository."""
+    """The current commit of the working folder, or None outside a repository."""
     if shutil.which("git") is None:
         return None
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The one ranking of trials: the terminal, W&B, `--json` and promotion all read it."""
+"""The ranking of trials, which the terminal, W&B, `--json` and promotion all use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ By = Literal["rung", "metric"]
 
 @dataclass(frozen=True)
 class Row:
-    """A trial's place. `metric` was reached at `fidelity`, where the trial was judged at `rung` (0: at none yet)."""
+    """A trial in the ranking. `metric` is its value at `fidelity`, where it was judged at `rung` (0: at none yet)."""
 
     rank: int | None
     trial: Trial
@@ -32,10 +32,10 @@ def best_report_metric(trial: Trial, metric: str, minimize: bool) -> tuple[float
 def rank(record: Record, by: By = "rung") -> list[Row]:
     """All trials, best first.
 
-    `by="rung"` (the default) compares like with like: a trial judged at a higher rung stands above any that was not, and
-    within a rung the metric at that rung decides. `by="metric"` takes each trial's best value, wherever it was reached.
-    Failed, infeasible and diverged trials, and those without a finite value, come last and have no rank. `pareto` marks the trials
-    that no other one beats in both metric and GPU seconds.
+    With `by="rung"` (the default), a trial judged at a higher rung ranks above all others, and trials of the same rung are
+    ordered by the metric at that rung. With `by="metric"`, each trial's best value counts, at any fidelity. Failed, infeasible
+    and diverged trials, and trials without a finite value, come last and have no rank. `pareto` marks the trials that no other
+    trial beats in both metric and GPU seconds.
     """
     sign = 1.0 if record.minimize else -1.0
     scored: list[tuple[tuple[float, ...], Trial, float, float]] = []
@@ -62,7 +62,7 @@ def rank(record: Record, by: By = "rung") -> list[Row]:
 
 
 def best(record: Record) -> Trial | None:
-    """The trial that promotion takes: the first of the ranking."""
+    """The first trial of the ranking; None if no trial is ranked."""
     rows = rank(record)
     return rows[0].trial if rows and rows[0].rank is not None else None
 
@@ -75,10 +75,10 @@ def _value(trial: Trial, record: Record, by: By) -> tuple[float, float] | None:
 
 
 def _pareto(points: list[tuple[float, float]]) -> list[bool]:
-    """Which points no other point beats (both coordinates are to be small)."""
+    """Whether no other point beats each point (smaller is better in both coordinates)."""
     on_front = [False] * len(points)
     best_first = math.inf
-    # By cost, then metric: a point is on the front exactly if it is better than all that cost no more.
+    # In order of cost, then metric, a point is on the front exactly if it is better than all before it.
     for index in sorted(range(len(points)), key=lambda i: (points[i][1], points[i][0])):
         if points[index][0] < best_first:
             on_front[index], best_first = True, points[index][0]

@@ -1,6 +1,6 @@
-"""What a record says of a sweep. `docs/reference/record.md` documents the file for readers.
+"""The state of a sweep, built from the events of its record. `docs/reference/record.md` describes the files.
 
-A record is a list of events in the order in which they happened; a trial is the sum of its events.
+A record is a list of events in order of time. The state of a trial is the sum of its events.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SCHEMA_VERSION = 2
 
 
 class State(StrEnum):
-    """States of a trial, with Optuna's names where it has one."""
+    """States of a trial, with Optuna's names if Optuna has the state."""
 
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
@@ -29,7 +29,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Mark:
-    """Where a trial stood at a rung: between two reports, where none fell on it. `value` is the metric as it is."""
+    """A trial at a rung, interpolated between two reports if none is at the rung. `value` is the metric in its own direction."""
 
     rung: int
     fidelity: float
@@ -39,12 +39,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Report:
-    """One evaluation of a trial. `rungs` are the rung numbers (1 is the grace period) that this report was judged at.
+    """One evaluation of a trial. `rungs` are the numbers of the rungs (1 is the grace period) at which it was judged.
 
-    `fidelity` counts the sweep's `time_attr`; `tokens` are those trained on so far; `flops` were computed for the trial so
-    far, evaluation included and what a cache saved left out, while `model_flops` are what its training takes without a
-    cache; `train_seconds` were spent in training steps alone. `wall_seconds` and `gpu_seconds` run while the trial holds
-    its workers and count every attempt, loading and evaluation included; `dollars` follow from them.
+    `fidelity` counts the sweep's `time_attr`; `tokens` counts the tokens trained on so far. `flops` counts the FLOPs computed
+    so far, with evaluation and without cached work; `model_flops` counts those of training without a cache. `train_seconds` is
+    the time in training steps alone. `wall_seconds` and `gpu_seconds` count while the trial holds workers, over all attempts,
+    with loading and evaluation; `dollars` follows from them.
     """
 
     fidelity: float
@@ -58,34 +58,34 @@ class Report:
     train_seconds: float = 0.0
     dollars: float | None = None
     rungs: tuple[int, ...] = ()
-    marks: tuple[Mark, ...] = ()  # one for each of `rungs`; records of earlier days have none
+    marks: tuple[Mark, ...] = ()  # one for each of `rungs`; records of older versions have none
     action: str = "continue"  # continue | stop | pause | complete
-    reason: str | None = None  # why it did not continue: rung | max_t | diverged | budget: …
-    cutoff: float | None = None  # the metric that had to be reached at the rung
-    order: int = 0  # place among all reports of the sweep
+    reason: str | None = None  # reason for not continuing: rung | max_t | diverged | budget: …
+    cutoff: float | None = None  # the metric required at the rung
+    order: int = 0  # number among all reports of the sweep
 
 
 @dataclass
 class Trial:
-    """One trial, as its events tell it."""
+    """One trial, built from its events."""
 
     number: int
     name: str
     params: dict[str, Any]
     config: dict[str, Any]
     created: float
-    bracket: int = 0  # it is judged from rung `bracket` + 1 on
+    bracket: int = 0  # its first rung is `bracket` + 1
     state: State = State.RUNNING
     paused: bool = False  # waits at a rung, without workers
-    placed: bool = False  # has its workers
+    placed: bool = False  # has workers
     stop_reason: str | None = None
     attempts: int = 0
     error: str | None = None
     reports: list[Report] = field(default_factory=list)
     started: float | None = None
     ended: float | None = None
-    wall_seconds: float = 0.0  # since it was first placed, over all attempts, as far as the record knows
-    gpu_seconds: float = 0.0  # the same times its workers
+    wall_seconds: float = 0.0  # with workers, over all recorded attempts
+    gpu_seconds: float = 0.0  # wall_seconds × workers
 
     @property
     def last(self) -> Report | None:
@@ -98,8 +98,8 @@ class Trial:
         return max(reached, key=lambda report: max(report.rungs)) if reached else self.last
 
     def standing(self, metric: str) -> tuple[float, float] | None:
-        """The metric, and the fidelity it was reached at: at the highest rung that the trial was judged at, or at its last
-        report before any rung."""
+        """The metric and its fidelity at the highest rung at which the trial was judged, or at its last report if it was not
+        judged yet. None without a report."""
         judged = self.judged
         if judged is None:
             return None
@@ -109,13 +109,13 @@ class Trial:
 
     @property
     def rung(self) -> int:
-        """The highest rung the trial was judged at; 0 before the first."""
+        """The highest rung at which the trial was judged; 0 before the first."""
         return max((max(report.rungs) for report in self.reports if report.rungs), default=0)
 
 
 @dataclass(frozen=True)
 class Past:
-    """A trial of an earlier sweep that the search learns from. It is none of this sweep's trials."""
+    """A trial of an earlier sweep that informs the search. It does not belong to this sweep."""
 
     name: str  # run folder and trial
     params: dict[str, Any]
@@ -124,7 +124,7 @@ class Past:
 
     @classmethod
     def of(cls, name: str, trial: Trial, metric: str) -> Past:
-        """A trial as it stands. One that has not ended is as good as stopped: here it never goes on."""
+        """The current state of a trial. An unfinished trial counts as pruned, because it does not continue here."""
         told = [(r.fidelity, r.metrics[metric], r.gpu_seconds) for r in trial.reports if metric in r.metrics]
         reports = tuple((float(at), value, cost) for at, value, cost in told)
         return cls(name, trial.params, reports, trial.state if trial.state.ended else State.PRUNED)
@@ -132,15 +132,15 @@ class Past:
 
 @dataclass
 class Record:
-    """A whole sweep as its record tells it: the manifest (`sweep.json`) and every trial."""
+    """A whole sweep: the manifest (`sweep.json`) and every trial, built from the events."""
 
     manifest: dict[str, Any]
     trials: dict[str, Trial] = field(default_factory=dict)
     status: str = "new"  # new | running | ended
     ended_reason: str | None = None
-    elapsed_seconds: float = 0.0  # up to the last event; a session that was killed counts up to there
+    elapsed_seconds: float = 0.0  # up to the last event, also for a killed session
     notes: list[str] = field(default_factory=list)
-    boot_gpu_seconds: float = 0.0  # that workers took to start; they belong to no trial
+    boot_gpu_seconds: float = 0.0  # start-up of workers, which belongs to no trial
     trial_gpu_seconds: dict[str, float] = field(default_factory=dict)  # of all trials, by model size
     _last_event: float | None = None  # of the running session
     _reports: int = 0
@@ -155,12 +155,12 @@ class Record:
 
     @property
     def n_params(self) -> dict[str, float]:
-        """Parameters of each model size, as far as they are known."""
+        """The known parameter counts of model sizes."""
         return {size["name"]: size["n_params"] for size in self.manifest["ladder"] if size.get("n_params")}
 
     @property
     def past(self) -> list[Past]:
-        """Trials of earlier sweeps that this one started from."""
+        """Trials of earlier sweeps from which this sweep started."""
         return [
             Past(
                 told["name"],
@@ -176,14 +176,14 @@ class Record:
         return self.boot_gpu_seconds + sum(self.trial_gpu_seconds.values())
 
     def elapsed(self, now: float) -> float:
-        """Wall-clock seconds that the sweep has run, over all its sessions, up to `now` (unix seconds)."""
+        """Wall-clock seconds of the sweep over all sessions, up to `now` (unix seconds)."""
         return self.elapsed_seconds + (max(0.0, now - self._last_event) if self._last_event is not None else 0.0)
 
     def by_number(self) -> list[Trial]:
         return sorted(self.trials.values(), key=lambda trial: trial.number)
 
     def apply(self, event: dict[str, Any]) -> None:
-        """Take one event in. Unknown kinds are ignored, so that a newer writer's additions don't stop a reader."""
+        """Apply one event. Unknown kinds are ignored, so a reader accepts the additions of a newer writer."""
         kind, when = event["event"], float(event["time"])
         if kind == "session":
             self.status = "running"
@@ -239,7 +239,7 @@ class Record:
 
 
 def replay(manifest: dict[str, Any], events: Iterable[dict[str, Any]]) -> Record:
-    """The record that these events make."""
+    """The record built from these events."""
     record = Record(manifest)
     for event in events:
         record.apply(event)

@@ -1,11 +1,11 @@
 """The run folder on disk: `sweep.json` (written once), `record.jsonl` (append-only), and a lease for the one writer.
 
-A line is on disk (fsync) before the event it tells has any effect, so what was recorded survives the death of any
-process. A line that a dying process left half-written is cut off when the next writer opens the file. Storage that is away
-or full for a while is waited for: a line is in the file once, or the sweep ends and can be resumed.
+A line is on disk (fsync) before its event has any effect, so recorded events survive the death of any process. The next writer
+that opens the file removes a half-written last line. A writer waits for storage that is full or unavailable: a line is written
+once, or the sweep ends and can be resumed.
 
-At a URL, where nothing can be appended to, the record is a row of objects, `record/NUMBER-SESSION.jsonl`. Each line puts the newest
-one anew until it is large enough, and a writer replaces no object that another one has begun.
+Objects at a URL can't be appended to. There the record is a sequence of objects, `record/NUMBER-SESSION.jsonl`. Each line rewrites
+the newest object until it is large enough, and a writer never replaces an object of another writer.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from scalesweep.storage import STORAGE_SECONDS, UrlPath, patiently, place
 MANIFEST = "sweep.json"
 EVENTS = "record.jsonl"
 SEGMENTS = "record"  # at a URL
-SEGMENT_BYTES = 64 * 1024  # of an object of the record, after which the next one is begun
-READERS = 16  # objects of the record that are fetched at once
+SEGMENT_BYTES = 64 * 1024  # size of an object of the record, after which the next one begins
+READERS = 16  # objects of the record fetched at once
 
 
 def encode(value: Any) -> Any:
-    """JSON has no NaN and no infinity; the record spells them as text, and `decode` reads them back."""
+    """Convert a value to JSON. NaN and infinity, which JSON lacks, become text; reading a record converts them back."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, dict):
@@ -55,7 +55,7 @@ def read_record(run_dir: Path | UrlPath | str) -> Record:
     """Read a run folder: a path, or a URL.
 
     Raises:
-        UserError: `run_dir` is no run folder, was written by another version, or holds a line that can't be read.
+        UserError: `run_dir` is not a run folder, has another record version, or contains a line that can't be read.
         OutsideError: the object store can't be read.
     """
     run_dir = place(run_dir)
@@ -64,7 +64,9 @@ def read_record(run_dir: Path | UrlPath | str) -> Record:
         return replay(manifest, read_events(run_dir))
     except (KeyError, TypeError, ValueError) as error:
         path = events_path(run_dir)
-        raise UserError(f"{path}: an event does not fit the ones before it ({error!r})", "was the file edited?") from None
+        raise UserError(
+            f"{path}: an event contradicts earlier ones ({error!r})", "restore the file from a copy if it was edited"
+        ) from None
 
 
 def events_path(run_dir: Path | UrlPath) -> Path | UrlPath:
@@ -72,7 +74,7 @@ def events_path(run_dir: Path | UrlPath) -> Path | UrlPath:
 
 
 def read_events(run_dir: Path | UrlPath) -> list[dict[str, Any]]:
-    """The events of a run folder's record, as they were written.
+    """The events of a run folder's record, in order.
 
     Raises:
         UserError: a line can't be read.
@@ -89,20 +91,22 @@ def read_events(run_dir: Path | UrlPath) -> list[dict[str, Any]]:
     else:
         content = path.read_bytes() if path.exists() else b""
     events = []
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # what follows the last newline is half-written or empty
+    for number, line in enumerate(
+        content.split(b"\n")[:-1], start=1
+    ):  # the part after the last newline is half-written or empty
         try:
             events.append(_decode_metrics(json.loads(line)))
         except (ValueError, KeyError, AttributeError):
-            hint = "a writer never leaves this; restore the file from a copy, or delete the damaged line to lose that event"
-            raise UserError(f"{path}:{number}  this line is no event", hint) from None
+            hint = "restore the file from a copy, or delete the line, which loses its event"
+            raise UserError(f"{path}:{number}  this line is damaged: it is not an event", hint) from None
     return events
 
 
 def read_manifest(run_dir: Path | UrlPath) -> dict[str, Any]:
-    """What a run folder is of.
+    """The manifest of a run folder.
 
     Raises:
-        UserError: no run folder, one of another version, or one that can't be read.
+        UserError: `run_dir` is not a run folder, has another record version, or can't be read.
         OutsideError: the object store can't be read.
     """
     path = run_dir / MANIFEST
@@ -121,57 +125,57 @@ def read_manifest(run_dir: Path | UrlPath) -> dict[str, Any]:
         raise UserError(f"{path} can't be read", "restore it from a copy") from None
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has record version {version}; this scalesweep reads version {SCHEMA_VERSION}",
-            f"use the scalesweep that wrote it ({manifest.get('versions', {}).get('scalesweep', 'unknown')})",
+            f"{path} has record version {version}, but this scalesweep reads version {SCHEMA_VERSION}",
+            f"use the scalesweep version that wrote it ({manifest.get('versions', {}).get('scalesweep', 'unknown')})",
         )
     return dict(manifest)
 
 
 def _no_run_folder(run_dir: Path | UrlPath) -> UserError:
-    made = "`scalesweep launch` makes one"
+    made = "`scalesweep launch` creates one"
     if isinstance(run_dir, UrlPath):
-        return UserError(f"{run_dir} is no run folder ({MANIFEST} not found)", made)
+        return UserError(f"{run_dir} is not a run folder ({MANIFEST} not found)", made)
     siblings = sorted(p.parent.name for p in run_dir.parent.glob(f"*/{MANIFEST}")) if run_dir.parent.is_dir() else []
     hint = f"run folders in {run_dir.parent}/: {', '.join(siblings)}" if siblings else made
-    what = f"is no run folder ({MANIFEST} not found)" if run_dir.is_dir() else "does not exist"
+    what = f"is not a run folder ({MANIFEST} not found)" if run_dir.is_dir() else "does not exist"
     return UserError(f"{run_dir} {what}", hint)
 
 
 def _cannot_read(path: Path | UrlPath, error: OSError) -> OutsideError:
-    hint = "does the bucket exist, may these credentials read there, and does its endpoint answer?"
+    hint = "check that the bucket exists, that the credentials may read it, and that its endpoint answers"
     return OutsideError(f"{path} can't be read: {error.strerror}", hint)
 
 
 class _Log(Protocol):
-    """Where lines are put, each behind what is known to be kept."""
+    """A log that lines are appended to."""
 
     def write(self, line: bytes) -> None:
-        """May be called again with the same line after an OSError."""
+        """Append a line. After an OSError it may be called again with the same line."""
         ...
 
     def close(self) -> None: ...
 
 
 class RecordWriter:
-    """The one writer of a run folder. Holds the folder's lease until closed; keeps `record` in step with the file."""
+    """The only writer of a run folder. It holds the folder's lease until closed, and keeps `record` equal to the file."""
 
     def __init__(
         self, run_dir: Path | UrlPath, manifest: dict[str, Any] | None = None, storage_seconds: float = STORAGE_SECONDS
     ) -> None:
-        """Open a new folder (`manifest` given) or an existing one.
+        """Open a new folder (with `manifest`) or an existing one.
 
         Raises:
-            UserError: the folder is in use by another process, or there is (not) a sweep in it already.
+            UserError: another process uses the folder; with `manifest` it already contains a sweep, without it contains none.
             OutsideError: the folder can't be written.
         """
         self.run_dir, self.storage_seconds = run_dir, storage_seconds
-        self._failed: OutsideError | None = None  # nothing is written after a line that could not be
+        self._failed: OutsideError | None = None  # after a line that could not be written, nothing more is
         self._lease = Lease(run_dir)
         try:
             if manifest is not None:
                 if (run_dir / MANIFEST).exists():
                     hint = f"continue it with `scalesweep resume {shlex.quote(str(run_dir))}`, or choose another --run-dir"
-                    raise UserError(f"{run_dir} holds a sweep already", hint)
+                    raise UserError(f"{run_dir} already contains a sweep", hint)
                 write_atomic(run_dir / MANIFEST, json.dumps(encode(manifest), indent=2, ensure_ascii=False) + "\n")
             if isinstance(run_dir, Path):
                 _cut_half_line(run_dir / EVENTS)
@@ -182,10 +186,10 @@ class RecordWriter:
             raise
 
     def append(self, event: dict[str, Any]) -> None:
-        """Write one event through to the disk, then take it into `record`. Waits while the storage is away or full.
+        """Write one event to the disk, then apply it to `record`. Waits while the storage is full or unavailable.
 
         Raises:
-            OutsideError: the storage did not come back, or another driver has taken the folder over.
+            OutsideError: the storage did not come back, or another driver has taken over the folder.
         """
         if self._failed is not None:
             raise self._failed
@@ -197,7 +201,7 @@ class RecordWriter:
             raise
         except OSError as error:
             what = f"{self.run_dir} could not be written: {error.strerror}"
-            hint = f"once it can be, `scalesweep resume {shlex.quote(str(self.run_dir))}` goes on; nothing recorded is lost"
+            hint = f"make it writable, then run `scalesweep resume {shlex.quote(str(self.run_dir))}`; no recorded event is lost"
             self._failed = OutsideError(what, hint)
             raise self._failed from None
         self.record.apply(event)
@@ -218,7 +222,7 @@ def _cut_half_line(path: Path) -> None:
 
 
 class _File:
-    """One file, appended to and synced."""
+    """A log in one file, which is synced after each line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -226,7 +230,7 @@ class _File:
         self._length = self._file.tell()
 
     def write(self, line: bytes) -> None:
-        """Put a line at the end of what is known to be on disk; what an earlier try left there is cut off first."""
+        """Append a line to the synced part of the file. The remains of a failed try are removed first."""
         if self._file.closed:
             self._file = self.path.open("r+b")
             self._file.truncate(self._length)
@@ -241,12 +245,12 @@ class _File:
         self._length += len(line)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # its buffer may hold what the storage refuses; all that counts was synced before
+        with contextlib.suppress(OSError):  # its buffer may contain data that the storage refuses; all valid lines are synced
             self._file.close()
 
 
 class _Segments:
-    """A row of objects. The last one, which is this writer's own, is put anew with every line."""
+    """A log in a sequence of objects. Each line rewrites the last object, which belongs to this writer."""
 
     def __init__(self, folder: UrlPath) -> None:
         self.folder = folder
@@ -265,7 +269,7 @@ class _Segments:
 
 
 def write_atomic(path: Path | UrlPath, text: str) -> None:
-    """Replace `path` by `text` in one step: a reader sees the old content or the new."""
+    """Replace the content of `path` with `text` in one step: a reader sees the old content or the new."""
     if isinstance(path, UrlPath):
         path.write_bytes(text.encode())
         return

@@ -1,4 +1,4 @@
-"""How fast each size trains on each GPU count, as its trials showed: what a sweep learns about scaling as it runs."""
+"""Measured training speed of each size on each GPU count, from the trials of a sweep."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from scalesweep.record.schema import Record, Trial
 
 @dataclass(frozen=True)
 class Throughput:
-    """`tokens_per_second` of all workers together, in training steps alone. `efficiency` is that over `num_gpus` times the
-    single worker's rate on the same size; None where no single worker has trained it."""
+    """The speed of a size on a GPU count. `tokens_per_second` counts all workers together, in training steps alone.
+    `efficiency` is that rate ÷ (`num_gpus` × the rate of a single worker on the same size); None without a single-worker trial."""
 
     model_size: str
     num_gpus: int
@@ -22,8 +22,8 @@ class Throughput:
 def throughput(record: Record) -> list[Throughput]:
     """One row per (size, GPU count) that has trained the whole model, in the ladder's order.
 
-    Only trials that train everything from the start are taken: what a step of the others computes depends on what is frozen
-    at that moment, and on what other trials left in the node's cache.
+    Only trials that train everything from the start count. The work of other trials per step depends on the frozen groups
+    at that moment and on the contents of the node's cache.
     """
     trained: dict[tuple[str, int], list[Trial]] = {}
     for trial in record.by_number():

@@ -1,1 +1,1 @@
-"""Deciding: what to try next (Optuna) and who may go on (ASHA). Knows no Ray, no clock and no file."""
+"""The decisions of a sweep: the next trial (Optuna) and promotion at rungs (ASHA). Without Ray, clock or files."""

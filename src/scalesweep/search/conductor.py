@@ -1,6 +1,6 @@
-"""The one writer of a sweep: takes what happens, decides by `search/`, writes it down, then says what to do.
+"""The single writer of a sweep: it receives events, decides with `search/`, records the decision and returns it.
 
-Knows no Ray. The bridge calls it; every decision is a function of the record, so a resumed sweep goes on deciding as it did.
+It does not use Ray; the bridge calls it. Every decision is a function of the record, so a resumed sweep decides as before.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs, draw_bracket
 from scalesweep.spec import SweepSpec, gpu_choices, rung_levels, trial_config
 
-WAITING_LIMIT = 2  # trials too large for the free workers that are queued before only small ones are proposed
-QUEUE_LIMIT = 8  # trials that wait at once, for whatever reason
-STUCK_SECONDS = 300.0  # how long nothing may run while a trial waits before the record says so
-STARTING_SECONDS = 60.0  # how long a trial whose workers are being started is waited for before others fill its place
+WAITING_LIMIT = 2  # queued trials too large for the free workers, before only small ones are proposed
+QUEUE_LIMIT = 8  # most trials that wait at once
+STUCK_SECONDS = 300.0  # time without running trials, while one waits, before the record notes it
+STARTING_SECONDS = 60.0  # wait for a trial whose workers are starting, before smaller trials take its place
 
 
 class Writer(Protocol):
-    """Where events are written. `record` is what they make so far."""
+    """A writer of events. `record` is the state after all events so far."""
 
     record: Record
 
@@ -36,7 +36,7 @@ class Writer(Protocol):
 
 
 class Sink(Protocol):
-    """Something that follows the record: the progress display, a tracker."""
+    """A follower of the record, such as the progress display or a tracker."""
 
     def handle(self, event: dict[str, Any], record: Record) -> None: ...
 
@@ -45,7 +45,7 @@ class Sink(Protocol):
 
 @dataclass
 class Waiting:
-    """A trial that was proposed and is not placed yet, and since when it waits."""
+    """A proposed trial without workers, and the start of its wait."""
 
     trial: Trial
     since: float
@@ -53,8 +53,8 @@ class Waiting:
 
 @dataclass
 class Running:
-    """A trial on its workers: since when, what it had cost before (earlier attempts, earlier sessions), and which trials
-    waited already when it was placed."""
+    """A trial on its workers: its start, its earlier cost (in earlier attempts and sessions), and the trials that were already
+    waiting when it was placed."""
 
     trial: Trial
     since: float
@@ -69,19 +69,19 @@ class Conductor:
     goal: str
     writer: Writer
     proposer: Proposer
-    slots: Callable[[], int]  # workers that the cluster holds at once
+    slots: Callable[[], int]  # workers that the cluster can hold at once
     pool: Pool
-    clock: Callable[[], float]  # unix seconds; a simulation's run ahead of ours
+    clock: Callable[[], float]  # unix seconds; virtual in a simulation
     sinks: Sequence[Sink] = ()
     interrupted: bool = False
     out_of_choices: bool = False
     waiting: dict[str, Waiting] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
-    paused: dict[str, Trial] = field(default_factory=dict)  # at a rung that they have not passed yet
-    stuck: set[str] = field(default_factory=set)  # trials of which it was said that they wait while nothing runs
-    deaths: Counter[str] = field(default_factory=Counter)  # of a trial's processes, in this session
+    paused: dict[str, Trial] = field(default_factory=dict)  # waiting at a rung that they have not passed yet
+    stuck: set[str] = field(default_factory=set)  # trials with a note that they wait while nothing runs
+    deaths: Counter[str] = field(default_factory=Counter)  # deaths of a trial's processes in this session
     nodes: NodeWatch = field(default_factory=NodeWatch)
-    outage: Exception | None = None  # something outside failed for good: the session ends, the sweep can be resumed
+    outage: Exception | None = None  # a permanent failure outside: the session ends, and the sweep can be resumed
 
     def __post_init__(self) -> None:
         early = self.spec.early_terminate
@@ -96,13 +96,13 @@ class Conductor:
         )
         self.sign = -1.0 if self.goal == "minimize" else 1.0
         self.metric = self.spec.metric.name
-        # Trials that an earlier session left unfinished run first, in their order.
+        # Unfinished trials of earlier sessions run first, in order.
         self.unfinished = [trial for trial in self.record.by_number() if not trial.state.ended]
         self._emit("session", resumed=bool(self.record.trials))
         self._replay()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its searcher, scheduler and callbacks to disk. Nothing reads that: the record is the one state.
+        # Tune pickles its searcher, scheduler and callbacks to disk. Nothing reads them: the record is the only state.
         return {}
 
     @property
@@ -114,13 +114,13 @@ class Conductor:
         try:
             self.writer.append(line)
         except OutsideError as error:
-            self.outage = error  # nothing may happen that isn't written down
+            self.outage = error  # nothing may happen without a record
             raise
         for sink in self.sinks:
             sink.handle(line, self.record)
 
     def _replay(self) -> None:
-        """Rebuild the rungs from the record, and end what was decided but not written down before a driver died."""
+        """Rebuild the rungs from the record, and end trials whose end was decided but not recorded before a driver died."""
         reports = [(report, trial) for trial in self.record.by_number() for report in trial.reports]
         for report, trial in sorted(reports, key=lambda item: item[0].order):
             value = report.metrics[self.metric]
@@ -142,7 +142,7 @@ class Conductor:
     # ---- proposing ------------------------------------------------------------------------------------------------------
 
     def exhausted(self) -> str | None:
-        """Which budget is spent, if any. Trials on their workers stop at their next report."""
+        """The name of the spent budget, or None. Running trials then stop at their next report."""
         budget, now = self.spec.budget, self.clock()
         if budget.time is not None and self.record.elapsed(now) >= budget.time:
             return "time"
@@ -153,15 +153,15 @@ class Conductor:
         return None
 
     def _since_last_event(self, now: float) -> list[tuple[Trial, float]]:
-        """GPU seconds of the running trials that no event has told yet."""
+        """GPU seconds of the running trials since their last recorded event."""
         return [(run.trial, self._cost(run, now)[1] - run.trial.gpu_seconds) for run in self.running.values()]
 
     def gpu_seconds(self, now: float) -> float:
-        """GPU seconds spent so far, running trials up to `now`."""
+        """GPU seconds spent so far, including running trials up to `now`."""
         return self.record.gpu_seconds + sum(seconds for _, seconds in self._since_last_event(now))
 
     def dollars(self, now: float) -> float:
-        """Dollars spent so far. What workers took to start is booked at the first size's price."""
+        """Dollars spent so far. The start-up of workers is booked at the first size's price."""
         spent = dict(self.record.trial_gpu_seconds)  # by model size
         for trial, seconds in self._since_last_event(now):
             name = trial.config["model_size"]
@@ -173,10 +173,10 @@ class Conductor:
         return dollars(gpu_seconds, self.spec.price(trial.config["model_size"]))
 
     def left_gpu_seconds(self) -> float:
-        """GPU seconds that a new trial may still take: of the trial's own cap, and of what is left of the budgets less what
-        the running trials take up to their next rung, as far as that is known. Infinite where there is no such budget.
+        """GPU seconds available for a new trial: at most the cap per trial, and at most the remaining budget minus the known
+        cost of the running trials up to their next rung. Infinite without such a budget.
 
-        What is left in dollars is worth the most GPU seconds on the cheapest size.
+        Remaining dollars are converted at the price of the cheapest size.
         """
         budget, now = self.spec.budget, self.clock()
         left = math.inf if budget.trial_gpu_hours is None else budget.trial_gpu_hours * 3600
@@ -191,21 +191,21 @@ class Conductor:
         return max(left, 0.0)
 
     def _owed(self, trial: Trial) -> float:
-        """GPU seconds from a trial's last report to its next rung; 0 before it has told how fast it is."""
+        """GPU seconds from a trial's last report to its next rung; 0 before its first report."""
         if trial.last is None or trial.last.fidelity <= 0:
             return 0.0
         ahead = [level for level in self.rungs.levels[trial.bracket :] if level > trial.last.fidelity]
         return trial.last.gpu_seconds * (min(ahead, default=self.rungs.max_t) / trial.last.fidelity - 1)
 
     def no_more_trials(self) -> bool:
-        """Whether nothing is left to propose. Trials that wait at a rung may still go on."""
+        """Whether nothing is left to propose. Trials paused at a rung may still continue."""
         if self.interrupted or self.outage or self.out_of_choices or self.exhausted():
             return True
         cap = self.spec.budget.run_cap
         return not self.unfinished and cap is not None and len(self.record.trials) >= cap
 
     def finished(self) -> bool:
-        """Whether the sweep is over: nothing runs, and nothing will."""
+        """Whether the sweep is over: nothing runs, and nothing more will start."""
         if self.interrupted or self.outage:
             return True
         if self.running or not self.no_more_trials():
@@ -215,7 +215,7 @@ class Conductor:
         return not self.waiting and self._promotable(gpu_choices(self.spec)) is None
 
     def next_trial(self) -> Trial | None:
-        """A trial whose workers are leased and that is to start now; None while there is none."""
+        """A trial with leased workers to start now; None if there is none yet."""
         while not (self.interrupted or self.outage or self.exhausted()):
             trial = self._place()
             if trial is not None:
@@ -230,24 +230,24 @@ class Conductor:
         return None
 
     def _say_if_stuck(self, name: str, waiting: Waiting) -> None:
-        """A cluster that lost its nodes may get them back: the sweep waits, and says what for."""
+        """Note a long wait once. The sweep keeps waiting, because a cluster may get lost nodes back."""
         if name not in self.stuck and self.clock() - waiting.since > STUCK_SECONDS:
             self.stuck.add(name)
             needs, there = int(waiting.trial.config["num_gpus"]), self.slots()
             self.note(
-                f"nothing runs: {name} has waited for {needs} worker(s) for {STUCK_SECONDS / 60:.0f} minutes, and the cluster holds "
-                f"{there} (`ray status` tells which nodes are up, and what is asked for)"
+                f"nothing runs: {name} has waited {STUCK_SECONDS / 60:.0f} minutes for {needs} worker(s), and the cluster has room "
+                f"for {there} (`ray status` shows the nodes and the requested resources)"
             )
 
     def _book_starts(self) -> None:
-        """What workers took to start is paid for, and belongs to no trial."""
+        """Record the start-up time of workers, which costs money and belongs to no trial, and the pool's remarks."""
         while self.pool.booted:
             self._emit("worker", gpu_seconds=self.pool.booted.pop())
         while self.pool.remarks:
             self.note(self.pool.remarks.pop(0))
 
     def _place(self) -> Trial | None:
-        """The longest-waiting trial that fits the free workers; it starts."""
+        """Start the longest-waiting trial that fits the free workers, and return it; None if none fits."""
         limit = self.spec.resources.max_concurrent_trials
         if limit is not None and len(self.running) >= limit:
             return None
@@ -268,11 +268,11 @@ class Conductor:
         return None
 
     def _gathered_for(self) -> str | None:
-        """The longest-waiting trial, once it waits for nobody but those who were placed before it while it waited.
+        """The longest-waiting trial with a reservation, if there is one.
 
-        That is its reservation: the moment at which it would have started if nobody had overtaken it. From then on nothing
-        else is placed, and who overtook it gives way at the next report, from a checkpoint that is written with it. So small
-        trials fill every hole, and a large one waits at most a report longer than it would have without them.
+        Smaller trials may overtake a waiting trial. It gets a reservation when it would have started without them. From then
+        on no other trial is placed, and each overtaker yields its workers at its next report, with a checkpoint. So small
+        trials fill every gap, and a large trial waits at most one report longer than without them.
         """
         head = next(iter(self.waiting), None)
         if head is None:
@@ -282,16 +282,16 @@ class Conductor:
         return head if overtakers and not self._fits(trial) and self._fits(trial, overtakers) else None
 
     def _fits(self, trial: Trial, given_back: Collection[str] = ()) -> bool:
-        """Whether a trial has its workers, or has as soon as they are up, if those trials gave theirs back."""
+        """Whether there are workers for a trial, or will be when they have started, if the trials in `given_back` return theirs."""
         held = sum(int(run.trial.config["num_gpus"]) for name, run in self.running.items() if name not in given_back)
         return int(trial.config["num_gpus"]) <= self.slots() - held and self.pool.could_hold(trial, given_back)
 
     def may_give_way(self, name: str) -> bool:
-        """Whether a trial that has just been placed may have to give its workers back at a report."""
+        """Whether a newly placed trial may have to yield its workers at a report."""
         return bool(self.running[name].overtook) or self.spec.resources.spot_notice is not None
 
     def _propose(self) -> bool:
-        """Queue one more trial, if there is any use in it."""
+        """Queue one more trial if it is useful. Returns whether one was queued."""
         if self.interrupted or self.outage or self.exhausted():
             return False
         counts = self._useful_counts()
@@ -309,11 +309,11 @@ class Conductor:
             number = len(self.record.trials)
             name = f"t{number:04d}"
             left = self.left_gpu_seconds()
-            # One that goes on, and has no workers yet, waits as the record has it.
+            # A continuing trial without workers counts as paused, as in the record.
             paused = {*self.paused, *(other for other, waiting in self.waiting.items() if waiting.trial.paused)}
             proposal = self.proposer.propose(number, name, told.get("counts"), left=left, paused=paused)
-            if proposal is None:  # all that the space holds has turned out not to fit, into memory or into the budget
-                # While trials run, more may be left than it looks. After them, what is paused may still go on.
+            if proposal is None:  # nothing in the space fits into the memory and the budget
+                # Running trials may cost less than expected and leave more. After them, paused trials may still continue.
                 self.out_of_choices = not (self.running or self.waiting)
                 return self.out_of_choices and self._propose()
             config = trial_config(self.spec, proposal.params).model_dump()
@@ -326,7 +326,7 @@ class Conductor:
         return True
 
     def _promotable(self, counts: Sequence[int]) -> str | None:
-        """The paused trial that goes on, if one does."""
+        """The paused trial to continue, if there is one."""
         ready = {name for name, trial in self.paused.items() if int(trial.config["num_gpus"]) in counts}
         if not ready:
             return None
@@ -338,8 +338,8 @@ class Conductor:
 
     @property
     def _leader_goes_on(self) -> bool:
-        """Whether the best that waits goes on though no quota lets it, now that nobody else will come: because there is a
-        budget to spend and nothing new that fits it, or because no trial has come to its end, or may still do so by itself."""
+        """Whether the best paused trial continues without a quota, when no new trial will start. It does if a budget is left and
+        no new trial fits it, or if no trial has run to the end and none can do so otherwise."""
         budget = self.spec.budget
         if self.out_of_choices and not (budget.time is budget.gpu_hours is budget.dollars is None):
             return True
@@ -347,11 +347,11 @@ class Conductor:
         return not (self.running or self.waiting or ended)
 
     def _useful_counts(self) -> list[int]:
-        """GPU counts that the next trial may have; none while another one waiting would not help.
+        """GPU counts for the next trial; empty if another waiting trial would not help.
 
-        While workers are free and every waiting trial is too large for them, smaller ones are drawn to fill the hole.
-        While none is free, one trial is kept ready that fits where the next one ends, so that warm workers go on with it at
-        once. Once the longest-waiting one has its reservation no more are queued until it is placed.
+        If workers are free but every waiting trial is too large for them, smaller trials fill the gap. If no worker is free,
+        one trial is kept ready for the next free workers, so that these continue at once. While the longest-waiting trial
+        has a reservation, no trial is queued.
         """
         slots, free = self.slots(), self._free()
         limit = self.spec.resources.max_concurrent_trials or slots
@@ -363,28 +363,28 @@ class Conductor:
             coming = [waiting for waiting in self.waiting.values() if self._fits(waiting.trial)]
             if coming and self.clock() - coming[0].since < STARTING_SECONDS:
                 return []
-            if coming:  # its workers start slowly, or the cluster does not grow: what is up need not idle
+            if coming:  # its workers start slowly or the cluster does not grow: the running workers take smaller trials
                 free = int(min(free, self.pool.idle()))
             return choices if len(needs) < WAITING_LIMIT and not coming else [count for count in choices if count <= free]
         if limit == 1:
-            return []  # one after the other: each proposal knows all that went before, whatever happens to the trials
+            return []  # one trial at a time: each proposal knows all trials before it
         if not needs:
             return choices
         in_use = {int(running.trial.config["num_gpus"]) for running in self.running.values()}
         if not in_use:
-            return []  # workers are starting, or the cluster lost them: what waits is placed when they come
+            return []  # workers are starting, or the cluster lost them: waiting trials are placed when they come
         if any(need <= free + min(in_use) for need in needs):
             return []
         return sorted(in_use) if len(needs) < WAITING_LIMIT else [count for count in choices if count <= free + min(in_use)]
 
     def _free(self) -> int:
-        """Workers that no running trial holds."""
+        """The number of workers without a running trial."""
         return self.slots() - sum(int(running.trial.config["num_gpus"]) for running in self.running.values())
 
     # ---- a trial's life ---------------------------------------------------------------------------------------------------
 
     def _start(self, trial: Trial) -> None:
-        """The trial has its workers (again)."""
+        """Record that a trial has workers and starts or continues."""
         queue = list(self.waiting)
         overtook = set(queue[: queue.index(trial.name)])
         del self.waiting[trial.name]
@@ -400,9 +400,9 @@ class Conductor:
         return running.wall_before + wall, running.gpu_before + wall * int(running.trial.config["num_gpus"])
 
     def report(self, name: str, fidelity: float, metrics: dict[str, float], notes: Sequence[str] = (), **counts: Any) -> bool:
-        """Take a report in and decide. Returns whether the trial goes on.
+        """Record a report and decide. Returns whether the trial continues.
 
-        `counts` go into the record as they are: step, tokens, flops and what else the trial counts.
+        `counts` are recorded unchanged: step, tokens, flops and the trial's other counters.
         """
         for note in notes:
             if note not in self.record.notes:
@@ -411,7 +411,7 @@ class Conductor:
         if trial.state.ended:
             return False
         if trial.last is not None and fidelity <= trial.last.fidelity:
-            # After a restart: it was recorded and judged before. Where the trial has made no step since, it is its checkpoint's.
+            # After a restart, a report may repeat an earlier one. Without a step since then, it is the report of the checkpoint.
             self._emit("repeated", trial=name, fidelity=fidelity, first_step_at=counts.get("first_step_at", 0.0))
             return True
         self.nodes.reported(name, self.pool.nodes(name), self.clock())
@@ -452,9 +452,9 @@ class Conductor:
         return False
 
     def _give_way(self, trial: Trial, head: str | None) -> None:
-        """The trial hands its workers to the longest-waiting one, and is the next in the queue after it.
+        """Yield the trial's workers to the longest-waiting trial, and queue the trial directly after it.
 
-        Without one its workers go with their node, and it is the next to be placed.
+        With `head` None, the workers leave with their node, and the trial is first in the queue.
         """
         wall, gpu = self._cost(self.running.pop(trial.name), self.clock())
         self.pool.release(trial.name)
@@ -465,7 +465,7 @@ class Conductor:
     def _verdict(
         self, trial: Trial, fidelity: float, value: float, gpu_seconds: float
     ) -> tuple[str, str | None, list[Mark], float | None]:
-        """What becomes of a trial and why, where it stood at the rungs that it was judged at, and the cutoff there."""
+        """The decision on a trial and its reason, its marks at the rungs, and the cutoff there."""
         name = trial.name
         if not math.isfinite(value):
             self.rungs.diverged(name, trial.bracket)
@@ -476,7 +476,10 @@ class Conductor:
         action, reason = verdict.action, {"stop": "rung", "complete": "max_t"}.get(verdict.action)
         cap, last = self.spec.budget.trial_gpu_hours, trial.last.gpu_seconds if trial.last else 0.0
         if action in ("continue", "pause") and cap is not None and 2 * gpu_seconds - last > cap * 3600:
-            action, reason = "stop", "budget: trial_gpu_hours"  # the next stretch, as long as this one, would go beyond
+            action, reason = (
+                "stop",
+                "budget: trial_gpu_hours",
+            )  # the next interval, if as long as this one, would exceed the cap
         if action == "continue" and (spent := self.exhausted()):
             action, reason = "stop", f"budget: {spent}"
         return action, reason, marks, cutoff
@@ -487,7 +490,7 @@ class Conductor:
         self._end(trial, State.COMPLETE if complete else State.PRUNED, trial.last.reason or "rung")
 
     def failed(self, name: str, error: str, infeasible: bool = False) -> None:
-        """The trial can't go on: training raised an error, or its processes died more often than is allowed."""
+        """End a trial that can't continue: training raised an error, or its processes died too often."""
         trial = self.record.trials[name]
         if not trial.state.ended:
             if not infeasible and name in self.running:
@@ -497,11 +500,11 @@ class Conductor:
             self._end(trial, state, "out of memory" if infeasible else "error", error)
 
     def died(self, name: str) -> None:
-        """A process of the trial is gone, or hangs: the trial goes on from its checkpoint, on other workers."""
+        """Handle a process that is gone or hangs: the trial continues from its checkpoint on other workers."""
         trial, running = self.record.trials[name], self.running.get(name)
         if running is None:
-            return  # it had ended, and only kept its process for another trial
-        if not self.pool.leaving(name):  # an announced end is neither the node's fault nor the trial's
+            return  # the trial had ended, and its process waited for another one
+        if not self.pool.leaving(name):  # an announced end is the fault of neither node nor trial
             self._blame(name, "its process died")
             self.deaths[name] += 1
         if self.deaths[name] > self.spec.resources.max_failures:
@@ -514,14 +517,16 @@ class Conductor:
         self.waiting = {name: Waiting(trial, self.clock()), **self.waiting}
 
     def _blame(self, name: str, error: str) -> None:
-        """A trial failed on its nodes: one that fails unlike trials gets no more of them."""
+        """Count a failure against the trial's nodes, and drain a node that fails more trials than others do."""
         if self.pool.gone(name):
-            return  # that is what it failed of
+            return  # the loss of the node caused the failure
         for node, trials in self.nodes.failed(name, self.pool.nodes(name), self.pool.drained, self.clock()).items():
             address = self.pool.drain(node)
             if address is not None:
                 last = error.strip().splitlines()[-1] if error.strip() else "unknown"
-                self.note(f"node {address} is drained: {', '.join(trials)} failed there, unlike elsewhere; the last: {last}")
+                self.note(
+                    f"node {address} is drained: {', '.join(trials)} failed there, far more often than elsewhere; the last error: {last}"
+                )
 
     def _end(self, trial: Trial, state: State, reason: str, error: str | None = None) -> None:
         value = trial.last.metrics[self.metric] if trial.last else None
@@ -535,7 +540,7 @@ class Conductor:
         self.proposer.tell(trial.number, state, value)
 
     def end_sweep(self) -> None:
-        """Nothing is left to do: end what waits at a rung or was never placed, and the sweep."""
+        """End the sweep, with all trials that are paused at a rung or were never placed."""
         spent = self.exhausted()
         reason = f"budget: {spent}" if spent else "budget: run_cap"
         if self.out_of_choices and not spent:
@@ -548,10 +553,10 @@ class Conductor:
         self._emit("sweep_ended", reason=reason, hypervolume=hypervolume(self.record), pareto=front)
 
     def note(self, text: str) -> None:
-        """Write a remark into the record."""
+        """Write a note into the record."""
         self._emit("note", text=text)
 
     def close(self) -> None:
-        """The session is over, whether or not the sweep is."""
+        """End the session, which may be before the end of the sweep."""
         for sink in self.sinks:
             sink.close(self.record)

@@ -1,4 +1,4 @@
-"""Parameters as numbers: the unit cube that candidates are drawn from, and the features that models see."""
+"""Encoding of parameters as numbers: the unit cube for drawing candidates, and the features for the models."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from scalesweep.spec import Parameter, SweepSpec
 from scalesweep.spec.config import default_of
 
-ABSENT = 0.5  # the feature of a number that a trial does not have; the parameter it hangs on tells the two apart
-LOG_SPAN = 10.0  # listed numbers that span this factor are compared by their logarithm
+ABSENT = 0.5  # the feature of an absent number; the feature of the parameter in its `when` shows its absence
+LOG_SPAN = 10.0  # listed numbers that span this factor are compared on a log scale
 
 
 @dataclass(frozen=True)
 class Column:
-    """One parameter on the unit interval. Ordered choices lie on it in order; words have a share of it each."""
+    """One parameter on the unit interval. Each choice has an equal share of it; `places` orders numeric choices."""
 
     name: str
     parameter: Parameter
     choices: tuple[Any, ...] | None
-    places: np.ndarray | None  # of the choices on [0, 1]; None: words without an order
+    places: np.ndarray | None  # positions of the choices on [0, 1]; None for words without an order
     low: float = 0.0
     high: float = 1.0
     log: bool = False
@@ -33,7 +33,7 @@ class Column:
         return self.choices is not None and self.places is None
 
     def unit(self, value: Any) -> float:
-        """Where `value` lies on [0, 1]."""
+        """The position of `value` on [0, 1]."""
         if self.choices is not None:
             index = self.choices.index(value)
             return (index + 0.5) / len(self.choices)
@@ -43,7 +43,7 @@ class Column:
         return min(1.0, max(0.0, (number - self.low) / (self.high - self.low)))
 
     def value(self, unit: float) -> Any:
-        """The value at `unit`; the inverse of `unit`, up to rounding to what the parameter takes."""
+        """The value at position `unit`: the inverse of `unit`, up to rounding to valid values."""
         if self.choices is not None:
             return self.choices[min(len(self.choices) - 1, int(unit * len(self.choices)))]
         number = self.low + unit * (self.high - self.low)
@@ -54,16 +54,16 @@ class Column:
         return float(min(bounds[1], max(bounds[0], number)))
 
     def index(self, units: np.ndarray) -> np.ndarray:
-        """Which choice each of `units` falls on."""
+        """The index of the choice at each of `units`."""
         assert self.choices is not None
         return np.minimum((units * len(self.choices)).astype(int), len(self.choices) - 1)
 
 
 class Encoder:
-    """The space of a sweep as a unit cube with one axis per parameter that varies, in the order they are drawn in.
+    """The space of a sweep as a unit cube with one axis per varied parameter, in the order of drawing.
 
-    Features are what models see: a column per number or ordered choice, and one per word. Sizes lie on a line by the
-    logarithm of their parameters, where these are known, and by their place on the ladder elsewhere.
+    Features for the models have a column per number or ordered choice, and one per word. Model sizes are placed by the
+    logarithm of their parameter counts if these are known, otherwise by their position on the ladder.
     """
 
     def __init__(self, spec: SweepSpec, n_params: Mapping[str, float] | None = None) -> None:
@@ -77,11 +77,11 @@ class Encoder:
         self.axis = {name: place for place, name in enumerate(self.names)}
 
     def units(self, params: Mapping[str, Any]) -> np.ndarray:
-        """A trial's place in the cube; shape (axes,). Parameters that it does not have lie in the middle."""
+        """A trial's place in the cube, shape (axes,). Absent parameters are at the middle."""
         return np.array([c.unit(params[c.name]) if c.name in params else ABSENT for c in self.columns])
 
     def params(self, units: np.ndarray) -> dict[str, Any]:
-        """The parameters at a place in the cube, conditional ones that do not apply left out."""
+        """The parameters at a place in the cube, without conditional ones that do not apply."""
         params: dict[str, Any] = {}
         for name in self.order:
             parameter = self.spec.search_space.parameters[name]
@@ -92,7 +92,7 @@ class Encoder:
         return params
 
     def features(self, units: np.ndarray, without: frozenset[str] = frozenset()) -> np.ndarray:
-        """What models see of many places, shape (n, axes), as shape (n, features). `without` leaves parameters out."""
+        """The features [n, features] of places [n, axes], without the parameters in `without`."""
         present = self._present(units)
         found = []
         for place, column in enumerate(self.columns):
@@ -111,7 +111,7 @@ class Encoder:
         return np.column_stack(found) if found else np.zeros((len(units), 0))
 
     def feature_of(self, name: str) -> int | None:
-        """The column of `features` that holds a number or ordered choice; None where the space does not vary it."""
+        """The column in `features` of a number or ordered choice; None if the space does not vary it."""
         place = 0
         for column in self.columns:
             if column.name == name:
@@ -120,7 +120,7 @@ class Encoder:
         return None
 
     def _present(self, units: np.ndarray) -> np.ndarray:
-        """Which parameters exist at each place; shape (n, axes)."""
+        """Whether each parameter exists at each place, bool [n, axes]."""
         there: dict[str, np.ndarray] = {}
         for name in self.order:
             parameter = self.spec.search_space.parameters[name]
@@ -141,7 +141,7 @@ class Encoder:
         return np.array([column.value(u) in listed for u in axis], bool)
 
     def chosen(self, name: str, units: np.ndarray) -> list[Any]:
-        """The value of a parameter at each place, its default where it is not searched."""
+        """The value of a parameter at each place; its default if it is not searched."""
         if name in self.axis:
             column = self.columns[self.axis[name]]
             return [column.value(u) for u in units[:, self.axis[name]]]
@@ -168,7 +168,7 @@ def _column(name: str, parameter: Parameter, n_params: Mapping[str, float], spec
 
 
 def _spread(numbers: list[float]) -> np.ndarray:
-    """Numbers moved to [0, 1]."""
+    """Numbers scaled to [0, 1]."""
     array = np.array(numbers)
     width = array.max() - array.min()
     return (array - array.min()) / width if width else np.full(len(array), 0.5)

@@ -1,4 +1,4 @@
-"""What the models of the search see of a record: each trial's place in the space, its values at the rungs, its cost."""
+"""The view of a record for the search models: each trial's place in the space, its values at the rungs, its cost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from scalesweep.record import Past, State, Trial
 from scalesweep.record.curves import between
 from scalesweep.search.encoding import Encoder
 
-REFIT = 1.25  # slow parameters of models are due again when the trials have grown by this factor
-PARTS = 3  # a sweep without rungs is looked at after 1/27, 1/9 and 1/3 of a trial all the same
+REFIT = 1.25  # slow model parameters are refitted when the number of trials has grown by this factor
+PARTS = 3  # a sweep without rungs gets levels at 1/27, 1/9 and 1/3 of a trial
 
 
 @dataclass
 class Seen:
-    """One trial. `values[k]` is its loss (lower is better) at level k, as far as it came; NaN once it has diverged, None where
-    its first report came later."""
+    """One trial. `values[k]` is its loss (lower is better) at each level k that it reached; NaN if it has diverged, None if its
+    first report came later."""
 
     name: str
     units: np.ndarray
@@ -29,17 +29,17 @@ class Seen:
     gpu_seconds: float = 0.0
     last: float = math.nan  # loss at the last report
     state: State = State.RUNNING
-    past: bool = False  # a trial of an earlier sweep: it tells the models something, and can't be promoted
+    past: bool = False  # a trial of an earlier sweep, which informs the models but can't be promoted
 
     @property
     def score(self) -> float:
-        """The loss at the highest level reached; infinite once it has diverged."""
+        """The loss at the highest level reached; infinite if the trial has diverged."""
         last = self.values[-1] if self.values else None
         return last if last is not None and math.isfinite(last) else math.inf
 
 
 class History:
-    """Grows with the record, report by report, and holds nothing that can't be rebuilt from it."""
+    """All trials of a record. It grows report by report and can always be rebuilt from the record."""
 
     def __init__(self, encoder: Encoder, rungs: Sequence[float], max_t: float) -> None:
         self.encoder = encoder
@@ -48,7 +48,7 @@ class History:
         self.seen: dict[str, Seen] = {}
         self.tried = np.empty((0, len(encoder.columns)))  # places of this sweep's own trials
         self.judged = 0  # trials that have reached the first level
-        self.snapshot: list[tuple[np.ndarray, list[float | None]]] = []  # places and values when the models were last due
+        self.snapshot: list[tuple[np.ndarray, list[float | None]]] = []  # places and values at the last refit
         self._due = 0
         self.version = 0  # grows with every value
 
@@ -59,8 +59,7 @@ class History:
             self.tried = np.vstack([self.tried, units])
 
     def take(self, trials: Sequence[Trial], metric: str, sign: float, past: Sequence[Past] = ()) -> None:
-        """Take in trials of earlier sweeps, then those of a record, report by report in their order. `sign` makes losses of
-        the metric."""
+        """Add trials of earlier sweeps, then those of a record, report by report in order. `sign` × metric is the loss."""
         for earlier in past:
             self.add(earlier.name, earlier.params, past=True)
             for fidelity, value, gpu_seconds in earlier.reports:
@@ -75,7 +74,7 @@ class History:
             self.ended(trial.name, trial.state)
 
     def report(self, name: str, fidelity: float, loss: float, gpu_seconds: float) -> None:
-        """Take a report in. A level that lies between two reports is given the value in between."""
+        """Add a report. A level between two reports gets the interpolated value."""
         trial = self.seen[name]
         known = len(trial.values)
         for level in self.levels[len(trial.values) :]:
@@ -83,15 +82,15 @@ class History:
                 break
             trial.values.append(between(trial.fidelity, trial.last, fidelity, loss, level))
         if not trial.fidelity and math.isfinite(loss):
-            # Of the levels that a first report has passed, it tells of the last one alone.
+            # A first report informs only the last of the levels that it has passed.
             trial.values[:-1] = [None] * len(trial.values[:-1])
         trial.fidelity, trial.last, trial.gpu_seconds = fidelity, loss, gpu_seconds
         self.version += len(trial.values) > known
         if trial.values and not known:
             self.judged += 1
         if self.judged >= self._due:
-            # Slow parameters of the models are fitted to the record as it stood now, so that a resumed sweep, which takes
-            # in the same reports in the same order, fits the same.
+            # Slow model parameters are fitted to the record at this moment, so that a resumed sweep, which adds the same
+            # reports in the same order, fits the same parameters.
             self.snapshot = [(t.units, list(t.values)) for t in self.seen.values() if t.values]
             self._due = math.ceil(max(self.judged, 1) * REFIT)
 

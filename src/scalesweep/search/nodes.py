@@ -1,5 +1,5 @@
-"""Which node is at fault when trials fail. A broken GPU or disk fails every trial that is put on it, and fast, so that it gets
-ever more of them: one such node can use a sweep up."""
+"""Detection of broken nodes. A broken GPU or disk fails every trial on its node, and fails it fast, so the node gets ever more
+trials: one such node can use up a sweep."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from collections.abc import Collection, Iterable
 from scipy.special import bdtrc
 
 WINDOW_SECONDS = 3600.0
-TRIALS_THAT_MAY_FAIL = 3  # on a node before it can be at fault
-CHANCE = 0.01  # of failing so often by chance, below which it is the node
+TRIALS_THAT_MAY_FAIL = 3  # fewest failed trials before a node can be at fault
+CHANCE = 0.01  # largest probability of as many failures by chance at which the node is at fault
 
 
 class NodeWatch:
-    """Counts, for each node, the trials that have failed there and those that did well, in the last hour.
+    """Counts of failed and successful trials per node, over the last hour.
 
-    A node is at fault when so many of its trials would hardly fail if they failed as often as on the other nodes: the
-    binomial tail, with the others' rate by Laplace's rule, (failed + 1) / (trials + 2), is at most `CHANCE`. So settings that
-    fail everywhere are no node's fault. Nor is a node while no trial does well elsewhere: the last that works is never given up.
+    A node is at fault if as many failures are improbable at the failure rate of the other nodes: the binomial tail is at most
+    `CHANCE`. The others' rate is estimated by Laplace's rule, (failed + 1) / (trials + 2). So settings that fail everywhere
+    are not blamed on a node. No node is at fault while no trial succeeds elsewhere, so the last working node always stays.
     """
 
     def __init__(self) -> None:
-        self._last: defaultdict[str, dict[str, tuple[float, bool]]] = defaultdict(dict)  # node → trial → when, and if it failed
+        self._last: defaultdict[str, dict[str, tuple[float, bool]]] = defaultdict(
+            dict
+        )  # node → trial → (time, whether it failed)
 
     def reported(self, trial: str, nodes: Iterable[str], now: float) -> None:
         for node in nodes:
             self._last[node][trial] = now, False
 
     def failed(self, trial: str, nodes: Iterable[str], drained: Collection[str], now: float) -> dict[str, list[str]]:
-        """Take a failure in. Returns the nodes that are to be drained, each with the trials that failed there."""
+        """Record a failure. Returns the nodes to drain, each with the trials that failed there."""
         nodes = set(nodes) - set(drained)
         for node in nodes:
             self._last[node][trial] = now, True
@@ -40,7 +42,7 @@ class NodeWatch:
         for node in nodes:
             here = self._recent(node, now)
             failed = [name for name, failed in here.items() if failed]
-            chance = float(bdtrc(len(failed) - 1, len(here), rate))  # of as many failures or more
+            chance = float(bdtrc(len(failed) - 1, len(here), rate))  # probability of at least as many failures
             if len(failed) >= TRIALS_THAT_MAY_FAIL and chance <= CHANCE and not all(elsewhere):
                 bad[node] = failed
                 del self._last[node]

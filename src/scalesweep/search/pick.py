@@ -1,4 +1,4 @@
-"""The trial that a sweep would promote now."""
+"""The pick: the trial that a sweep would promote now."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from scalesweep.spec import SweepSpec, rung_levels
 
 
 def pick(record: Record, model: ScaleAware) -> Trial | None:
-    """By the models, where the sweep goes by them and knows enough; the first of the ranking elsewhere.
+    """The pick by the models, if the sweep uses them and has enough trials; otherwise the first of the ranking.
 
-    The models may name a trial that is best by what it is expected to reach, before it has run to the end: promotion trains
-    it there anyway.
+    The models may pick a trial with the best expected final value before it has run to the end, because promotion trains it
+    to the end anyway.
     """
     search = model.spec.search
     name = model.pick() if search.sampler == "scale_aware" else None
@@ -20,7 +20,7 @@ def pick(record: Record, model: ScaleAware) -> Trial | None:
 
 
 def pick_of(record: Record, spec: SweepSpec) -> Trial | None:
-    """The same from a record alone."""
+    """The pick from a record alone, with models fitted to it."""
     if spec.search.sampler != "scale_aware":
         return best(record)
     model = ScaleAware(spec, record.n_params, rung_levels(spec))

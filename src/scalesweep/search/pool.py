@@ -1,4 +1,4 @@
-"""What the conductor needs of whoever leases workers to trials: a live cluster's pool, or a simulation's."""
+"""The conductor's interface to a pool of workers, in a live cluster or in a simulation."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from scalesweep.record import Trial
 
 
 class Pool(Protocol):
-    """Where workers are leased, held by a trial's name."""
+    """A pool that leases workers to trials, by the trial's name."""
 
     def take(self, trial: Trial) -> bool:
-        """Lease the trial's workers; False while they are not there."""
+        """Lease the trial's workers. Returns False while they are not ready."""
         ...
 
     def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:
-        """Whether the trial's workers are free, or would be if those trials gave theirs back, or can still be started."""
+        """Whether enough workers are free, become free when the trials in `given_back` return theirs, or can be started."""
         ...
 
     def idle(self) -> float:
-        """Workers that are up and that nobody holds."""
+        """The number of running workers without a lease."""
         ...
 
     booted: list[float]
-    """Seconds that workers took to start, emptied by who books them."""
+    """Start-up seconds of workers. The caller that books them empties the list."""
 
     remarks: list[str]
-    """What befell the pool and belongs into the record, emptied likewise."""
+    """Remarks on the pool for the record. The caller that records them empties the list."""
 
     drained: Collection[str]
-    """Nodes on which nothing is placed any more."""
+    """Nodes without new placements."""
 
     def nodes(self, holder: str) -> set[str]:
-        """The nodes that a trial's workers are on."""
+        """The nodes of a trial's workers."""
         ...
 
     def drain(self, node: str) -> str | None:
-        """Place nothing on a node any more. Returns its address; None if it has gone anyway, or can't be done without."""
+        """Stop placing workers on a node. Returns its address; None if it is gone or no other node is left."""
         ...
 
     def gone(self, holder: str) -> bool:
-        """Whether a node that a trial has workers on is no more."""
+        """Whether a node with workers of the trial is gone."""
         ...
 
     def leaving(self, holder: str) -> bool:
-        """Whether a node that a trial has workers on will be taken away soon, or was."""
+        """Whether a node with workers of the trial will be taken away soon, or was."""
         ...
 
     def names(self, holder: str) -> list[str]: ...
 
     def tend(self) -> None:
-        """Let workers go that have long been idle."""
+        """End workers that have been idle for long."""
         ...
 
     def release(self, holder: str) -> None: ...

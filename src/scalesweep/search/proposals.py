@@ -1,12 +1,12 @@
-"""What to try next: Optuna's ask and tell over the conditional joint space.
+"""Proposals of new trials, with Optuna's ask and tell over the conditional joint space.
 
-A proposal is a function of the record's trials, the seed, the trial's number, and the GPU counts and the budget that were left
-(which the record holds) alone: the sampler is seeded anew for each
-number, so a study that was rebuilt proposes what it would have proposed without the interruption.
+A proposal depends only on the record's trials, the seed, the trial's number, and the GPU counts and the budget that were left
+(which the record contains). The sampler is seeded again for each number, so a rebuilt study makes the same proposals as one
+without interruption.
 
-A combination of size and unfreezing mode that can't run is not proposed. A draw that falls there stays in the study as a
-failed trial, of which samplers learn nothing, and the trial is drawn anew; so the study holds more trials than the record,
-and numbers them otherwise. The user attribute `trial` is the name in the record.
+A combination of size and unfreezing mode that can't run is not proposed. If a draw has such a combination, it stays in the
+study as a failed trial, which samplers ignore, and the trial is drawn again. So the study has more trials than the record and
+numbers them differently. The user attribute `trial` is the name in the record.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from scalesweep.search.scale_aware import ScaleAware
 from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices, rung_levels
 from scalesweep.spec.config import WHOLE, default_of
 
-ATTEMPTS = 50  # draws that may fall on what can't run; then what can is chosen outright
+ATTEMPTS = 50  # most draws before a combination that can run is chosen directly
 _STATES = {
     State.RUNNING: TrialState.RUNNING,
     State.COMPLETE: TrialState.COMPLETE,
     State.PRUNED: TrialState.PRUNED,
     State.FAIL: TrialState.FAIL,
-    # Optuna has no state for "can't run": the trial violates a constraint, so TPE ranks it below all that ran.
+    # Optuna has no state for "can't run". The trial violates a constraint, so TPE ranks it below all others.
     State.INFEASIBLE: TrialState.PRUNED,
 }
-_VIOLATED = {"runs": 1.0}  # the constraint; above 0 is violated
+_VIOLATED = {"runs": 1.0}  # the constraint; a value above 0 violates it
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to run: its number in the record, and its parameters (conditional ones that do not apply are absent)."""
+    """A proposed trial: its number in the record, and its parameters, without conditional ones that do not apply."""
 
     number: int
     params: dict[str, Any]
 
 
 def distribution(parameter: Parameter) -> BaseDistribution | None:
-    """Optuna's distribution for a parameter; None for a fixed one."""
+    """The Optuna distribution of a parameter; None for a fixed one."""
     if parameter.kind == "constant":
         return None
     if parameter.kind == "categorical":
@@ -66,10 +66,10 @@ Draw = Callable[[str, BaseDistribution], Any]
 
 
 def draw_params(spec: SweepSpec, draw: Draw) -> dict[str, Any]:
-    """Walk the space in `when` order and draw each parameter that exists.
+    """Draw each existing parameter of the space, in the order of `when`.
 
-    A size with a `min_gpus` draws its GPU count from those that reach it. Optuna wants one distribution per name, so
-    such a draw has a name of its own in the study: `num_gpus (at least 2)`.
+    A size with `min_gpus` draws its GPU count from the counts that reach it. Optuna needs one distribution per name, so such
+    a draw has its own name in the study: `num_gpus (at least 2)`.
     """
     params: dict[str, Any] = {}
     for name, parameter in spec.search_space.ordered():
@@ -92,13 +92,13 @@ Combination = tuple[str, str]  # model size, unfreezing mode
 
 
 def combination(spec: SweepSpec, params: dict[str, Any]) -> Combination:
-    """What decides on a trial's memory, as far as the sweep goes by it."""
+    """The model size and unfreezing mode of a trial, which determine its memory."""
     size, mode = (params.get(name, default_of(spec, name, params)) for name in ("model_size", "unfreezing"))
     return str(size), str(mode)
 
 
 def combinations(spec: SweepSpec) -> list[tuple[Combination, dict[str, Any]]]:
-    """Every combination that the space can draw, each with the draws that lead there (as `enqueue_trial` takes them)."""
+    """All combinations that the space can draw, each with draws that lead to it (in the form of `enqueue_trial`)."""
     deciding = {"model_size", "unfreezing"} & spec.search_space.parameters.keys()
     while more := {other for name in deciding for other in spec.search_space.depends_on(name)} - deciding:
         deciding |= more
@@ -117,7 +117,7 @@ def combinations(spec: SweepSpec) -> list[tuple[Combination, dict[str, Any]]]:
 
 
 def _with_fixed(fixed: dict[str, Any], deciding: set[str], undecided: list[tuple[str, BaseDistribution]]) -> Draw:
-    """Draws what is `fixed`, notes what would have to be, and anything else anyhow."""
+    """A draw that returns `fixed` values, notes undecided parameters, and returns any value for others."""
 
     def draw(label: str, options: BaseDistribution) -> Any:
         if label in fixed:
@@ -130,7 +130,7 @@ def _with_fixed(fixed: dict[str, Any], deciding: set[str], undecided: list[tuple
 
 
 def _telling_values(spec: SweepSpec, label: str, options: BaseDistribution) -> list[Any]:
-    """All choices; of a range, the values that a `when` names, and one for all others."""
+    """All choices of a list; for a range, the values that a `when` names, and one value for all others."""
     if isinstance(options, CategoricalDistribution):
         return list(options.choices)
     assert isinstance(options, IntDistribution)
@@ -141,12 +141,12 @@ def _telling_values(spec: SweepSpec, label: str, options: BaseDistribution) -> l
 
 
 def _name(label: str) -> str:
-    """The parameter that a name in the study stands for."""
+    """The parameter of a name in the study."""
     return "num_gpus" if label.startswith("num_gpus") else label
 
 
 class Proposer:
-    """An Optuna study that is asked for trials and told what became of them. Numbers are those of the record."""
+    """An Optuna study that proposes trials and receives their results. Trial numbers are those of the record."""
 
     def __init__(
         self,
@@ -159,12 +159,12 @@ class Proposer:
         n_params: Mapping[str, float] | None = None,
         past: Sequence[Past] = (),
     ) -> None:
-        """Create the study in `storage` (which must not hold it yet) and fill it with `trials`, in order of their numbers.
+        """Create the study in `storage` (which must not contain it yet) and add `trials`, in order of their numbers.
 
         Args:
-            hopeless: combinations that are known not to run.
-            n_params: parameters of each size, as far as they are known.
-            past: trials of earlier sweeps to learn from; they lie in the space.
+            hopeless: combinations that are known to be unable to run.
+            n_params: known parameter counts of sizes.
+            past: trials of earlier sweeps for the warm start; they must be in the space.
         """
         self.spec = spec
         self.metric = metric
@@ -179,18 +179,18 @@ class Proposer:
             self.study.set_metric_names([metric or spec.metric.name])
         self._open: dict[int, tuple[optuna.Trial, Combination, str]] = {}
         known = list(trials)
-        for earlier in past if spec.search.sampler != "scale_aware" else ():  # whose own model learns of them
+        for earlier in past if spec.search.sampler != "scale_aware" else ():  # whose own model uses them
             self._add_past(earlier)
         for trial in known:
             self._add(trial, storage)
         self.model.history.take(known, self.metric, self._sign, past)
 
     def _add_past(self, past: Past) -> None:
-        """A trial of an earlier sweep, for the sampler alone to see. What has no value of its own tells it nothing."""
+        """Add a trial of an earlier sweep for the sampler. Trials without a value are skipped."""
         state = _STATES[past.state]
         if past.state is State.INFEASIBLE or state == TrialState.FAIL or not past.reports:
             return
-        # One that was complete at a smaller `max_t` has come a part of the way here.
+        # A trial that was complete at a smaller `max_t` counts as pruned here.
         if state == TrialState.COMPLETE and past.reports[-1][0] < self.spec.early_terminate.max_t:
             state = TrialState.PRUNED
         self._add_frozen(past.name, past.params, [(fidelity, value) for fidelity, value, _ in past.reports], state)
@@ -203,7 +203,7 @@ class Proposer:
         state: TrialState,
         constraints: dict[str, float] | None = None,
     ) -> None:
-        """Put a trial into the study as it became. `reports` are fidelity and metric."""
+        """Add a trial to the study with its state. `reports` are pairs of fidelity and metric."""
         distributions: dict[str, BaseDistribution] = {}
         internal: dict[str, Any] = {}
 
@@ -240,7 +240,7 @@ class Proposer:
             self._open[trial.number] = optuna.Trial(self.study, trial_id), found, trial.name
 
     def _step(self, fidelity: float) -> int:
-        """Optuna counts whole steps: GPU seconds and dollars are given to it in millionths."""
+        """A fidelity as one of Optuna's integer steps: GPU seconds and dollars count in millionths."""
         return round(fidelity if self.spec.early_terminate.time_attr in WHOLE else fidelity * 1e6)
 
     def _runs(self, params: dict[str, Any]) -> bool:
@@ -248,14 +248,14 @@ class Proposer:
         return not self._refused(combination(self.spec, params)) and params.get("num_gpus", gpus[0]) in gpus
 
     def _refused(self, found: Combination) -> bool:
-        """Whether it can't run. Where the head alone does not fit, no mode does; any other mode speaks for itself alone."""
+        """Whether a combination can't run. If `head` does not fit, no mode fits; another mode says nothing about the others."""
         return found in self._hopeless or (found[0], "head") in self._hopeless
 
     def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
         search = self.spec.search
         key = [search.seed, number, attempt] if attempt else [search.seed, number]
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-        if search.sampler != "tpe":  # what our own model has chosen needs no other sampler
+        if search.sampler != "tpe":  # scale_aware chooses by its own model and needs no other sampler
             return optuna.samplers.RandomSampler(seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -264,7 +264,7 @@ class Proposer:
             )
 
     def can_run(self) -> bool:
-        """Whether anything that the space holds is not known to be unable to run."""
+        """Whether some combination of the space may still run."""
         return any(not self._refused(found) for found, _ in self._combinations)
 
     def propose(
@@ -275,14 +275,14 @@ class Proposer:
         left: float = math.inf,
         paused: Collection[str] = (),
     ) -> Proposal | None:
-        """Ask for the next trial; None where nothing that the space holds can run.
+        """Propose the next trial; None if nothing in the space can run.
 
         Args:
-            number: the number that the trial will have in the record.
-            name: the name it goes by in the record.
-            num_gpus: GPU counts to choose from where not all will do; the rest of the proposal is Optuna's.
-            left: GPU seconds that the trial may take at most.
-            paused: trials that wait at a rung.
+            number: the trial's number in the record.
+            name: the trial's name in the record.
+            num_gpus: allowed GPU counts if not all are; Optuna chooses the rest of the proposal.
+            left: most GPU seconds that the trial may take.
+            paused: names of trials that wait at a rung.
         """
         allowed = [fixed for found, fixed in self._combinations if not self._refused(found)]
         if not allowed:
@@ -317,13 +317,13 @@ class Proposer:
         return Proposal(number, params)
 
     def report(self, number: int, fidelity: float, value: float, gpu_seconds: float = 0.0) -> None:
-        """Store an intermediate value, the last one before a stop included."""
+        """Store an intermediate value, including the last one before a stop."""
         trial, _, name = self._open[number]
         trial.report(value, self._step(fidelity))
         self.model.history.report(name, fidelity, self._sign * value, gpu_seconds)
 
     def tell(self, number: int, state: State, value: float | None) -> None:
-        """Close a trial with its true state. `value` counts for COMPLETE alone: Optuna takes a pruned trial's from its reports."""
+        """Close a trial with its state. `value` counts for COMPLETE only: Optuna takes a pruned trial's value from its reports."""
         trial, found, name = self._open.pop(number)
         if state is State.INFEASIBLE:
             for constraint, violation in _VIOLATED.items():
@@ -335,7 +335,7 @@ class Proposer:
 
 
 def _labelled(params: Mapping[str, Any], fixed: dict[str, Any]) -> Draw:
-    """Notes `params` in `fixed` by the names that the study has for them."""
+    """A draw that returns `params` and notes them in `fixed` under their names in the study."""
 
     def draw(label: str, options: BaseDistribution) -> Any:  # noqa: ARG001
         fixed[label] = params[_name(label)]
@@ -345,7 +345,7 @@ def _labelled(params: Mapping[str, Any], fixed: dict[str, Any]) -> Draw:
 
 
 def _suggest_from(trial: optuna.Trial) -> Draw:
-    """Draws by the study's sampler."""
+    """A draw with the study's sampler."""
 
     def suggest(label: str, options: BaseDistribution) -> Any:
         if isinstance(options, CategoricalDistribution):

@@ -1,8 +1,8 @@
-"""Proposals and the pick by what every trial of the record is expected to reach at full fidelity.
+"""Proposals and the pick by predicted values at full fidelity.
 
-One model over sizes, hyperparameters and fidelity tells which configuration to try next (expected improvement per expected
-cost), and which one to promote while few have run to the end. A trial on a small size that was stopped at its first rung so
-tells of a large one's learning rate, as far as the two have been seen to go together.
+One model over sizes, hyperparameters and fidelity chooses the next configuration (expected improvement per expected cost), and
+the trial to promote while few have run to the end. So a trial of a small size that stopped at its first rung informs the
+learning rate of a large size, as far as the two are correlated in the record.
 """
 
 from __future__ import annotations
@@ -21,46 +21,46 @@ from scalesweep.search.history import History, Seen
 from scalesweep.search.surrogate import MOST, MOST_FITTED, CostModel, Surrogate, chosen, fit_theta, normal_scores
 from scalesweep.spec import SweepSpec
 
-RANDOM, LOCAL = 500, 500  # candidates drawn over the whole space, and near the best trials
-TOP = 10  # best trials that candidates are drawn near
-SIZE_WEIGHT = 0.3  # the first trials draw a size as often as its parameters to the power of minus this
-STEPS = (0.02, 0.05, 0.15)  # of the unit interval, that they lie away
-TWIN = 0.05  # of the range: trials that differ by less in every number, and in no word, tell the same
+RANDOM, LOCAL = 500, 500  # candidates from the whole space, and near the best trials
+TOP = 10  # best trials with candidates near them
+SIZE_WEIGHT = 0.3  # the first trials draw a size in proportion to its parameter count to the power of minus this
+STEPS = (0.02, 0.05, 0.15)  # distances of candidates from the best trials, on the unit interval
+TWIN = 0.05  # of the range: trials that differ by less in every number, and in no word, are near twins
 NOTHING = 1e-9
-RANDOM_SHARE = 0.1  # of the trials are drawn without the models, which may be wrong for good
-ENOUGH = 20  # trials that have run to the end, for the best of them to be picked whatever the models say
-PRIOR_SD = 0.15  # of what a user believes of a number, on the unit interval of its range
-PRIOR_FLOOR = -3.0  # log density, relative to its peak, of what contradicts a prior: never ruled out
-PRIOR_WEIGHT = 10.0  # trials that a prior is worth
+RANDOM_SHARE = 0.1  # share of trials drawn without the models, which may be permanently wrong
+ENOUGH = 20  # trials that ran to the end, from which on the best of them is picked regardless of the models
+PRIOR_SD = 0.15  # of a user's prior on a number, on the unit interval of its range
+PRIOR_FLOOR = -3.0  # lowest log density relative to the peak of a prior, so that nothing is ruled out
+PRIOR_WEIGHT = 10.0  # weight of a prior, in trials
 
 Allowed = Callable[[dict[str, Any]], bool]
 
 
 @dataclass
 class Beliefs:
-    """The models as fitted to a history at one moment. Losses are normal scores of their ranks: about −2 is the best."""
+    """The models fitted to a history at one moment. Losses are normal scores of their ranks; about −2 is the best."""
 
     surrogate: Surrogate
-    trials: list[Seen]  # that have reached a level
-    inputs: np.ndarray  # of each trial at full fidelity
-    mean: np.ndarray  # of its loss there
+    trials: list[Seen]  # trials that have reached a level
+    inputs: np.ndarray  # inputs of each trial at full fidelity
+    mean: np.ndarray  # its mean loss there
 
 
 class ScaleAware:
-    """Reads a history; holds nothing that is not rebuilt from it, so that a resumed sweep goes on as it would have."""
+    """The model-based sampler. It is rebuilt from the history alone, so a resumed sweep continues as without interruption."""
 
     def __init__(self, spec: SweepSpec, n_params: Mapping[str, float], rungs: Sequence[float]) -> None:
         self.spec, self.n_params = spec, n_params
         self.encoder = Encoder(spec, n_params)
         self.history = History(self.encoder, rungs, spec.early_terminate.max_t)
-        # Workers change how fast a trial trains, not what comes of it, unless time itself is the fidelity.
+        # The number of workers changes a trial's speed, not its result, unless time itself is the fidelity.
         by_time = spec.early_terminate.time_attr in ("gpu_seconds", "dollars")
         self.without = frozenset() if by_time else frozenset({"num_gpus"})
         known = [n_params[size.name] for size in spec.sizes() if size.name in n_params]
         self.size_range = math.log(max(known) / min(known)) if len(known) > 1 else 0.0
         levels = np.log(np.array(self.history.levels, float))
         self._places = (levels - levels[0]) / (levels[-1] - levels[0]) if len(levels) > 1 else np.ones(1)
-        # How far two trials may lie from each other on each axis and yet tell the same.
+        # Largest distance on each axis at which two trials count as near twins.
         self._twin = np.array([
             np.inf if column.name in self.without else NOTHING if column.choices is not None else TWIN
             for column in self.encoder.columns
@@ -75,14 +75,14 @@ class ScaleAware:
         return self.encoder.features(units, self.without)
 
     def _at(self, features: np.ndarray, level: np.ndarray | int) -> np.ndarray:
-        """Inputs of the process: features, and the level on [0, 1] by log fidelity."""
+        """Inputs of the process: the features, and the level on [0, 1] by log fidelity."""
         return np.column_stack([features, np.broadcast_to(self._places[level], len(features))])
 
     def _observations(self, values: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Every value at every level: whose it is, its level, and its normal score.
+        """All values at all levels: the trial, the level and the normal score of each, as three arrays.
 
-        Losses fall as training goes on, and few trials go far. So a value is first moved by the median fall of those that
-        went on, level by level; where none did, half of the fall before is expected.
+        Losses decrease during training, and few trials reach high levels. So each value is first shifted by the median
+        decrease of the trials that continued, level by level. Without such trials, half of the previous decrease is assumed.
         """
         falls, fall = [], 0.0
         for level in range(len(self.history.levels) - 1):
@@ -108,11 +108,11 @@ class ScaleAware:
 
     @property
     def knows(self) -> bool:
-        """Whether there are trials enough to model."""
+        """Whether there are enough trials for the models."""
         return self.history.judged >= max(3, self.spec.search.n_startup_trials)
 
     def beliefs(self) -> Beliefs | None:
-        """What the history says; None while it says too little."""
+        """The models fitted to the history; None while it has too few trials."""
         if self._beliefs is None or self._beliefs[0] != self.history.version:
             self._beliefs = self.history.version, self._fit() if self.knows else None
         return self._beliefs[1]
@@ -136,14 +136,14 @@ class ScaleAware:
         left: float = math.inf,
         paused: Collection[str] = (),
     ) -> dict[str, Any] | None:
-        """Parameters of the next trial; None where nothing is left that is allowed and that the budget covers.
+        """Parameters of the next trial; None if nothing allowed is left within the budget.
 
         Args:
-            number: of the trial, which seeds its draw.
-            allowed: whether a trial with these parameters can run.
-            num_gpus: GPU counts to choose from; empty for any.
-            left: GPU seconds that a trial may take.
-            paused: trials that wait at a rung.
+            number: number of the trial, which seeds the draw.
+            allowed: whether a trial with given parameters can run.
+            num_gpus: allowed GPU counts; empty for all.
+            left: GPU seconds that the trial may take.
+            paused: names of trials that wait at a rung.
         """
         rng = np.random.default_rng([self.spec.search.seed, number])
         beliefs = None if rng.random() < RANDOM_SHARE else self.beliefs()
@@ -162,7 +162,7 @@ class ScaleAware:
             score = score - self.spec.search.cost_weight * log_cost * (beliefs is not None)
         if beliefs is not None:
             score = score + PRIOR_WEIGHT / (PRIOR_WEIGHT + self.history.judged) * self._log_prior(units)
-        second: dict[str, Any] | None = None  # the best that is no twin to the letter, where all are near ones
+        second: dict[str, Any] | None = None  # the best candidate that is not an exact twin, if all are near twins
         for place in np.argsort(-score, kind="stable"):
             if score[place] == -np.inf:
                 break
@@ -178,8 +178,8 @@ class ScaleAware:
         return second
 
     def _as_if_ended(self, beliefs: Beliefs, paused: Collection[str]) -> tuple[float, Surrogate]:
-        """The best expected loss of all trials, and the surrogate as if what runs now had ended as expected: what keeps
-        trials that run at the same time apart."""
+        """The best expected loss of all trials, and the surrogate as if all running trials had ended as expected. This keeps
+        simultaneous trials apart."""
         expected = [float(mean) for mean, trial in zip(beliefs.mean, beliefs.trials, strict=True) if not trial.past]
         places = {trial.name: place for place, trial in enumerate(beliefs.trials)}
         running = [trial for trial in self.history.seen.values() if trial.state is State.RUNNING and trial.name not in paused]
@@ -193,8 +193,8 @@ class ScaleAware:
         return min(expected, default=float(beliefs.mean.min())), model
 
     def _design(self, number: int, rng: np.random.Generator) -> np.ndarray:
-        """The first trials: spread evenly over the space (a Sobol sequence), small sizes somewhat more often, every other
-        one near what the user believes; the first one right there. Further rows are there in case that one can't run."""
+        """The candidate for one of the first trials: a point of a Sobol sequence, with small sizes somewhat more often. Every
+        other one is near the user's priors, and the first one exactly at them. Further rows are used if it can't run."""
         axes = len(self.encoder.columns)
         sobol = qmc.Sobol(axes, seed=np.random.default_rng([self.spec.search.seed, 1]))
         if number:
@@ -218,7 +218,7 @@ class ScaleAware:
         return units
 
     def _log_prior(self, units: np.ndarray) -> np.ndarray:
-        """What the user believes of each place, relative to the most likely one (as in πBO, Hvarfner et al., 2022)."""
+        """The log density of the user's priors at each place, relative to the peak (as in πBO, Hvarfner et al., 2022)."""
         total = np.zeros(len(units))
         for axis, column in enumerate(self.encoder.columns):
             if column.parameter.prior is None:
@@ -231,7 +231,7 @@ class ScaleAware:
         return total
 
     def _candidates(self, beliefs: Beliefs, rng: np.random.Generator) -> np.ndarray:
-        """Places in the cube: all over it, and near the best trials, on their size and on others."""
+        """Candidate places in the cube: over all of it, and near the best trials, with their size and with others."""
         axes = len(self.encoder.columns)
         order = np.argsort(beliefs.mean, kind="stable")[:TOP]
         near = np.array([beliefs.trials[i].units for i in order])[rng.integers(len(order), size=LOCAL)]
@@ -250,9 +250,9 @@ class ScaleAware:
     def pick(self) -> str | None:
         """The trial to promote; None while the models know too little.
 
-        Once `ENOUGH` have run to the end, the best of those. Before, the one of the least mean + one standard deviation: a
-        trial that is nearly sure to be good is worth more than one that may be better. The process smooths, so among those
-        that have run to the end the value itself decides.
+        If at least `ENOUGH` trials have run to the end, it is the best of those. Before, it is the trial with the smallest mean
+        + standard deviation, because a trial that is almost certainly good is preferable to one that may be better. If that
+        trial has run to the end, the value itself decides among all that have, because the process smooths.
         """
         beliefs = self.beliefs()
         if beliefs is None:
@@ -276,8 +276,8 @@ def _log(value: float) -> float:
 
 
 def log_improvement(incumbent: float, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Logarithm of the expected improvement below `incumbent`."""
+    """The logarithm of the expected improvement below `incumbent`."""
     z = (incumbent - mean) / sd
-    safe = np.maximum(z, -12.0)  # below, it goes on as −z²/2
+    safe = np.maximum(z, -12.0)  # continued as −z²/2 below
     improvement = sd * (safe * norm.cdf(safe) + norm.pdf(safe))
     return np.log(np.maximum(improvement, 1e-300)) - np.where(z < -12, (z**2 - 144) / 2, 0.0)

@@ -1,10 +1,10 @@
-"""What the search believes: how good a configuration would be at full fidelity, and what it costs.
+"""The models of the search: a configuration's loss at full fidelity, and its cost.
 
-Both models are fitted to the record alone and rebuilt from it:
+Both models are fitted to the record alone and can be rebuilt from it:
 
-- `Surrogate`: a Gaussian process over the space and the fidelity, sizes on their logarithm (multi-fidelity Bayesian
-  optimization; freeze–thaw, Swersky et al., 2014, for the joint view of unfinished curves). It sees the value of every
-  trial at every level it reached, and is asked for the value at full fidelity;
+- `Surrogate`: a Gaussian process over the space and the fidelity, with sizes on a log scale (multi-fidelity Bayesian
+  optimization; freeze–thaw, Swersky et al., 2014, for the joint model of unfinished curves). It is conditioned on the value of
+  every trial at every level that it reached, and predicts the value at full fidelity;
 - `CostModel`: GPU seconds per unit of fidelity.
 """
 
@@ -21,25 +21,25 @@ from scipy.stats import norm, rankdata
 from scalesweep.search.encoding import Encoder
 from scalesweep.search.history import Seen
 
-MOST = 300  # values that the process is conditioned on
-MOST_FITTED = 160  # values that its length scales are fitted to
+MOST = 300  # most values on which the process is conditioned
+MOST_FITTED = 160  # most values for fitting its length scales
 JITTER = 1e-6
 ROOT5 = math.sqrt(5.0)
-LEVEL_SCALE = 2.0  # length scale over the levels, believed beforehand: order changes little from the first to the last
-EXPECTED_SD = 0.05  # of a trial that is taken to end as expected
+LEVEL_SCALE = 2.0  # prior length scale over the levels: the order changes little from the first to the last
+EXPECTED_SD = 0.05  # of a running trial that is assumed to end as expected
 
 
 class BayesianLinear:
-    """Linear regression with a normal prior on the weights, and a noise level with a prior of its own."""
+    """Linear regression with a normal prior on the weights and a prior on the noise."""
 
     def __init__(self, mean: np.ndarray, sd: np.ndarray, noise: float, weight: float = 4.0) -> None:
-        """`noise` is the standard deviation believed beforehand, worth `weight` observations."""
+        """`noise` is the prior standard deviation of the noise, with the weight of `weight` observations."""
         self.mean, self.precision = mean, 1.0 / sd**2
         self.noise2, self.weight = noise**2, weight
 
     def fit(self, features: np.ndarray, target: np.ndarray) -> BayesianLinear:
         prior = self.mean
-        for _ in range(3):  # weights given the noise, noise given the weights
+        for _ in range(3):  # alternate between weights given the noise and noise given the weights
             a = features.T @ features / self.noise2 + np.diag(self.precision)
             self.mean = np.linalg.solve(a, features.T @ target / self.noise2 + self.precision * prior)
             residual = target - features @ self.mean
@@ -50,11 +50,11 @@ class BayesianLinear:
 class CostModel:
     """GPU seconds per unit of fidelity, log-linear in size, GPU count and the words of the space.
 
-    Sizes are believed beforehand to cost in proportion to their parameters; how much, only trials that were paid for tell.
+    The prior assumes cost in proportion to the parameter count. The scale comes from the trials alone.
     """
 
     def __init__(self, encoder: Encoder, size_range: float) -> None:
-        """`size_range` is the logarithm of the largest over the smallest size's parameters."""
+        """`size_range` is the logarithm of the ratio of the largest to the smallest parameter count."""
         self.encoder = encoder
         width = 1 + encoder.features(np.full((1, len(encoder.columns)), 0.5)).shape[1]
         mean, sd = np.zeros(width), np.full(width, 0.3)
@@ -77,13 +77,13 @@ class CostModel:
         return self
 
     def log_cost(self, units: np.ndarray) -> np.ndarray:
-        """Natural logarithm of the GPU seconds of a unit of fidelity at each place of the cube."""
+        """The natural logarithm of GPU seconds per unit of fidelity at each place of the cube, float [n]."""
         return self._row(units) @ self.model.mean
 
 
 def normal_scores(loss: np.ndarray) -> np.ndarray:
-    """Losses as the Gaussian process sees them: the normal quantiles of their ranks (a Gaussian copula, as in Salinas et al.,
-    2020). Order is what a search needs, and no divergence, plateau or heavy tail bends the model. NaN ranks last."""
+    """The normal quantiles of the ranks of losses, the targets of the Gaussian process (a Gaussian copula, as in Salinas et
+    al., 2020). A search needs only the order, and divergence, plateaus and heavy tails can't distort the model. NaN ranks last."""
     ranks = rankdata(np.where(np.isfinite(loss), loss, np.inf))
     return np.asarray(norm.ppf((ranks - 0.5) / len(loss)))
 
@@ -91,24 +91,24 @@ def normal_scores(loss: np.ndarray) -> np.ndarray:
 class Surrogate:
     """The Gaussian process over features and fidelity; losses are normal scores.
 
-    A loss is a smooth function of both (Matérn 5/2 with a length scale per feature and one for the level), plus what is the
-    trial's own (no neighbour shows it, but it lasts from level to level), plus noise.
+    A loss is the sum of three parts: a smooth function of both (Matérn 5/2 with a length scale per feature and one for the
+    level), the trial's own offset (independent of its neighbours, correlated between levels), and noise.
 
-    Parameters `theta`, logarithms all: variance of the smooth part, length scales (the level's last), variance of a trial's
-    own part, variance of the noise.
+    The parameters `theta` are logarithms: variance of the smooth part, length scales (that of the level last), variance of
+    the trial's own part, variance of the noise.
     """
 
     def __init__(
         self, inputs: np.ndarray, trials: np.ndarray, target: np.ndarray, theta: np.ndarray, noise: np.ndarray | float = 0.0
     ) -> None:
-        """Condition on values.
+        """Condition the process on values.
 
         Args:
-            inputs: values × (features and, last, the level on [0, 1]).
-            trials: whose each value is: a number per trial, not below 0.
-            target: normal scores.
-            theta: as `fit_theta` finds it.
-            noise: a standard deviation besides the process's own.
+            inputs: [values, features + 1]; the last column is the level on [0, 1].
+            trials: the number of each value's trial (from 0), int [values].
+            target: normal scores, float [values].
+            theta: parameters from `fit_theta`.
+            noise: an extra standard deviation besides the process's own noise.
         """
         self.mean = float(np.mean(target))
         self.theta = theta
@@ -121,7 +121,7 @@ class Surrogate:
         self.weights = cho_solve((self.factor, True), target - self.mean, check_finite=False)
 
     def _covariance(self, inputs: np.ndarray, trials: np.ndarray | None) -> np.ndarray:
-        """With the values that are known; the trials of `inputs` are not among them where `trials` is None."""
+        """The covariance of `inputs` with the known values. With `trials` None, the inputs belong to none of the known trials."""
         covariance = math.exp(self.theta[0]) * _matern(_distances(inputs / self.scales, self.inputs / self.scales))
         if trials is not None:
             same = np.nonzero(trials[:, None] == self.trials)
@@ -130,7 +130,7 @@ class Surrogate:
         return covariance
 
     def given(self, inputs: np.ndarray, trials: np.ndarray, loss: np.ndarray) -> Surrogate:
-        """The same process with further values, at the same length scales."""
+        """The process conditioned on further values, with the same length scales."""
         return Surrogate(
             np.vstack([self.inputs, inputs]),
             np.concatenate([self.trials, trials]),
@@ -140,11 +140,11 @@ class Surrogate:
         )
 
     def expected(self, inputs: np.ndarray, trials: np.ndarray | None = None) -> np.ndarray:
-        """Mean of the loss."""
+        """The mean of the loss at each input, float [n]."""
         return np.asarray(self._covariance(inputs, trials) @ self.weights + self.mean)
 
     def predict(self, inputs: np.ndarray, trials: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the loss, the noise of evaluations left out."""
+        """The mean and standard deviation of the loss at each input, without the noise of evaluations."""
         across = self._covariance(inputs, trials)
         known = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
         variance = math.exp(self.theta[0]) + math.exp(self.theta[-2]) - np.einsum("ij,ij->j", known, known)
@@ -152,7 +152,7 @@ class Surrogate:
 
 
 def _matern(distance: np.ndarray) -> np.ndarray:
-    """Matérn 5/2 at distances in length scales."""
+    """The Matérn 5/2 kernel at distances in units of the length scale."""
     far = ROOT5 * distance
     polynomial = far / 3.0
     polynomial += 1.0
@@ -165,7 +165,7 @@ def _matern(distance: np.ndarray) -> np.ndarray:
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Euclidean, between all rows."""
+    """Euclidean distances between all rows of `a` and `b`."""
     squared = a @ (-2.0 * b.T)
     squared += (a * a).sum(1)[:, None]
     squared += (b * b).sum(1)
@@ -176,8 +176,8 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def fit_theta(inputs: np.ndarray, trials: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Parameters of the process by penalized likelihood; arguments and result as in `Surrogate`.
 
-    A log-normal prior whose median grows with the dimension (Hvarfner et al., 2024) keeps a dozen trials in a dozen
-    dimensions from being taken for structure.
+    A log-normal prior whose median grows with the dimension (Hvarfner et al., 2024) prevents overfitting to a dozen trials in
+    a dozen dimensions.
     """
     width = inputs.shape[1]
     middle = np.log([1.0, *[0.5 * math.sqrt(width)] * (width - 1), LEVEL_SCALE, 0.1, 0.01])
@@ -213,8 +213,8 @@ def fit_theta(inputs: np.ndarray, trials: np.ndarray, target: np.ndarray) -> np.
 
 
 def chosen(target: np.ndarray, most: int) -> np.ndarray:
-    """Which values a model is conditioned on where there are more than `most`: the best half of them, and an even selection
-    of the others, so that it knows the valleys well and the hills at all."""
+    """The indices of at most `most` values for conditioning a model. If there are more values, these are the best ones for half
+    of the places, and an even selection of the others, so that the model also covers poor regions."""
     if len(target) <= most:
         return np.arange(len(target))
     order = np.argsort(target, kind="stable")

@@ -1,4 +1,4 @@
-"""Who may pass a rung: asynchronous successive halving (Li et al., 2018) as a pure function of what was reported.
+"""The survival rules: asynchronous successive halving (ASHA; Li et al., 2018) as a pure function of the reports.
 
 Values are "higher is better"; the caller negates a metric that is minimized. Costs are GPU seconds.
 """
@@ -22,7 +22,7 @@ Rule = Literal["metric", "by_size", "pareto"]
 
 @dataclass(frozen=True)
 class Point:
-    """What a trial showed at a rung: its value there, and what it had cost up to there."""
+    """A trial at a rung: its value there, and its cost up to there."""
 
     value: float
     cost: float = 0.0
@@ -30,8 +30,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a trial after a report. `marks` say where it was judged, the highest rung (1 is the grace period)
-    last; `cutoff` is the value that had to be reached there."""
+    """The decision after a report. `marks` are the rungs at which the trial was judged, the highest last (1 is the grace
+    period). `cutoff` is the value required at that rung."""
 
     action: Action
     marks: tuple[Mark, ...] = ()
@@ -43,31 +43,31 @@ class Verdict:
 
 
 def rung_count(levels: Sequence[float], max_t: float) -> int:
-    """Rungs of a sweep, the end included: `max_t` is the last rung whether or not the halving sequence meets it."""
+    """The number of rungs including the end: `max_t` is the last rung even if it is not in the halving sequence."""
     return len(levels) if levels and levels[-1] >= max_t else len(levels) + 1
 
 
 def draw_bracket(brackets: int, seed: int, number: int) -> int:
-    """The bracket of a trial, 0 the first: a function of the seed and the trial's number.
+    """The bracket of a trial (from 0), a function of the seed and the trial's number.
 
-    Bracket b starts at rung b + 1 (Hyperband: Li et al., 2018, arXiv 1603.06560). Ray's `ASHAScheduler` draws a bracket
-    with the exponential of its number of rungs as weight; each has one rung fewer than the one before.
+    Bracket b starts at rung b + 1 (Hyperband: Li et al., 2018, arXiv 1603.06560). As in Ray's `ASHAScheduler`, the weight of
+    a bracket is the exponential of its number of rungs; each bracket has one rung fewer than the one before.
     """
     weights = np.exp(-np.arange(brackets))
     return int(np.random.default_rng([seed, number, 3]).choice(brackets, p=weights / weights.sum()))
 
 
 class Rungs:
-    """The points recorded at each rung, rebuilt from the record by replaying its reports, and the verdicts that follow.
+    """The points recorded at each rung, which can be rebuilt from the reports of a record, and the resulting verdicts.
 
-    Each bracket has its own rungs. A report that passes several rungs is judged at each in their order, at the value in
-    between where it lies beyond; it stops at the first that it does not pass.
+    Each bracket has its own rungs. A report that passes several rungs is judged at each of them in order, with the value
+    interpolated at the rung. The trial stops at the first rung that it does not pass.
 
-    - `metric` decides as Ray's `ASHAScheduler` does on reports that fall on rungs: a trial stops if its value is below the
-      (1 − 1/reduction_factor) quantile of those recorded at the rung so far; the first to arrive always passes.
-    - `by_size` does the same among the trials of one's own model size at every rung but the last, where all are compared.
-      Early on, what sizes show differs by how fast they start; within a size, the order tells more.
-    - `pareto` takes the place in the order of `pareto_order` instead (MO-ASHA: Schmucker et al., 2021, arXiv 2106.12639).
+    - `metric` decides as Ray's `ASHAScheduler` for reports at the rungs: a trial stops if its value is below the
+      (1 − 1/reduction_factor) quantile of the values recorded at the rung so far. The first trial at a rung always passes.
+    - `by_size` compares only trials of the same model size at every rung except the last, where all are compared. Early
+      values of different sizes differ by their speed of starting, so the order within a size is more predictive.
+    - `pareto` uses the rank in `pareto_order` instead (MO-ASHA: Schmucker et al., 2021, arXiv 2106.12639).
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Rungs:
         """
         Args:
             pauses: a trial waits at each rung until it is promoted, and is never stopped there.
-            size_of: a trial's model size, which `by_size` goes by.
+            size_of: returns a trial's model size, for `by_size`.
         """
         self.levels = [level for level in levels if level < max_t]
         self.end = rung_count(levels, max_t)
@@ -93,20 +93,20 @@ class Rungs:
         self.size_of = size_of
         self.recorded: dict[int, list[dict[str, Point]]] = {}  # by bracket
         self._last: dict[str, tuple[float, Point]] = {}
-        self._orders: dict[tuple[str, int, int], list[tuple[float, str]]] = {}  # best first: of a size (or all), bracket, rung
+        self._orders: dict[tuple[str, int, int], list[tuple[float, str]]] = {}  # best first, by size (or all), bracket and rung
 
     def of(self, bracket: int) -> list[dict[str, Point]]:
-        """What was recorded at each rung of a bracket."""
+        """The points recorded at each rung of a bracket."""
         return self.recorded.setdefault(bracket, [{} for _ in self.levels])
 
     def passed(self, trial: str, fidelity: float, bracket: int = 0) -> list[int]:
-        """Indices of the rungs that a trial has reached and was not judged at before."""
+        """The indices of the rungs that a trial has reached without being judged there before."""
         recorded = self.of(bracket)
         reached = range(min(bracket, len(self.levels)), len(self.levels))
         return [index for index in reached if self.levels[index] <= fidelity and trial not in recorded[index]]
 
     def report(self, trial: str, fidelity: float, value: float, cost: float = 0.0, bracket: int = 0) -> Verdict:
-        """Judge a report and remember its points at the rungs that it passed."""
+        """Judge a report and record its points at the rungs that it passed."""
         before, last = self._last.get(trial, (0.0, Point(math.nan)))
         self._last[trial] = fidelity, Point(value, cost)
         ends = fidelity >= self.max_t
@@ -130,13 +130,13 @@ class Rungs:
         return Verdict("continue", tuple(marks), cutoff)
 
     def diverged(self, trial: str, bracket: int = 0) -> None:
-        """Where trials are promoted by a quota, one that never came to its next rung counts there as the worst."""
+        """Record a diverged trial. In the promotion variant it counts as the worst at its next rung."""
         missing = [index for index in range(bracket, len(self.levels)) if trial not in self.of(bracket)[index]]
         if self.pauses and missing:
             self._keep(trial, bracket, missing[0], Point(-math.inf, math.inf))
 
     def restore(self, trial: str, fidelity: float, value: float, cost: float, bracket: int, marks: Sequence[Mark]) -> None:
-        """Take in a report that was judged before, as it was recorded; `marks` with values as ours, higher is better."""
+        """Add a report that was judged before. The values of `marks` are higher-is-better, as everywhere here."""
         self._last[trial] = fidelity, Point(value, cost)
         self.of(bracket)
         for mark in marks:
@@ -144,13 +144,13 @@ class Rungs:
                 self._keep(trial, bracket, mark.rung - 1, Point(mark.value, mark.gpu_seconds))
 
     def promotable(self, paused: Collection[str], closing: bool = False) -> str | None:
-        """The paused trial that goes on next, if any: the promotion variant of ASHA (Li et al., 2018, Alg. 2).
+        """The paused trial to continue next, if any: the promotion variant of ASHA (Li et al., 2018, Alg. 2).
 
-        From the highest rung down, a trial is promoted that is paused there and among the best 1/reduction_factor of all
-        that have reached the rung, in its bracket (and of its size: see the class).
+        From the highest rung down, this is a paused trial among the best 1/reduction_factor of all trials of its bracket that
+        have reached the rung (with `by_size`, of its size).
 
         Args:
-            closing: nothing new will come. Then all sizes are compared: one with few trials would wait for others for ever.
+            closing: no new trial will start. Then all sizes are compared, because a size with few trials would wait forever.
         """
         for index in reversed(range(len(self.levels))):
             for bracket in sorted(self.recorded):
@@ -168,7 +168,7 @@ class Rungs:
         return None
 
     def leader(self, paused: Collection[str]) -> str | None:
-        """Of the paused trials, the best of those at the highest rung."""
+        """The best of the paused trials at the highest rung."""
         for index in reversed(range(len(self.levels))):
             there = {name: rungs[index][name] for rungs in self.recorded.values() for name in paused if name in rungs[index]}
             if there:
@@ -176,11 +176,11 @@ class Rungs:
         return None
 
     def _group(self, trial: str, index: int) -> str:
-        """The size that a trial is judged within at a rung; empty for all."""
+        """The size within which a trial is judged at a rung; empty for all sizes."""
         return self.size_of(trial) if self.rule == "by_size" and index < len(self.levels) - 1 else ""
 
     def _keep(self, trial: str, bracket: int, index: int, here: Point) -> None:
-        """Record where a trial stood at a rung."""
+        """Record a trial's point at a rung."""
         self.of(bracket)[index][trial] = here
         for group in {"", self._group(trial, index)}:
             insort(self._orders.setdefault((group, bracket, index), []), (-here.value, trial))
@@ -188,7 +188,7 @@ class Rungs:
     def _first(
         self, names: Collection[str], points: Mapping[str, Point], order: Sequence[tuple[float, str]]
     ) -> tuple[str, int]:
-        """The best of `names`, and how many of those in `order` are better; `points` hold all of them."""
+        """The best of `names`, and the number of better trials in `order`. `points` contains all of them."""
         if self.rule == "pareto":
             ranked = pareto_order(points)
             first = min(names, key=ranked.index)
@@ -208,10 +208,11 @@ class Rungs:
 
 
 def pareto_order(points: Mapping[str, Point]) -> list[str]:
-    """All trials, best first, by value and cost at once, as MO-ASHA ranks them at a rung (Schmucker et al., 2021).
+    """All trials ordered by value and cost together, best first, as in MO-ASHA (Schmucker et al., 2021).
 
-    Front by front of the non-dominated sorting. Within a front by an ε-net: first the one of the best value, then always the
-    one that is farthest from those taken, both axes scaled to the range at the rung; so the first few cover the front.
+    Fronts of the non-dominated sorting follow one another. Within a front the order is an ε-net: first the trial with the
+    best value, then always the trial farthest from those chosen, both axes scaled to the range at the rung. So the first few
+    trials cover the front.
     """
     finite = {name: point for name, point in points.items() if math.isfinite(point.value) and math.isfinite(point.cost)}
     order: list[str] = []
@@ -222,7 +223,7 @@ def pareto_order(points: Mapping[str, Point]) -> list[str]:
 
 def _fronts(points: Mapping[str, Point]) -> list[list[str]]:
     fronts: list[list[str]] = []
-    cheapest: list[float] = []  # of each front so far; ascending
+    cheapest: list[float] = []  # lowest cost of each front so far; ascending
     previous: tuple[Point, int] | None = None
     # From the best value down, a front dominates a point exactly if its cheapest member costs no more.
     for name in sorted(points, key=lambda name: (-points[name].value, points[name].cost, name)):
@@ -238,7 +239,7 @@ def _fronts(points: Mapping[str, Point]) -> list[list[str]]:
 
 
 def _spread(front: Sequence[str], points: Mapping[str, Point]) -> list[str]:
-    """Farthest-first: each next one is the farthest from those before it. `front` begins with the best value."""
+    """Order a front farthest-first: each trial is the farthest from those before it. `front` begins with the best value."""
     every = np.array([(point.value, point.cost) for point in points.values()])
     span = np.ptp(every, axis=0)
     places = np.array([(points[name].value, points[name].cost) for name in front]) / np.where(span > 0, span, 1.0)

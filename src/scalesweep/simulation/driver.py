@@ -19,7 +19,7 @@ from scalesweep.spec import SweepSpec
 
 @dataclass
 class Memory:
-    """A record that is kept nowhere else."""
+    """A record in memory alone."""
 
     record: Record
 
@@ -29,7 +29,7 @@ class Memory:
 
 @dataclass
 class Everywhere:
-    """A pool that always has the workers: whether they are free, the conductor counts by itself."""
+    """A pool that always has workers, because the conductor itself counts the free ones."""
 
     booted: list[float] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -65,12 +65,12 @@ class Everywhere:
 
 
 def new_study() -> InMemoryStorage:
-    """Where Optuna keeps a study that nobody looks at later."""
+    """A storage for an Optuna study that is not kept."""
     return InMemoryStorage()
 
 
 def manifest(spec: SweepSpec, goal: str, n_params: Mapping[str, float], past: Sequence[Past] = ()) -> dict[str, Any]:
-    """What readers of a simulated record need of the manifest that a launch would write."""
+    """The parts of a launch's manifest that readers of a simulated record need."""
     ladder = [{"name": size.name, "n_params": n_params.get(size.name)} for size in spec.sizes()]
     return {
         "metric": {"name": spec.metric.name, "goal": goal},

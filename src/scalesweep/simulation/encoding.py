@@ -1,4 +1,4 @@
-"""Parameters as numbers, so that recorded configurations can be compared and models fitted to them."""
+"""Encoding of parameters as numbers, to compare recorded configurations and to fit models to them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy as np
 from scalesweep.spec import Parameter, SearchSpace
 
 Token = float | str
-ABSENT_WORD = -1.0  # the code of a word parameter that a configuration does not have; of a number it is NaN
+ABSENT_WORD = -1.0  # the code of an absent word parameter; an absent number is NaN
 LOG_SPAN = 10  # listed numbers are compared on a log scale from this ratio of largest to smallest
 
 
 def token(value: Any) -> Token | None:
-    """What a parameter's value is compared by, whether it comes from YAML, JSON or a table; None where it is empty.
+    """The form in which values from YAML, JSON and tables are compared; None for an empty value.
 
-    Numbers are floats, also those written as text (a table's column of words may hold a size named 350); the rest is text.
+    Numbers become floats, even if written as text (a table's column of words may contain a size named 350). Other values
+    become text.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -34,14 +35,14 @@ def token(value: Any) -> Token | None:
 
 
 def is_number(parameter: Parameter) -> bool:
-    """Whether its values have distances: ranges, and lists of numbers alone."""
+    """Whether the values of `parameter` have distances, as in ranges and lists of numbers."""
     choices = parameter.choices()
     return choices is None or all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in choices)
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One parameter: a word's code, or a number on the unit interval of `low` … `high`."""
+    """One parameter: the code of a word, or a number scaled from `low` … `high` to the unit interval."""
 
     name: str
     words: dict[Token, int] | None  # None: a number
@@ -61,10 +62,10 @@ class Feature:
 
 
 class Encoding:
-    """The parameters `names` of a space, one column each."""
+    """The encoding of the parameters `names` of a space, one column each."""
 
     def __init__(self, space: SearchSpace, names: Sequence[str], recorded: Sequence[Mapping[str, Any]]) -> None:
-        """`recorded` may lie outside the space: ranges are widened by it, and words added."""
+        """`recorded` configurations may be outside the space: they widen ranges and add words."""
         self.names = tuple(names)
         self.features = [
             _feature(name, space.parameters[name], (token(params.get(name)) for params in recorded)) for name in names
@@ -72,18 +73,18 @@ class Encoding:
         self.is_word = np.array([feature.words is not None for feature in self.features], dtype=bool)
 
     def key(self, params: Mapping[str, Any]) -> tuple[Token | None, ...]:
-        """Equal for equal parameters."""
+        """A key that is equal for equal parameters."""
         return tuple(token(params.get(name)) for name in self.names)
 
     def row(self, params: Mapping[str, Any]) -> np.ndarray:
-        """One number per parameter: see `Feature`."""
+        """One number per parameter, float [n_parameters]: see `Feature`."""
         return np.array([feature.encode(token(params.get(feature.name))) for feature in self.features])
 
     def matrix(self, many: Sequence[Mapping[str, Any]]) -> np.ndarray:
         return np.array([self.row(params) for params in many]).reshape(len(many), len(self.features))
 
     def for_trees(self, matrix: np.ndarray) -> np.ndarray:
-        """Rows as trees split them: absent numbers lie below all others, as absent words do."""
+        """The rows for tree models: absent numbers are below all others, like absent words."""
         return np.nan_to_num(matrix, nan=-1.0)
 
 

@@ -1,4 +1,4 @@
-"""Modelled learning curves of fine-tuning over the joint space: what a search meets where the truth is known.
+"""Modelled learning curves of fine-tuning over the joint space, for testing a search where the truth is known.
 
 The loss of a configuration x on a model of N parameters, after the share u of a run of D tokens:
 
@@ -6,13 +6,13 @@ The loss of a configuration x on a model of N parameters, after the share u of a
 
     A(N)    irreducible part of the size, a power law (Hoffmann et al. 2022, L = E + A/N^α + B/D^β); or a bowl over sizes
     data    the D-term at u·D tokens
-    wrong   what the hyperparameters lose: quadratic around optima, some of which move with N and D as in the step law
+    wrong   the loss from hyperparameters: quadratic around optima, some of which move with N and D as in the step law
             (Li et al. 2025, arXiv 2503.04715: lr = 1.79 N^−0.713 D^0.307, batch = 0.58 D^0.571 tokens)
-    anneal  loss that goes away as the learning rate decays
+    anneal  loss that disappears as the learning rate decays
     slow    a slow start, 0 at the end: larger models, low learning rates and late thaws take longer
-    H       headroom: nothing is worse than not fine-tuning at all, unless it diverges
+    H       headroom: no run is worse than no fine-tuning, unless it diverges
 
-Only what a configuration names matters; a parameter that is absent stands at its best. `FAMILIES` holds the numbers.
+An absent parameter counts as optimal. `FAMILIES` holds the numbers.
 """
 
 from __future__ import annotations
@@ -30,17 +30,15 @@ from scalesweep.spec.space import UNFREEZING_MODES
 from scalesweep.spec.sweep import SweepSpec
 
 Array = np.ndarray
-Columns = dict[
-    str, Array
-]  # parameter → one float per configuration (words as below); NaN where it is absent, as a column may be
+Columns = dict[str, Array]  # parameter → one float per configuration (words as below); NaN, or no column, if it is absent
 
-REF_PARAMS = 4e8  # N and D at which the numbers below hold
+REF_PARAMS = 4e8  # N and D to which the numbers below refer
 REF_TOKENS = 8e7
 GROUPS = 12  # layer groups that gradual unfreezing thaws one by one
-EVALUATIONS = 27  # of a curve, and at its rungs
+EVALUATIONS = 27  # evaluations of a curve, besides those at its rungs
 FLOPS_PER_GPU_SECOND = 1e14  # a third of an A100's bf16 peak
 
-# Learning rate ÷ peak at the share u of the run, warm-up left out.
+# Learning rate ÷ peak at the share u of the run, without warm-up.
 RATES: dict[str, Callable[[Array], Array]] = {
     "linear": lambda u: 1 - u,
     "cosine": lambda u: (1 + np.cos(np.pi * u)) / 2,
@@ -62,13 +60,13 @@ _ABSENT = np.full((1, 1), np.nan)
 
 @dataclass(frozen=True)
 class Family:
-    """The numbers of the law, losses in nats per token. Exponents are those of the papers named; the rest is our choice, made
-    before any search ran on it (the slow starts by the share of random pairs that change order between first rung and end)."""
+    """The numbers of the law; losses are in nats per token. Exponents come from the named papers. The other numbers were chosen
+    before any search ran on them (the slow starts by the share of random pairs that change order between first rung and end)."""
 
     name: str
     description: str
 
-    # The sweep that the family is made for (`family_spec`).
+    # The sweep of the family (`family_spec`).
     sizes: Mapping[str, float]  # model size → parameters, smallest first
     gpus: tuple[int, ...] = (1, 2, 4)
     batches: tuple[int, ...] = ()  # global_batch_size, examples; empty: 64, not searched
@@ -80,7 +78,7 @@ class Family:
     floor: float = 1.69  # E (Hoffmann et al. 2022)
     size_loss: float = 0.25  # A(REF_PARAMS)
     size_exponent: float = 0.34  # α (Hoffmann et al. 2022)
-    bowl: float = 0.0  # loss per squared octave between a size and the best one; stands for A(N) where it isn't 0
+    bowl: float = 0.0  # loss per squared octave between a size and the best one; replaces A(N) if it isn't 0
     bowl_at: float = REF_PARAMS  # parameters of that best size
     data_loss: float = 0.15  # B-term at REF_TOKENS
     data_exponent: float = 0.28  # β (Hoffmann et al. 2022)
@@ -91,8 +89,8 @@ class Family:
     lr_size_exponent: float = 0.713  # step law
     lr_data_exponent: float = 0.307  # step law
     lr_loss: float = 0.012  # per squared octave below lr*
-    lr_steep: float = 2.0  # above lr* so many times as steep
-    lr_diverges: float = 3.5  # octaves above lr* from which training diverges; the further, the earlier
+    lr_steep: float = 2.0  # factor on lr_loss above lr*
+    lr_diverges: float = 3.5  # octaves above lr* from which training diverges, the earlier the larger the distance
     head_lr_octaves: float = 3.0
 
     # Batch: batch* = batch_best (D/REF_TOKENS)^batch_data_exponent (N/REF_PARAMS)^batch_size_exponent tokens.
@@ -101,13 +99,13 @@ class Family:
     batch_size_exponent: float = 0.0  # a better model has a larger critical batch (McCandlish et al. 2018)
     batch_loss: float = 0.010  # per squared octave
 
-    # Unfreezing: loss that each mode adds, and how much longer it takes to start.
+    # Unfreezing: the loss that each mode adds, and the factor on its slow start.
     mode_loss: tuple[float, ...] = (0.0, 0.20, 0.010, 0.020, 0.005)  # of UNFREEZING_MODES: full, head, gradual, …
     mode_slow: tuple[float, ...] = (1.0, 0.5, 1.8, 1.8, 1.3)
     interval_best: float = 0.03  # share of the run between two thaws
     interval_loss: float = 0.004  # per squared octave
 
-    # Schedule and regularization; a larger model wants more of the latter.
+    # Schedule and regularization. A larger model needs more regularization.
     schedule_loss: tuple[float, ...] = (0.002, 0.0, 0.0, 0.006, 0.0, 0.0, 0.003, 0.0, 0.0)  # in the order of RATES
     anneal_loss: float = 0.03  # at the full rate lr*; grows with the square root of the rate
     warmup_best: float = 0.06
@@ -137,11 +135,16 @@ class Family:
 
 _PYTHIA = {"70m": 70e6, "160m": 160e6, "410m": 410e6, "1.4b": 1.4e9}
 _GPT3 = {"125m": 125e6, "350m": 350e6, "760m": 760e6, "1.3b": 1.3e9, "2.7b": 2.7e9}
-_TREND = Family("trend", "optima move with size by power laws; larger is better at equal steps and costs more", _PYTHIA)
-_DEEP = Family("trend_deep", "as trend, with five sizes; the best batch moves too, the rate less", _GPT3, time_attr="tokens")
-_CROSSING = Family("crossing", "curves cross: large sizes, low rates and gradual unfreezing start slowly and end best", _PYTHIA)
-_POOR = Family("poor_scaling", "GPU seconds grow fast with the GPU count, most at small sizes", _PYTHIA, gpus=(1, 2, 4, 8))
-_NONE = Family("no_trend", "a mid size is best and no optimum moves with size: a size trend is the wrong assumption", _PYTHIA)
+_TREND = Family("trend", "optima move with size by power laws; larger sizes are better at equal steps and cost more", _PYTHIA)
+_DEEP = Family(
+    "trend_deep",
+    "like trend, with five sizes; the best batch size also moves with size, and the best rate moves less",
+    _GPT3,
+    time_attr="tokens",
+)
+_CROSSING = Family("crossing", "curves cross: large sizes, low rates and gradual unfreezing start slowly but end best", _PYTHIA)
+_POOR = Family("poor_scaling", "GPU seconds grow fast with the GPU count, most for small sizes", _PYTHIA, gpus=(1, 2, 4, 8))
+_NONE = Family("no_trend", "a medium size is best, and no optimum moves with size, so assuming a size trend is wrong", _PYTHIA)
 _SLOPES = ("lr_size_exponent", "decay_exponent", "dropout_slope", "smoothing_slope", "slow_exponent")
 _STILL: dict[str, Any] = dict.fromkeys(_SLOPES, 0.0)
 _SLOW: dict[str, Any] = {"slow_loss": 1.5, "slow_share": 0.06, "slow_exponent": 0.6, "slow_lr": 0.8, "headroom": 2.5}
@@ -156,7 +159,7 @@ FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 
 
 def family_space(name: str) -> dict[str, Any]:
-    """The joint space that a family is searched over, as a search-space file has it."""
+    """The joint search space of a family, in the form of a search-space file."""
     family = FAMILIES[name]
     low, high = family.lr_range
     parameters: dict[str, Any] = {
@@ -175,7 +178,7 @@ def family_space(name: str) -> dict[str, Any]:
 
 
 def family_spec(name: str) -> dict[str, Any]:
-    """A whole sweep for a family, as a sweep file has it; its data and models are placeholders that nothing reads."""
+    """A complete sweep for a family, in the form of a sweep file. Its data and models are placeholders that nothing reads."""
     family = FAMILIES[name]
     return {
         "name": name,
@@ -195,14 +198,14 @@ class ParametricSource:
 
     Args:
         family: the numbers of the law.
-        spec: gives space, sizes (parameters by the family's table; sizes it lacks are spread geometrically in ladder
-            order over its range), fidelity and rungs.
-        goal: `maximize` shows exp(−loss), the likelihood per token, instead of the loss.
+        spec: provides the space, the sizes, the fidelity and the rungs. The parameter counts of sizes come from the family's
+            table; if it lacks one, they are spread geometrically over its range, in ladder order.
+        goal: with `maximize` the value is exp(−loss), the likelihood per token, instead of the loss.
     """
 
     def __init__(self, family: Family, spec: SweepSpec, goal: str = "minimize") -> None:
         self.family, self.spec, self.goal = family, spec, goal
-        self.notes: list[str] = [f"modelled, not measured: {family.description}"]
+        self.notes: list[str] = [f"these curves are modelled, not measured: {family.description}"]
         names = [size.name for size in spec.sizes()]
         spread = np.geomspace(min(family.sizes.values()), max(family.sizes.values()), len(names))
         counts = [family.sizes[name] for name in names] if set(names) <= family.sizes.keys() else spread
@@ -213,13 +216,13 @@ class ParametricSource:
             "lr_scheduler_type": {schedule: index for index, schedule in enumerate(_SCHEDULES)},
         }
         self._space = spec.search_space.ordered()
-        for name, parameter in self._space:  # words of no matter, which a `when` may look at
+        for name, parameter in self._space:  # words without effect, which a `when` may refer to
             if any(isinstance(choice, str) for choice in parameter.choices() or []):
                 self._words.setdefault(name, {choice: index for index, choice in enumerate(parameter.choices() or [])})
         self._mode_loss, self._mode_slow = np.array(family.mode_loss), np.array(family.mode_slow)
         early = spec.early_terminate
         if early.time_attr not in WHOLE:
-            raise ValueError(f"time_attr: {early.time_attr} is not modelled; count {', '.join(WHOLE)}")
+            raise ValueError(f"time_attr: {early.time_attr} is not supported; use one of {', '.join(WHOLE)}")
         rungs = [level for level in rung_levels(spec) if level <= early.max_t]
         fidelity = np.concatenate([early.max_t * np.arange(1, EVALUATIONS + 1) / EVALUATIONS, rungs])
         self._fidelity = np.unique(np.maximum(1, np.ceil(fidelity)))
@@ -248,12 +251,12 @@ class ParametricSource:
         return float(self._shown(self._final_loss(self._column(params)))[0])
 
     def true_rank(self, value: float) -> int:
-        """Among 20,000 random configurations: 1 + those that are better."""
+        """The rank of `value` among 20,000 random configurations: 1 + the number of better ones."""
         loss = value if self.goal == "minimize" else -np.log(value)
         return 1 + int(np.searchsorted(self._random[self._random < np.inf], loss))
 
     def random_losses(self, count: int, seed: int) -> Array:
-        """Losses at full fidelity of configurations drawn at random from the space; NaN where they diverge."""
+        """Losses at full fidelity of random configurations of the space, float [count]; NaN for diverged ones."""
         return self._final_loss(self._draw(np.random.default_rng(seed).random((count, len(self._space)))))
 
     @cached_property
@@ -270,7 +273,7 @@ class ParametricSource:
         return {name: np.array([[self._encode(name, params[name])]]) for name in _MATTER if name in params}
 
     def _draw(self, unit: Array) -> Columns:
-        """Configurations from numbers in 0 … 1, one column per parameter in the order of the space."""
+        """Configurations from numbers in 0 … 1, [count, parameters in the order of the space]."""
         x: Columns = {}
         for (name, parameter), at in zip(self._space, unit.T[:, :, None], strict=True):
             choices, low, high = parameter.choices(), float(parameter.min or 0), float(parameter.max or 0)
@@ -287,7 +290,7 @@ class ParametricSource:
         return x
 
     def _search_best(self) -> float:
-        """A dense random search, then ever smaller mutations of the best 64, their choices kept."""
+        """The best loss of a dense random search, followed by ever smaller mutations of the best 64 with constant choices."""
         rng, loss = np.random.default_rng(0), np.zeros(0)
         unit = rng.random((200_000, len(self._space)))
         ranges = np.array([parameter.choices() is None for _, parameter in self._space])
@@ -308,7 +311,7 @@ class ParametricSource:
         return self._loss(x, self._steps(x, self._fidelity[-1:]), np.ones((1, 1)))[:, 0]
 
     def _loss(self, x: Columns, steps: Array, u: Array) -> Array:
-        """The noise-free loss at the shares `u` of runs of so many `steps`, configurations × shares."""
+        """The noise-free loss at the shares `u` of runs of `steps` steps, [configurations, shares]."""
         f, n = self.family, self._size(x)
         octaves, mode = np.log2(n / REF_PARAMS), _code(x.get("unfreezing", _ABSENT))
         tokens = steps * self._step_tokens(x)
@@ -356,13 +359,13 @@ class ParametricSource:
         return _known(x.get("global_batch_size", _ABSENT), self.spec.training.global_batch_size) * self.spec.data.max_length
 
     def _speed(self, x: Columns) -> Array:
-        """FLOPs per GPU second, GPUs that wait for each other counted."""
+        """FLOPs per GPU second, including the time that GPUs wait for one another."""
         f, others = self.family, _known(x.get("num_gpus", _ABSENT), 1.0) - 1
         return FLOPS_PER_GPU_SECOND / (1 + f.overhead * others * (REF_PARAMS / self._size(x)) ** f.overhead_exponent)
 
     def _thaw(self, x: Columns) -> tuple[Array, Array, Array]:
-        """FLOPs of a full step, 6 N a token; the mode; and the steps until all is thawed. The forward pass is a third of a
-        full step; so a head costs a third, `lp_ft` a third until its thaw, and what `gradual` costs rises in a line."""
+        """The FLOPs of a full step (6 N per token), the mode, and the steps until everything is thawed. The forward pass is a
+        third of a full step. So `head` costs a third, `lp_ft` costs a third until its thaw, and `gradual` rises linearly."""
         full, mode, early = (
             6 * self._size(x) * self._step_tokens(x),
             _code(x.get("unfreezing", _ABSENT)),
@@ -378,7 +381,7 @@ class ParametricSource:
         return full * _by_mode(mode, steps, steps / 3, gradual, np.where(steps < k, steps / 3, steps - 2 * k / 3))
 
     def _steps(self, x: Columns, fidelity: Array) -> Array:
-        """The optimizer steps that a fidelity buys, configurations × fidelities."""
+        """The optimizer steps of each fidelity, [configurations, fidelities]."""
         attr = self.spec.early_terminate.time_attr
         if attr == "steps":
             return fidelity[None]
@@ -391,20 +394,20 @@ class ParametricSource:
 
 
 def _known(value: Array, absent: Any = 0.0) -> Array:
-    """`value`, and `absent` where it is NaN."""
+    """`value`, with NaN replaced by `absent`."""
     return np.where(value == value, value, absent)
 
 
 def _squared(distance: Array) -> Array:
-    """Squared distance from an optimum; 0 where the parameter is absent."""
+    """The squared distance from an optimum; 0 for an absent parameter."""
     return _known(distance) ** 2
 
 
 def _code(column: Array) -> Array:
-    """The place of each word; the first one's where the parameter is absent."""
+    """The index of each word; 0 for an absent parameter."""
     return _known(column).astype(int)
 
 
 def _by_mode(mode: Array, full: Array, head: Array, gradual: Array, lp_ft: Array) -> Array:
-    """By the place in UNFREEZING_MODES; `chain_thaw`, the fourth, costs what `gradual` costs."""
+    """Select by the index in UNFREEZING_MODES. `chain_thaw`, the fourth, costs as much as `gradual`."""
     return np.where(mode == 0, full, np.where(mode == 1, head, np.where(mode == 4, lp_ft, gradual)))

@@ -1,4 +1,4 @@
-"""Learning curves of a finished sweep: what its trials showed, and a model fitted to them for all other parameters."""
+"""Learning curves of a finished sweep: those of its trials, and a model fitted to them for all other parameters."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from scalesweep.simulation.encoding import Encoding, Token
 from scalesweep.simulation.source import Curve
 from scalesweep.spec import SweepSpec
 
-LEAST = 5  # trials that ran to the end
+LEAST = 5  # fewest trials that ran to the end
 FOLDS = 5
-SAME = 1e-6  # fidelities that differ by less, relatively, are the same
+SAME = 1e-6  # fidelities with a smaller relative difference are equal
 
 
 class RecordSource:
-    """A `Source` that answers parameters that were run to the end with what they showed, and others with a model.
+    """A `Source` that returns the recorded curves of trials that ran to the end, and modelled curves for other parameters.
 
-    The model (extremely randomized trees on the parameters and the logarithm of the fidelity) takes every report of every
-    trial in; it never leaves the range of what was recorded. It has no noise: `seed` is not used. A second one tells the
-    GPU seconds per unit of fidelity. Values don't depend on the GPU count (the global batch is held), unless the fidelity is
-    itself bought with GPUs. Costs are as recorded: a trial's own loading is in them, the start of its workers is not.
+    The model (extremely randomized trees on the parameters and the logarithm of the fidelity) is fitted to every report of
+    every trial, and never leaves the recorded range. It has no noise, so `seed` is not used. A second model predicts the GPU
+    seconds per unit of fidelity. Values do not depend on the GPU count (the global batch is constant), unless the fidelity
+    itself is counted in GPU time. Costs are as recorded: they include a trial's loading, but not the start of its workers.
     """
 
     def __init__(self, record: Record, spec: SweepSpec, goal: str, name: str = "record") -> None:
         """
         Args:
-            record: of a sweep with the spec's `time_attr` and `max_t`, whose space has every parameter of the spec's.
+            record: of a sweep with the same `time_attr` and `max_t`, whose space has every parameter of the spec's.
             goal: `minimize` or `maximize`.
-            name: stands before the notes and errors.
+            name: prefix of notes and errors.
 
         Raises:
             UserError: the record does not fit the spec, or fewer than 5 of its trials ran to the end.
@@ -48,8 +48,9 @@ class RecordSource:
         self._measured = {trial.name: self._measure(trial) for trial in trials}
         ended = [trial for trial in trials if self._ran_to_the_end(trial)]
         if len(ended) < LEAST:
-            hint = f"run it with early_terminate: {{type: none}}, or with a larger budget; {LEAST} are needed at least"
-            raise UserError(f"{name}: {len(ended)} of {len(record.trials)} trials ran to the end ({self._max_t:g})", hint)
+            hint = "run that sweep with early_terminate: {type: none}, or with a larger budget"
+            ran = f"{len(ended)} of {len(record.trials)} trials ran to the end ({self._max_t:g})"
+            raise UserError(f"{name}: {ran}, and at least {LEAST} are needed", hint)
         self.n_params = {entry["name"]: float(entry["n_params"]) for entry in record.manifest["ladder"]}
         self._encoding = self._encode(trials)
         self._exact: dict[tuple[Token | None, ...], Curve] = {}
@@ -61,14 +62,14 @@ class RecordSource:
         self._grid = self._fidelities()
         self._worst = self._worst_value()
         self._modelled: dict[tuple[Token | None, ...], Curve] = {}
-        self.notes.append(f"{name}: {len(ended)} of {len(record.trials)} trials ran to the end and are known exactly")
+        self.notes.append(f"{name}: {len(ended)} of {len(record.trials)} trials ran to the end; their curves are exact")
         self._cross_validate(trials, ended)
         self._value_model, self._cost_model = self._fit(trials)
 
     # ---- what a source offers ------------------------------------------------------------------------------------------
 
     def curve(self, params: Mapping[str, Any], seed: int) -> Curve:  # noqa: ARG002 - there is no noise to draw
-        """What a trial with these parameters showed, or what the model makes of them."""
+        """The recorded curve of a trial with these parameters, or the modelled one."""
         key = self._encoding.key(params)
         if (known := self._exact.get(key)) is not None:
             return known
@@ -82,7 +83,7 @@ class RecordSource:
         return float(self.curve(params, 0).value[-1])
 
     def true_rank(self, value: float) -> int:
-        """The place of `value` among the trials that ran to the end."""
+        """The rank of `value` among the trials that ran to the end; 1 is the best."""
         better = self.finals < value if self.minimize else self.finals > value
         return 1 + (len(self.finals) if math.isnan(value) else int(better.sum()))
 
@@ -93,25 +94,25 @@ class RecordSource:
         given = {"time_attr": early.time_attr, "max_t": early.max_t}
         for key, value in given.items():
             if manifest[key] != value:
-                message = f"{self.name}: its trials count {key} {manifest[key]}, and the sweep {value}"
-                raise UserError(message, f"set early_terminate.{key} to {manifest[key]}: schedules depend on it")
+                message = f"{self.name}: its {key} is {manifest[key]}, but that of the sweep is {value}"
+                raise UserError(message, f"set early_terminate.{key} to {manifest[key]}, because schedules depend on it")
         searched = manifest["spec"].get("search_space") or {}
         known = set(searched.get("parameters", {})).union(*(trial.params for trial in self._record.trials.values()))
         for name, parameter in self._spec.search_space.parameters.items():
             if name not in known and parameter.kind != "constant":
-                hint = f"{did_you_mean(name, known)}; or fix it (value:)"
-                raise UserError(f"{self.name}: its space has no parameter {name}", hint)
+                hint = f"{did_you_mean(name, known)}; or fix the parameter with value:"
+                raise UserError(f"{self.name}: its search space has no parameter {name}", hint)
             had = {str(trial.config[name]) for trial in self._record.trials.values() if name in trial.config}
             if name not in known and had - {str(parameter.value)}:
                 self.notes.append(f"{self.name}: its trials had {name} = {', '.join(sorted(had))}, not {parameter.value}")
         self._known = known
         metrics = {metric for trial in self._record.trials.values() for report in trial.reports for metric in report.metrics}
         if metrics and self._metric not in metrics:
-            raise UserError(f"{self.name}: it has no metric {self._metric}", did_you_mean(self._metric, metrics))
+            raise UserError(f"{self.name}: the record has no metric {self._metric}", did_you_mean(self._metric, metrics))
 
     def _measure(self, trial: Trial) -> Curve:
-        """The trial's reports as a curve."""
-        # A trial that went on after a failure may have reported a fidelity twice: the later one counts.
+        """The curve of a trial's reports."""
+        # A trial that continued after a failure may have reported a fidelity twice; the later report counts.
         reports = [report for _, report in sorted({report.fidelity: report for report in trial.reports}.items())]
         fidelity = np.minimum([report.fidelity for report in reports], self._max_t)
         if fidelity[-1] > self._max_t * (1 - SAME):
@@ -133,10 +134,10 @@ class RecordSource:
         return encoding
 
     def _fidelities(self) -> np.ndarray:
-        """Where the curves of other parameters have reports: where the trials had theirs."""
+        """The fidelities of modelled reports, which are those of the recorded reports."""
         seen = np.unique(np.concatenate([curve.fidelity for curve in self._measured.values()]))
         most = max(len(curve.fidelity) for curve in self._measured.values())
-        if len(seen) > 2 * most:  # no common grid: fidelities that are measured differ from trial to trial
+        if len(seen) > 2 * most:  # no common grid: measured fidelities differ between trials
             seen = np.unique(np.quantile(seen, np.linspace(0, 1, most + 1)[1:]))
         return seen
 
@@ -152,7 +153,7 @@ class RecordSource:
         return np.column_stack([np.tile(row, (len(fidelity), 1)), np.log(fidelity / self._max_t)])
 
     def _fit(self, trials: Sequence[Trial]) -> tuple[ExtraTreesRegressor, ExtraTreesRegressor]:
-        """Models of the value and of the log of GPU seconds per unit of fidelity."""
+        """Fit the models of the value and of the logarithm of GPU seconds per unit of fidelity."""
         inputs: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         values, rates = [], []
         for trial in trials:
@@ -160,7 +161,7 @@ class RecordSource:
             fidelity, value = curve.fidelity, np.where(np.isnan(curve.value), self._worst, curve.value)
             inputs[1].append(self._inputs(trial.params, fidelity, cost=True))
             rates.append(np.log(np.maximum(curve.gpu_seconds, 1e-9) / fidelity))
-            if trial.stop_reason == "diverged":  # as bad as can be from there on, or it would look unfinished
+            if trial.stop_reason == "diverged":  # the worst value from there on; otherwise the trial would look unfinished
                 rest = self._grid[self._grid > fidelity[-1]]
                 fidelity, value = np.append(fidelity, rest), np.append(value, np.full(len(rest), self._worst))
             inputs[0].append(self._inputs(trial.params, fidelity, cost=False))
@@ -172,7 +173,7 @@ class RecordSource:
         return models[0], models[1]
 
     def _cross_validate(self, trials: Sequence[Trial], ended: Sequence[Trial]) -> None:
-        """The models' errors at full fidelity, on trials of which they have seen no report."""
+        """Measure the models' errors at full fidelity on held-out trials."""
         end = np.array([self._max_t])
         fold = np.random.default_rng(0).permutation(len(ended)) % FOLDS
         values, costs = np.empty(len(ended)), np.empty(len(ended))
@@ -189,20 +190,20 @@ class RecordSource:
         self.rank_correlation = _rank_correlation(values, self.finals)
         self.cost_error = float(np.exp(np.median(np.abs(costs - true_costs))) - 1)
         self.notes.append(
-            f"{self.name}: other parameters are answered by a model. On trials held out ({FOLDS} folds) its error at full "
-            f"fidelity is {self.error:.2f} of the spread of the final values (RMSE ÷ standard deviation; 1 is a guess of the "
-            f"mean), its rank correlation {self.rank_correlation:.2f}; the cost is off by {self.cost_error:.0%} in the median"
+            f"{self.name}: a model predicts all other configurations. On held-out trials ({FOLDS} folds) its error at full "
+            f"fidelity is {self.error:.2f} (RMSE ÷ standard deviation of the final values; guessing the mean gives 1), and its "
+            f"rank correlation is {self.rank_correlation:.2f}. The median error of the cost is {self.cost_error:.0%}"
         )
 
 
 def _predict(model: ExtraTreesRegressor, inputs: np.ndarray) -> np.ndarray:
-    """What `model.predict` says in a tenth of the time: it checks its input and starts threads, which a few rows don't repay."""
-    single = inputs.astype(np.float32)  # what trees compare
+    """The result of `model.predict` in a tenth of the time, without its input checks and threads, which a few rows don't need."""
+    single = inputs.astype(np.float32)  # the type that trees compare
     return np.mean([tree.tree_.predict(single)[:, 0] for tree in model.estimators_], axis=0)
 
 
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's, with mean ranks for ties; 0 where one of both does not vary."""
+    """Spearman's rank correlation, with mean ranks for ties; 0 if one side does not vary."""
     ranks = [(np.searchsorted(np.sort(x), x, "left") + np.searchsorted(np.sort(x), x, "right")) / 2 for x in (one, other)]
     if min(np.std(rank) for rank in ranks) == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""A sweep's record decided anew, event by event: whether the same code makes the same proposals and judges alike."""
+"""Replay of a sweep's decisions: event by event, whether the code makes the same proposals and rung decisions again."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from scalesweep.simulation.simulator import Clock
 from scalesweep.spec import SweepSpec, gpu_choices, sweep_from_dict
 from scalesweep.storage import UrlPath
 
-SAME = 1e-9  # numbers that differ by less, relatively, are the same
+SAME = 1e-9  # numbers with a smaller relative difference are equal
 
 
 @dataclass(frozen=True)
 class Difference:
-    event: int  # its place in the record, 1 is the first
+    event: int  # its number in the record, from 1
     trial: str
     what: str
     recorded: Any
@@ -31,25 +31,25 @@ class Difference:
 
 @dataclass
 class ReplayResult:
-    decisions: int = 0  # proposals, verdicts and promotions that were compared
+    decisions: int = 0  # compared proposals, rung decisions and promotions
     differences: list[Difference] = field(default_factory=list)
 
 
 def replay_decisions(
     source: Path | UrlPath | Iterable[dict[str, Any]], manifest: dict[str, Any] | None = None, spec: SweepSpec | None = None
 ) -> ReplayResult:
-    """Ask for every proposal and every verdict of a record again, each when the live sweep asked for it.
+    """Repeat every proposal and every rung decision of a record, in the order of the live sweep.
 
-    After a difference the replay goes on from what was recorded, as a resumed sweep would. What is not compared is when and
-    where trials are placed: that is the cluster's doing.
+    After a difference the replay continues from the recorded state, like a resumed sweep. The time and place of trials are
+    not compared, because they depend on the cluster.
 
     Args:
         source: a run folder, or the events of a record.
-        manifest: of the events.
-        spec: of the events, where the manifest's own can't be read back (a sweep over a table).
+        manifest: the manifest of the events.
+        spec: the spec of the events, if that of the manifest can't be read back (a sweep over a table).
 
     Raises:
-        UserError: no run folder, or one that can't be read.
+        UserError: the run folder is missing or unreadable.
     """
     if isinstance(source, Path | UrlPath):
         manifest, events = read_record(source).manifest, read_events(source)
@@ -60,7 +60,7 @@ def replay_decisions(
 
 
 class _Conductor(Conductor):
-    """One that is told which GPU counts a trial may have, instead of asking who runs."""
+    """A conductor with given GPU counts for a trial, instead of those that the running trials leave."""
 
     counts: Sequence[int] = ()
     left: float = math.inf
@@ -76,19 +76,19 @@ class _Conductor(Conductor):
         return super()._promotable(counts) if self.promoting else None
 
     def propose_anew(self, counts: Sequence[int], left: float) -> None:
-        """Propose a new trial, with what was left of the budget: whichever unfinished ones there are, they had their turn."""
+        """Propose a new trial with the remaining budget `left`. Unfinished trials are ignored: they have had their turn."""
         self.counts, self.left, self.unfinished = counts, left, []
         self._propose()
 
     def promote_anew(self, counts: Sequence[int]) -> None:
-        """Say which of the paused trials goes on."""
+        """Choose the paused trial that continues."""
         self.counts, self.unfinished, self.promoting = counts, [], True
         self._propose()
         self.promoting = False
 
 
 class _Replay:
-    """Holds the record as far as it was replayed, and is where the conductor writes: what it writes is compared."""
+    """The record up to the replayed event. The conductor writes to it, and each write is compared with the record."""
 
     def __init__(self, events: Sequence[dict[str, Any]], manifest: dict[str, Any], spec: SweepSpec) -> None:
         self.events, self.spec, self.manifest = events, spec, manifest
@@ -97,7 +97,7 @@ class _Replay:
         self.clock = Clock()
         self.result = ReplayResult()
         self.running: dict[str, Running] = {}
-        self.stale = False  # the conductor has decided otherwise than the record
+        self.stale = False  # the conductor's decision differed from the record
         self.conductor: _Conductor | None = None
 
     def run(self) -> ReplayResult:
@@ -114,7 +114,7 @@ class _Replay:
     # ---- the conductor's side -------------------------------------------------------------------------------------------
 
     def append(self, event: dict[str, Any]) -> None:
-        """The conductor writes: what the record has there counts, and what differs is noted."""
+        """Receive an event of the conductor. The recorded event is applied, and differences are noted."""
         kind = event["event"]
         recorded = self.events[self.at] if self.at < len(self.events) else None
         if kind == "session":
@@ -123,7 +123,7 @@ class _Replay:
             self._compare(recorded, event)
             self._take(recorded)
         elif recorded is None or recorded["event"] == "session":
-            self.stale = True  # the driver died before it wrote this
+            self.stale = True  # the driver died before writing this
         else:
             self._differs(event["trial"], kind, f"{recorded['event']} of {recorded.get('trial', 'the sweep')}", kind)
 
@@ -157,18 +157,18 @@ class _Replay:
         return Proposer(self.spec, metric["goal"], new_study(), trials, metric["name"], hopeless, n_params, past)
 
     def _begin(self) -> _Conductor:
-        """A conductor that knows the record, as a session begins with."""
+        """A new conductor with the record, as at the start of a session."""
         goal = self.manifest["metric"]["goal"]
         self.stale = False
         self.conductor = _Conductor(self.spec, goal, self, self._proposer(), lambda: 0, Everywhere(), self.clock)
         return self.conductor
 
     def _now(self) -> _Conductor:
-        """The conductor, in step with the record."""
+        """The conductor in the state of the record."""
         if self.conductor is not None and not self.stale:
             return self.conductor
         conductor = self._begin()
-        # In the middle of a session: what is paused is not over.
+        # Within a session, paused trials are not over.
         conductor.proposer, conductor.running, self.stale = self._proposer(), self.running, False
         return conductor
 
@@ -205,7 +205,7 @@ class _Replay:
     def _report(self, event: dict[str, Any]) -> None:
         place, name = self.at, event["trial"]
         conductor, trial = self._now(), self.record.trials[name]
-        # The trial's cost is what it was to the last digit, as models learn from it.
+        # The cost is exactly the recorded one, because models learn from it.
         self.running[name] = Running(trial, self.clock.now, event["wall_seconds"], event["gpu_seconds"])
         conductor.report(name, event["fidelity"], event["metrics"])
         if self.at == place:
@@ -220,7 +220,7 @@ class _Replay:
         self.running.pop(event["trial"], None)
 
     def _end(self, event: dict[str, Any]) -> None:
-        """An end that no report has led to: training failed, or the sweep was over."""
+        """Apply an end without a report: training failed, or the sweep was over."""
         self._take(event)
         trial: Trial = self.record.trials[event["trial"]]
         self.running.pop(trial.name, None)

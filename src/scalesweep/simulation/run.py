@@ -1,4 +1,4 @@
-"""A sweep simulated over several seeds, and what came of it: numbers alone, for `report/` to show."""
+"""Simulation of a sweep over several seeds. The results are plain numbers, which `report/` shows."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from scalesweep.spec.config import WHOLE
 from scalesweep.storage import UrlPath, place
 
 FAMILY = "family:"
-SHARES = (0.1, 0.25, 0.5, 1.0)  # of the budget, at which a result is told
+SHARES = (0.1, 0.25, 0.5, 1.0)  # shares of the budget at which results are shown
 GOAL_REGRET = 0.05
 BAND = (0.1, 0.9)  # quantiles over seeds
-DEFAULT_TRIALS = 50  # full ones, of median cost, that the budget pays for where nobody says more
-DRAWN = 200  # configurations that the median cost is told from
+DEFAULT_TRIALS = 50  # default budget, in full trials of median cost
+DRAWN = 200  # random configurations for the median cost
 LOWER_IS_BETTER = ("loss", "perplexity", "error")
 
 Progress = Callable[[int, int], None]
@@ -50,26 +50,26 @@ class Options:
     processes: int = 1
 
 
-# ---- what is simulated ----------------------------------------------------------------------------------------------------
+# ---- the variants ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A sweep and its curves. `settings` are the keys that make it another one than the sweep file's."""
+    """A sweep and its curves. `settings` are the keys that differ from the sweep file."""
 
     label: str
     settings: tuple[str, ...]
     spec: SweepSpec
     source: Source
-    past: tuple[Past, ...] = ()  # trials of earlier sweeps that it learns from
+    past: tuple[Past, ...] = ()  # trials of earlier sweeps for the warm start
     notes: tuple[str, ...] = ()
 
 
 def goal_of(spec: SweepSpec, known: Mapping[str, Literal["minimize", "maximize"]]) -> Literal["minimize", "maximize"]:
-    """The direction of the sweep's metric; `known` has those of metrics with a name of ours.
+    """The direction of the sweep's metric. `known` has the directions of scalesweep's own metrics.
 
     Raises:
-        UserError: neither the sweep nor the name tells.
+        UserError: neither the sweep nor the metric's name determines it.
     """
     name = spec.metric.name
     if spec.metric.goal is not None:
@@ -79,7 +79,7 @@ def goal_of(spec: SweepSpec, known: Mapping[str, Literal["minimize", "maximize"]
     if any(word in name.lower() for word in LOWER_IS_BETTER):
         return "minimize"
     raise UserError(
-        f"is {name} to be minimized or maximized?", "say so in the sweep file (metric.goal), or by --set metric.goal=…"
+        f"the direction of {name} is unknown", "write metric.goal: minimize or maximize, or use --set metric.goal=minimize"
     )
 
 
@@ -91,24 +91,24 @@ def open_variants(
     known_goals: Mapping[str, Literal["minimize", "maximize"]] | None = None,
     efficiency: float = 0.9,
 ) -> list[Variant]:
-    """The sweep, and each that it is compared with, on the same curves.
+    """The sweep and each sweep that it is compared with, on the same curves.
 
     Args:
         curves: a run folder, a table, or `family:NAME`.
-        overrides: `KEY=VALUE` strings for all.
+        overrides: `KEY=VALUE` strings for all sweeps.
         against: for each further sweep, `KEY=VALUE` strings joined by commas.
         known_goals: see `goal_of`.
-        efficiency: of twice as many GPUs, where the curves do not tell.
+        efficiency: of twice as many GPUs, if the curves do not contain it.
 
     Raises:
-        UserError: a file is missing or wrong, or the curves do not fit the sweep.
+        UserError: a file is missing or invalid, or the curves do not fit the sweep.
     """
     kind = _kind_of(curves)
     told = [_settings(text) for text in against]
     foreign = kind == "table"
     specs = [load_sweep(spec_path, [*overrides, *settings], foreign=foreign) for settings in ((), *told)]
     goal = goal_of(specs[0], known_goals or {})
-    # Read once, whatever is compared.
+    # The curves are read once for all sweeps.
     content: Any = read_record(curves) if kind == "record" else read_table(Path(curves)) if kind == "table" else None
 
     def source_for(spec: SweepSpec) -> Source:
@@ -122,7 +122,7 @@ def open_variants(
     first = source_for(specs[0])
     if not math.isfinite(first.median) or first.median == first.best:
         raise UserError(
-            f"{curves}: its configurations all end at the same value ({first.best:g})", "there is nothing to search"
+            f"{curves}: all configurations end at the same value ({first.best:g})", "use curves whose final values differ"
         )
     keys = list(dict.fromkeys(setting.partition("=")[0] for settings in told for setting in settings))
     own = [f"{key}={_value_at(specs[0], key)}" for key in keys]
@@ -132,14 +132,14 @@ def open_variants(
         source = first
         if _trains(spec) != _trains(specs[0]):
             source = source_for(spec)
-            source.best, source.median = first.best, first.median  # one scale of regret for all
+            source.best, source.median = first.best, first.median  # one scale of regret for all sweeps
         past = _past_of(spec, goal, spec_path.parent)
         variants.append(Variant(_label(settings), tuple(settings), spec, source, *past))
     return variants
 
 
 def _past_of(spec: SweepSpec, goal: str, base: Path) -> tuple[tuple[Past, ...], tuple[str, ...]]:
-    """The trials of `search.warm_start`, as a launch would take them, and the sentence on them."""
+    """The trials of `search.warm_start` that a launch would use, and the note on them."""
     earlier, note = earlier_trials(spec, goal, base, read_record)
     return tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier), (note,) if note else ()
 
@@ -151,7 +151,7 @@ def _kind_of(curves: str) -> Literal["family", "record", "table"]:
     if curves.startswith(FAMILY):
         name = curves.removeprefix(FAMILY)
         if name not in FAMILIES:
-            raise UserError(f"--curves {curves}: no family {name!r}", did_you_mean(name, FAMILIES))
+            raise UserError(f"--curves {curves}: the family {name!r} does not exist", did_you_mean(name, FAMILIES))
         return "family"
     if path.is_dir():
         return "record"
@@ -165,24 +165,24 @@ def _kind_of(curves: str) -> Literal["family", "record", "table"]:
     elif (family := nearest(rest or prefix, FAMILIES)) is not None:
         hint = f"did you mean {FAMILY}{family}?"
     else:
-        hint = f"a finished run folder, a table (.csv, .parquet), or {known}"
-    raise UserError(f"--curves {curves}: there is no such run folder or table", hint)
+        hint = f"name a finished run folder, a table (.csv, .parquet), or {known}"
+    raise UserError(f"--curves {curves}: the run folder or table does not exist", hint)
 
 
 def _family_source(name: str, spec: SweepSpec, goal: str) -> Source:
     time_attr = spec.early_terminate.time_attr
     if time_attr not in WHOLE:
-        hint = f"modelled curves count {', '.join(WHOLE)}; set early_terminate.time_attr"
-        raise UserError(f"{FAMILY}{name}: {time_attr} are not modelled", hint)
+        hint = f"set early_terminate.time_attr to one of {', '.join(WHOLE)}"
+        raise UserError(f"{FAMILY}{name}: modelled curves do not support time_attr: {time_attr}", hint)
     scheduler = spec.search_space.parameters.get("lr_scheduler_type")
     for schedule in scheduler.choices() or [] if scheduler else []:
         if schedule not in RATES:
-            raise UserError(f"lr_scheduler_type: {schedule!r} is no schedule", did_you_mean(str(schedule), RATES))
+            raise UserError(f"lr_scheduler_type: {schedule!r} is not a schedule", did_you_mean(str(schedule), RATES))
     return ParametricSource(FAMILIES[name], spec, goal)
 
 
 def _settings(text: str) -> list[str]:
-    """`a.b=1,c=[2,3]` → ['a.b=1', 'c=[2,3]']."""
+    """Split `KEY=VALUE` settings at commas: `a.b=1,c=[2,3]` → ['a.b=1', 'c=[2,3]']."""
     settings = re.split(r",\s*(?=[A-Za-z_][\w.]*=)", text)
     for setting in settings:
         if "=" not in setting:
@@ -191,7 +191,7 @@ def _settings(text: str) -> list[str]:
 
 
 def _label(settings: Sequence[str]) -> str:
-    """'sampler=random, survival=metric': without the sections that the keys stand in."""
+    """A label such as 'sampler=random, survival=metric', without the sections of the keys."""
     return ", ".join(setting.partition("=")[0].rpartition(".")[2] + "=" + setting.partition("=")[2] for setting in settings)
 
 
@@ -203,7 +203,7 @@ def _value_at(spec: SweepSpec, key: str) -> Any:
 
 
 def _trains(spec: SweepSpec) -> dict[str, Any]:
-    """What curves depend on: all of a sweep but how it is searched."""
+    """The part of a sweep that curves depend on: everything except the search."""
     data = spec.model_dump(exclude={"name", "search", "budget", "resources", "tracking"})
     data["early_terminate"] = {k: v for k, v in data["early_terminate"].items() if k not in ("survival", "variant")}
     return data
@@ -213,12 +213,12 @@ def _check_comparable(one: SweepSpec, other: SweepSpec, text: str) -> None:
     for section, keys in (("metric", ("name", "goal")), ("early_terminate", ("time_attr", "max_t")), ("search", ("seed",))):
         for key in keys:
             if getattr(getattr(one, section), key) != getattr(getattr(other, section), key):
-                hint = "simulate the two one after the other"
-                raise UserError(f"--against {text}: with another {section}.{key} the two can't be compared", hint)
+                hint = "simulate the two sweeps separately"
+                raise UserError(f"--against {text}: sweeps with different {section}.{key} are not comparable", hint)
 
 
 def budget_of(spec: SweepSpec, source: Source, options: Options) -> tuple[float, str]:
-    """GPU hours at which a simulation ends, and in words where they are from."""
+    """The GPU hours at which a simulation ends, and their origin in words."""
     if options.gpu_hours is not None:
         return options.gpu_hours, "--gpu-hours"
     if spec.budget.gpu_hours is not None:
@@ -227,8 +227,8 @@ def budget_of(spec: SweepSpec, source: Source, options: Options) -> tuple[float,
     costs = [source.curve(_random_params(spec, rng), seed).gpu_seconds[-1] for seed in range(DRAWN)]
     hours = DEFAULT_TRIALS * float(np.median(costs)) / 3600
     if not hours > 0:
-        raise UserError("trials of these curves cost nothing", "give a budget: --gpu-hours")
-    return hours, f"what {DEFAULT_TRIALS} full trials of median cost take; --gpu-hours sets another"
+        raise UserError("trials of these curves cost nothing, so there is no default budget", "set one with --gpu-hours")
+    return hours, f"the cost of {DEFAULT_TRIALS} full trials of median cost; --gpu-hours sets another"
 
 
 def _random_params(spec: SweepSpec, rng: np.random.Generator) -> dict[str, Any]:
@@ -256,13 +256,13 @@ def _random_params(spec: SweepSpec, rng: np.random.Generator) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SeedRun:
-    """One simulated sweep and what its record counts."""
+    """One simulated sweep and the counts of its record."""
 
     seed: int
     run: Run
     complete: int  # trials that ran to the end
-    stopped: int  # at a rung
-    promoted: int  # went on beyond a rung, once or more
+    stopped: int  # trials stopped at a rung
+    promoted: int  # trials that passed a rung
     diverged: int
     failed: int
     unfinished: int  # running, paused or waiting when the budget was spent
@@ -272,7 +272,7 @@ class SeedRun:
         return self.run.trials + self.run.reports
 
     def hours_to(self, regret: float) -> float:
-        """GPU hours at which the regret is first that low; infinite where it never is."""
+        """The GPU hours at which the regret first falls to `regret`; infinite if it never does."""
         there = self.run.regret <= regret
         return float(self.run.gpu_hours[np.argmax(there)]) if there.any() else math.inf
 
@@ -284,12 +284,12 @@ def run_seed(variant: Variant, goal: str, budget: float, options: Options, seed:
     cluster = Cluster(options.workers, options.startup_seconds, options.failures_per_gpu_hour)
     run = simulate(driver, variant.source, cluster, clock, budget, seed)
     ended = np.isnan(run.wall_hours) & ~np.isnan(run.regret)
-    run.wall_hours[ended] = run.makespan_hours  # the sweep was over before its budget was spent
+    run.wall_hours[ended] = run.makespan_hours  # the sweep ended before its budget was spent
     return SeedRun(seed, run, **_counts(driver.record, over=bool(ended.any())))
 
 
 def _counts(record: Record, over: bool) -> dict[str, int]:
-    """`over`: nothing was left to do, so that what waits at a rung will never pass it."""
+    """Counts of trials by state. `over`: the sweep ended by itself, so trials paused at a rung never pass it."""
     counts = dict.fromkeys(("complete", "stopped", "promoted", "diverged", "failed", "unfinished"), 0)
     for trial in record.trials.values():
         judged = [place for place, report in enumerate(trial.reports, start=1) if report.rungs]
@@ -310,7 +310,7 @@ def _counts(record: Record, over: bool) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Band:
-    """Over seeds: the median, and the 10 and 90 % quantiles. Infinite while nothing can be picked."""
+    """The median and the 10 % and 90 % quantiles over seeds. Infinite while there is no pick."""
 
     median: Array
     low: Array
@@ -318,10 +318,10 @@ class Band:
 
 
 def _band(rows: Array, missing: float) -> Band:
-    """Of one row per seed; a NaN is as bad as can be."""
+    """The band of rows [seeds, points]. NaN counts as the worst value, `missing`."""
     rows = np.sort(np.where(np.isnan(rows), missing, rows), axis=0)
 
-    def quantile(q: float) -> Array:  # NumPy's own takes an infinity less itself
+    def quantile(q: float) -> Array:  # NumPy's quantile subtracts infinity from infinity
         below, share = divmod(q * (len(rows) - 1), 1)
         one = rows[int(below)]
         if share == 0:
@@ -336,13 +336,13 @@ def _band(rows: Array, missing: float) -> Band:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one variant over all seeds."""
+    """The results of one variant over all seeds."""
 
     label: str
     settings: tuple[str, ...]
     seeds: list[SeedRun]
     minimize: bool
-    known: int | None  # configurations that a pick is ranked among
+    known: int | None  # number of configurations among which a pick is ranked
 
     @property
     def gpu_hours(self) -> Array:
@@ -350,7 +350,7 @@ class Outcome:
 
     @cached_property
     def value(self) -> Band:
-        """Of the pick, at full fidelity. `low` and `high` are numbers, whichever is better."""
+        """The value of the pick at full fidelity. `low` and `high` are numeric bounds, for either direction."""
         return _band(np.array([seed.run.best for seed in self.seeds]), math.inf if self.minimize else -math.inf)
 
     @cached_property
@@ -359,11 +359,11 @@ class Outcome:
 
     @cached_property
     def wall_hours(self) -> Array:
-        """Median over seeds, at each of `gpu_hours`."""
+        """The median wall-clock hours over seeds at each of `gpu_hours`."""
         return np.median(np.array([seed.run.wall_hours for seed in self.seeds]), axis=0)
 
     def regret_by_wall(self, hours: Array) -> Band:
-        """The regret at hours of wall-clock; after a sweep's end it stays as it was."""
+        """The regret at wall-clock `hours`; after a sweep's end it stays constant."""
         rows = []
         for seed in self.seeds:
             wall, regret = seed.run.wall_hours, seed.run.regret
@@ -377,7 +377,7 @@ class Outcome:
 
     @property
     def hours_to_goal(self) -> float:
-        """Median over seeds; infinite where half of them or more never get there."""
+        """The median GPU hours over seeds to reach `GOAL_REGRET`; infinite if at least half of them never do."""
         return float(np.median([seed.hours_to(GOAL_REGRET) for seed in self.seeds]))
 
     @property
@@ -386,7 +386,7 @@ class Outcome:
 
     @property
     def median_seed(self) -> SeedRun:
-        """The seed whose last regret is the middle one."""
+        """The seed with the median final regret."""
         order = sorted(self.seeds, key=lambda seed: (math.inf if math.isnan(r := seed.run.regret[-1]) else r, seed.seed))
         return order[(len(order) - 1) // 2]
 
@@ -395,7 +395,7 @@ class Outcome:
 
     @property
     def controller_ms(self) -> float:
-        """Milliseconds of our own per decision (a trial proposed or a report judged)."""
+        """The search's own milliseconds per decision (a proposed trial or a judged report)."""
         return (
             1e3 * sum(seed.run.controller_seconds for seed in self.seeds) / max(1, sum(seed.decisions for seed in self.seeds))
         )
@@ -403,7 +403,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Simulation:
-    """The sweep first, then what it is compared with."""
+    """The results of a simulation: the sweep first, then the sweeps that it is compared with."""
 
     sweep: str
     curves: str
@@ -412,14 +412,14 @@ class Simulation:
     options: Options
     budget_gpu_hours: float
     budget_from: str
-    best: float  # what regret is 0 at
-    median: float  # and 1
+    best: float  # value with regret 0
+    median: float  # value with regret 1
     notes: list[str]
     outcomes: list[Outcome]
 
     @cached_property
     def wall_grid(self) -> Array:
-        """Hours of wall-clock, evenly spaced, up to the end of the longest sweep."""
+        """Evenly spaced wall-clock hours up to the end of the longest sweep."""
         longest = max(seed.run.makespan_hours for outcome in self.outcomes for seed in outcome.seeds)
         points = len(self.outcomes[0].gpu_hours)
         return np.linspace(0, longest, points + 1)[1:]
@@ -428,11 +428,11 @@ class Simulation:
 def run_simulation(
     variants: Sequence[Variant], curves: str, goal: str, options: Options, progress: Progress | None = None
 ) -> Simulation:
-    """Simulate every variant with every seed. The result is the same on any number of processes.
+    """Simulate every variant with every seed. The result does not depend on the number of processes.
 
     Raises:
         UserError: the cluster is too small for the space.
-        OutsideError: a process of ours was killed.
+        OutsideError: a process of the simulation was killed.
     """
     first = variants[0]
     for variant in variants:
@@ -460,12 +460,12 @@ def _check_workers(spec: SweepSpec, workers: int) -> None:
     if largest > workers:
         path = ("search_space", "parameters", "num_gpus")
         problem = spec.problem(path, f"{largest} is above the {workers} GPUs of the simulated cluster")
-        raise UserError(str(problem), f"simulate a larger one: --workers {largest}")
+        raise UserError(str(problem), f"simulate a larger cluster: --workers {largest}")
 
 
 Job = tuple[int, int]  # variant, seed
 _Setting = tuple[Sequence[Variant], str, float, Options]
-_setting: _Setting | None = None  # of this process, where it is one of several
+_setting: _Setting | None = None  # the setting of a child process
 
 
 def _each(
@@ -483,14 +483,16 @@ def _each(
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     except BrokenProcessPool:
-        raise OutsideError("a process of the simulation was killed", "was it out of memory? use fewer --processes") from None
+        raise OutsideError(
+            "a process of the simulation was killed, perhaps for lack of memory", "use fewer --processes"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _begin(setting: _Setting) -> None:
     global _setting
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word; the first process says one
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it silently; the first process prints a message
     _setting = setting
 
 

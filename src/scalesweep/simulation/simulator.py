@@ -1,7 +1,7 @@
-"""Discrete events on a virtual clock: a driver decides, a source says what its trials would have shown.
+"""Simulation of discrete events on a virtual clock: a driver decides, and a source provides the curves of its trials.
 
-Nothing sleeps and nothing trains. A trial takes its GPUs all at once, is started up, and reports at each evaluation of its
-curve; whoever drives is asked for trials whenever GPUs are free.
+Nothing sleeps and nothing trains. A trial takes all its GPUs at once, starts up, and reports at each evaluation of its curve.
+The driver is asked for trials whenever GPUs are free.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Start:
-    """A trial that wants to run. One that has run before goes on where it was, if the driver names it again."""
+    """A trial to start. A trial that has run before continues from its last report."""
 
     name: str
     params: Mapping[str, Any]
@@ -37,36 +37,36 @@ class Start:
 
 
 class Driver(Protocol):
-    """Who decides: the sweep's own conductor, or another tool in a benchmark."""
+    """The decision maker: the sweep's own conductor, or another tool in a benchmark."""
 
     def next_trial(self, free: int) -> Start | None:
-        """The next trial to start while `free` GPUs are idle; None while there is none.
+        """The next trial to start while `free` GPUs are idle; None if there is none yet.
 
-        One that needs more than `free` waits, and the driver is not asked again before it has started.
+        A trial that needs more than `free` GPUs waits, and the driver is not asked again until it has started.
         """
         ...
 
     def report(self, name: str, fidelity: float, value: float, last: bool) -> bool:
-        """Take a report; the metric is in its own direction, NaN where the trial has diverged. `last` is the one at `max_t`.
+        """Receive a report. The metric is in its own direction, NaN if the trial has diverged. `last` marks the one at `max_t`.
 
-        Returns whether the trial goes on. One that does not gives its GPUs back; it may be named by `next_trial` again.
+        Returns whether the trial continues. Otherwise it returns its GPUs, and `next_trial` may name it again.
         """
         ...
 
     def died(self, name: str) -> None:
-        """The trial's workers are gone. It goes on after its last report when `next_trial` names it again."""
+        """Receive the loss of a trial's workers. It continues from its last report when `next_trial` names it again."""
         ...
 
     def finished(self) -> bool: ...
 
     def pick(self) -> Mapping[str, Any] | None:
-        """The parameters that the driver would promote now."""
+        """The parameters that the driver would promote now; None if there are none."""
         ...
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What trials run on. `startup_seconds` pass between a trial's GPUs being taken and its first step."""
+    """The simulated cluster. `startup_seconds` pass between a trial's allocation of GPUs and its first step."""
 
     gpus: int
     startup_seconds: float = 5.0
@@ -83,12 +83,12 @@ class _Running:
 
 @dataclass
 class Run:
-    """One simulated sweep, seen at each GPU hour of `gpu_hours`. A regret is NaN while nothing can be picked."""
+    """One simulated sweep, observed at each value of `gpu_hours`. The regret is NaN while there is no pick."""
 
     gpu_hours: np.ndarray
     wall_hours: np.ndarray
-    best: np.ndarray  # value at full fidelity of what the driver would pick
-    regret: np.ndarray  # the same, normalized: 0 is the best known, 1 the median of random configurations
+    best: np.ndarray  # value at full fidelity of the driver's pick
+    regret: np.ndarray  # normalized: 0 is the best known value, 1 the median of random configurations
     trials: int = 0
     reports: int = 0
     spent_gpu_hours: float = 0.0
@@ -100,7 +100,7 @@ class Run:
 
 
 def normalized_regret(source: Source, value: float) -> float:
-    """(value − best known) ÷ (median of random configurations − best known), whichever direction is better."""
+    """(value − best known) ÷ (median of random configurations − best known), for either direction of the metric."""
     return (value - source.best) / (source.median - source.best)
 
 
@@ -110,9 +110,9 @@ def simulate(
     """Run a driver until it is finished or the budget is spent.
 
     Args:
-        clock: starts at whatever it shows; a driver that reads the time shares it.
-        budget_gpu_hours: at this spending the simulation ends, running trials included.
-        points: GPU hours at which the pick is looked at, evenly spaced up to the budget.
+        clock: the simulation starts at its current time. A driver that reads the time must share it.
+        budget_gpu_hours: the simulation ends, with all running trials, when it has spent this.
+        points: number of observations of the pick, evenly spaced in GPU hours up to the budget.
     """
     grid = np.linspace(0, budget_gpu_hours, points + 1)[1:]
     run = Run(grid, np.full(points, np.nan), np.full(points, np.nan), np.full(points, np.nan))
@@ -121,13 +121,13 @@ def simulate(
     running: dict[str, _Running] = {}
     curves: dict[str, Curve] = {}
     done: dict[str, int] = {}  # reports of each trial so far
-    events: list[tuple[float, int, str]] = []  # (time, tie-break in order of planning, trial)
+    events: list[tuple[float, int, str]] = []  # (time, order of planning to break ties, trial)
     planned = 0
     spent = busy = 0.0
     rng = np.random.default_rng([seed, 7])
 
     def plan(state: _Running, after: float) -> None:
-        """When the trial's next report, or its death, comes."""
+        """Schedule the trial's next report or its failure."""
         nonlocal planned
         curve, gpus = curves[state.start.name], state.start.num_gpus
         before = curve.gpu_seconds[state.next_report - 1] if state.next_report else 0.0
@@ -146,7 +146,7 @@ def simulate(
                 break
             start, waiting = waiting, None
             if start.name not in curves:
-                run.controller_seconds += time.perf_counter() - asked  # the source's time is not the driver's
+                run.controller_seconds += time.perf_counter() - asked  # the time of the source does not count as the driver's
                 curves[start.name] = source.curve(start.params, seed * 1_000_003 + len(curves))
                 asked = time.perf_counter()
             state = _Running(start, clock.now, done.get(start.name, 0))
@@ -167,7 +167,7 @@ def simulate(
                 run.best[k] = value
                 run.regret[k] = normalized_regret(source, value)
             at = crossed[-1] + 1
-        if at == points:  # the budget is spent somewhere on the way to the event
+        if at == points:  # the budget is spent before the event
             clock.now = begun + 3600 * float(run.wall_hours[-1])
             busy, spent = busy + budget_gpu_hours - spent, budget_gpu_hours
             break

@@ -1,4 +1,4 @@
-"""Where a simulation's learning curves come from: what every source offers."""
+"""The interface of all sources of learning curves for a simulation."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Curve:
-    """What a trial would show, evaluation by evaluation, up to `max_t`. Arrays of one length, in order."""
+    """The evaluations of a trial up to `max_t`, as arrays of equal length, in order."""
 
-    fidelity: np.ndarray  # of the sweep's `time_attr`, ascending; the last is `max_t`
-    value: np.ndarray  # the metric, in its own direction; NaN: diverged by then
-    gpu_seconds: np.ndarray  # spent from the start up to there, on the trial's own GPU count, start-up left out
+    fidelity: np.ndarray  # in units of the sweep's `time_attr`, ascending; the last is `max_t`
+    value: np.ndarray  # the metric, in its own direction; NaN if the trial has diverged
+    gpu_seconds: np.ndarray  # GPU seconds since the start on the trial's own GPU count, without start-up
 
 
 class Source(Protocol):
-    """Learning curves for any parameters that a space can draw."""
+    """Learning curves for all parameters that a space can draw."""
 
     n_params: dict[str, float]
-    """Parameters of each model size; empty where sizes are not searched or their parameters are not known."""
+    """The parameter count of each model size; empty if sizes are not searched or the counts are unknown."""
 
     @property
     def best(self) -> float:
-        """The best value at full fidelity that is known: the reference of regret."""
+        """The best known value at full fidelity, which has regret 0."""
         ...
 
     @property
     def median(self) -> float:
-        """The median, at full fidelity, of configurations drawn at random from the space."""
+        """The median value at full fidelity of random configurations of the space, which has regret 1."""
         ...
 
     def curve(self, params: Mapping[str, Any], seed: int) -> Curve:
-        """The curve of one run. `seed` draws its noise, where the source has any."""
+        """The curve of one run. `seed` draws its noise, if the source has noise."""
         ...
 
     def final(self, params: Mapping[str, Any]) -> float:
-        """The value at full fidelity that a configuration is judged by, without noise where that is known."""
+        """The value of a configuration at full fidelity, without noise if the source knows it."""
         ...
 
     def true_rank(self, value: float) -> int | None:
-        """The place of `value` among the configurations whose value at full fidelity is known (1 is the best)."""
+        """The rank of `value` among configurations with a known value at full fidelity; 1 is the best."""
         ...
 
     notes: list[str]
-    """What a reader of the results has to know of the source: rows left out, how good a surrogate is."""
+    """Remarks for readers of the results, such as ignored rows or the error of a surrogate."""

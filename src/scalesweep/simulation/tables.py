@@ -1,25 +1,25 @@
-"""Learning curves of a table: one row per evaluation, read from Parquet or CSV.
+"""Learning curves from a table: one row per evaluation, read from Parquet or CSV.
 
 Columns:
 
-- One column per parameter that the search space varies, by the parameter's name. A cell is empty where the parameter does
-  not exist (`when`); a cell that is filled there is ignored. A parameter that the space fixes (`value:`) needs no column;
-  where it has one, the rows with that value alone are read.
-- `config` (optional): the id of a run. Without it, rows with the same parameter values form one curve.
-- `seed` (optional): repetitions of a configuration. Runs that differ in `config` or `seed` alone, and rows that repeat the
+- One column per parameter that the search space varies, with the parameter's name. A cell is empty if the parameter does
+  not exist in that configuration (`when`); a filled cell is ignored there. A parameter that the space fixes (`value:`) needs
+  no column. If it has one, only rows with that value are read.
+- `config` (optional): the id of a run. Without it, rows with equal parameter values form one curve.
+- `seed` (optional): repetitions of a configuration. Runs that differ only in `config` or `seed`, and rows that repeat the
   same parameters and fidelity, are several curves of one configuration.
-- The column named as the sweep's `early_terminate.time_attr` (`steps`, `tokens`, `flops`, `gpu_seconds` or `dollars`): the
-  fidelity of the row, counted from the start of the run. Rows where it is empty or not above 0 are left out. Without this
-  column the table holds final values only: one report per run, at `max_t`.
-- The metric's column, named as the sweep's `metric.name`. An empty, NaN or infinite cell means that the run has diverged
-  by then; a run that ends so counts as diverged up to `max_t`.
-- What a run has cost up to the row, in GPU seconds, is taken from the first of these that the table has: `gpu_seconds`;
-  `flops`; `n_params` (the model's parameters) × `tokens` × 6 FLOPs; `n_params` × fidelity × 6 FLOPs; the fidelity alone, one
-  unit a second. FLOPs take one second per 1e14. Where `gpu_seconds` are the fidelity, they are the cost; where dollars are,
-  they are divided by `resources.dollars_per_gpu_hour`, unless there is a column `gpu_seconds`.
-- `num_gpus` (optional): where the table has it, it is a parameter like any other. Where the space varies it and the table
-  does not have it, n GPUs take GPU seconds of one ÷ efficiency^log2(n) and reach the same values.
-- `n_params` (optional) also tells the parameters of each `model_size`, where the space has that parameter.
+- A column with the name of the sweep's `early_terminate.time_attr` (`steps`, `tokens`, `flops`, `gpu_seconds` or
+  `dollars`): the fidelity of the row, counted from the start of the run. Rows without a value above 0 are ignored. Without
+  this column the table has final values only: one report per run, at `max_t`.
+- A column with the name of the sweep's `metric.name`. An empty, NaN or infinite cell means that the run has diverged. A run
+  that ends with one counts as diverged up to `max_t`.
+- The cost of a run up to the row, in GPU seconds, comes from the first of these that the table has: `gpu_seconds`; `flops`;
+  `n_params` (the model's parameters) × `tokens` × 6 FLOPs; `n_params` × fidelity × 6 FLOPs; the fidelity itself, one second
+  per unit. 1e14 FLOPs count as one second. If the fidelity is `gpu_seconds`, it is the cost. If it is `dollars`, the cost is
+  dollars ÷ `resources.dollars_per_gpu_hour`, unless there is a column `gpu_seconds`.
+- `num_gpus` (optional) is a parameter like any other. If the space varies it and the table does not have it, n GPUs take the
+  GPU seconds of one GPU ÷ efficiency^log2(n) and reach the same values.
+- `n_params` (optional) also gives the parameters of each `model_size`, if the space has that parameter.
 
 Other columns are not read.
 """
@@ -40,45 +40,47 @@ from scalesweep.simulation.encoding import Encoding, is_number, token
 from scalesweep.simulation.source import Curve
 from scalesweep.spec import SweepSpec
 
-FLOPS_PER_SECOND = 1e14  # of one GPU: what turns recorded FLOPs into GPU seconds
-SAME = 1e-6  # fidelities that differ by less, relatively, are the same
-IMPORTANCE_FROM = 20  # configurations; importances told from fewer are noise
-FLOOR = 0.05  # least weight of a parameter, of the largest one's
-JUDGED = 1000  # configurations that the lookup's error is measured on, at most
+FLOPS_PER_SECOND = 1e14  # of one GPU: converts recorded FLOPs to GPU seconds
+SAME = 1e-6  # fidelities with a smaller relative difference are equal
+IMPORTANCE_FROM = 20  # configurations; importances from fewer are noise
+FLOOR = 0.05  # smallest weight of a parameter, relative to the largest
+JUDGED = 1000  # most configurations for measuring the error of the lookup
 _SUFFIXES = (".parquet", ".pq", ".csv")
 _PACKED = (".gz", ".bz2", ".xz", ".zip")
-_EMPTY = ["", "nan", "NaN", "NA", "N/A", "null", "NULL"]  # not `None`: pandas would take a word such as that for no value
+_EMPTY = ["", "nan", "NaN", "NA", "N/A", "null", "NULL"]  # without `None`, which may be a word in a table
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a Parquet or CSV file, a compressed CSV too (.csv.gz, .csv.bz2, .csv.xz, .csv.zip).
+    """Read a Parquet or CSV file; CSV may be compressed (.csv.gz, .csv.bz2, .csv.xz, .csv.zip).
 
     Raises:
-        UserError: not there, of another kind, or it can't be read.
+        UserError: the file is missing, has an unsupported format, or can't be read.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     packed = suffixes[-1:] and suffixes[-1] in _PACKED
     kind = (suffixes[-2] if len(suffixes) == 2 else "") if packed else (suffixes[-1] if suffixes else "")
     if kind not in _SUFFIXES or (packed and kind != ".csv"):
-        hint = f"a table is a file that ends in {', '.join(_SUFFIXES)}, or .csv and one of {', '.join(_PACKED)}"
-        raise UserError(f"{path}: not a kind of table that is read", hint)
+        hint = f"use a file that ends in {', '.join(_SUFFIXES)}, or in .csv and one of {', '.join(_PACKED)}"
+        raise UserError(f"{path}: the format of this table is not supported", hint)
     if not path.is_file():
         near = nearest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else None
-        raise UserError(f"{path}: no such file", f"did you mean {path.parent / near}?" if near else "check the path")
+        raise UserError(f"{path}: the file does not exist", f"did you mean {path.parent / near}?" if near else "check the path")
     try:
         if kind == ".csv":
             return pd.read_csv(path, keep_default_na=False, na_values=_EMPTY, float_precision="round_trip", low_memory=False)
         return pd.read_parquet(path)
-    except Exception as error:  # noqa: BLE001 - parsers and decompressors raise whatever they like at a damaged file
+    except Exception as error:  # noqa: BLE001 - parsers and decompressors raise many kinds of errors for a damaged file
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: can't be read as {'CSV' if kind == '.csv' else 'Parquet'}: {why}", "is it whole?") from None
+        raise UserError(
+            f"{path}: can't be read as {'CSV' if kind == '.csv' else 'Parquet'}: {why}", "check that the file is complete"
+        ) from None
 
 
 class TableSource:
-    """A `Source` that answers any parameters with the nearest configuration of a table (columns: see the module).
+    """A `Source` that uses the nearest configuration of a table for any parameters (columns: see the module).
 
-    Words must match where a recorded configuration matches them all. Numbers are compared on the unit interval of the
-    space's range, on its scale. Parameters weigh by their importance for the final value, so that what matters matches best.
+    Words must match if some recorded configuration matches all of them. Numbers are compared on the unit interval of the
+    space's range, on its scale. Parameters are weighted by their importance for the final value.
     """
 
     def __init__(self, frame: pd.DataFrame, spec: SweepSpec, goal: str, efficiency: float = 0.9, name: str = "table") -> None:
@@ -86,14 +88,17 @@ class TableSource:
         Args:
             frame: see the module for its columns.
             goal: `minimize` or `maximize`.
-            efficiency: of twice as many GPUs, where the table has no `num_gpus`.
-            name: stands before the notes and errors.
+            efficiency: of twice as many GPUs, if the table has no `num_gpus`.
+            name: prefix of notes and errors.
 
         Raises:
-            UserError: a column is missing or holds what it can't, or no run reaches `max_t`.
+            UserError: a column is missing or has invalid cells, or no run reaches `max_t`.
         """
         if not 0 < efficiency <= 1:
-            raise UserError(f"an efficiency of {efficiency} is not above 0 and at most 1", "0.9 loses a tenth per doubling")
+            raise UserError(
+                f"the efficiency must be above 0 and at most 1, not {efficiency}",
+                "0.9 means a loss of 10 % per doubling of GPUs",
+            )
         self.name, self.efficiency = name, efficiency
         self.minimize = goal == "minimize"
         self.notes: list[str] = []
@@ -112,7 +117,7 @@ class TableSource:
     # ---- what a source offers ------------------------------------------------------------------------------------------
 
     def curve(self, params: Mapping[str, Any], seed: int) -> Curve:
-        """The curve of the nearest configuration; `seed` picks one where it has several."""
+        """The curve of the nearest configuration. `seed` picks one of several."""
         curves = self._curves[self.lookup(params)]
         curve = curves[seed % len(curves)]
         gpus = params.get("num_gpus", 1) if self._scales_gpus else 1
@@ -121,40 +126,40 @@ class TableSource:
         return Curve(curve.fidelity, curve.value, curve.gpu_seconds / self.efficiency ** math.log2(gpus))
 
     def final(self, params: Mapping[str, Any]) -> float:
-        """The mean over the seeds of the nearest configuration; NaN where one has diverged."""
+        """The mean final value over the seeds of the nearest configuration; NaN if one has diverged."""
         return float(self.finals[self.lookup(params)])
 
     def true_rank(self, value: float) -> int:
-        """The place of `value` among the table's configurations."""
+        """The rank of `value` among the table's configurations; 1 is the best."""
         better = self.finals < value if self.minimize else self.finals > value
         return 1 + int(np.sum(np.isfinite(self.finals) if math.isnan(value) else better))
 
     def lookup(self, params: Mapping[str, Any]) -> int:
-        """Which of `configs` answers for these parameters."""
+        """The index in `configs` of the configuration used for these parameters."""
         exact = self._by_key.get(self._encoding.key(params))
         return self._nearest(self._encoding.row(params)) if exact is None else exact
 
     # ---- reading -------------------------------------------------------------------------------------------------------
 
     def _fixed(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The rows that have what the space fixes."""
+        """The rows with the values that the space fixes."""
         for name, parameter in self._spec.search_space.parameters.items():
             if parameter.kind != "constant" or name not in frame or parameter.when:
                 continue
             tokens = frame[name].astype(object).map(token)
             kept = tokens == token(parameter.value)
             if not kept.any():
-                hint = f"the table has {', '.join(str(value) for value in tokens.dropna().unique()[:8]) or 'empty cells only'}"
-                raise UserError(f"{self.name}: no row has {name} = {parameter.value}, which the space fixes", hint)
+                hint = f"values in the table: {', '.join(str(value) for value in tokens.dropna().unique()[:8]) or 'none'}"
+                raise UserError(f"{self.name}: no row has {name} = {parameter.value}, which the search space fixes", hint)
             if not kept.all():
                 self.notes.append(
-                    f"{self.name}: {kept.sum()} of {len(frame)} rows have {name} = {parameter.value}; others are not read"
+                    f"{self.name}: {kept.sum()} of {len(frame)} rows have {name} = {parameter.value}; the others are ignored"
                 )
             frame = frame[kept]
         return frame
 
     def _varied(self, frame: pd.DataFrame) -> list[str]:
-        """The parameters that are looked up, each with its column."""
+        """The varied parameters with a column."""
         parameters = self._spec.search_space.parameters
         varied = [name for name, parameter in parameters.items() if parameter.kind != "constant"]
         missing = [name for name in varied if name not in frame and name != "num_gpus"]
@@ -164,17 +169,17 @@ class TableSource:
                 f"{name}: {did_you_mean(name, columns)}" if len(missing) > 1 else did_you_mean(name, columns)
                 for name in missing
             ]
-            what = f"no column for the parameter{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+            what = f"the table has no column for the parameter{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
             raise UserError(
-                f"{self.name}: {what}", "\n      ".join([*hints, "rename the column, or fix the parameter (value:)"])
+                f"{self.name}: {what}", "\n      ".join([*hints, "rename the column, or fix the parameter with value:"])
             )
         if self._spec.metric.name not in frame:
             hint = did_you_mean(self._spec.metric.name, map(str, frame.columns))
-            raise UserError(f"{self.name}: no column for the metric {self._spec.metric.name}", hint)
+            raise UserError(f"{self.name}: the table has no column for the metric {self._spec.metric.name}", hint)
         return [name for name in varied if name in frame]
 
     def _numbers(self, frame: pd.DataFrame, column: str, amount: bool = False) -> np.ndarray:
-        """A column as floats, empty cells NaN. An `amount` must be there and not below 0."""
+        """A column as floats, with NaN for empty cells. An `amount` must be present and not negative."""
         numbers = pd.to_numeric(frame[column], errors="coerce").to_numpy(float, na_value=np.nan)
         wrong = np.isnan(numbers) & frame[column].notna().to_numpy()
         if amount:
@@ -182,35 +187,34 @@ class TableSource:
         if wrong.any():
             cell = frame[column].to_numpy(object)[np.argmax(wrong)]
             shown = "an empty cell" if pd.isna(cell) else repr(cell)
-            hint = (
-                "fill it in, or take the column out" if amount else "write numbers, and leave cells empty where there is none"
-            )
+            hint = "fill in the cell, or remove the column" if amount else "write numbers, or leave the cell empty"
             raise UserError(
-                f"{self.name}: column {column}: {shown} where a number {'from 0 ' if amount else ''}has to be", hint
+                f"{self.name}: column {column} needs {'numbers from 0' if amount else 'numbers'}, but contains {shown}", hint
             )
         return numbers
 
     def _configs(self, frame: pd.DataFrame, names: list[str]) -> tuple[pd.DataFrame, list[dict[str, Any]], np.ndarray]:
-        """The frame without rows that have no fidelity, every configuration, and which one each row is of."""
+        """The rows with a fidelity, all configurations, and the index of each row's configuration."""
         space, time_attr = self._spec.search_space, self._spec.early_terminate.time_attr
         if time_attr in frame:
             fidelity = self._numbers(frame, time_attr)
             if (empty := int(np.isnan(fidelity).sum())) > 0:
-                self.notes.append(f"{self.name}: {empty} rows without {time_attr} are left out")
+                self.notes.append(f"{self.name}: {empty} rows without {time_attr} are ignored")
             frame = frame.assign(**{time_attr: fidelity})[fidelity > 0]
         else:
             near = nearest(time_attr, map(str, frame.columns))
-            asked = f" ({near!r} is another)" if near else ""
-            self.notes.append(f"{self.name}: final values only, as there is no column {time_attr!r}{asked}")
+            asked = f" (there is a column {near!r})" if near else ""
+            self.notes.append(f"{self.name}: the table has no column {time_attr!r}, so it gives final values only{asked}")
         if frame.empty:
-            raise UserError(f"{self.name}: the table has no rows", "does it hold what the space asks for?")
+            above = f" with {time_attr} above 0" if time_attr in frame else ""
+            raise UserError(f"{self.name}: the table has no usable rows", f"check that it has rows{above}")
         cells: dict[str, list[Any]] = {}
         codes: dict[str, np.ndarray] = {}
         for name in names:
             parameter = space.parameters[name]
             if is_number(parameter):
                 self._numbers(frame, name)
-            own = {token(choice): choice for choice in parameter.choices() or []}  # as the space, and `when`, spell it
+            own = {token(choice): choice for choice in parameter.choices() or []}  # as spelled in the space and in `when`
             codes[name], unique = pd.factorize(frame[name].astype(object))
             tokens = [token(value) for value in unique]
             cells[name] = [*(own.get(value, value) for value in tokens), None]  # code -1, the last, is an empty cell
@@ -234,7 +238,7 @@ class TableSource:
         return frame, configs, of_group[row_group]
 
     def _cost(self, frame: pd.DataFrame, fidelity: np.ndarray, configs: list[dict[str, Any]], keys: np.ndarray) -> np.ndarray:
-        """GPU seconds up to each row."""
+        """The GPU seconds of a run up to each row."""
         time_attr = self._spec.early_terminate.time_attr
         if "gpu_seconds" in frame:
             return self._numbers(frame, "gpu_seconds", amount=True)
@@ -253,7 +257,7 @@ class TableSource:
         return fidelity
 
     def _collect(self, frame: pd.DataFrame, configs: list[dict[str, Any]], keys: np.ndarray) -> None:
-        """Every curve that reaches `max_t`, by configuration."""
+        """Collect the curves that reach `max_t`, by configuration."""
         early, max_t = self._spec.early_terminate, self._max_t
         fidelity = self._numbers(frame, early.time_attr) if early.time_attr in frame else np.full(len(frame), max_t)
         value = self._numbers(frame, self._spec.metric.name)
@@ -281,13 +285,13 @@ class TableSource:
                 runs += 1
         if not curves:
             low, high = fidelity.min(), fidelity.max()
-            reached = f"the largest is {high:g}" if high < max_t else f"its rows count from {low:g} to {high:g}"
+            reached = f"the largest value is {high:g}" if high < max_t else f"the values range from {low:g} to {high:g}"
             hint = (
                 f"set early_terminate.max_t to {high:g} or less"
                 if high < max_t
-                else "choose a max_t that runs have rows around"
+                else "choose a max_t within the rows of some runs"
             )
-            raise UserError(f"{self.name}: no run has rows up to max_t ({max_t:g} {early.time_attr}): {reached}", hint)
+            raise UserError(f"{self.name}: no run has rows up to max_t ({max_t:g} {early.time_attr}); {reached}", hint)
         kept = sorted(curves)
         self.configs = [configs[index] for index in kept]
         self._curves = [curves[index] for index in kept]
@@ -295,29 +299,29 @@ class TableSource:
         left_out, short = len(configs) - len(kept), len(starts) - runs
         self.notes.append(f"{self.name}: {len(kept)} configurations, {runs} runs up to {early.time_attr} = {max_t:g}")
         if short:
-            self.notes.append(f"{self.name}: left out as their rows don't reach it: {left_out} configurations, {short} runs")
+            self.notes.append(f"{self.name}: {left_out} configurations and {short} runs that end earlier are ignored")
         if "n_params" in frame and "model_size" in self._spec.search_space.parameters:
             counts = pd.Series(self._numbers(frame, "n_params", amount=True))
             sizes = [configs[key].get("model_size") for key in keys]
             self.n_params = {str(size): float(count) for size, count in counts.groupby(sizes).median().items()}
 
     def _check_ids(self, rows: pd.DataFrame, configs: list[dict[str, Any]]) -> None:
-        """A run has one value of each parameter; a column that changes on the way is something else, e.g. a schedule's rate."""
+        """Check that a run has one value of each parameter. A column that changes may be, for example, a schedule's rate."""
         torn = rows.groupby("config")["key"].nunique()
         if (torn > 1).any():
             config = torn.index[int((torn > 1).to_numpy().argmax())]
             one, other = (configs[key] for key in rows.loc[rows["config"] == config, "key"].unique()[:2])
             name = next(name for name in [*one, *other] if one.get(name) != other.get(name))
-            hint = "the column has to hold the run's own setting, the same in all of its rows"
+            hint = "a parameter needs the same value in all rows of a run"
             raise UserError(f"{self.name}: config {config} has {name} = {one.get(name)} and {other.get(name)}", hint)
 
     # ---- looking up ----------------------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        """The best and the median, the weights of the parameters, and how well the lookup does."""
+        """Compute the best and the median value, the weights of the parameters, and the error of the lookup."""
         finite = self.finals[np.isfinite(self.finals)]
         if not len(finite):
-            raise UserError(f"{self.name}: every run has diverged", f"is {self._spec.metric.name} the right column?")
+            raise UserError(f"{self.name}: every run has diverged", f"check that {self._spec.metric.name} is the right column")
         worst = math.inf if self.minimize else -math.inf
         losses = np.where(np.isfinite(self.finals), self.finals, worst)
         self.best = float(finite.min() if self.minimize else finite.max())
@@ -327,7 +331,7 @@ class TableSource:
             self.notes.append(f"{self.name}: {diverged} configurations diverged")
         if not math.isfinite(self.median):
             self.median = float(finite.max() if self.minimize else finite.min())
-            self.notes.append(f"{self.name}: as half of them diverged or more, the worst finite value stands for the median")
+            self.notes.append(f"{self.name}: at least half of them diverged, so the worst finite value is used as the median")
         place = pd.Series(losses).rank(pct=True).to_numpy()
         self._weights = np.ones(self._matrix.shape[1])
         count = len(self.configs)
@@ -341,17 +345,17 @@ class TableSource:
             judged = np.unique(np.linspace(0, count - 1, min(count, JUDGED)).astype(int))
             errors = [abs(place[index] - place[self._nearest(self._matrix[index], without=index)]) for index in judged]
             self.notes.append(
-                f"{self.name}: parameters that were not recorded get the nearest recorded ones; for these, each answered by its "
-                f"nearest other, the final value is off by {np.median(errors):.1%} of the ranks in the median"
+                f"{self.name}: an unrecorded configuration gets the values of the nearest recorded one. If each recorded "
+                f"configuration is replaced by its nearest neighbor, the median error is {np.median(errors):.1%} of the ranks"
             )
 
     def _nearest(self, row: np.ndarray, without: int | None = None) -> int:
-        """The recorded configuration nearest to an encoded one; `without` is left out of the search."""
+        """The index of the recorded configuration nearest to an encoded one, excluding `without`."""
         words = self._encoding.is_word
         gaps = np.empty_like(self._matrix)
         gaps[:, words] = self._matrix[:, words] != row[words]
         gaps[:, ~words] = np.abs(self._matrix[:, ~words] - row[~words])
-        # A number that one of both does not have is as far as can be; one that neither has is the same.
+        # A number that only one of both has counts as the largest distance; one that neither has counts as equal.
         absent = np.isnan(row)
         gaps[:, absent] = ~np.isnan(self._matrix[:, absent])
         np.nan_to_num(gaps, copy=False, nan=1.0)
@@ -365,19 +369,19 @@ class TableSource:
 
 
 def _cut(rows: np.ndarray, max_t: float) -> Curve | None:
-    """The curve of one run's rows (fidelity, value, cost), up to `max_t`; None where they don't reach it."""
+    """The curve of one run's rows (fidelity, value, cost) up to `max_t`; None if they end earlier."""
     fidelity = rows[:, 0]
     if fidelity[0] > max_t * (1 + SAME):
         return None
     if fidelity[-1] < max_t * (1 - SAME):
         if math.isfinite(rows[-1, 1]):
             return None
-        rows = np.vstack([rows, [max_t, math.nan, rows[-1, 2] * max_t / fidelity[-1]]])  # it stays diverged
+        rows = np.vstack([rows, [max_t, math.nan, rows[-1, 2] * max_t / fidelity[-1]]])  # the run stays diverged
     kept = rows[rows[:, 0] < max_t * (1 - SAME)]
     end = rows[len(kept)].copy()  # the first row at or beyond the end
     if end[0] > max_t * (1 + SAME):
         t, before = end[0], kept[-1]
-        # The value changes about as much from each doubling to the next; the cost grows as the training does.
+        # The value changes about equally with each doubling of fidelity; the cost grows in proportion to it.
         end[1] = before[1] + (end[1] - before[1]) * math.log(max_t / before[0]) / math.log(t / before[0])
         end[2] = before[2] + (end[2] - before[2]) * (max_t - before[0]) / (t - before[0])
     end[0] = max_t
