@@ -1,13 +1,13 @@
-"""Whether a full cluster is kept busy while trials of 1, 2, 4 and 8 GPUs compete for 32, and how long the large ones wait.
+"""Occupancy of a full cluster while trials of 1, 2, 4 and 8 GPUs compete for 32, and the waits of the large ones.
 
     python benchmarks/cluster.py [--json] [--seeds 5] [--trials 300] [--live 96] [--no-live]
 
-Simulated: whole sweeps (ASHA, modelled learning curves) with three ways of placing trials. Live: trials that only sleep, on a
-local Ray with 32 logical GPUs, by our driver, and then the same trials in the same order by stock Ray Tune with a custom
-searcher. Ends with one JSON line.
+Simulated: whole sweeps (ASHA, modelled learning curves) with three placement policies. Live: trials that only sleep, on a
+local Ray with 32 logical GPUs, run by scalesweep's driver, and then the same trials in the same order by stock Ray Tune with a
+custom searcher. The last line of output is JSON.
 
-Occupancy is of GPUs that train, from the first trial's start until the last one that waited has started: as long, there is a
-trial that could use an idle GPU. A wait is from the proposal to the first start.
+Occupancy is the share of GPUs that train, from the start of the first trial until the last waiting one has started. During that
+time some trial could use an idle GPU. A wait lasts from the proposal to the first start.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A time that a trial held its GPUs."""
+    """A period during which a trial held its GPUs."""
 
     gpus: int
     began: float
@@ -63,7 +63,7 @@ class Stretch:
 
 
 def usage(stretches: Iterable[Stretch], waits: Mapping[str, tuple[int, float]], yields: int = 0) -> Usage:
-    """`waits`: each started trial's GPU count and wait in seconds."""
+    """The result of one run. `waits`: the GPU count and the wait in seconds of each started trial."""
     held = list(stretches)
     first, last = min(one.began for one in held), max(one.began for one in held)
     busy = sum(one.gpus * max(0.0, min(one.ended, last) - one.began) for one in held)
@@ -76,14 +76,14 @@ def usage(stretches: Iterable[Stretch], waits: Mapping[str, tuple[int, float]], 
 
 
 class InOrder(Conductor):
-    """First come, first served: nobody overtakes."""
+    """First come, first served, without overtaking."""
 
     def _gathered_for(self) -> str | None:
         return next(iter(self.waiting), None)
 
 
 class WhateverFits(Conductor):
-    """The longest-waiting trial that fits is placed, for as long as anything fits."""
+    """Place the longest-waiting trial that fits, as long as one fits."""
 
     def _gathered_for(self) -> str | None:
         return None
@@ -93,7 +93,7 @@ POLICIES: dict[str, type[Conductor]] = {"scalesweep": Conductor, "in order": InO
 
 
 class Kept(Memory):
-    """A record of which the events are kept."""
+    """A record that keeps its events."""
 
     def __init__(self, record: Record) -> None:
         super().__init__(record)
@@ -105,7 +105,7 @@ class Kept(Memory):
 
 
 def of_events(record: Record, events: Iterable[dict[str, Any]]) -> Usage:
-    """What a sweep's record says."""
+    """The result of a sweep, from its record."""
     began: dict[str, float] = {}
     stretches: list[Stretch] = []
     last = 0.0
@@ -150,7 +150,7 @@ def simulated(policy: str, trials: int, seed: int) -> Usage:
 
 
 def seconds_of(params: Mapping[str, Any], shortest: float = 8.0, longest: float = 80.0) -> float:
-    """How long a live trial sleeps: between the two, by what its parameters hash to, short ones more often."""
+    """The sleep of a live trial in seconds: between two limits, from a hash of its parameters; short sleeps are more frequent."""
     digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).digest()
     return shortest * (longest / shortest) ** (int.from_bytes(digest[:4], "big") / 2**32)
 
@@ -159,7 +159,7 @@ def _sleeper() -> type:
     from ray import tune
 
     class Sleeper(tune.Trainable):
-        """Sleeps from report to report, and writes down when it did."""
+        """A trial that sleeps between reports and logs the times."""
 
         def setup(self, config: dict[str, Any]) -> None:
             self.told = config
@@ -190,7 +190,7 @@ def payload_of(name: str, params: Mapping[str, Any], gpus: int, done: int, log: 
 
 
 def of_log(log: Path, proposed: Mapping[str, float], yields: int = 0) -> Usage:
-    """What the trials wrote down themselves."""
+    """The result of a live run, from the logs of its trials."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     first: dict[str, dict[str, Any]] = {}
     for line in lines:
@@ -206,7 +206,7 @@ def of_log(log: Path, proposed: Mapping[str, float], yields: int = 0) -> Usage:
 
 
 def live_ours(trials: int, folder: Path) -> tuple[Usage, list[tuple[str, dict[str, Any], int]]]:
-    """Returns also the trials in the order in which they were proposed: name, parameters, GPUs."""
+    """Run the trials with scalesweep. Also returns them in the order of their proposals: name, parameters, GPUs."""
     from scalesweep.sweep.bridge import run_tune
     from scalesweep.sweep.trainable import placement
 
@@ -233,7 +233,7 @@ def live_ours(trials: int, folder: Path) -> tuple[Usage, list[tuple[str, dict[st
 
 
 def live_stock(order: list[tuple[str, dict[str, Any], int]], folder: Path) -> Usage:
-    """Ray Tune as it comes, with a searcher that names these trials."""
+    """Run the same trials with stock Ray Tune and a searcher that suggests them in order."""
     from ray import tune
     from ray.tune.search import Searcher
 
@@ -287,9 +287,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=300, help="of a simulated sweep")
-    parser.add_argument("--live", type=int, default=96, help="trials that really run")
+    parser.add_argument("--live", type=int, default=96, help="live trials")
     parser.add_argument("--no-live", action="store_true")
-    parser.add_argument("--json", action="store_true", help="nothing but the last line")
+    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     options = parser.parse_args()
     rows: dict[str, list[Usage]] = {}
     for policy in POLICIES:

@@ -1,4 +1,4 @@
-"""What the runs of `search.py` come to: medians over seeds, ratios with intervals, tables, the JSON line, the plot."""
+"""Results of the runs of `search.py`: medians over seeds, ratios with intervals, tables, the JSON line, the plot."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Comparison:
     grid: np.ndarray
     results: dict[str, Result]
     stock: figures.Ratio | None
-    research: figures.Ratio | None  # against all rivals; None where none of research ran
+    research: figures.Ratio | None  # against all rivals; None if no research method ran
     stock_resampled: np.ndarray
     research_resampled: np.ndarray
 
@@ -68,7 +68,7 @@ class Comparison:
 
 
 def compare(family: Family, chosen: Sequence[Method], rows: Sequence[dict[str, Any]]) -> Comparison | None:
-    """None where ours has no run."""
+    """The comparison for one family; None without a run of scalesweep."""
     results: dict[str, Result] = {}
     grid = np.array([])
     for number, method in enumerate(chosen):
@@ -98,7 +98,7 @@ def _against(grid: np.ndarray, ours: Result, others: Mapping[str, Result]) -> tu
 
 
 def finite(value: float | None) -> float | None:
-    """For JSON, which has no infinity."""
+    """A number for JSON, which has no infinity: None in its place."""
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -121,7 +121,7 @@ def at_share(grid: np.ndarray, curve: np.ndarray, share: float) -> float:
 
 
 def family_figures(found: Comparison) -> dict[str, Any]:
-    """Everything of a family for the JSON line."""
+    """The entry of a family in the JSON line."""
     told: dict[str, Any] = {"trend": found.family.trend, "real": found.family.real, "budget_gpu_hours": float(found.grid[-1])}
     told["stock"] = _ratio_figures(found.stock, found.stock_resampled)
     told["all_rivals"] = _ratio_figures(found.research, found.research_resampled)
@@ -147,7 +147,7 @@ def family_figures(found: Comparison) -> dict[str, Any]:
 
 
 def ablation_figures(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """GPU hours of ours with one ingredient changed ÷ those of ours, to the same regret. Above 1: the ingredient helps."""
+    """GPU hours of scalesweep with one ingredient changed ÷ those without the change, to the same regret. Above 1 it helps."""
     told: dict[str, Any] = {}
     for name in ABLATIONS:
         of: dict[str, float] = {}
@@ -160,7 +160,7 @@ def ablation_figures(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def ratio_figures(comparisons: Sequence[Comparison], tools: Sequence[str], for_good: bool = False) -> dict[str, Any]:
-    """GPU hours of ours ÷ those of the best of `tools`, over the families where any of them ran."""
+    """GPU hours of scalesweep ÷ those of the best of `tools`, over the families in which any of them ran."""
     ratios, trend = {}, []
     for found in comparisons:
         medians = {name: found.results[name].median for name in tools if name in found.results}
@@ -269,7 +269,7 @@ def print_tables(comparisons: Sequence[Comparison], told: Mapping[str, Any]) -> 
 
 
 def plot(comparisons: Sequence[Comparison], path: Path) -> None:
-    """A panel per family: medians over seeds, for ours with the band of percentiles 10 to 90."""
+    """A panel per family: medians over seeds, with a band of percentiles 10 to 90 for scalesweep."""
     import matplotlib
 
     matplotlib.use("Agg")

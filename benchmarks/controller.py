@@ -1,17 +1,17 @@
-"""What the controller of a sweep takes for each suggestion and each report as its history grows. Ends with one JSON line.
+"""Time of a sweep's controller per suggestion and per report as the history grows. The last line of output is JSON.
 
     python benchmarks/controller.py [--json] [--most 10000] [--only SAMPLER …] [--cap-seconds 60]
 
-The history: the record of a sweep of the quickstart's space, trials drawn at random, curves made up. For each size, sampler and
-storage a process of its own takes the record in as a resumed sweep does, then is asked for 10 more trials and given their
-reports. Nothing trains; what is timed is the conductor with all that it calls.
+The history is the record of a sweep over the quickstart's space, with random trials and artificial curves. For each size, sampler
+and storage, a separate process loads the record like a resumed sweep. Then it is asked for 10 more trials and receives their
+reports. Nothing trains: the benchmark times the conductor and everything that it calls.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before NumPy is imported, in workers too: they share the processor as it is.
+# Set before NumPy is imported, also in workers, because the processes share the processor.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"))
 
 import argparse
@@ -41,7 +41,7 @@ from scalesweep.spec import SweepSpec, load_sweep, trial_config
 
 SWEEP = Path(__file__).parents[1] / "sweeps" / "quickstart.yaml"
 SIZES = (10, 100, 1_000, 10_000)
-SHOWN = 10  # suggestions that are timed
+SHOWN = 10  # timed suggestions
 GPUS = 2
 N_PARAMS = {"L1": 1.5e6, "L2": 3e6, "L4": 6e6, "L6": 9e6}
 STEPS = (12.0, 24.0, 36.0)  # evaluations of the quickstart
@@ -60,32 +60,32 @@ def say(text: str) -> None:
 
 
 def spec_of(sampler: str) -> SweepSpec:
-    """The quickstart's sweep with package defaults for the search, and nothing that ends it."""
+    """The quickstart's sweep with the search defaults and without a limit."""
     spec = load_sweep(SWEEP, [f"search={{sampler: {sampler}}}", "budget={run_cap: 1000000}"])
     return spec.model_copy(update={"resources": spec.resources.model_copy(update={"max_concurrent_trials": None})})
 
 
 def loss(params: Mapping[str, Any], step: float, rng: np.random.Generator) -> float:
-    """A made-up curve: an optimum of the rate, larger sizes better, noise."""
+    """An artificial curve with an optimal learning rate, better values for larger sizes, and noise."""
     off = math.log(params["learning_rate"] / 5e-4)
     floor = 0.4 + 0.1 * off**2 + 0.2 * params["dropout"] - 0.02 * int(params["model_size"][1:])
     return floor + 0.3 * math.exp(-step / 12) + 0.005 * float(rng.standard_normal())
 
 
 def seconds(params: Mapping[str, Any]) -> float:
-    """Of virtual time between two evaluations."""
+    """Seconds of virtual time between two evaluations."""
     return 12 * N_PARAMS[params["model_size"]] / N_PARAMS["L1"] / params["num_gpus"]
 
 
 def conductor_of(spec: SweepSpec, storage: BaseStorage, writer: Memory, clock: Clock) -> Conductor:
-    """A conductor with all that the record holds taken in."""
+    """A conductor that has loaded the record."""
     record = writer.record
     proposer = Proposer(spec, "minimize", storage, record.by_number(), spec.metric.name, n_params=N_PARAMS)
     return Conductor(spec, "minimize", writer, proposer, lambda: GPUS, Everywhere(), clock)
 
 
 def one_trial(conductor: Conductor, clock: Clock, rng: np.random.Generator) -> tuple[float, list[float]]:
-    """Seconds of one suggestion and of each report of the trial. It has the cluster to itself."""
+    """Seconds of one suggestion and of each report of its trial, which runs alone on the cluster."""
     began = time.perf_counter()
     trial = conductor.next_trial()
     suggest, reports = time.perf_counter() - began, []
@@ -103,7 +103,7 @@ def one_trial(conductor: Conductor, clock: Clock, rng: np.random.Generator) -> t
 
 
 def history(trials: int) -> list[dict[str, Any]]:
-    """The events of a sweep of so many trials, one after another; one in three passes each rung, by lot."""
+    """The events of a sweep of consecutive trials. One in three, chosen at random, passes each rung."""
     spec, rng, now = spec_of("random"), np.random.default_rng(5), 0.0
     events: list[dict[str, Any]] = [{"event": "session", "time": now, "resumed": False}]
     for number in range(trials):
@@ -131,13 +131,13 @@ def resident_mib() -> float:
     for line in Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else ():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
-    import resource  # its peak, where the system does not tell what is held now
+    import resource  # the peak, if the system does not report the current value
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 def measure(sampler: str, journal: bool, path: str, trials: int, cap_seconds: float) -> dict[str, float]:
-    """One sampler with one history, in a process that has done nothing else."""
+    """One sampler with one history, in a fresh process."""
     warnings.filterwarnings("ignore")
     with Path(path).open(encoding="utf-8") as file:
         events = [json.loads(line) for line in file]
@@ -173,7 +173,7 @@ def measure(sampler: str, journal: bool, path: str, trials: int, cap_seconds: fl
 
 
 def growth(values: Mapping[str, float]) -> float | None:
-    """Slope of log time over log trials between the last two sizes: 1 is linear."""
+    """The slope of log time over log trials between the last two sizes; 1 is linear."""
     if len(values) < 2:
         return None
     (few, before), (many, after) = list(values.items())[-2:]
@@ -203,7 +203,7 @@ def main() -> None:
                 say(
                     f"  {case:20} {size:>6} trials: suggestion {row['suggest_ms']:8.2f} ms (worst {row['suggest_worst_ms']:.1f})"
                     f" · report {row['report_ms']:7.2f} ms (worst {row['report_worst_ms']:.1f}) · {row['memory_mib']:.0f} MiB"
-                    f" · taken in after {row['take_in_s']:.1f} s"
+                    f" · loaded in {row['take_in_s']:.1f} s"
                 )
             slopes = {key: growth(of[key]) for key in ("suggest_ms", "report_ms")}
             result[case] = {**of, "growth": slopes}
@@ -212,7 +212,7 @@ def main() -> None:
     if not arguments.json:
         for case, of in result.items():
             print(
-                f"{case}: a suggestion grows with trials^{of['growth']['suggest_ms']}, a report with ^{of['growth']['report_ms']}"
+                f"{case}: suggestion time grows as trials^{of['growth']['suggest_ms']}, report time as trials^{of['growth']['report_ms']}"
             )
     print(json.dumps({**told, "of": foremost, "cases": result}))
 

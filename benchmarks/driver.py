@@ -1,12 +1,12 @@
-"""What a sweep's driver takes for each trial, and whether that grows with their number, against stock Ray Tune.
+"""Time of a sweep's driver per trial, and its growth with the number of trials, compared with stock Ray Tune.
 
     python benchmarks/driver.py [--json] [--trials 5000] [--seconds 0] [--only METHOD]
 
-Trials of one report that do nothing (or sleep for `--seconds`) on a local Ray with 32 logical GPUs, one GPU each: first by our
-driver, the record on disk and the study in its journal as in a launch, then by stock Ray Tune with a random search of as many
-parameters. Ends with one JSON line.
+Trials with one report that do nothing (or sleep for `--seconds`) run on a local Ray with 32 logical GPUs, one GPU each. First
+scalesweep's driver runs them, with the record on disk and the study in its journal as in a launch, then stock Ray Tune with a
+random search over as many parameters. The last line of output is JSON.
 
-`driver_ms` is processor time of the driving process per trial, so it does not tell what Ray's own processes take beside it.
+`driver_ms` is processor time of the driving process per trial. It does not include Ray's own processes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def say(text: str) -> None:
 
 
 class Meter:
-    """Called at the end of each trial; takes the driver's processor time at every tenth of the run."""
+    """Called at the end of each trial; records the driver's processor time at every tenth of the run."""
 
     def __init__(self, trials: int) -> None:
         self.trials, self.ended = trials, 0
@@ -54,7 +54,9 @@ class Meter:
         if self.ended * PARTS // self.trials > len(self.marks) - 1:
             self.marks.append(time.process_time())
             self.memory.append(psutil.Process().memory_info().rss / 2**20)
-            say(f"  {self.ended} trials, {time.monotonic() - self.began:.0f} s, {self.each()[-1]:.1f} ms of the driver each")
+            say(
+                f"  {self.ended} trials, {time.monotonic() - self.began:.0f} s, {self.each()[-1]:.1f} ms of the driver per trial"
+            )
 
     def each(self) -> list[float]:
         """Milliseconds per trial, in each part."""
@@ -187,9 +189,9 @@ def run(method: str, trials: int, seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=5000)
-    parser.add_argument("--seconds", type=float, default=0.0, help="that a trial sleeps")
+    parser.add_argument("--seconds", type=float, default=0.0, help="sleep of a trial")
     parser.add_argument("--only", choices=list(METHODS))
-    parser.add_argument("--json", action="store_true", help="nothing but the last line")
+    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     options = parser.parse_args()
     result: dict[str, Any] = {"gpus": GPUS, "seconds": options.seconds}
     for method in [options.only] if options.only else METHODS:

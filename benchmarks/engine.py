@@ -1,16 +1,16 @@
-"""What the trial engine costs and saves, measured in one run. Ends with one JSON line.
+"""Costs and savings of the trial engine, measured in one run. The last line of output is JSON.
 
     python benchmarks/engine.py [--json] [--no-ray] [--only gaps,steps,sweep,flops,models]
 
-gaps    from one trial's last report to the next one's first step, in a sweep that mixes 1 and 2 workers, beside the same
-        trial in stock Ray Tune (new processes for each trial)
-steps   a training step with the lowest k groups cached, against a full step × the share of FLOPs that is left
-sweep   GPU seconds of a whole sweep of the quickstart's space without and with the cache, and whether the leaderboards agree
-flops   FLOPs as the engine counts them against torch.utils.flop_counter
-models  a copy of a base model, and a size's facts without its weights, each as a share of the time that loading it takes
-soak    200 short trials of mixed shapes in one session: memory, handles, and how busy the workers were (only when asked for)
+gaps    time from the last report of a trial to the first step of the next, in a sweep that mixes 1 and 2 workers, compared
+        with the same trials in stock Ray Tune (new processes for each trial)
+steps   time of a training step with the lowest k groups cached, compared with a full step × the remaining share of FLOPs
+sweep   GPU seconds of a whole sweep of the quickstart's space without and with the cache, and agreement of the leaderboards
+flops   FLOPs counted by the engine, compared with torch.utils.flop_counter
+models  time to copy a base model, and to read a size's facts without its weights, each as a share of the time to load it
+soak    memory, handles and load of the workers over 200 short trials of mixed shapes in one session (only on request)
 
-`--no-ray` measures steps, flops and models alone, in this process: what a bare GPU machine can run.
+`--no-ray` measures steps, flops and models alone, in this process, which works on a GPU machine without Ray.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def gaps(trials: int, stock_trials: int) -> dict[str, float]:
 
 
 def warm_gaps(events: list[dict[str, Any]]) -> list[float]:
-    """For each trial on workers that had one before: from the last report of those to its own first step."""
-    last: dict[str, float] = {}  # worker → when it gave out its last report
+    """Seconds from the last report on the workers to the first step, for each trial on workers that had one before."""
+    last: dict[str, float] = {}  # worker → time of its last report
     first: dict[str, float] = {}
     reported: dict[str, float] = {}
     workers: dict[str, list[str]] = {}
@@ -103,7 +103,7 @@ def warm_gaps(events: list[dict[str, Any]]) -> list[float]:
 
 
 def stock_gaps(plan: Any, trials: int) -> list[float]:
-    """The same trials as a plain Tune trainable, one after another: a process for the trial and one per worker, all new."""
+    """The same trials as a plain Tune trainable, one after another, with new processes for each trial and its workers."""
     import ray
     from ray import tune
 
@@ -169,7 +169,7 @@ def stock_gaps(plan: Any, trials: int) -> list[float]:
 
 
 def trainer(plan: Any, frozen_groups: int, **config: Any) -> Any:
-    """The 6-layer encoder with its lowest groups frozen from the first step on."""
+    """The 6-layer encoder with its lowest groups frozen from the first step."""
     from scalesweep.spec import trial_config
     from scalesweep.sweep.launch import make_manifest
     from scalesweep.training.job import job_from_manifest
@@ -183,7 +183,7 @@ def trainer(plan: Any, frozen_groups: int, **config: Any) -> Any:
 
 
 def steps(precisions: list[str], repeats: int, batch: int) -> dict[str, Any]:
-    """The lowest k groups frozen and cached, k = 2 … 7 of the 8 groups of the 6-layer encoder (7: all but the head)."""
+    """Step times with the lowest k groups frozen and cached, for k = 2 … 7 of the encoder's 8 groups (7: all but the head)."""
     plan = plan_of(SHORT)
     n_groups = len(plan.sizes[-1].group_names)
     found: dict[str, Any] = {"step_rows": []}
@@ -207,7 +207,7 @@ def steps(precisions: list[str], repeats: int, batch: int) -> dict[str, Any]:
 
 
 def _time_steps(model: Any, frozen: int, repeats: int) -> tuple[float, float]:
-    """(median seconds, FLOPs) of a step on two batches that the cache holds already."""
+    """(median seconds, FLOPs) of a step on two batches that are already cached."""
     import torch
 
     trainable = tuple(index >= frozen for index in range(len(model.groups)))
@@ -270,7 +270,7 @@ def whole_sweep(trials: int) -> dict[str, Any]:
 
 
 def flops() -> dict[str, Any]:
-    """The worst relative error over architectures, cuts and cached or recomputed prefixes."""
+    """The largest relative error over architectures, cuts, and cached or recomputed prefixes."""
     sys.path.insert(0, str(ROOT / "tests"))
     from flop_cases import worst_error
 
@@ -305,7 +305,7 @@ def models(repeats: int) -> dict[str, Any]:
 
 
 def soaked(trials: int) -> dict[str, Any]:
-    """Growth is that of the second half of the session over its first, after 20 trials."""
+    """Run the soak. Growth compares the second half of the session with the first, after 20 trials."""
     sys.path.insert(0, str(ROOT / "tests"))
     from soaking import growth, occupancy, soak
 

@@ -1,9 +1,9 @@
-"""What searches are compared on: modelled families, tables that others recorded, and a record of this project's own sweep.
+"""The families for comparing searches: modelled curves, published tables, and a record of this project's own sweep.
 
-    python benchmarks/families.py [NAME …]        # prints what each family is like
+    python benchmarks/families.py [NAME …]        # prints the properties of each family
 
-The recorded tables lie in `../shared/curves` beside the repository, or where SCALESWEEP_CURVES says; a family whose table is
-not there is skipped with a sentence on stderr. Sources and licences of the tables are told in the README beside them.
+The recorded tables are in `../shared/curves` beside the repository, or in the folder SCALESWEEP_CURVES. A family without its
+table is skipped with a message on stderr. The README beside the tables lists their sources and licences.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ ROOT = Path(__file__).parents[1]
 CURVES = Path(os.environ.get("SCALESWEEP_CURVES") or ROOT.parent / "shared" / "curves")
 OWN = ROOT / "benchmarks" / "curves" / "quickstart.parquet"
 GPUS = 8
-FULL_TRIALS = 40  # what the budget buys, at the cost of the median random configuration …
-SHARE = 0.4  # … but no more than this share of a table's configurations: a search that runs them all has nothing to decide
-STARTUP_SECONDS, STARTUP_SHARE = 5.0, 0.02  # of a trial; no more than this share of the median one's duration
-TASKS = {  # TaskSet's name of each task → ours
+FULL_TRIALS = 40  # the budget, in random configurations of median cost …
+SHARE = 0.4  # … but at most this share of a table's configurations, because a search that runs all of them decides nothing
+STARTUP_SECONDS, STARTUP_SHARE = 5.0, 0.02  # start-up of a trial; at most this share of the median trial's duration
+TASKS = {  # TaskSet's name of each task → the name here
     "imdb_patch32_GRU128_bs128": "gru128",
     "imdb_patch32_GRU64_avg_bs128": "gru64",
     "imdb_patch32_IRNN64_relu_last_bs128": "irnn64",
@@ -51,20 +51,20 @@ class Family:
     goal: str
     cluster: Cluster
     budget_gpu_hours: float
-    trend: bool  # the best settings, or the order of the sizes, follow the size
+    trend: bool  # the best settings or the order of the sizes depend on the size
     real: bool  # recorded, not modelled
 
 
 def families(names: Sequence[str] | None = None) -> list[Family]:
-    """Build the families named, all by default; one whose table is absent is skipped with a sentence on stderr.
+    """Build the named families, by default all. A family without its table is skipped with a message on stderr.
 
     Raises:
-        UserError: a name that there is not.
+        UserError: a name is unknown.
     """
     built = []
     for name in names if names is not None else BUILDERS:
         if name not in BUILDERS:
-            raise UserError(f"no family {name!r}", did_you_mean(name, BUILDERS))
+            raise UserError(f"the family {name!r} does not exist", did_you_mean(name, BUILDERS))
         try:
             built.append(BUILDERS[name]())
         except FileNotFoundError as error:
@@ -73,7 +73,7 @@ def families(names: Sequence[str] | None = None) -> list[Family]:
 
 
 def draw(spec: SweepSpec, rng: np.random.Generator) -> dict[str, Any]:
-    """A configuration at random from the space."""
+    """A random configuration of the space."""
     params: dict[str, Any] = {}
     for name, parameter in spec.search_space.ordered():
         if not parameter.holds(params):
@@ -92,7 +92,7 @@ def draw(spec: SweepSpec, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def full_trials(family_spec: SweepSpec, source: Source, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """GPU seconds and duration, in seconds, of random configurations that run to the end."""
+    """GPU seconds and duration in seconds of random configurations that run to the end."""
     rng = np.random.default_rng(11)
     drawn = [draw(family_spec, rng) for _ in range(count)]
     gpu_seconds = np.array([source.curve(params, 0).gpu_seconds[-1] for params in drawn])
@@ -113,7 +113,7 @@ def _family(name: str, spec: SweepSpec, source: Source, trend: bool, real: bool 
 def _parametric(name: str) -> Family:
     spec = sweep_from_dict(family_spec(name))
     # In `crossing` the optimum and the final order follow size as in `trend`; only early reports mislead. In `poor_scaling`
-    # too: it is `trend` with another cost of GPUs. `no_trend` is there for what goes wrong without it.
+    # too, which is `trend` with another cost of GPUs. `no_trend` shows the effect of a wrong assumption.
     return _family(name, spec, ParametricSource(FAMILIES[name], spec), trend=name != "no_trend", real=False)
 
 
@@ -123,7 +123,7 @@ def _parametric(name: str) -> Family:
 def _table(
     name: str, frame: pd.DataFrame, parameters: dict[str, Any], metric: str, early: dict[str, Any], trend: bool
 ) -> Family:
-    """A table as a family; `frame` has the columns that `TableSource` documents."""
+    """A family from a table; `frame` has the columns documented in `TableSource`."""
     data = {
         "name": name,
         "search_space": {"parameters": parameters},
@@ -137,7 +137,7 @@ def _table(
 
 def _recorded(path: Path) -> pd.DataFrame:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path.name} in {path.parent}")
+        raise FileNotFoundError(f"{path.parent} has no file {path.name}")
     return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
 
 
@@ -150,17 +150,17 @@ def _listed(column: pd.Series) -> dict[str, Any]:
 
 
 def _sizes(frame: pd.DataFrame) -> dict[str, Any]:
-    """The words of `model_size`, smallest first."""
+    """The values of `model_size`, smallest first."""
     return {"values": frame.groupby("model_size").n_params.median().sort_values(kind="stable").index.tolist()}
 
 
 def _steplaw() -> Family:
-    """Pre-training from scratch. Every point is a run of its own, with its own cosine to the end of its own tokens; the runs
-    of one (size, rate, batch) at 2 to 4 token budgets are taken as one curve, since no curves were published. So a real
-    run's value at a rung, its rate still high, would be worse than what stands here."""
+    """Pre-training from scratch. Every point is a separate run with a cosine schedule over its own tokens. No curves were
+    published, so the runs of one (size, rate, batch) at 2 to 4 token budgets count as one curve. The value of a real run at a
+    rung, where its rate is still high, would be worse."""
     frame = _recorded(CURVES / "steplaw" / "dense.parquet")
     frame["model_size"] = (frame.n_params / 1e6).round().astype(int).astype(str) + "m"
-    frame["learning_rate"] = 2.0 ** (np.round(2 * np.log2(frame.lr)) / 2)  # a grid of half octaves, rounded off differently
+    frame["learning_rate"] = 2.0 ** (np.round(2 * np.log2(frame.lr)) / 2)  # a grid of half octaves with inconsistent rounding
     frame = frame.rename(columns={"batch_size_seqs": "global_batch_size"})
     frame["flops"] = 6.0 * frame.n_params * frame.tokens
     parameters = {
@@ -169,7 +169,7 @@ def _steplaw() -> Family:
         "global_batch_size": _listed(frame.global_batch_size),
     }
     # The last cell of three sizes is at 1.288e20 FLOPs, that of the largest at 1.61e20 (interpolated). First cells are at
-    # 1/25, 1/16, 1/6 and 1/4 of it, so that the larger sizes are first judged where they have used more.
+    # 1/25, 1/16, 1/6 and 1/4 of it, so the first rung of larger sizes is at more compute.
     early = {"time_attr": "flops", "grace_period": 4.77e18, "max_t": 1.2877e20}
     columns = [*parameters, "flops", "n_params", "smooth_loss"]
     # A trend: the best rate falls from 0.0078 (215M) to 0.0028 (537M), and at equal compute each larger size is better.
@@ -177,10 +177,10 @@ def _steplaw() -> Family:
 
 
 def _taskset(task: str) -> Family:
-    """1,000 optimizer configurations on a small recurrent text classifier: no sizes. Some diverge."""
+    """1,000 optimizer configurations on a small recurrent text classifier, without sizes. Some diverge."""
     configs = _recorded(CURVES / "taskset" / "configs.parquet")
     curves = _recorded(CURVES / "taskset" / f"curves_{task}.parquet")
-    for beta in ("beta1", "beta2"):  # what TaskSet draws on a log scale is the distance from 1
+    for beta in ("beta1", "beta2"):  # TaskSet draws the distance from 1 on a log scale
         configs[f"one_minus_{beta}"] = 1 - configs.pop(beta)
     frame = curves.merge(configs, on="config_id").rename(columns={"config_id": "config"})
     frame["steps"] = 200 * frame.point.astype(int)
@@ -191,8 +191,8 @@ def _taskset(task: str) -> Family:
 
 
 def _misfitting() -> Family:
-    """91 pre-training runs of four small sizes. The length of the run is a parameter here, and fidelity its share in per cent;
-    runs of 100 steps report at their end alone."""
+    """91 pre-training runs of four small sizes. The length of the run is a parameter, and the fidelity is the share of the run
+    in percent. Runs of 100 steps report only at their end."""
     frame = _recorded(CURVES / "misfitting" / "curves.parquet")
     frame["model_size"] = frame.model.str.removeprefix("misfitting_")
     frame["steps"] = 100 * frame.fraction
@@ -210,21 +210,22 @@ def _misfitting() -> Family:
 
 
 def _rectified() -> Family:
-    """Which of 30 pretrained models to fine-tune on FLAN. One parameter; fidelity is the fine-tuning set's size in samples
-    (counted as `tokens`), each point a run of its own. The README warns of interpolated values; the copy here marks none."""
+    """The choice of one of 30 pretrained models for fine-tuning on FLAN. The model is the only parameter. The fidelity is the
+    number of fine-tuning samples (counted as `tokens`), and each point is a separate run. The table's README warns of
+    interpolated values, but this copy does not mark them."""
     frame = _recorded(CURVES / "rectified_finetuning" / "losses_flan.csv")
     frame = frame.rename(columns={"model": "model_size", "finetune_samples": "tokens"})
-    frame["flops"] = 6.0 * frame.n_params * frame.tokens  # per token of a sample: a constant factor is all that is missing
+    frame["flops"] = 6.0 * frame.n_params * frame.tokens  # per token of a sample; only a constant factor is missing
     parameters = {"model_size": _sizes(frame)}
     early = {"time_attr": "tokens", "grace_period": 200 * 2**4, "max_t": 1_638_400}
     columns = ["model_size", "tokens", "flops", "n_params", "test_loss"]
-    # No trend: from few samples larger models are better (Spearman −0.55), at the end size hardly tells (−0.17): the second
+    # No trend: from few samples larger models are better (Spearman −0.55), at the end size hardly matters (−0.17): the second
     # best has 223M parameters, and the largest, 6.7B, is the 22nd. Pretraining decides.
     return _table("rectified", frame[columns], parameters, "test_loss", early, trend=False)
 
 
 def _routing() -> Family:
-    """Mixtures of experts by size, experts and router. Order hardly changes between early and late: an easy case."""
+    """Mixtures of experts by size, experts and router. An easy case, because the order hardly changes during training."""
     frame = _recorded(CURVES / "routing" / "curves.parquet").dropna(subset=["loss_validation"])
     frame = frame.rename(
         columns={
@@ -251,11 +252,11 @@ def _routing() -> Family:
 
 
 def _quickstart() -> Family:
-    """This project's own sweep: every trial run to the end by the engine, on its data and models."""
+    """This project's own sweep: real trials of the engine, all run to the end."""
     frame = _recorded(OWN)
     spec = load_sweep(ROOT / "sweeps" / "quickstart.yaml")
     source = TableSource(frame, spec, spec.metric.goal or "minimize", efficiency=0.9, name="quickstart")
-    return _family("quickstart", spec, source, trend=False)  # after 36 steps; nobody has shown one
+    return _family("quickstart", spec, source, trend=False)  # after 36 steps no size trend is visible
 
 
 BUILDERS: dict[str, Callable[[], Family]] = {
@@ -270,7 +271,7 @@ BUILDERS: dict[str, Callable[[], Family]] = {
 
 
 def describe(family: Family) -> str:
-    """A row of the table that is printed."""
+    """A row of the printed table."""
     rng = np.random.default_rng(12)
     finals = np.array([family.source.final(draw(family.spec, rng)) for _ in range(1000)])
     regrets = (finals - family.source.best) / (family.source.median - family.source.best)

@@ -1,4 +1,4 @@
-"""Statistics of simulated searches: how many GPU hours each takes to the same regret, and how sure that is."""
+"""Statistics of simulated searches: GPU hours to the same regret, with intervals."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 
 GOOD = 0.05  # regret that counts as found: 5 % of the way from the best known to the median configuration
-NOTHING = 1.0  # regret while nothing can be picked, or where the pick diverges: that of the median configuration
+NOTHING = 1.0  # regret without a pick or with a diverged one: that of the median configuration
 RESAMPLES = 1000
 LOW, HIGH = 10, 90  # percentiles of intervals
 
 
 def filled(regrets: Sequence[Sequence[float | None]]) -> np.ndarray:
-    """Regret curves, seeds × points, with `NOTHING` where there is none."""
+    """Regret curves [seeds, points], with `NOTHING` for missing values."""
     curves = np.array(regrets, float)
     return np.where(np.isfinite(curves), curves, NOTHING)
 
 
 def hours_to(grid: np.ndarray, curve: np.ndarray, target: float, for_good: bool = False) -> float:
-    """The first GPU hour at which a curve is at `target` or below; infinite if it never is. A pick can become worse again:
-    `for_good` is the hour from which on it is not above."""
+    """The first GPU hour at which a curve is at or below `target`; infinite if it never is. A pick can become worse again:
+    with `for_good`, it is the hour after which the curve stays at or below `target`."""
     below = curve <= target
     if for_good:
         below = np.logical_and.accumulate(below[::-1])[::-1]
@@ -31,7 +31,7 @@ def hours_to(grid: np.ndarray, curve: np.ndarray, target: float, for_good: bool 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One search against the best of others. Where it never reaches the target, `ratio` is what it is at least."""
+    """One search compared with the best of others. If it never reaches the target, `ratio` is a lower bound."""
 
     target: float
     best: str
@@ -45,10 +45,10 @@ class Ratio:
 
 
 def against(grid: np.ndarray, ours: np.ndarray, others: Mapping[str, np.ndarray], for_good: bool = False) -> Ratio:
-    """GPU hours of ours ÷ those of whichever other is first at 5 % regret; curves are medians over seeds.
+    """GPU hours of scalesweep ÷ those of the first other search at 5 % regret; curves are medians over seeds.
 
-    Where no other gets there, the target is the lowest regret that any of them reaches, rounded up to three digits. With
-    `for_good`, an hour counts from which on the curve is not above the target again; the lowest regret then is that at the end.
+    If no other search reaches 5 %, the target is the lowest regret that any of them reaches, rounded up to three digits. With
+    `for_good`, the hour is the one after which the curve stays at or below the target, and the lowest regret is the final one.
     """
     target = GOOD
     lowest = min(float(curve[-1] if for_good else curve.min()) for curve in others.values())
@@ -61,7 +61,7 @@ def against(grid: np.ndarray, ours: np.ndarray, others: Mapping[str, np.ndarray]
 
 
 def rounded_up(value: float, digits: int = 3) -> float:
-    """To so many significant digits, never below `value`."""
+    """`value` rounded up to a number of significant digits."""
     if value <= 0:
         return value
     scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
@@ -69,19 +69,19 @@ def rounded_up(value: float, digits: int = 3) -> float:
 
 
 def resampled(curves: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
-    """Medians of curves over seeds drawn with replacement: resamples × points."""
+    """Medians of curves over seeds drawn with replacement, [resamples, points]."""
     count = len(curves)
     return np.array([np.median(curves[rng.integers(count, size=count)], axis=0) for _ in range(resamples)])
 
 
 def ratios(grid: np.ndarray, ours: np.ndarray, others: Mapping[str, np.ndarray]) -> np.ndarray:
-    """`against` for each resample (first axis of every array): the target and the best other are found anew each time."""
+    """The result of `against` for each resample (first axis of every array), each with its own target and best other."""
     return np.array(
         [against(grid, ours[k], {name: curves[k] for name, curves in others.items()}).ratio for k in range(len(ours))]
     )
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """Percentiles 10 and 90. An infinite value is a rank like any other, and may be an end."""
+    """The percentiles 10 and 90. Infinite values are ranked like others, and a percentile may be infinite."""
     low, high = np.percentile(values, [LOW, HIGH], method="nearest")
     return [float(low), float(high)]

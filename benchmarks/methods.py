@@ -1,4 +1,4 @@
-"""What `search.py` compares: our sweep as it is set, ablations of it, and the rivals that can run here."""
+"""The methods that `search.py` compares: scalesweep with its settings, ablations of it, and the available rivals."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from scalesweep.spec import SweepSpec
 from scalesweep.spec.sweep import BudgetSpec, EarlyTerminateSpec, SearchSpec
 
 OURS = "scalesweep"
-PROPOSED = {  # what is on trial; it becomes the default of a sweep once it proves itself here
+PROPOSED = {  # settings under test, which become defaults if they do well here
     "search.sampler": "scale_aware",
     "early_terminate.variant": "promotion",
     "early_terminate.survival": "by_size",
 }
-ABLATIONS: dict[str, dict[str, Any]] = {  # one ingredient each; one that is the default already is left out
+ABLATIONS: dict[str, dict[str, Any]] = {  # one changed ingredient each; a change to the default value is left out
     "sampler=tpe": {"search.sampler": "tpe"},
     "sampler=random": {"search.sampler": "random"},
     "survival=metric": {"early_terminate.survival": "metric"},
@@ -30,7 +30,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # one ingredient each; one that is the
     "cost_weight=0": {"search.cost_weight": 0.0},
 }
 SLOW = ("carbs", "carbs-length", "protein")
-KEPT = ("time_attr", "grace_period", "max_t", "reduction_factor")  # what a family says of rungs; the rest is ours
+KEPT = ("time_attr", "grace_period", "max_t", "reduction_factor")  # the rungs of a family; the rest is scalesweep's
 Group = Literal["ours", "ablation", "stock", "research"]
 
 
@@ -42,20 +42,20 @@ def say(text: str) -> None:
 class Method:
     name: str
     group: Group
-    changes: dict[str, Any] = field(default_factory=dict)  # of the spec, for ours
+    changes: dict[str, Any] = field(default_factory=dict)  # changes of the spec, for scalesweep
 
 
 def methods(named: Sequence[str] | None, settings: Mapping[str, Any], slow: bool, quick: bool) -> list[Method]:
-    """What runs, ours first. Whatever can't run here is told on stderr and left out.
+    """The methods to run, scalesweep first. A message on stderr names each method that can't run here.
 
     Raises:
-        UserError: a name that there is not.
+        UserError: a name is unknown.
     """
     groups: dict[str, Group] = {OURS: "ours", **dict.fromkeys(ABLATIONS, "ablation")}
     groups |= {name: entry.group for name, entry in RIVALS.items()}
     words = set(named or (["stock"] if quick else ["stock", "research", "ablation"]))
     for word in words - set(groups.values()) - groups.keys():
-        raise UserError(f"no method {word!r}", did_you_mean(word, [*groups, *dict.fromkeys(groups.values())]))
+        raise UserError(f"the method {word!r} does not exist", did_you_mean(word, [*groups, *dict.fromkeys(groups.values())]))
     chosen = [Method(OURS, "ours", dict(settings))]
     for name, group in groups.items():
         if name == OURS or not {name, group} & words:
@@ -67,7 +67,7 @@ def methods(named: Sequence[str] | None, settings: Mapping[str, Any], slow: bool
             changes = {}
             reason = RIVALS[name].missing()
             if name in SLOW and not slow and name not in words:
-                reason = reason or "slow: --slow runs it"
+                reason = reason or "it is slow; --slow runs it"
         if reason:
             say(f"{name} is skipped: {reason}")
         else:
@@ -76,27 +76,27 @@ def methods(named: Sequence[str] | None, settings: Mapping[str, Any], slow: bool
 
 
 def _useless(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> str | None:
-    """Why an ablation is not worth a run; None if it is."""
+    """The reason to skip an ablation; None if it runs."""
     defaults = {"search": SearchSpec(), "early_terminate": EarlyTerminateSpec(max_t=1)}
     for key in changes:
         part, _, name = key.partition(".")
         if name not in type(defaults[part]).model_fields:
             return f"the spec has no {key}"
     now = {key: settings.get(key, getattr(defaults[key.partition(".")[0]], key.partition(".")[2])) for key in changes}
-    return "this is how the sweep is set anyway" if now == dict(changes) else None
+    return "the sweep already has this setting" if now == dict(changes) else None
 
 
 def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs as changes of the spec.
+    """The changes of the spec from KEY=VALUE pairs.
 
     Raises:
-        UserError: a key or value that the spec does not take.
+        UserError: the spec does not accept a key or value.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or key.partition(".")[0] not in ("search", "early_terminate"):
-            raise UserError(f"--set {pair}: this is no search.KEY=VALUE or early_terminate.KEY=VALUE")
+            raise UserError(f"--set {pair}: this is not search.KEY=VALUE or early_terminate.KEY=VALUE")
         found[key] = yaml.safe_load(text)
     try:
         _with_changes(SearchSpec(), EarlyTerminateSpec(max_t=1), found)
@@ -117,7 +117,7 @@ def _with_changes(
 
 
 def our_spec(family: Family, budget: float, changes: Mapping[str, Any]) -> SweepSpec:
-    """The family's sweep as the package would run it by default: its rungs are the family's, and GPU hours alone end it."""
+    """The family's sweep with the package's defaults and the family's rungs. Only the budget of GPU hours ends it."""
     early = EarlyTerminateSpec(**{key: getattr(family.spec.early_terminate, key) for key in KEPT})
     search, early = _with_changes(SearchSpec(), early, changes)
     update: dict[str, Any] = {"search": search, "early_terminate": early, "budget": BudgetSpec(gpu_hours=budget)}

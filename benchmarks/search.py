@@ -1,23 +1,23 @@
-"""A sweep's search against stock tools and research methods, on modelled and recorded curves. Ends with one JSON line.
+"""Comparison of scalesweep's search with stock tools and research methods, on modelled and recorded curves.
 
     python benchmarks/search.py [--seeds 20] [--family NAME …] [--method NAME …] [--budget FACTOR] [--quick] [--json]
                                 [--results DIR] [--plot FILE.png] [--processes 2] [--slow] [--set KEY=VALUE …]
 
 Nothing trains: a simulated cluster of 8 GPUs runs each method on each family of `families.py`, seed by seed. A method's regret
-is that of the configuration it would promote, at full fidelity: 0 is the best known, 1 the median random one. What counts is
-the GPU hours at which the median over seeds is at 5 %, ours ÷ those of the best stock method. Where no stock method gets
-there, the mark is the lowest regret that one of them reaches.
+is that of the configuration it would promote, at full fidelity: 0 is the best known, 1 the median random one. The result is the
+ratio of GPU hours at which the median over seeds reaches 5 % regret, scalesweep ÷ the best stock method. If no stock method
+reaches 5 %, the target is the lowest regret that one of them reaches. The last line of output is JSON.
 
---method takes names and the words `stock`, `research` and `ablation`. carbs, carbs-length and protein think for 10 seconds
-and more about each trial: they run only if named, or with --slow, on `--slow-seeds` seeds.
-With --results each run is kept as it ends, and a benchmark that was cut off goes on; runs of other sources are not counted.
+--method accepts names and the words `stock`, `research` and `ablation`. carbs, carbs-length and protein take 10 seconds and more
+to propose a trial. They run only if named, or with --slow, on `--slow-seeds` seeds.
+With --results each finished run is saved, and an interrupted benchmark continues. Saved runs of other source code are ignored.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before NumPy is imported, in workers too: they share the processor as it is.
+# Set before NumPy is imported, also in workers, because the processes share the processor.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"))
 
 import argparse
@@ -58,7 +58,7 @@ CURVES_FROM = (
     *(f"src/scalesweep/simulation/{name}.py" for name in ("simulator", "source", "parametric", "tables", "encoding")),
     "benchmarks/families.py",
 )
-SOURCES = {  # what a run's result follows from
+SOURCES = {  # sources that determine a run's result
     "ours": ("src/scalesweep/search", "src/scalesweep/simulation/driver.py", *CURVES_FROM),
     "rival": ("benchmarks/rivals", *CURVES_FROM),
 }
@@ -82,8 +82,8 @@ class Job:
 
 
 class Metered:
-    """Stands between a simulation and both its driver and its source: knows what each trial has cost so far, and how long
-    the driver thinks. After `cap_seconds` the driver is asked and told no more, and the run ends with what it would pick."""
+    """A layer between a simulation and its driver and source, which measures the cost of each trial and the driver's own
+    time. After `cap_seconds` of it the driver is not called any more, and the run ends with its current pick."""
 
     def __init__(self, driver: Driver, source: Source, startup_seconds: float, cap_seconds: float) -> None:
         self.driver, self.source = driver, source
@@ -94,14 +94,14 @@ class Metered:
         self.ends = time.perf_counter() + cap_seconds
         self.cut = False
         self.seconds = 0.0  # that the driver has decided for
-        self._asked: Start | None = None  # a trial starts, and its curve is drawn, before the next one is asked for
+        self._asked: Start | None = None  # a trial starts, and its curve is drawn, before the next request
         self._curves: dict[str, Curve] = {}
         self._gpus: dict[str, int] = {}
         self._starts: Counter[str] = Counter()
         self._train: dict[str, float] = {}
 
     def cost(self, name: str) -> float:
-        """GPU seconds of a trial up to its last report, start-ups included."""
+        """GPU seconds of a trial up to its last report, including start-ups."""
         return self._train.get(name, 0.0) + self._starts[name] * self.startup_seconds * self._gpus[name]
 
     def curve(self, params: Mapping[str, Any], seed: int) -> Curve:
@@ -165,7 +165,7 @@ def run(job: Job) -> dict[str, Any]:
             if is_rival(job.method):
                 driver.cost_of = metered.cost
             done = simulate(metered, metered, cluster, clock, budget, job.seed)
-    except Exception:  # noqa: BLE001 — another tool's failure is a result: the others go on
+    except Exception:  # noqa: BLE001 — a failure of another tool is a result, and the other tools continue
         return {**head, "error": traceback.format_exc()}
     regret = [float(f"{value:.6g}") if math.isfinite(value) else None for value in done.regret]
     reached = figures.hours_to(done.gpu_hours, figures.filled([regret])[0], figures.GOOD)
@@ -191,7 +191,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def fingerprint(method: Method) -> str:
-    """Of the sources that a method's results follow from, and its settings."""
+    """A hash of the sources that determine a method's results, and of its settings."""
     digest = hashlib.sha256()
     for place in SOURCES["rival" if is_rival(method) else "ours"]:
         path = ROOT / place
@@ -206,11 +206,11 @@ def results_file(folder: Path, job: Job) -> Path:
 
 
 def known_runs(folder: Path | None, jobs: Sequence[Job]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Runs of these jobs that are in the folder already. One that was cut at a shorter cap than today's is run again."""
+    """The saved runs of these jobs. A run that was cut at a shorter cap than the current one runs again."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path in {results_file(folder, job) for job in jobs} if folder else ():
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            with contextlib.suppress(json.JSONDecodeError):  # the last line of a benchmark that was killed
+            with contextlib.suppress(json.JSONDecodeError):  # the last, incomplete line of a killed benchmark
                 row = json.loads(line)
                 found[tuple(row[key] for key in ("family", "method", "seed", "budget", "fingerprint"))] = row
     wanted = {job.key: job for job in jobs}
@@ -222,14 +222,14 @@ def known_runs(folder: Path | None, jobs: Sequence[Job]) -> dict[tuple[Any, ...]
 
 
 def run_all(jobs: Sequence[Job], processes: int, folder: Path | None) -> list[dict[str, Any]]:
-    """All runs, those that are kept included. A run that failed is told and not kept."""
+    """All runs, including saved ones. A failed run is reported and not saved."""
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     known = known_runs(folder, jobs)
     rows = [known[job.key] for job in jobs if job.key in known]
     todo = [job for job in jobs if job.key not in known]
     if rows:
-        say(f"{len(rows)} of {len(jobs)} runs are there already")
+        say(f"{len(rows)} of {len(jobs)} runs are already saved")
     if not todo:
         return rows
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -251,8 +251,8 @@ def run_all(jobs: Sequence[Job], processes: int, folder: Path | None) -> list[di
                     with results_file(folder, job).open("a", encoding="utf-8") as file:
                         file.write(json.dumps(row) + "\n")
         except BrokenProcessPool:
-            where = f"; --results {folder} goes on" if folder else " and nothing was kept: see --results"
-            raise UserError(f"a worker process was killed (out of memory?){where}") from None
+            where = f"; --results {folder} continues" if folder else " and no run was saved (see --results)"
+            raise UserError(f"a worker process was killed, perhaps for lack of memory{where}") from None
         finally:
             pool.shutdown(cancel_futures=True)
     return rows
@@ -262,17 +262,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, help="default: 20, with --quick 3")
     parser.add_argument("--family", nargs="+", metavar="NAME", help="default: all")
-    parser.add_argument("--method", nargs="+", metavar="NAME", help="rivals and ablations; ours always runs")
-    parser.add_argument("--budget", type=float, default=2.0, metavar="FACTOR", help="× the family's own")
+    parser.add_argument("--method", nargs="+", metavar="NAME", help="rivals and ablations; scalesweep always runs")
+    parser.add_argument("--budget", type=float, default=2.0, metavar="FACTOR", help="factor on each family's budget")
     parser.add_argument("--quick", action="store_true", help=f"stock methods on {', '.join(QUICK)}")
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="keep each run there, and go on from what is there")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="save each run in DIR, and continue from the saved runs")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--slow", action="store_true", help=f"{', '.join(SLOW)} too")
     parser.add_argument("--slow-seeds", type=int, default=2)
-    parser.add_argument("--cap-seconds", type=float, default=600.0, help="a run that takes longer is cut")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of ours, e.g. search.sampler=tpe")
+    parser.add_argument("--cap-seconds", type=float, default=600.0, help="a run whose driver takes longer is cut")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="a setting of scalesweep, for example search.sampler=tpe"
+    )
     arguments = parser.parse_args()
     seeds = arguments.seeds or (3 if arguments.quick else 20)
     chosen = methods(arguments.method, {**PROPOSED, **settings_of(arguments.set)}, arguments.slow, arguments.quick)
@@ -291,7 +293,7 @@ def main() -> None:
         by_family[row["family"]].append(row)
     comparisons = [found for family in present if (found := compare(family, chosen, by_family[family.name]))]
     if not comparisons:
-        raise UserError("there is nothing to compare: no family could be run")
+        raise UserError("no family could run, so there is nothing to compare")
     told = summary(comparisons, seeds, arguments.budget)
     if not arguments.json:
         print_tables(comparisons, told)
@@ -299,7 +301,7 @@ def main() -> None:
         plot(comparisons, arguments.plot)
     print(json.dumps(told))
     if any("error" in row for row in rows):
-        sys.exit("some runs failed; the figures are those of the others")
+        sys.exit("some runs failed; the figures cover the other runs")
 
 
 if __name__ == "__main__":

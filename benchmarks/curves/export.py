@@ -1,10 +1,10 @@
-"""A finished run folder as one table in the columns that `scalesweep simulate --curves` reads.
+"""Export of a finished run folder to one table for `scalesweep simulate --curves`.
 
     scalesweep launch benchmarks/curves/quickstart-random.yaml --num-gpus 2
     python benchmarks/curves/export.py runs/quickstart-random benchmarks/curves/quickstart.parquet
 
-Cost is the FLOPs that training takes without a cache (`model_flops`): seconds depend on what else the machine did. The GPU
-count is left out, since it changes no result.
+The cost is the FLOPs of training without a cache (`model_flops`), because seconds depend on the load of the machine. The GPU
+count is left out, because it does not change results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Other optimizers as drivers of a simulation, each through its own public interface and as its authors recommend."""
+"""Other optimizers as drivers of a simulation, each used through its public interface as its authors recommend."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .base import Rival
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a rival is found, and what it needs. Nothing of it is imported before `make`."""
+    """The location and requirements of a rival, which is imported only by `make`."""
 
     group: Literal["stock", "research"]
     module: str
-    factory: str  # a class of the module
-    needs: tuple[str, ...]  # what it imports
-    checkout: str | None = None  # environment variable that names a git checkout's folder, where no index has the package
+    factory: str  # name of its class in the module
+    needs: tuple[str, ...]  # packages that it imports
+    checkout: str | None = None  # environment variable with the folder of a git checkout, if no package index has it
 
     def missing(self) -> str | None:
-        """Why it can't run here; None if it can."""
+        """The reason why it can't run here; None if it can."""
         absent = [name for name in self.needs if find_spec(name) is None]
         if absent:
             return f"not installed: {', '.join(absent)} (pip install -r benchmarks/rivals.txt)"
         if self.checkout and not Path(os.environ.get(self.checkout) or "missing folder").is_dir():
-            return f"not installed: {self.checkout} names no folder (see benchmarks/rivals.txt)"
+            return f"not installed: {self.checkout} does not name a folder (see benchmarks/rivals.txt)"
         return None
 
     def make(self, spec: SweepSpec, goal: str, seed: int, n_params: Mapping[str, float]) -> Rival:

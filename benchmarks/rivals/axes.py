@@ -1,4 +1,4 @@
-"""The space as plain numbers, for tools that know ranges and integers only."""
+"""The space as plain numbers, for tools that support only ranges and integers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scalesweep.spec import Parameter, SweepSpec
 
 @dataclass(frozen=True)
 class Axis:
-    """One parameter as a number from `low` to `high`; for a list of choices the number is the place in `choices`."""
+    """One parameter as a number from `low` to `high`; for a list, the number is the index in `choices`."""
 
     name: str
     low: float
@@ -29,10 +29,10 @@ class Axis:
 
 
 def axis(spec: SweepSpec, name: str, parameter: Parameter) -> Axis:
-    """Numbers are put in ascending order, sizes in the ladder's, words stay as they are listed.
+    """The axes of a space. Numbers are in ascending order, sizes in ladder order, words in the order of the list.
 
-    The centre is that of the range, except for size and GPU count: there it is the cheapest. Both tools' authors recommend to
-    start where trials cost little.
+    The centre is the middle of the range, except for size and GPU count, where it is the cheapest value: the authors of both
+    tools recommend starting with cheap trials.
     """
     if parameter.values is not None:
         choices = list(parameter.values)

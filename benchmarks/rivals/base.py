@@ -1,4 +1,4 @@
-"""What all adapters share: names of trials, trials that go on, conditions of the space, and randomness of their own."""
+"""The base of all adapters: trial names, continued trials, conditions of the space, and separate random states."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from scalesweep.spec.config import default_of
 
 @dataclass
 class Shown:
-    """A trial and what it has shown. `handle` is what the tool knows it by."""
+    """A trial and its reports. `handle` is the tool's own identifier."""
 
     name: str
     params: dict[str, Any]
     handle: Any = None
-    reports: list[tuple[float, float]] = field(default_factory=list)  # (fidelity, value), NaN left out
+    reports: list[tuple[float, float]] = field(default_factory=list)  # (fidelity, value), without NaN
     diverged: bool = False
 
     @property
@@ -35,9 +35,9 @@ class Shown:
 
 
 class Randomness:
-    """The global generators of `random`, NumPy and torch as one tool sees them.
+    """The states of the global generators of `random`, NumPy and torch for one tool.
 
-    Many tools draw from these. Each adapter keeps their states to itself, so one seed gives one run whatever else draws.
+    Many tools draw from these. Each adapter keeps its own states, so one seed gives one run, whatever other code draws.
     """
 
     def __init__(self, seed: int) -> None:
@@ -79,13 +79,13 @@ class Randomness:
 
 
 class Rival:
-    """A driver (`scalesweep.simulation.Driver`) that passes everything on to another tool.
+    """A driver (`scalesweep.simulation.Driver`) that delegates to another tool.
 
-    Values reach a tool in the metric's own direction unless its adapter says otherwise.
+    Values reach a tool in the metric's own direction unless its adapter converts them.
     """
 
     cost_of: Callable[[str], float] | None = None
-    """GPU seconds that a trial has spent so far, for tools that weigh cost; whoever runs the simulation may set it."""
+    """GPU seconds of a trial so far, for tools that use the cost. The caller of the simulation may set it."""
 
     def __init__(self, spec: SweepSpec, goal: str, seed: int, n_params: Mapping[str, float]) -> None:
         self.spec, self.goal, self.seed, self.n_params = spec, goal, seed, n_params
@@ -101,32 +101,32 @@ class Rival:
         with self.randomness():
             self.build()
 
-    # What an adapter has to say.
+    # Methods that an adapter implements.
 
     def imports(self) -> None:
-        """Import what draws from global generators, so that they are known before they are seeded."""
+        """Import packages that draw from global generators before these are seeded."""
 
     def build(self) -> None:
         """Construct the tool."""
         raise NotImplementedError
 
     def ask(self) -> Shown | None:
-        """The trial that the tool would run now: a new one (`self.new`), or one that it had paused."""
+        """The trial that the tool would run now: a new one (`self.new`), or a paused one."""
         raise NotImplementedError
 
     def told(self, trial: Shown, fidelity: float, value: float, last: bool) -> bool:
-        """Pass on a report (already in `trial.reports`). Returns whether the trial goes on."""
+        """Pass a report, which is already in `trial.reports`, to the tool. Returns whether the trial continues."""
         raise NotImplementedError
 
     def failed(self, trial: Shown) -> None:
-        """Pass on that a trial has diverged."""
+        """Report a diverged trial to the tool."""
         raise NotImplementedError
 
     def best(self) -> Shown | None:
-        """What the tool itself would name."""
+        """The best trial according to the tool itself."""
         raise NotImplementedError
 
-    # The driver.
+    # Methods of the driver.
 
     def next_trial(self, free: int) -> Start | None:  # noqa: ARG002
         if self._died:
@@ -151,7 +151,7 @@ class Rival:
             return self.told(trial, fidelity, value, last)
 
     def died(self, name: str) -> None:
-        """None of the tools hears of it: each would run the trial again from its last checkpoint."""
+        """The tools are not informed, because each would run the trial again from its last checkpoint."""
         self._died.append(name)
 
     def finished(self) -> bool:
@@ -170,14 +170,14 @@ class Rival:
         return self.trials[name]
 
     def free_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Parameters that may vary, for tools without conditions: they draw all of them."""
+        """The varied parameters, for tools without conditions, which draw all of them."""
         for name, parameter in self.spec.search_space.ordered():
             choices = parameter.choices()
             if choices is None or len(choices) > 1:
                 yield name, parameter
 
     def held(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """Of all that was drawn, what exists. A GPU count that the size can't do with is raised to the least that it can."""
+        """The existing parameters of a draw. A GPU count below the size's minimum is raised to it."""
 
         def given(label: str, options: BaseDistribution) -> Any:
             value = drawn.get(label.partition(" (")[0])
@@ -197,7 +197,7 @@ class Rival:
         return max((trial for trial in shown if trial.reports and not trial.diverged), key=score, default=None)
 
     def cost(self, trial: Shown) -> float:
-        """GPU seconds where they are known; else the fidelity, × the model's parameters unless it is a cost by itself."""
+        """The GPU seconds if known; otherwise the fidelity, × the model's parameters unless the fidelity is a cost itself."""
         if self.cost_of is not None:
             return self.cost_of(trial.name)
         fidelity = trial.reports[-1][0] if trial.reports else self.min_t

@@ -1,4 +1,4 @@
-"""CARBS (Imbue, 2023), from a checkout of its repository: the package of that name on the index is another one."""
+"""CARBS (Imbue, 2023), from a checkout of its repository, because the package index has another package of that name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTH = "run length"
 
 
 def load() -> Any:
-    """The checkout's package, even where another one is called `carbs` too."""
+    """Import the checkout's package, even if another package is called `carbs` too."""
     sys.path.insert(0, os.environ["CARBS_PATH"])
     try:
         import carbs
@@ -26,11 +26,11 @@ def load() -> Any:
 
 
 class Carbs(Rival):
-    """CARBS with the defaults of `CARBSParams`, of which its authors say that nothing else should be changed.
+    """CARBS with the defaults of `CARBSParams`, which its authors recommend not to change.
 
-    It stops no trial early: each runs to the end. It hears of the outcome and what it cost, and of a diverged trial as
-    `is_failure`. As its README asks, a parameter's scale is a length that matters (half its range) and no less than what a
-    radius of 0.3 needs to reach the next integer. It has no conditions and no categories: lists are integers.
+    It stops no trial early: each runs to the end. It receives the result and its cost, and a diverged trial as `is_failure`. As
+    its README recommends, a parameter's scale is half its range, and at least large enough for a radius of 0.3 to reach the
+    next integer. It has no conditions and no categories: lists are integers.
     """
 
     searches_length = False
@@ -67,7 +67,7 @@ class Carbs(Rival):
         if not last and fidelity < trial.handle.get(LENGTH, math.inf) * (1 - 1e-9):
             return True
         if self.searches_length:
-            trial.handle[LENGTH] = fidelity  # where it was seen, which is where the next report came
+            trial.handle[LENGTH] = fidelity  # the fidelity of its observation, which is that of the next report
         self._observe(trial, output=value, is_failure=False)
         return False
 
@@ -75,18 +75,18 @@ class Carbs(Rival):
         self._observe(trial, output=math.nan, is_failure=True)
 
     def _observe(self, trial: Shown, **outcome: Any) -> None:
-        # CARBS takes its own id out of the suggestion.
+        # CARBS removes its own id from the suggestion.
         seen = self.carbs.ObservationInParam(input=dict(trial.handle), cost=self.cost(trial), **outcome)
         self.tool.observe(seen)
         trial.handle["observed"] = not outcome["is_failure"]
 
     def best(self) -> Shown | None:
-        """The `best_observation` of its log: the best of all that succeeded, whatever it cost."""
+        """The `best_observation` of its log: the best successful trial, regardless of cost."""
         return self.best_of([trial for trial in self.trials.values() if trial.handle.get("observed")])
 
 
 class CarbsLength(Carbs):
-    """The same with the run's length as one more parameter, from the first rung to `max_t`: CARBS's own way to cheap trials
-    (its README searches the number of epochs so). The search starts near the short end, as recommended."""
+    """CARBS with the run's length as a further parameter, from the first rung to `max_t`, which is its own method for cheap
+    trials (its README searches the number of epochs). The search starts near the short end, as recommended."""
 
     searches_length = True

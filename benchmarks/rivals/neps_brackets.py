@@ -1,6 +1,6 @@
-"""NePS 0.17 through its `AskAndTell`. Trials are paused at a rung and go on when they are promoted.
+"""NePS 0.17 through its `AskAndTell`. Trials pause at a rung and continue when they are promoted.
 
-`ifbo`, its method of freezing and thawing, is left out: it needs a surrogate that is downloaded at the first run.
+`ifbo`, its freeze–thaw method, is left out, because it downloads a surrogate at the first run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FIDELITY = "fidelity"
 
 
 def domain(parameter: Parameter) -> Any:
-    """Categories are given by their places: NePS puts them through a set, whose order changes from process to process."""
+    """The space for NePS. Categories are passed as indices, because NePS uses a set, whose order differs between processes."""
     if parameter.values is not None:
         return neps.Categorical(tuple(range(len(parameter.values))))
     assert parameter.min is not None
@@ -29,10 +29,10 @@ def domain(parameter: Parameter) -> Any:
 
 
 class NepsHyperband(Rival):
-    """`hyperband`: what NePS chooses by itself (`optimizer="auto"`) for a space with a fidelity and without priors.
+    """`hyperband`, the choice of NePS (`optimizer="auto"`) for a space with a fidelity and without priors.
 
-    NePS minimizes, so a metric that is maximized is negated. A trial of ours is a series of its trials, one per rung. A
-    diverged one is told as the exception that its pipeline would have raised.
+    NePS minimizes, so a maximized metric is negated. One trial here is a series of its trials, one per rung. A diverged trial
+    is reported as the exception that its pipeline would have raised.
     """
 
     def optimizer(self, space: neps.PipelineSpace) -> Any:
@@ -68,7 +68,7 @@ class NepsHyperband(Rival):
         self.neps.tell(trial.handle, ArithmeticError("diverged"))
 
     def best(self) -> Shown | None:
-        """The best of `neps.status`: the lowest objective of all its trials, at whatever rung."""
+        """The best of `neps.status`: the lowest objective of all its trials, at any rung."""
         best = Summary.from_trials(self.neps.trials).best
         return self.by_config[best[0].id.partition("_")[0]] if best else None
 

@@ -14,11 +14,11 @@ from scalesweep.search.proposals import draw_params
 
 from .base import Rival, Shown
 
-UNITS = 1000  # Optuna counts whole steps: so many make a grace period, and rungs keep their ratio
+UNITS = 1000  # Optuna counts integer steps: this many make a grace period, and rungs keep their ratio
 
 
 def suggest_from(trial: optuna.Trial) -> Callable[[str, BaseDistribution], Any]:
-    """Draws by a trial's public `suggest_` methods."""
+    """A draw with a trial's public `suggest_` methods."""
 
     def suggest(label: str, options: BaseDistribution) -> Any:
         if isinstance(options, CategoricalDistribution):
@@ -35,15 +35,15 @@ class OptunaHyperband(Rival):
     """`HyperbandPruner` with `TPESampler`, the pair that Optuna's documentation recommends for non-deep and deep learning
     tasks with enough parallel trials. The sampler has its defaults, the pruner the sweep's resources.
 
-    Every report is given to `trial.report` and `should_prune` is asked, except for the last one, after which an objective
-    returns its value. Pruned trials are told as PRUNED, diverged ones as FAIL (as a returned NaN would be).
+    Every report goes to `trial.report`, followed by `should_prune`, except the last one, after which an objective returns its
+    value. Pruned trials are reported as PRUNED, diverged ones as FAIL (like a returned NaN).
     """
 
     def build(self) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
             direction=self.goal,
-            study_name=f"{self.spec.name}-{self.seed}",  # Hyperband draws a trial's bracket by this name
+            study_name=f"{self.spec.name}-{self.seed}",  # Hyperband draws a trial's bracket from this name
             sampler=optuna.samplers.TPESampler(seed=self.seed),
             pruner=self.pruner(UNITS, self.steps(self.max_t), max(2, round(self.eta))),
         )
@@ -79,7 +79,7 @@ class OptunaHyperband(Rival):
 
 
 class OptunaHalving(OptunaHyperband):
-    """`SuccessiveHalvingPruner` (asynchronous) in Hyperband's place."""
+    """`SuccessiveHalvingPruner` (asynchronous) instead of Hyperband."""
 
     def pruner(self, first: int, full: int, eta: int) -> BasePruner:  # noqa: ARG002
         return SuccessiveHalvingPruner(min_resource=first, reduction_factor=eta)

@@ -1,4 +1,4 @@
-"""Protein, the sweeps of PufferLib 3.0, from the one file `pufferlib/sweep.py` of its source."""
+"""Protein, the sweep algorithm of PufferLib 3.0, from the file `pufferlib/sweep.py` of its source."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .axes import Axis, axis
 from .base import Rival, Shown
 
 LENGTH = "total_timesteps"
-POINTS = 10  # of each learning curve: `downsample` in PufferLib's default.ini
+POINTS = 10  # points per learning curve: `downsample` in PufferLib's default.ini
 
 
 def load() -> Any:
-    """`sweep.py` alone. Of PufferLib, which brings game libraries, it needs one function: stood in for if it is not there."""
+    """Import `sweep.py` alone. It needs one function of PufferLib, which requires game libraries; a stub replaces it if absent."""
     where = Path(os.environ["PROTEIN_PATH"])
     file = next(path for path in (where / "sweep.py", where / "pufferlib" / "sweep.py") if path.exists())
     spec = importlib.util.spec_from_file_location("protein_sweep", file)
@@ -53,7 +53,7 @@ def unroll(nested: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def downsample(values: list[float]) -> list[float]:
-    """Means of `POINTS` even stretches, and the last value, as PufferLib's `downsample`."""
+    """The means of `POINTS` equal sections and the last value, as in PufferLib's `downsample`."""
     if len(values) < POINTS + 1:
         return values
     stretches = np.array(values[:-1][-((len(values) - 1) // POINTS * POINTS) :]).reshape(POINTS, -1).mean(axis=1)
@@ -64,15 +64,15 @@ class Protein(Rival):
     """`Protein` as PufferLib's own `sweep` runs it: defaults, the run's length as a parameter (`total_timesteps`, scale
     `time`), and each run observed at up to eleven points of its learning curve, each with its own length and cost.
 
-    PufferLib maximizes a score, and with `goal: minimize` 3.0 prefers what its cost limit rules out, so a minimized metric is
-    negated. `max_suggestion_cost` (an hour by default) is lifted: trials end at `max_t`. It knows no failures (a failure is
-    kept as an observation), so a diverged trial gets the worst score so far. It does not know of running trials either: all
-    that start before the first has ended get its search centre.
+    PufferLib maximizes a score. With `goal: minimize`, version 3.0 prefers suggestions beyond its cost limit, so a minimized
+    metric is negated instead. `max_suggestion_cost` (an hour by default) is raised, because trials end at `max_t`. It has no
+    failures (it keeps a failure as an observation), so a diverged trial gets the worst score so far. It does not know running
+    trials either: all trials that start before the end of the first get its search centre.
     """
 
     def imports(self) -> None:
         self.module = load()
-        # Pyro keeps parameters by name for the whole process: those of another family's space, or of CARBS, would be taken up.
+        # Pyro keeps parameters by name for the whole process, so those of another family's space or of CARBS would be reused.
         pyro.clear_param_store()
 
     def build(self) -> None:
@@ -89,7 +89,7 @@ class Protein(Rival):
             self.tool = self.module.Protein(config, max_suggestion_cost=math.inf)
 
     def ask(self) -> Shown:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it predicts
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its predictions
             suggestion, _ = self.tool.suggest({})
         trial = self.new(self.held({name: one.decode(suggestion[name]) for name, one in self.axes.items()}), suggestion)
         trial.handle = {**suggestion, "costs": []}
@@ -118,6 +118,6 @@ class Protein(Rival):
             self.tool.observe({**hypers, LENGTH: length}, seen, cost)
 
     def best(self) -> Shown | None:
-        """It names none (its users look at a plot): the best value of those that got furthest."""
+        """The trial with the best value among those with the longest runs. Protein itself names none; its users read a plot."""
         furthest = max((trial.last[0] for trial in self.trials.values() if trial.reports), default=0.0)
         return self.best_of([trial for trial in self.trials.values() if trial.reports and trial.last[0] == furthest])

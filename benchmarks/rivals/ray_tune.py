@@ -1,8 +1,8 @@
-"""Stock Ray Tune: its `ASHAScheduler`, with random draws or with its `OptunaSearch`. No Ray is started.
+"""Stock Ray Tune: its `ASHAScheduler`, with random draws or with its `OptunaSearch`, without starting Ray.
 
-Scheduler and searcher hear what Ray's `TuneController` tells them, in its order: the scheduler decides on a result first; the
-searcher is given the result if the trial goes on, and only `on_trial_complete` with the last result if it is stopped. A trial
-that has diverged is one whose trainable raised: `on_trial_error` and `on_trial_complete(error=True)`.
+Scheduler and searcher receive the same calls as from Ray's `TuneController`, in the same order. The scheduler decides on a result
+first. The searcher gets the result if the trial continues, and only `on_trial_complete` with the last result if it is stopped. A
+diverged trial counts as one whose trainable raised: `on_trial_error` and `on_trial_complete(error=True)`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .optuna_pruners import suggest_from
 
 
 class RandomAsha(Rival):
-    """Random search with `ASHAScheduler`: its defaults, but for the rungs, which are the sweep's."""
+    """Random search with `ASHAScheduler` and its defaults, except the rungs, which are those of the sweep."""
 
     def build(self) -> None:
         early = self.spec.early_terminate
@@ -72,12 +72,12 @@ class RandomAsha(Rival):
     def searcher_complete(self, name: str, result: dict[str, Any] | None, error: bool = False) -> None: ...
 
     def best(self) -> Shown | None:
-        """`ResultGrid.get_best_result(metric, mode)`: the best last value of all trials, whatever they have reached."""
+        """`ResultGrid.get_best_result(metric, mode)`: the best last value of all trials, at any fidelity."""
         return self.best_of(self.trials)
 
 
 class Tune(RandomAsha):
-    """`OptunaSearch` (its defaults: Optuna's `TPESampler`; the space as a function, so that conditions hold) with ASHA."""
+    """`OptunaSearch` with ASHA and its defaults (Optuna's `TPESampler`). The space is a function, so that conditions hold."""
 
     def build(self) -> None:
         super().build()

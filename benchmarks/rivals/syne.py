@@ -1,8 +1,8 @@
 """Syne Tune 0.16: asynchronous halving with a model of the search space.
 
-Of the multi-fidelity methods that its authors have published, 0.16 keeps ASHA, BOHB, ASHABORE and ASHACQR; MOBSTER, HyperTune
-and DyHPO are gone. The scheduler hears what Syne Tune's `Tuner` tells it: `on_trial_result` for every report, then
-`on_trial_remove` if it said STOP. A diverged trial is a failed one (`on_trial_error`): nothing is learned of it.
+Of the multi-fidelity methods that its authors have published, version 0.16 contains ASHA, BOHB, ASHABORE and ASHACQR, but not
+MOBSTER, HyperTune and DyHPO. The scheduler receives the same calls as from Syne Tune's `Tuner`: `on_trial_result` for every report,
+then `on_trial_remove` if it returned STOP. A diverged trial counts as failed (`on_trial_error`), and the method ignores it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .base import Rival, Shown
 
 
 def domain(parameter: Parameter) -> Any:
-    """Numbers in ascending order are `ordinal`, which Syne Tune models as a range; other lists are `choice`."""
+    """The space for Syne Tune. Lists of ascending numbers are `ordinal`, which it models as a range; others are `choice`."""
     if parameter.values is not None:
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in parameter.values)
         ascending = numbers and parameter.values == sorted(set(parameter.values))  # type: ignore[type-var]
@@ -37,8 +37,8 @@ def domain(parameter: Parameter) -> Any:
 
 class AshaCqr(Rival):
     """`ASHACQR`, which its authors recommend over their other methods (Salinas et al., 2023, "Optimizing Hyperparameters with
-    Conformal Quantile Regression"): a model of each trial's last value, whatever its fidelity, with ASHA. Defaults; the rungs
-    are the sweep's."""
+    Conformal Quantile Regression"): ASHA with a model of each trial's last value, at any fidelity. It uses the defaults and
+    the sweep's rungs."""
 
     scheduler_class: Any = ASHACQR
 
@@ -76,7 +76,7 @@ class AshaCqr(Rival):
         self.scheduler.on_trial_error(trial.handle)
 
     def best(self) -> Shown | None:
-        """`Tuner.best_config`: the trial with the best of all values that were ever reported, at whatever fidelity."""
+        """`Tuner.best_config`: the trial with the best reported value, at any fidelity."""
         return self.best_of(self.trials, last_only=False)
 
 

@@ -227,7 +227,7 @@ class ParametricSource:
         fidelity = np.concatenate([early.max_t * np.arange(1, EVALUATIONS + 1) / EVALUATIONS, rungs])
         self._fidelity = np.unique(np.maximum(1, np.ceil(fidelity)))
 
-    # ---- what a source offers ---------------------------------------------------------------------------------------
+    # ---- the Source interface ---------------------------------------------------------------------------------------
 
     @cached_property
     def median(self) -> float:

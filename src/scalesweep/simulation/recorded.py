@@ -66,7 +66,7 @@ class RecordSource:
         self._cross_validate(trials, ended)
         self._value_model, self._cost_model = self._fit(trials)
 
-    # ---- what a source offers ------------------------------------------------------------------------------------------
+    # ---- the Source interface ------------------------------------------------------------------------------------------
 
     def curve(self, params: Mapping[str, Any], seed: int) -> Curve:  # noqa: ARG002 - there is no noise to draw
         """The recorded curve of a trial with these parameters, or the modelled one."""

@@ -114,7 +114,7 @@ class TableSource:
         self._scales_gpus = "num_gpus" in spec.search_space.parameters and "num_gpus" not in frame
         self._judge()
 
-    # ---- what a source offers ------------------------------------------------------------------------------------------
+    # ---- the Source interface ------------------------------------------------------------------------------------------
 
     def curve(self, params: Mapping[str, Any], seed: int) -> Curve:
         """The curve of the nearest configuration. `seed` picks one of several."""
