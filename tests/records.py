@@ -121,7 +121,7 @@ def make_record(events: list[dict[str, Any]] | None = None, **changes: Any) -> R
 def curve(
     number: int, size: str, losses: list[float], seconds: float = 10.0, at: tuple[int, ...] = (40, 120, 360)
 ) -> list[Any]:
-    """A trial's events, as records had them before they told where it stood at a rung."""
+    """A trial's events in the form of older records, without marks at the rungs."""
     name = f"t{number:04}"
     config = {"model_size": size, "num_gpus": 1}
     events: list[Any] = [

@@ -73,7 +73,7 @@ def test_gradient_checkpointing(name: str, task: str) -> None:
 
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_a_cached_prefix_costs_nothing(name: str, task: str) -> None:
-    """What is counted from the moment on at which a block is entered."""
+    """The FLOPs counted from the entry of a block."""
     model, _, profile = measured(name, task)
     model.eval()
     rows, width = SHAPES[0]

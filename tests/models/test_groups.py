@@ -1,4 +1,4 @@
-"""Layer groups of many architectures, against what a forward pass really depends on."""
+"""Layer groups of many architectures, compared with the true dependencies of a forward pass."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_parameter_and_module_is_in_exactly_one_group(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_group_moves_nothing_that_enters_its_block_or_one_below(name: str) -> None:
-    """The chain property, by perturbing one group after the other in a real forward pass."""
+    """Check the chain property by perturbing one group after another in a real forward pass."""
     model, inputs = tiny_model(name), tiny_inputs()
     before = block_inputs(model, inputs)
     assert len(before) == N_BLOCKS[name]
@@ -70,9 +70,9 @@ def test_a_group_moves_nothing_that_enters_its_block_or_one_below(name: str) -> 
                 parameters[parameter_name] += 0.1 * torch.randn(parameters[parameter_name].shape, generator=generator)
         after = block_inputs(changed, inputs)
         moved = [not same(a, b) for a, b in zip(before, after, strict=True)]
-        # Group k is block k - 1: nothing up to that block's own input moves …
+        # Group k is block k - 1: nothing up to that block's own input changes …
         assert not any(moved[:index]), (group.name, moved)
-        # … and a group that is no head really acts on the next block (or the stack's last block would be head).
+        # … and a group other than the head changes the next block's input (or the stack's last block would be head).
         if index < N_BLOCKS[name]:
             assert moved[index], (group.name, moved)
 

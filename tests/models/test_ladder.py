@@ -1,4 +1,4 @@
-"""Ladder sizes: found, counted without weights, cut by depth, loaded reproducibly; and what is refused, and how."""
+"""Ladder sizes: finding, counting without weights, cutting by depth, reproducible loading, and refused checkpoints."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_facts_agree_with_the_loaded_model(name: str, folders: dict[str, Path]) 
 
 
 def test_positions_that_a_model_can_really_take(folders: dict[str, Path]) -> None:
-    """RoBERTa's table has 65 rows, and takes 64 tokens."""
+    """RoBERTa's position table has more rows than tokens: 65 rows serve 64 tokens."""
     limit = resolve(size_of(folders["roberta"]), "sequence-classification", 2).max_positions
     assert limit == 64
     model = classifier(folders["roberta"])
@@ -172,7 +172,7 @@ def test_every_depth_of_the_bundled_checkpoint_keeps_its_weights(layers: int) ->
 @pytest.mark.parametrize("name", [name for name in TINY if name != "t5"])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_cut_model_computes_the_full_models_intermediate_state(name: str, layers: int, folders: dict[str, Path]) -> None:
-    """What leaves the last kept block is the full model's hidden_states[layers] (DeBERTa convolves after block 0)."""
+    """The output of the last kept block equals the full model's hidden_states[layers] (DeBERTa convolves after block 0)."""
     full = AutoModel.from_pretrained(folders[name]).eval()
     inputs = tiny_inputs()
     with torch.no_grad():

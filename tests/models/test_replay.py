@@ -1,4 +1,4 @@
-"""Training from cached hidden states against training in full, on many architectures; and what is refused, and why."""
+"""Training from cached hidden states compared with full training, on many architectures, and refused models."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def snapshot(model: nn.Module) -> list[Any]:
 @every_model
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_step_from_hidden_states_is_a_step_in_full(name: str, task: str, cut: int) -> None:
-    """Bit by bit: logits, gradients, and random numbers drawn by the dropout above the cut."""
+    """Logits, gradients and the random numbers of dropout above the cut are equal bit by bit."""
     model = model_of(name, task)
     groups = layer_groups(model)
     freeze(model, groups, cut)
@@ -108,7 +108,7 @@ def test_a_step_from_hidden_states_is_a_step_in_full(name: str, task: str, cut: 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
 def test_the_dropout_above_the_cut_is_on(name: str) -> None:
-    """Or the test above would say little."""
+    """Otherwise the test above would prove little."""
     model, inputs = model_of(name), padded_inputs()
     groups = layer_groups(model)
     freeze(model, groups, 2)
@@ -131,7 +131,7 @@ def test_with_gradient_checkpointing(name: str, task: str) -> None:
 
 @every_model
 def test_under_bfloat16_autocast(name: str, task: str) -> None:
-    """In one autocast context, whose cache of cast weights must not keep any that were cast without gradient."""
+    """One autocast context, whose cache of cast weights must not keep weights that were cast without gradient."""
     model, inputs = model_of(name, task), padded_inputs()
     groups = layer_groups(model)
     replay = Replay(model, groups)
@@ -158,7 +158,7 @@ def test_where_groups_above_the_cut_are_frozen_too(name: str) -> None:
 
 
 def test_a_model_of_one_block() -> None:
-    """DeBERTa's convolution stands behind the only block, so it is part of the head and must run."""
+    """DeBERTa's convolution follows the only block, so it is part of the head and must run."""
     model, inputs = model_of("deberta-v2", num_hidden_layers=1), padded_inputs()
     groups = layer_groups(model)
     freeze(model, groups, 2)
@@ -168,7 +168,7 @@ def test_a_model_of_one_block() -> None:
 
 
 def test_hidden_states_of_another_process() -> None:
-    """Nothing has been captured here, so what the skipped blocks return has to be found out first."""
+    """Nothing was captured here, so the output structure of the skipped blocks must be recorded first."""
     model, inputs = model_of("deberta-v2").requires_grad_(False), padded_inputs()
     groups = layer_groups(model)
     hidden = Replay(model, groups).capture([3, HEAD], inputs)
@@ -183,7 +183,7 @@ def test_hidden_states_of_another_process() -> None:
 
 @every_model
 def test_examples_without_padding_give_the_rows_of_a_batch(name: str, task: str) -> None:
-    """So examples are captured one by one; and a batch of them, zero where padded, gives the logits of the full model."""
+    """Examples are captured one by one, and a batch of them, zero at padding, gives the logits of the full model."""
     model, inputs = model_of(name, task), padded_inputs()
     replay = Replay(model, layer_groups(model))
     batch = replay.capture(CUTS, inputs)
@@ -246,7 +246,7 @@ def test_what_is_captured_has_no_gradient_and_no_dropout() -> None:
     model, inputs = model_of("gpt2"), padded_inputs()
     replay = Replay(model, layer_groups(model))
     calm = replay.capture(CUTS, inputs)
-    model.train()  # everything trains, with dropout; capturing does not care
+    model.train()  # everything trains, with dropout, which does not affect capturing
     modes = snapshot(model)
     wild = replay.capture(CUTS, inputs)
     assert snapshot(model) == modes
@@ -277,13 +277,13 @@ class _InPlace(nn.Module):
 
 
 def test_what_is_captured_is_a_copy() -> None:
-    """A block that the pass goes on to may write into what it is given."""
+    """A later block may write into its input."""
     model, inputs = _InPlace(), {"input_ids": tiny_inputs()["input_ids"]}
     replay = Replay(model, layer_groups(model))
     assert torch.equal(replay.capture([2, 3], inputs)[2], replay.capture([2], inputs)[2])
 
 
-# ---- what stays behind ---------------------------------------------------------------------------------------------------
+# ---- side effects -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["bert", "deberta-v2", "opt"])
@@ -331,7 +331,7 @@ def test_nothing_stays_behind_after_an_exception(cut: int) -> None:
 
 
 def test_a_forward_that_was_replaced_before_comes_back() -> None:
-    """As by tools that wrap the `forward` of modules."""
+    """Tools may wrap the `forward` of modules."""
     model, inputs = model_of("bert").requires_grad_(False), padded_inputs()
     block = model.bert.encoder.layer[0]
     original, calls = block.forward, []
@@ -352,7 +352,7 @@ def test_a_forward_that_was_replaced_before_comes_back() -> None:
 
 @pytest.mark.parametrize("name", ["bert", "deberta-v2", "llama"])
 def test_no_tensor_is_kept_alive(name: str) -> None:
-    """Not even until the garbage collector comes by."""
+    """Memory is free at once, without waiting for the garbage collector."""
     model, inputs = model_of(name), padded_inputs()
     groups = layer_groups(model)
     replay = Replay(model, groups)
@@ -395,7 +395,7 @@ def architecture(model_type: str, **fields: Any) -> Any:
 
 
 class _TwoStreams(nn.Module):
-    """Blocks that pass on a running sum beside the hidden state."""
+    """Blocks that pass a running sum along with the hidden state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -442,7 +442,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("autocast", [False, True])
 def test_check_refuses(case: str, autocast: bool) -> None:
-    """Rounding does not hide it under autocast: it is looked for without."""
+    """Rounding under autocast does not hide the difference, because the check also runs without autocast."""
     make, why = REFUSED[case]
     model = make()
     replay = Replay(model, layer_groups(model))
@@ -489,7 +489,7 @@ def test_a_pass_that_leaves_out_the_block_is_noticed() -> None:
     hidden = replay.capture([2], inputs)[2]
     freeze(model, groups, 2)
     replay.forward(2, hidden, inputs)
-    model.model.decoder.training = True  # not as `apply_unfreezing` left it: now every block is dropped
+    model.model.decoder.training = True  # unlike after `apply_unfreezing`: every block is dropped now
     with pytest.raises(NotReplayable, match="did not run layer group"):
         replay.forward(2, hidden, inputs)
 
@@ -566,7 +566,7 @@ def test_settings_per_block_count_as_far_as_the_prefix_goes() -> None:
 
 
 def test_what_stands_between_two_blocks_matters_to_a_signature() -> None:
-    """What leaves DeBERTa's only block has not been through the convolution, as what enters a second block has."""
+    """The output of DeBERTa's only block precedes the convolution, and the input of a second block follows it."""
     one, three = tiny_model("deberta-v2", num_hidden_layers=1), tiny_model("deberta-v2")
     assert prefix_signature(one, 2) != prefix_signature(three, 2)
 

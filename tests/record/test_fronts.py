@@ -1,4 +1,4 @@
-"""What a record says as a whole: the front of metric and cost, what it covers, and how far rungs tell the end."""
+"""Summaries of a whole record: the front of metric and cost, its hypervolume, and the order flips of the rungs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_pairs_that_change_places_are_counted_at_each_rung() -> None:
         *curve(0, "L1", [0.5, 0.4, 0.1]),
         *curve(1, "L1", [0.4, 0.3, 0.2]),  # overtaken by t0000 after rung 2
         *curve(2, "L4", [0.3, 0.35]),  # stopped at rung 2: compared there with the others
-        *curve(3, "L4", [0.1]),  # nothing is known of it further on
+        *curve(3, "L4", [0.1]),  # it has no later reports
     ]
     first, second = order_flips(make_record(events))
     assert (first.rung, first.fidelity, second.rung) == (1, 40.0, 2)

@@ -33,7 +33,7 @@ def test_events_survive_and_read_back_equal(tmp_path: Path) -> None:
     assert read.state == "PRUNED"
     assert read.reports[0].metrics == {"eval_loss": 0.5}
     assert math.isnan(read.reports[1].metrics["eval_loss"])
-    # The file is what docs/reference/record.md says: JSON lines that pandas reads.
+    # The file has the documented format: JSON lines that pandas can read.
     frame = pd.read_json(tmp_path / "run" / "record.jsonl", lines=True)
     assert list(frame["event"]) == ["trial", "report", "report", "end"]
 
@@ -55,7 +55,7 @@ def test_a_writer_killed_in_the_middle_leaves_a_readable_record(tmp_path: Path) 
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     with (run_dir / "record.jsonl").open("a") as file:
-        file.write('{"event": "trial", "tim')  # what a process killed inside a write leaves
+        file.write('{"event": "trial", "tim')  # the remains of a process that was killed during a write
     before = read_record(run_dir)
     assert [t.number for t in before.by_number()] == list(range(len(before.trials)))
     writer = RecordWriter(run_dir)
@@ -88,7 +88,7 @@ def test_a_writer_of_another_host_is_waited_for_until_its_lease_has_run_out(tmp_
     with pytest.raises(UserError, match=r"in use by a scalesweep process on gpu-7, which was alive 1 s ago") as refused:
         RecordWriter(tmp_path)
     assert "try again in 59 s" in str(refused.value)
-    theirs.write_text("{")  # one that died while it took the folder
+    theirs.write_text("{")  # a driver that died while it took the folder
     with pytest.raises(UserError, match="on another host"):
         RecordWriter(tmp_path)
     _lease_of_another_host(tmp_path, age=61)
@@ -104,7 +104,9 @@ def test_a_lease_is_renewed_and_one_that_was_taken_over_writes_no_more(tmp_path:
     time.sleep(0.8)
     assert lease.path.stat().st_mtime - first >= 0.4
     lease.check()
-    lease.path.rename(tmp_path / "lease-000002.json")  # what another host's driver leaves: the next number, and not ours
+    lease.path.rename(
+        tmp_path / "lease-000002.json"
+    )  # the lease of another host's driver: the next number, and this one is gone
     time.sleep(0.3)
     with pytest.raises(OutsideError, match="taken over this sweep"):
         lease.check()
@@ -125,7 +127,7 @@ def test_a_folder_that_is_away_for_a_while_was_not_taken_over(tmp_path: Path) ->
 
 
 def _append_beyond_the_limit(run_dir: str, lift_after: float, storage_seconds: float, answer: Any) -> None:
-    """Writes where only a part of the next line fits, until the limit is lifted."""
+    """A file-size limit at which only a part of the next line fits, until the limit is lifted."""
     writer = RecordWriter(Path(run_dir), MANIFEST, storage_seconds)
     writer.append(trial("t0", 0))
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -140,7 +142,7 @@ def _append_beyond_the_limit(run_dir: str, lift_after: float, storage_seconds: f
         answer.put(None)
     except OutsideError as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        with pytest.raises(OutsideError):  # an event after one that is missing would make no sense
+        with pytest.raises(OutsideError):  # no event may follow a missing one
             writer.append(trial("t9", 9))
         answer.put(str(error))
     writer.close()
@@ -163,7 +165,7 @@ def test_a_full_disk_is_waited_for_and_leaves_whole_lines(tmp_path: Path, lift_a
         assert "could not be written: File too large" in error
         assert "scalesweep resume" in error
         assert trials == ["t0"]
-        writer = RecordWriter(tmp_path / "run")  # resumed: the part of a line that fitted is cut off
+        writer = RecordWriter(tmp_path / "run")  # resumed: the partial line is removed
         writer.append(trial("t1", 1))
         writer.close()
         assert list(read_record(tmp_path / "run").trials) == ["t0", "t1"]
@@ -226,7 +228,7 @@ def test_pareto_marks_exactly_the_trials_that_none_beats() -> None:
     marked = {row.trial.name for row in rank(replay(MANIFEST, events)) if row.pareto}
     beaten = {x for x, (lx, cx) in costs.items() for ly, cy in costs.values() if ly <= lx and cy <= cx and (ly < lx or cy < cx)}
     assert marked - {"e", "f"} == set(costs) - beaten - {"e", "f"}
-    assert marked & {"e", "f"}  # equal twins: at least one stands on the front
+    assert marked & {"e", "f"}  # equal twins: at least one is on the front
 
 
 def test_elapsed_time_counts_sessions_and_not_the_pause_between_them() -> None:

@@ -1,4 +1,4 @@
-"""Speed and scaling efficiency, as the record tells them."""
+"""Training speed and scaling efficiency, computed from the record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_efficiency_is_the_rate_over_that_of_as_many_single_workers() -> None:
             ("L6", 1, "full", 3000, 30.0),  # 100 tokens per second together
             ("L6", 2, "full", 3000, 20.0),  # 150, of 200 at best
             ("L4", 4, "full", 800, 1.0),  # no single worker to compare with
-            ("L6", 2, "head", 10**6, 1.0),  # reads what it would have computed
+            ("L6", 2, "head", 10**6, 1.0),  # uses the cache
             ("L1", 1, "full", 0, 0.0),  # has not trained yet
         ]),
     )  # fmt: skip

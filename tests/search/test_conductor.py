@@ -1,4 +1,4 @@
-"""The conductor alone: what it queues, decides, counts and writes, on a clock and a cluster made up by the test."""
+"""The conductor alone: its queue, decisions, counts and events, with an artificial clock and cluster."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ GANG = {"parameters": {"model_size": {"values": ["L1", "L2"]}, "num_gpus": {"val
 
 
 def test_no_worker_idles_and_a_large_trial_waits_a_report_longer_at_most_than_without_the_small_ones(tmp_path: Path) -> None:
-    """Trials of any length, each reporting once a tick. What a large trial would wait for without the others is counted here."""
+    """Trials of any length that report once a tick. The test counts how long a large trial would wait without the others."""
     spec = sweep(search_space=GANG, budget={"run_cap": 400}, early_terminate={"type": "asha", "max_t": 100, "grace_period": 50})
     clock, rng = Clock(), random.Random(1)
     made = conductor(tmp_path, spec, 8, clock)
@@ -175,7 +175,7 @@ def test_workers_that_start_are_waited_for_and_paid_for(tmp_path: Path) -> None:
     made = conductor(tmp_path, sweep(), slots=2)
     made.pool.there = False
     assert made.next_trial() is None
-    assert len(made.record.trials) == 1, "what waits for workers is not doubled"
+    assert len(made.record.trials) == 1, "a trial that waits for workers is not proposed twice"
     made.pool.there, made.pool.booted = True, [4.0, 5.0]
     assert start(made) == "t0000"
     assert made.record.gpu_seconds == pytest.approx(9.0)
@@ -246,7 +246,7 @@ def test_workers_go_back_when_a_trial_ends(tmp_path: Path) -> None:
     report(made, name, 12, 0.3)
     assert name not in made.pool.holders
     assert not made.pool.discarded
-    made.died(name)  # the process it kept for others died: no concern of this trial
+    made.died(name)  # the process it kept for others died, which does not concern this trial
     assert made.record.trials[name].state is State.COMPLETE
 
 
@@ -360,7 +360,7 @@ def test_a_paused_trial_waits_without_workers_and_is_not_paid_for(tmp_path: Path
     made = conductor(tmp_path, waiting_sweep(), 1, clock)
     names = pause_three(made, clock)
     assert not made.pool.holders
-    assert not made.finished(), "the cap on trials is reached, but one of them may go on"
+    assert not made.finished(), "the cap on trials is reached, but one of them may continue"
     record = made.record
     assert [(t.state, t.paused, t.stop_reason, t.last.action) for t in record.by_number()] == [
         (State.RUNNING, True, None, "pause")
@@ -373,7 +373,7 @@ def test_a_paused_trial_waits_without_workers_and_is_not_paid_for(tmp_path: Path
     assert not report(made, names[1], 12, 0.3)
     trial = record.trials[names[1]]
     assert (trial.gpu_seconds, trial.wall_seconds, trial.attempts, len(trial.reports)) == (30, 30, 2, 2)
-    # One at rung 2 is no third of anything; but nobody else will come, and no trial has run to the end.
+    # One trial at rung 2 makes no third, but no other trial will come, and none has run to the end.
     assert not made.finished()
     assert start(made) == names[1]
     assert not report(made, names[1], 36, 0.2)
@@ -396,7 +396,7 @@ def test_a_resumed_sweep_leaves_paused_what_was_paused(tmp_path: Path) -> None:
     assert (again.unfinished, list(again.paused), again.rungs.recorded) == ([], names, made.rungs.recorded)
     assert start(again) == names[1]
     again.writer.close()
-    # Killed while the promoted trial ran: it has passed its rung, and goes on first.
+    # Killed while the promoted trial ran: that trial has passed its rung and continues first.
     third = conductor(tmp_path, waiting_sweep(), 1, clock, resume=True)
     assert ([trial.name for trial in third.unfinished], list(third.paused)) == ([names[1]], [names[0], names[2]])
     assert start(third) == names[1]
@@ -414,7 +414,7 @@ def test_a_promotion_comes_before_a_new_trial_and_keeps_to_max_concurrent_trials
     assert made.next_trial() is None
     for name, loss in zip(first, (0.5, 0.4), strict=True):
         report(made, name, 4, loss)
-    third = start(made)  # two at the rung: nobody goes on yet
+    third = start(made)  # two at the rung: none continues yet
     assert third not in first
     fourth = start(made)
     assert made.next_trial() is None
@@ -516,7 +516,7 @@ def test_what_is_left_is_told_to_the_proposer_and_none_ends_the_sweep(tmp_path: 
     clock.now += 200
     assert made.next_trial() is None
     assert told[-1] < 900
-    assert not made.out_of_choices, "what runs may take less than it is expected to"
+    assert not made.out_of_choices, "running trials may take less than expected"
     for running in list(made.running):
         report(made, running, 12, 0.4)
     assert made.next_trial() is None

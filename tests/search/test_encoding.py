@@ -1,4 +1,4 @@
-"""Parameters as numbers: there and back, what is absent, and what models see."""
+"""Parameters as numbers: encoding and decoding, absent parameters, and the features of the models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models see of a record: values at the levels, between reports too, and the same from a record as report by report."""
+"""The history: values at the levels, interpolated between reports, and equal from a record and report by report."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_diverged_trial_is_the_worst_whenever_it_diverged(before: list[tuple[i
     assert len(trial.values) == 4
     assert math.isnan(trial.values[-1])
     assert made.judged == 1
-    assert (trial.values[0] == 3.0) == (before == [(4, 3.0)])  # what it showed before stays
+    assert (trial.values[0] == 3.0) == (before == [(4, 3.0)])  # its earlier values stay
 
 
 def test_a_sweep_without_rungs_has_levels_all_the_same() -> None:

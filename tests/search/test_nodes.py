@@ -1,4 +1,4 @@
-"""Which node a failure is blamed on, and what leaves a node."""
+"""Nodes: the blame for a failure, and the end of placement on a drained node."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_settings_that_fail_are_not_blamed_on_a_node(tmp_path: Path) -> None:
     clock = Clock()
     made = conductor(tmp_path, sweep(budget={"run_cap": 60}, resources={"max_failures": 9}), 4, clock)
     for _ in range(8):
-        _fail_on(made, "only")  # nothing works anywhere: the cause is elsewhere
+        _fail_on(made, "only")  # nothing works on any node, so no node is the cause
     for _ in range(3):
-        for node in ("a", "b", "c"):  # a third of what is tried fails, wherever it runs
+        for node in ("a", "b", "c"):  # a third of the trials fail on every node
             _report_on(made, node)
             _report_on(made, node)
             _fail_on(made, node)
@@ -103,7 +103,7 @@ def test_of_two_nodes_the_last_one_is_never_drained(tmp_path: Path) -> None:
     for _ in range(3):
         _fail_on(made, "b")
     assert made.pool.drained == ["b"]
-    _report_on(made, "b")  # a trial that ran there goes on
+    _report_on(made, "b")  # a trial that runs there continues
     for _ in range(12):
         _fail_on(made, "a")
     assert made.pool.drained == ["b"]
@@ -121,7 +121,7 @@ def test_a_trial_leaves_a_node_that_will_be_taken_away_at_its_next_report(tmp_pa
     assert name not in made.pool.holders
     assert start(made) == name, "it is the next"
     assert read_record(tmp_path / "run").trials[name].attempts == 2
-    # Where the node went first: not the trial's fault, and not the node's.
+    # If the node is already gone, neither trial nor node is at fault.
     made.pool.places[name] = {"spot"}
     made.died(name)
     assert start(made) == name

@@ -1,4 +1,4 @@
-"""Proposals: conditional parameters, seeds, true states, and a rebuilt study that goes on as the first one would have."""
+"""Proposals: conditional parameters, seeds, states, and a rebuilt study that proposes the same as the first one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sweeps import sweep
 
 
 def outcome(number: int) -> tuple[State, list[float]]:
-    """A made-up course of a trial, from its number alone."""
+    """Artificial reports of a trial, from its number alone."""
     curve = [0.7 - 0.01 * (number * 7 % 11), 0.6 - 0.01 * (number * 5 % 13)]
     return [(State.COMPLETE, curve), (State.PRUNED, curve[:1]), (State.FAIL, [])][number % 3]
 
@@ -61,7 +61,7 @@ def test_a_rebuilt_study_goes_on_as_the_first_would_have(sampler: str, tmp_path:
     assert [trial.params for trial in before + after] == [trial.params for trial in expected]
     assert len({"unfreeze_interval" in trial.params for trial in expected}) == 2
 
-    # The file is a plain Optuna study: what Optuna reads from it is what happened.
+    # The file is a plain Optuna study, and Optuna reads the true course of the sweep from it.
     study = optuna.load_study(study_name="tiny", storage=JournalStorage(JournalFileBackend(str(tmp_path / "study.log"))))
     for frozen, trial in zip(study.trials, before + after, strict=True):
         assert frozen.state == TrialState[trial.state]
@@ -175,7 +175,7 @@ def test_nothing_is_proposed_where_nothing_can_run() -> None:
     drive(proposer, 0, 10, {("L2", "full"), ("L2", "gradual")})
     proposal = proposer.propose(10, "t10")
     assert proposal is not None
-    proposer.tell(10, State.INFEASIBLE, None)  # the head of L2: the last that was left
+    proposer.tell(10, State.INFEASIBLE, None)  # the head of L2, the last remaining combination
     trials = len(proposer.study.trials)
     assert proposer.propose(11, "t11") is None
     assert len(proposer.study.trials) == trials
@@ -218,7 +218,7 @@ def test_combinations_are_those_that_the_space_can_draw(parameters: dict[str, An
         search={"sampler": "random"},
     )
     assert {found for found, _ in combinations(spec)} == expected
-    for found in expected:  # each can be reached where all others are forbidden
+    for found in expected:  # each is reachable if all others are forbidden
         others = [other for other in expected if other != found]
         if any(mode == "head" and size == found[0] for size, mode in others):
             continue

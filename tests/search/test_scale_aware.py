@@ -1,4 +1,4 @@
-"""The search by one model over sizes and fidelities, on a made-up loss whose optimum is known."""
+"""The search by one model over sizes and fidelities, on an artificial loss with a known optimum."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def model_of(spec: SweepSpec | None = None) -> ScaleAware:
 
 
 def distance(params: Params) -> float:
-    """From the best hyperparameters, in ranges."""
+    """The distance from the best hyperparameters, in ranges."""
     rate = math.log10(params["learning_rate"] / BEST["learning_rate"]) / 4
     return math.hypot(rate, (params["weight_decay"] - BEST["weight_decay"]) / 0.2)
 
@@ -84,7 +84,7 @@ def drawn(spec: SweepSpec, count: int, seed: int = 0) -> list[Params]:
 
 
 def knowing(spec: SweepSpec | None = None, count: int = 24) -> ScaleAware:
-    """A model that has seen trials drawn at random: every fourth to the end, the others to the first level."""
+    """A model fitted to random trials: every fourth ran to the end, the others to the first level."""
     model = model_of(spec)
     for number, params in enumerate(drawn(model.spec, count)):
         whole = number % 4 == 0
@@ -93,9 +93,9 @@ def knowing(spec: SweepSpec | None = None, count: int = 24) -> ScaleAware:
 
 
 def trials_to_find(spec: SweepSpec, most: int) -> int:
-    """How many trials, one after the other, it takes to come near the best hyperparameters; `most` + 1 where more than that.
+    """The number of consecutive trials until one is near the best hyperparameters; `most` + 1 if it takes more.
 
-    What is not above the median goes to the end, the others stop at the first level.
+    Trials at or below the median loss run to the end, the others stop at the first level.
     """
     model, finals = model_of(spec), []
     for number in range(most):
@@ -109,7 +109,7 @@ def trials_to_find(spec: SweepSpec, most: int) -> int:
     return most + 1
 
 
-# ---- what is believed -------------------------------------------------------------------------------------------------------
+# ---- the models ------------------------------------------------------------------------------------------------------------
 
 
 def test_unseen_configurations_are_ranked_by_partial_curves() -> None:
@@ -126,7 +126,7 @@ def test_unseen_configurations_are_ranked_by_partial_curves() -> None:
 
 
 def covariance(theta: np.ndarray, a: np.ndarray, b: np.ndarray, same: np.ndarray) -> np.ndarray:
-    """By scikit-learn's kernel, where `same` says which rows of `a` and `b` are of one trial."""
+    """The covariance by scikit-learn's kernel; `same` marks rows of `a` and `b` of one trial."""
     scales = np.exp(theta[1:-2])
     smooth = np.exp(theta[0]) * Matern(scales, nu=2.5)(a, b)
     own = np.exp(theta[-2]) * Matern(scales[-1], nu=2.5)(a[:, -1:], b[:, -1:])
@@ -134,7 +134,7 @@ def covariance(theta: np.ndarray, a: np.ndarray, b: np.ndarray, same: np.ndarray
 
 
 def some_values() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """20 trials with a value at two levels each: inputs, whose, scores."""
+    """20 trials with a value at two levels each: inputs, trial numbers, scores."""
     rng = np.random.default_rng(0)
     inputs = np.column_stack([np.repeat(rng.random((20, 4)), 2, axis=0), np.tile([0.0, 1.0], 20)])
     target = inputs[:, 0] - 2 * inputs[:, 1] ** 2 + np.repeat(0.5 * rng.standard_normal(20), 2)
@@ -211,7 +211,7 @@ def test_cost_goes_by_size() -> None:
     assert model.fit(seen).known
     sizes = [encoder.units({"model_size": size, "num_gpus": 1, **BEST}) for size in N_PARAMS]
     assert model.log_cost(np.array(sizes)) == pytest.approx(np.log([1, 4, 16]), abs=0.15)
-    one = CostModel(encoder, math.log(16)).fit(seen[:1])  # a single trial: sizes cost as believed
+    one = CostModel(encoder, math.log(16)).fit(seen[:1])  # a single trial: the cost of sizes follows the prior
     costs = one.log_cost(np.array(sizes))
     assert costs[2] - costs[0] == pytest.approx(math.log(16), abs=0.3)
 
@@ -266,11 +266,11 @@ def test_trials_that_run_at_once_are_no_twins() -> None:
     alone = [model_of_others.propose(number, anything) for number in range(24, 34)]
     rates, nearer = (np.log10([p["learning_rate"] for p in each if p is not None]) for each in (proposals, alone))
     apart, near = (np.subtract(*np.percentile(each, [75, 25])) for each in (rates, nearer))  # one is drawn without the models
-    assert apart > near  # what runs keeps others away
+    assert apart > near  # running trials keep others away
 
 
 def test_what_runs_is_improved_upon_and_not_repeated() -> None:
-    """The models expect more of a trial that runs than of any that has ended: the next one may not be the same again."""
+    """The models predict more for a running trial than for all ended ones, and the next proposal must differ from it."""
     model = knowing(count=30)
     running: list[Params] = []
     for number in range(30, 40):
@@ -337,7 +337,7 @@ def test_cost_counts_as_much_as_is_asked() -> None:
     assert cheap[0] < 10
 
 
-# ---- what a user believes ---------------------------------------------------------------------------------------------------
+# ---- a user's priors -------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_trial_is_what_the_user_believes() -> None:
@@ -387,6 +387,6 @@ def test_among_those_that_ran_to_the_end_the_value_decides() -> None:
     model = knowing(count=84)  # 21 of them to the end
     size = "L6"
     hopeful = {"model_size": size, "num_gpus": 1, **BEST}
-    play(model, "hopeful", hopeful, 27, State.PRUNED)  # none has been better at its rung
+    play(model, "hopeful", hopeful, 27, State.PRUNED)  # none has a better value at its rung
     whole = {name: trial.score for name, trial in model.history.seen.items() if len(trial.values) == len(LEVELS)}
     assert model.pick() == min(whole, key=whole.__getitem__)

@@ -1,4 +1,4 @@
-"""Our plain ASHA against Ray's own scheduler, on the same streams of reports; the other rules against the papers' wording."""
+"""The `metric` rule compared with Ray's scheduler on the same streams of reports; the other rules compared with the papers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STREAMS = 1200
 
 
 def random_stream(rng: np.random.Generator) -> tuple[dict[str, float], list[tuple[str, float]]]:
-    """Settings, and whose turn it is: trials report at rungs, with steps between them, ties and late starters."""
+    """Settings and an order of reports: trials report at rungs and in between, with ties and late starts."""
     settings = {
         "grace_period": int(rng.integers(1, 60)),
         "reduction_factor": float(rng.choice([2, 3, 4, 2.5, 1.7])),
@@ -39,7 +39,7 @@ def test_decides_as_ray_does_on_random_streams(mode: str, brackets: int) -> None
         spec = sweep(early_terminate={"type": "asha", "time_attr": "steps", **settings})
         levels = rung_levels(spec)
         held = min(brackets, rung_count(levels, settings["max_t"]))
-        # What lies between two rungs differs by design, so trials report at each, and now and then in between.
+        # The rules differ between two rungs by design, so trials report at each rung, and sometimes in between.
         places = sorted({*levels, settings["max_t"], *rng.integers(1, settings["max_t"] + 1, size=3).tolist()})
         ours = Rungs(levels, settings["reduction_factor"], settings["max_t"])
         theirs = ASHAScheduler(time_attr="steps", metric="value", mode=mode, brackets=held, **settings)
@@ -52,7 +52,7 @@ def test_decides_as_ray_does_on_random_streams(mode: str, brackets: int) -> None
             if name not in trials:
                 trials[name] = SimpleNamespace(trial_id=name, bracket=draw_bracket(held, number, int(name[1:])))
                 theirs.on_trial_add(None, trials[name])
-                theirs._trial_info[name] = theirs._brackets[trials[name].bracket]  # which one it drew is no matter of the rule
+                theirs._trial_info[name] = theirs._brackets[trials[name].bracket]  # the drawn bracket does not concern the rule
             steps = places[at[name]]
             at[name] += 1
             expected = theirs.on_trial_result(None, trials[name], {"steps": steps, "value": value})
@@ -62,7 +62,7 @@ def test_decides_as_ray_does_on_random_streams(mode: str, brackets: int) -> None
             if verdict.action != "continue":
                 ended.add(name)
                 stops += verdict.action == "stop"
-    assert stops > STREAMS / 4, "the streams are too easy to tell two rules apart"
+    assert stops > STREAMS / 4, "the streams are too easy to distinguish two rules"
     assert judged > STREAMS
 
 
@@ -99,7 +99,7 @@ def test_a_rung_between_two_reports_is_judged_at_the_value_in_between() -> None:
         (rung, level, pytest.approx(value), pytest.approx(cost))
         for rung, level, value, cost in zip((1, 2), (10, 30), values, costs, strict=True)
     ]
-    first = rungs.report("f", 35, 2.8, cost=70.0)  # no earlier report: its own value, at the share of its cost
+    first = rungs.report("f", 35, 2.8, cost=70.0)  # without an earlier report: the report's own value, with a proportional cost
     assert [(mark.value, mark.gpu_seconds) for mark in first.marks] == [(2.8, pytest.approx(20.0)), (2.8, pytest.approx(60.0))]
 
 
@@ -141,7 +141,7 @@ def test_the_best_third_at_a_rung_is_promoted_and_nobody_is_stopped() -> None:
     assert rungs.promotable(paused) is None
     rungs.report("t5", 1, 0.5)
     paused.add("t5")
-    assert rungs.promotable(paused) == "t2", "six at the rung: two go on, whichever came first"
+    assert rungs.promotable(paused) == "t2", "six at the rung: two continue, regardless of their order of arrival"
     for name, value in (("t0", 9.0), ("t2", 8.0)):
         assert rungs.report(name, 3, value).action == "pause"
     paused |= {"t0", "t2"}
@@ -234,7 +234,7 @@ def test_each_size_is_judged_among_its_own_until_the_last_rung() -> None:
         rungs.report(f"small{number}", 9, 5.0 + number)
         rungs.report(f"large{number}", 9, float(number))
     last = {"small1", "small2", "large1", "large2"}
-    assert rungs.promotable(last - {"small2"}) == "small1", "six at the last rung: the best two of all go on"
+    assert rungs.promotable(last - {"small2"}) == "small1", "six at the last rung: the best two of all continue"
     rungs.report("small1", 27, 7.0)
     rungs.report("small2", 27, 7.0)
     assert rungs.promotable({"large1", "large2"}) is None

@@ -1,4 +1,4 @@
-"""Earlier sweeps' records as the beginning of a new one: what is used, who learns from it, and what is refused."""
+"""Warm start from the records of earlier sweeps: the used trials, their effect on each sampler, and refused records."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def earlier(folder: Path, trials: int = 12, spec: SweepSpec | None = None, **cha
                 made.failed(trial.name, "broken")
             if not made.report(trial.name, step, {"eval_loss": loss}, **COUNTS):
                 break
-        made.running.pop(trial.name, None)  # of those that have not ended, the driver died
+        made.running.pop(trial.name, None)  # unfinished, because the driver died
     writer.close()
     return folder
 
@@ -87,7 +87,7 @@ def proposer_of(spec: SweepSpec, record: Record, cold: bool = False) -> Proposer
     return Proposer(spec, "minimize", InMemoryStorage(), trials, "eval_loss", n_params=record.n_params, past=past)
 
 
-# ---- who learns from it ----------------------------------------------------------------------------------------------------
+# ---- effect on samplers ----------------------------------------------------------------------------------------------------
 
 
 def test_the_models_know_the_past_from_the_first_trial_on(tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_the_models_know_the_past_from_the_first_trial_on(tmp_path: Path) -> Non
     proposer, cold = proposer_of(spec, record), proposer_of(spec, record, cold=True)
     assert proposer.model.knows
     assert not cold.model.knows
-    assert len(proposer.study.trials) == 0  # they are none of this sweep's
+    assert len(proposer.study.trials) == 0  # they do not belong to this sweep
     numbers = range(4)
     drawn = [proposer.propose(number, f"t{number:04d}").params for number in numbers]
     assert drawn != [cold.propose(number, f"t{number:04d}").params for number in numbers]
     near = [abs(math.log10(params["learning_rate"]) + 3) for params in drawn]
-    assert sorted(near)[1] < 0.3  # where it was good before, on two decades
+    assert sorted(near)[1] < 0.3  # where earlier trials were good, within two decades
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "scale_aware"])
@@ -129,7 +129,7 @@ def test_the_study_of_tpe_has_them_as_they_ended(tmp_path: Path) -> None:
     assert {State.COMPLETE, State.PRUNED, State.RUNNING} <= set(states.values())
     for name, trial in study.items():
         told = source.trials[name.partition("/")[2]]
-        running = told.state is State.RUNNING  # here it is as good as stopped
+        running = told.state is State.RUNNING  # here it counts as stopped
         assert trial.state == (TrialState.PRUNED if running else TrialState[told.state])
         assert list(trial.intermediate_values) == [report.fidelity for report in told.reports]
         last = told.last.metrics["eval_loss"]
@@ -226,7 +226,7 @@ def driven(spec: SweepSpec, source: ParametricSource, seed: int, past: Any = ())
     return driver.record, kept.events
 
 
-# ---- what is used ------------------------------------------------------------------------------------------------------------
+# ---- used trials -------------------------------------------------------------------------------------------------------------
 
 
 def space(**changes: Any) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def test_a_sweep_without_earlier_ones_is_as_it_was(tmp_path: Path) -> None:
     assert sweep().search.warm_start == []
 
 
-# ---- what is refused ---------------------------------------------------------------------------------------------------------
+# ---- refused records ---------------------------------------------------------------------------------------------------------
 
 
 def written(folder: Path, warm_start: list[str], **changes: Any) -> Path:

@@ -1,4 +1,4 @@
-"""Modelled families: the law against formulas written again, and what each family is there for."""
+"""Modelled families: the law compared with independent formulas, and the property of each family."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def source(name: str, **changes: Any) -> ParametricSource:
 
 
 def best_rate(of: ParametricSource, **params: Any) -> float:
-    """By a grid of a hundredth octave."""
+    """The optimum on a grid of a hundredth octave."""
     rates = 2 ** np.arange(-16, -9, 0.01)
     losses = [of.final({"learning_rate": float(rate), **params}) for rate in rates]
     return float(rates[np.nanargmin(losses)])
@@ -76,7 +76,7 @@ def test_the_best_batch_and_the_best_dropout_move_with_size() -> None:
 
 
 def test_the_loss_is_the_stated_law() -> None:
-    """Written out for one configuration: a head, too high a rate, a schedule that does not decay."""
+    """The law computed by hand for one configuration: `head`, a rate that is too high, a schedule without decay."""
     tokens = 2430 * 64 * 512
     best = 1.2e-4 * (1.4e9 / 4e8) ** -0.713 * (tokens / 8e7) ** 0.307 * 8
     z = math.log2(2e-3 / best)
@@ -97,7 +97,7 @@ def test_rates_above_the_best_cost_more_than_rates_below_and_far_above_diverge()
     assert math.isnan(at(3.6))
     curve = trend.curve({"model_size": "410m", "learning_rate": best * 2**4.5}, seed=0)
     first = int(np.argmax(np.isnan(curve.value)))
-    assert first > 0  # it looks healthy at first …
+    assert first > 0  # it looks normal at first …
     assert np.isnan(curve.value[first:]).all()  # … and never comes back
     assert trend.true_rank(math.nan) > trend.true_rank(trend.median)
 
@@ -113,7 +113,7 @@ def test_larger_is_better_and_dearer_in_a_trend_but_not_without() -> None:
 
 
 def test_curves_cross_in_crossing() -> None:
-    """Pairs of random configurations that stand in the other order at the first rung than at the end."""
+    """The share of pairs of random configurations that change order between the first rung and the end."""
     rng = np.random.default_rng(3)
     shares = {}
     for name in ("crossing", "trend"):

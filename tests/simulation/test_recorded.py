@@ -1,4 +1,4 @@
-"""Learning curves of a finished sweep: exact where a trial ran, a model elsewhere, and how far that is off."""
+"""Learning curves of a finished sweep: exact for recorded trials, modelled for others, and the error of the model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_spec(space: dict[str, Any] | None = None, metric: str = "eval_loss", **
 
 
 def loss_at(params: dict[str, Any], fidelity: float) -> float:
-    """A known function: best at a rate of 1e-3, better with size and with time; no GPU count in it."""
+    """A known function: best at a rate of 1e-3, better with size and time, independent of the GPU count."""
     off = (math.log10(params["learning_rate"]) + 3) ** 2 / 4
     decay = 0.1 * (1 - params.get("layerwise_lr_decay", 0.5))
     return 0.3 + 0.05 * off + decay + {"L1": 0.3, "L4": 0.1, "L6": 0.0}[params["model_size"]] + 10 / fidelity
@@ -114,7 +114,7 @@ def test_the_model_knows_more_than_the_mean(source: RecordSource) -> None:
     error = np.sqrt(np.mean((told - true) ** 2)) / true.std()
     assert error < 0.6
     print(*source.notes, f"on {len(unseen)} unseen: {error:.2f}", sep="\n")
-    # What the source says of itself is about what it does.
+    # The error that the source reports is about its true error.
     assert source.error == pytest.approx(error, abs=0.3)
     assert source.rank_correlation > 0.7
     assert any(f"{source.error:.2f}" in note and f"{source.rank_correlation:.2f}" in note for note in source.notes)
@@ -124,7 +124,7 @@ def test_the_model_knows_more_than_the_mean(source: RecordSource) -> None:
     costs = [source.curve(params, 0).gpu_seconds[-1] / seconds_at(params, 360) for params in unseen]
     assert np.median(np.abs(np.log(costs))) < 0.3
     assert source.cost_error < 0.3
-    # Nothing is drawn, and nothing promised beyond what was seen.
+    # Curves have no noise and stay within the recorded range.
     assert source.curve(unseen[0], seed=1).value.tolist() == curve.value.tolist()
     assert told.min() >= source.best
 

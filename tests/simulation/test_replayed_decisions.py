@@ -1,4 +1,4 @@
-"""A record decided anew: the same where nothing has changed, and each change where something has."""
+"""The replay of a record: no difference without a change, and one difference for each change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Events = list[dict[str, Any]]
 
 
 PLAIN = {"variant": "stopping", "survival": "metric"}
-WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # sampler, and who may pass a rung
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # sampler and survival rule
     "random": ("random", PLAIN),
     "tpe": ("tpe", PLAIN),
     "by_size, stopping": ("scale_aware", {"variant": "stopping", "survival": "by_size"}),
@@ -47,7 +47,7 @@ def spec_of(way: str, **budget: Any) -> SweepSpec:
 
 
 class Kept:
-    """A record whose events are kept as JSON has them."""
+    """A record that keeps its events in the form of JSON."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
@@ -59,7 +59,7 @@ class Kept:
 
 
 class Session(SweepDriver):
-    """A session of a sweep that knows its record alone, and dies after so many reports."""
+    """A session of a sweep that uses its record alone and dies after a number of reports."""
 
     def __init__(
         self, spec: SweepSpec, n_params: dict[str, float], gpus: int, clock: Clock, record: Kept, dies_at: int
@@ -82,7 +82,7 @@ class Session(SweepDriver):
 def simulated(
     way: str, gpus: int = 6, failures: float = 0.0, dies_at: Sequence[int] = (), **budget: Any
 ) -> tuple[Events, dict[str, Any]]:
-    """A sweep's events and manifest. Each of `dies_at` ends a session after so many reports."""
+    """A sweep's events and manifest. Each of `dies_at` ends a session after that many reports."""
     spec = spec_of(way, **budget)
     source = ParametricSource(FAMILIES["trend"], spec)
     clock, made = Clock(1000.0), manifest(spec, "minimize", source.n_params)
@@ -107,7 +107,7 @@ def test_a_simulated_record_is_decided_again_as_it_was(way: str) -> None:
     assert any(event.get("reason") == "rung" for event in events)
     paused = [event["trial"] for event in events if event.get("action") == "pause"]
     assert bool(paused) == (WAYS[way][1]["variant"] == "promotion")
-    assert len(set(paused)) < len(paused) or not paused  # some went on to a second rung
+    assert len(set(paused)) < len(paused) or not paused  # some continued to a second rung
     assert replay_decisions(copy.deepcopy(events), made) == result
 
 

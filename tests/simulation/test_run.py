@@ -1,4 +1,4 @@
-"""Simulated sweeps: budgets hold, seeds decide, variants share one scale, and a wrong source is told."""
+"""Simulated sweeps: budgets, seeds, variants on one scale, and errors for wrong sources."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def ran(path: Path, options: Options = SMALL, curves: str = "family:trend", **ho
 
 
 def told(simulation: Simulation) -> list[list[Any]]:
-    """What has to be the same each time: all but how long deciding took."""
+    """The results that must be equal in each run: everything except the time for decisions."""
     runs = [seed.run for outcome in simulation.outcomes for seed in outcome.seeds]
     return [
         [run.pick, run.trials, run.reports, run.makespan_hours, run.regret.tolist(), run.wall_hours.tolist()] for run in runs
@@ -104,7 +104,7 @@ def test_what_waits_at_a_rung_when_nothing_is_left_to_do_was_stopped_there(trend
         assert seed.run.spent_gpu_hours < 100
         assert (seed.unfinished, seed.complete + seed.stopped + seed.diverged) == (0, 12)
         assert 0 < seed.promoted < seed.stopped
-    for seed in ran(trend, replace(SMALL, gpu_hours=1), overrides=how[1:]).outcomes[0].seeds:  # here it could go on
+    for seed in ran(trend, replace(SMALL, gpu_hours=1), overrides=how[1:]).outcomes[0].seeds:  # here it could continue
         assert seed.unfinished > 4  # more than there are GPUs
 
 
@@ -237,7 +237,7 @@ def test_sizes_of_a_table_may_be_numbers(tmp_path: Path) -> None:
 
 
 def test_a_run_folder(tmp_path: Path, trend: Path) -> None:
-    """Of a sweep that was simulated itself, with nothing stopped."""
+    """Curves from the run folder of a simulated sweep without stopped trials."""
     variant = open_variants(trend, "family:trend", ["early_terminate={type: none, max_t: 2430}", "budget.run_cap=12"])[0]
     spec, clock = variant.spec, Clock()
     made = manifest(spec, "minimize", variant.source.n_params)
@@ -320,7 +320,7 @@ def test_what_a_family_does_not_model(tmp_path: Path) -> None:
             open_variants(path, "family:trend")
 
 
-# ---- what is told of several seeds --------------------------------------------------------------------------------------------
+# ---- summaries of several seeds ---------------------------------------------------------------------------------------------
 
 
 def made(seed: int, regret: list[float], wall: list[float]) -> SeedRun:

@@ -1,4 +1,4 @@
-"""Metrics from sums, against scikit-learn and torch on the raw predictions."""
+"""Metrics from sums, compared with scikit-learn and torch on the raw predictions."""
 
 from __future__ import annotations
 

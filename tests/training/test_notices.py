@@ -1,4 +1,4 @@
-"""What a machine is told before it is taken away, by servers that answer as those of the clouds do."""
+"""Spot notices, from servers that answer like those of the clouds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scalesweep.training.notices import await_notice
 
 
 class Cloud(BaseHTTPRequestHandler):
-    """The metadata of an AWS and of a Google machine. The end is announced at the third question."""
+    """A metadata server of an AWS and a Google machine, which announces the end at the third request."""
 
     asked: list[str]
     token = "a token"
@@ -54,7 +54,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     host = f"127.0.0.1:{server.server_port}"
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://{host}/")
     monkeypatch.setenv("GCE_METADATA_HOST", host)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing is asked through it
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # no request goes through it
     monkeypatch.setattr(notices, "POLL_SECONDS", 0.05)
     yield server
     server.shutdown()

@@ -1,4 +1,4 @@
-"""Which workers a trial gets: the choice among free ones, and leases on real clusters of several nodes."""
+"""Placement of trials: the choice among free workers, and leases on real clusters of several nodes."""
 
 from __future__ import annotations
 

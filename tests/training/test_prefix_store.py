@@ -1,4 +1,4 @@
-"""The prefix store: what is read is what was written, whoever dies, and the disk is never overdrawn."""
+"""The prefix store: reads return the written bytes even if processes die, and the disk budget holds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIB = 1024**2
 
 @pytest.fixture(autouse=True)
 def room_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested here is the budget; the machine's disk may be as full as it likes."""
+    """Simulate free disk space, because these tests concern the budget, not the machine's disk."""
     monkeypatch.setattr(prefix_store, "LEAST_FREE_BYTES", 0)
     monkeypatch.setattr(prefix_store, "LEAST_FREE_SHARE", 0.0)
 
@@ -167,7 +167,7 @@ MANY = np.random.default_rng(5).integers(0, 30, 200)
 
 
 def write_and_read(root: Path, seed: int, rounds: int) -> None:
-    """Write rows that another process writes too, with other bytes, and read all the time. A row is one or the other."""
+    """Write rows that another process also writes, with other bytes, and read them. Each row comes from one of the two."""
     ours, theirs = rows(MANY, seed=seed), rows(MANY, seed=1 - seed)
     order = np.random.default_rng(seed)
     seen: dict[int, bytes] = {}
@@ -228,7 +228,7 @@ def test_a_killed_writer_leaves_no_half_row(tmp_path: Path) -> None:
                 assert present.all()
                 assert_rows(values, [expected[i] for i in claimed])
                 found += len(claimed)
-                assert store.write(np.arange(len(BIG)), expected)  # nothing of the dead one is in the way
+                assert store.write(np.arange(len(BIG)), expected)  # the remains of the dead process do not interfere
                 assert store.read(np.arange(len(BIG)))[1].all()
             shutil.rmtree(folder)
     assert found
@@ -260,7 +260,7 @@ def test_a_corrupt_byte_makes_its_row_absent_until_it_is_written_again(tmp_path:
         values, present = store.read(ALL)
         assert present.tolist() == [True] * 3 + [False] + [True] * 4
         assert not values[3].any()
-        assert not store.has(np.array([3]))[0]  # struck off for everybody
+        assert not store.has(np.array([3]))[0]  # removed from the index for all processes
         with opened(tmp_path) as other:
             assert not other.has(np.array([3]))[0]
         assert store.write(np.array([3]), [rows()[3]])
@@ -383,7 +383,7 @@ def test_the_longest_unused_goes_first_and_never_one_that_is_open_elsewhere(tmp_
         opened(tmp_path, "unrelated").close()
         assert budget.make_room(20 * ROW_BYTES)
         assert keys(tmp_path) == {"older", "new", "unrelated"}
-        # More than can be had: nothing goes for nothing.
+        # More than possible: no store is evicted in vain.
         assert not budget.make_room(40 * ROW_BYTES)
         assert keys(tmp_path) == {"older", "new", "unrelated"}
         assert budget.fits(45 * ROW_BYTES)
@@ -415,7 +415,7 @@ def test_opening_and_reading_count_as_use(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def open_and_evict(root: Path, number: int, seconds: float) -> None:
-    """Fill one of three stores while others do, and evict what nobody has open, as a store at its budget does."""
+    """Fill one of three stores while other processes do, and evict closed stores, like a store at its budget."""
     expected = [np.full((BIG[0], BIG_PER_TOKEN), 7, np.uint8)] * 2
     end, turn = time.monotonic() + seconds, number
     budget = CacheBudget(root, 6 * ROW_BYTES)
@@ -428,7 +428,7 @@ def open_and_evict(root: Path, number: int, seconds: float) -> None:
                 values, _ = store.read(mine)
                 assert ((values == 7).all((1, 2)) | (values == 0).all((1, 2))).all()
             budget.make_room(6 * ROW_BYTES)
-            assert (folder / "lock").exists()  # what we have open was not evicted
+            assert (folder / "lock").exists()  # this process's open store was not evicted
         turn += 1
 
 
@@ -484,7 +484,7 @@ def test_a_full_disk_ends_the_writing_not_the_reading(tmp_path: Path, monkeypatc
         if not size:
             raise OSError(code, os.strerror(code))
         left[0] -= size
-        return real(fd, memoryview(data)[:size], offset)  # what is left of the disk is written first, as Linux does
+        return real(fd, memoryview(data)[:size], offset)  # the remaining disk is filled first, as on Linux
 
     with opened(tmp_path) as store:
         monkeypatch.setattr(os, "pwrite", pwrite)
@@ -510,7 +510,7 @@ def write_past_a_limit(root: Path) -> None:
 
 
 def test_the_system_refuses_to_write(tmp_path: Path) -> None:
-    """A limit on the size of files, which the system enforces as it does a full disk: in the midst of a row."""
+    """A limit on file sizes, which the system enforces like a full disk, in the middle of a row."""
     with process(write_past_a_limit, tmp_path) as child:
         child.join(20)
         assert child.exitcode == 0
@@ -557,4 +557,4 @@ def test_a_batch_is_read_in_well_under_a_millisecond(tmp_path: Path) -> None:
             began = time.perf_counter()
             store.read(some)
             took.append(time.perf_counter() - began)
-    assert min(took) < 1e-3  # the best of 20: the machine has other things to do too
+    assert min(took) < 1e-3  # the best of 20, because the machine may be busy

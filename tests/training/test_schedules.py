@@ -1,4 +1,4 @@
-"""Schedules as functions of the step, against transformers' schedulers driven step by step, and ULMFiT's formula."""
+"""Schedules as functions of the step, compared with transformers' schedulers run step by step, and ULMFiT's formula."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def _load_saved(path: Path) -> dict[str, datasets.Dataset]:
         hint = (
             f"name one of its files: {', '.join(files)}"
             if files
-            else "the save_to_disk method of a `datasets` data set writes such a folder"
+            else "name a data file, or a folder that save_to_disk of `datasets` wrote"
         )
         raise DataProblem(PATH, f"{path} is a folder, but not a saved data set", hint)
     try:
