@@ -361,7 +361,7 @@ def test_a_trial_goes_on_from_its_checkpoint_or_says_that_it_starts_again(
     else:
         assert len(notes) == 1
         assert "t0000" in notes[0]
-        assert "starts again" in notes[0]
+        assert "the trial starts again" in notes[0]
     assert checkpoint.steps(folder) == [12]
 
 

@@ -104,9 +104,7 @@ def test_a_lease_is_renewed_and_one_that_was_taken_over_writes_no_more(tmp_path:
     time.sleep(0.8)
     assert lease.path.stat().st_mtime - first >= 0.4
     lease.check()
-    lease.path.rename(
-        tmp_path / "lease-000002.json"
-    )  # the lease of another host's driver: the next number, and this one is gone
+    lease.path.rename(tmp_path / "lease-000002.json")  # as by another host's driver: the next number, and this one is gone
     time.sleep(0.3)
     with pytest.raises(OutsideError, match="taken over this sweep"):
         lease.check()
