@@ -476,10 +476,7 @@ class Conductor:
         action, reason = verdict.action, {"stop": "rung", "complete": "max_t"}.get(verdict.action)
         cap, last = self.spec.budget.trial_gpu_hours, trial.last.gpu_seconds if trial.last else 0.0
         if action in ("continue", "pause") and cap is not None and 2 * gpu_seconds - last > cap * 3600:
-            action, reason = (
-                "stop",
-                "budget: trial_gpu_hours",
-            )  # the next interval, if as long as this one, would exceed the cap
+            action, reason = "stop", "budget: trial_gpu_hours"  # a next interval as long as this one would exceed the cap
         if action == "continue" and (spent := self.exhausted()):
             action, reason = "stop", f"budget: {spent}"
         return action, reason, marks, cutoff

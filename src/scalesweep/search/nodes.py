@@ -22,9 +22,7 @@ class NodeWatch:
     """
 
     def __init__(self) -> None:
-        self._last: defaultdict[str, dict[str, tuple[float, bool]]] = defaultdict(
-            dict
-        )  # node → trial → (time, whether it failed)
+        self._last: defaultdict[str, dict[str, tuple[float, bool]]] = defaultdict(dict)  # node → trial → (time, failed)
 
     def reported(self, trial: str, nodes: Iterable[str], now: float) -> None:
         for node in nodes:
