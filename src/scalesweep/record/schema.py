@@ -84,8 +84,8 @@ class Trial:
     reports: list[Report] = field(default_factory=list)
     started: float | None = None
     ended: float | None = None
-    wall_seconds: float = 0.0  # with workers, over all recorded attempts
-    gpu_seconds: float = 0.0  # wall_seconds × workers
+    wall_seconds: float = 0.0  # seconds with workers, over all recorded attempts
+    gpu_seconds: float = 0.0  # `wall_seconds` × workers
 
     @property
     def last(self) -> Report | None:
@@ -138,9 +138,9 @@ class Record:
     trials: dict[str, Trial] = field(default_factory=dict)
     status: str = "new"  # new | running | ended
     ended_reason: str | None = None
-    elapsed_seconds: float = 0.0  # up to the last event, also for a killed session
+    elapsed_seconds: float = 0.0  # seconds of all sessions up to their last events
     notes: list[str] = field(default_factory=list)
-    boot_gpu_seconds: float = 0.0  # start-up of workers, which belongs to no trial
+    boot_gpu_seconds: float = 0.0  # of workers' starts, which belong to no trial
     trial_gpu_seconds: dict[str, float] = field(default_factory=dict)  # of all trials, by model size
     _last_event: float | None = None  # of the running session
     _reports: int = 0
