@@ -132,7 +132,7 @@ def open_variants(
         source = first
         if _trains(spec) != _trains(specs[0]):
             source = source_for(spec)
-            source.best, source.median = first.best, first.median  # one scale of regret for all sweeps
+            vars(source).update(best=first.best, median=first.median)  # one scale of regret for all sweeps, not computed again
         past = _past_of(spec, goal, spec_path.parent)
         variants.append(Variant(_label(settings), tuple(settings), spec, source, *past))
     return variants
