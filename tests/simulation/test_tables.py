@@ -72,7 +72,7 @@ def test_runs_that_end_before_max_t_are_left_out_and_counted() -> None:
     short = (frame["optimizer"] == "adam") & (frame["lr"] == 1e-3) & (frame["steps"] == 400)
     table = source(frame[~short])
     assert len(table.configs) == 3
-    assert any("1 configurations, 1 runs" in note for note in table.notes)
+    assert any("1 configurations and 1 runs that end earlier are ignored" in note for note in table.notes)
     assert table.final({"optimizer": "adam", "lr": 1e-3}) == 1.25  # the other adam answers
 
 
