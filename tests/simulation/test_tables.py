@@ -1,4 +1,4 @@
-"""Learning curves of a table: what is read from it, what answers for parameters, and what is said of both."""
+"""Learning curves of a table: reading, looking up parameters, and the notes on both."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_recorded_configuration_gets_its_own_curve() -> None:
     curve = source().curve({"optimizer": "sgd", "momentum": 0.9, "lr": 1e-3}, seed=0)
     assert curve.fidelity.tolist() == [100, 200, 400]
     assert curve.value.tolist() == [4.0, 3.5, 3.25]
-    assert curve.gpu_seconds.tolist() == [100, 200, 400]  # nothing tells the cost: one step a second
+    assert curve.gpu_seconds.tolist() == [100, 200, 400]  # without a cost column: one step per second
 
 
 def test_max_t_between_two_rows() -> None:
@@ -201,7 +201,7 @@ def test_a_word_that_was_not_recorded_counts_as_one_apart() -> None:
 
 
 def test_what_matters_matches_best() -> None:
-    """Of two parameters one decides; the nearest in that one answers, though the other is far off."""
+    """Only one of two parameters matters. The nearest configuration in that one is used, even if the other differs much."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"a": rng.uniform(size=300), "b": rng.uniform(size=300)})
     frame["loss"] = frame["a"] + 0.01 * frame["b"]

@@ -1,4 +1,4 @@
-"""When layer groups thaw: each cadence and mode on its own, and in a real run."""
+"""Thawing of layer groups: each cadence and mode on its own, and in a real run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def config(**changes: Any) -> TrialConfig:
 
 
 def thawed_by_step(cadence: Cadence, steps: int) -> list[int]:
-    """How many groups train at each step of a run of `steps`."""
+    """The number of groups that train at each step of a run of `steps`."""
     found = []
     for step in range(steps):
         cadence.advance(step, step / steps)
