@@ -224,6 +224,7 @@ class _Worker:
     target: str | None = None  # node of the start; None if Ray chooses
     holder: str | None = None
     group: str | None = None  # its last process group
+    world: int = 0  # number of workers in that group
     idle_since: float = field(default_factory=time.monotonic)
 
 
@@ -296,13 +297,13 @@ class WorkerPool:
             return None
         self._withdraw()
         groups = {worker.group for worker in chosen}
-        together = len(groups) == 1 and None not in groups
-        together = together and sum(worker.group in groups for worker in self.workers.values()) == count
+        # All of one group, no less: in the sums of a group, a part of it would wait for the others for ever.
+        together = len(groups) == 1 and None not in groups and all(worker.world == count for worker in chosen)
         group = groups.pop() if together else uuid.uuid4().hex[:12]
         for worker in chosen:
             worker.holder = holder
-            if count > 1:  # a worker that trains alone keeps its group
-                worker.group = group
+    group: str | None = None  # its last process group
+    world: int = 0  # number of workers in that group
         return Lease(tuple(worker.name for worker in chosen), str(group))
 
     def could_hold(
