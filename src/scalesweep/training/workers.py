@@ -302,8 +302,8 @@ class WorkerPool:
         group = groups.pop() if together else uuid.uuid4().hex[:12]
         for worker in chosen:
             worker.holder = holder
-    group: str | None = None  # its last process group
-    world: int = 0  # number of workers in that group
+            if count > 1:  # a worker that trains alone keeps its group
+                worker.group, worker.world = group, count
         return Lease(tuple(worker.name for worker in chosen), str(group))
 
     def could_hold(
