@@ -7,7 +7,7 @@ from typing import Any
 from scalesweep.promotion.card import PIPELINES
 from scalesweep.report import words
 
-COLUMN = 13  # characters
+COLUMN = 14  # characters
 
 
 def promoted(result: dict[str, Any]) -> str:
