@@ -99,7 +99,7 @@ def test_a_changed_checkpoint_or_text_is_never_served_what_was_kept_for_another(
         plain = None
         for turn in range(2):
             # Under another name it is looked at anew, as another launch would.
-            spec = {**tiny_sweep(model=model, rows=str(rows)), "name": f"launch {number} {turn}"}
+            spec = {**tiny_sweep(model=model, rows=str(rows)), "name": f"launch-{number}-{turn}"}
             cached, _ = run(job(config, sweep=spec))
             plain = plain or run(job({**config, "prefix_cache": "off"}, sweep=spec))[0]
             same_losses(cached, plain, 1e-4)

@@ -67,16 +67,20 @@ def made(name: str, **config: Any) -> TrialJob:
 
 
 @pytest.mark.parametrize(
-    ("kind", "task", "metric"),
-    [("bert", "sequence-classification", "eval_accuracy"), ("llama", "causal-lm", "eval_perplexity")],
+    ("kind", "task", "metric", "dropouts"),
+    [
+        ("bert", "sequence-classification", "eval_accuracy", ("dropout", "attention_dropout")),
+        ("llama", "causal-lm", "eval_perplexity", ("attention_dropout",)),
+    ],
+    ids=["bert", "llama"],
 )
 def test_one_two_and_four_workers_give_the_same_losses(
-    kind: str, task: str, metric: str, pool: WorkerPool, tmp_path: Path
+    kind: str, task: str, metric: str, dropouts: tuple[str, ...], pool: WorkerPool, tmp_path: Path
 ) -> None:
     """60 examples in batches of 16: the last of an epoch has 12, which 8-example shards and 4 workers divide unevenly."""
     config = {
-        "model_size": "L2", "dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 3e-3, "eval_interval": 6, "max_t": 12,
-        "rungs": [], "unfreezing": "gradual", "unfreeze_interval": 3, "micro_batch_size": 5,
+        "model_size": "L2", "learning_rate": 3e-3, "eval_interval": 6, "max_t": 12, "rungs": [], "unfreezing": "gradual",
+        "unfreeze_interval": 3, "micro_batch_size": 5, **dict.fromkeys(dropouts, 0.0),
     }  # fmt: skip
     large = save_tiny(kind, tmp_path / "model", task, initializer_range=0.2)  # so that a few steps move the losses
     spec = tiny_sweep(kind, task, large, layers=(1, 2))
