@@ -23,7 +23,7 @@ from command_line import refused
 from scalesweep.errors import UserError
 from scalesweep.record import read_record
 from scalesweep.spec import load_sweep
-from scalesweep.sweep.jobs import CLIENT_TRIES, _connected, check_paths, is_job_address, shared_folder
+from scalesweep.sweep.jobs import CLIENT_TRIES, _accepted, _connected, check_paths, is_job_address, shared_folder
 from sweeps import sweep_dict
 
 CLI = [sys.executable, "-m", "scalesweep.cli"]
@@ -72,7 +72,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A cluster of one node that only those with its token may talk to. It is stopped by its own processes' ids."""
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text("a" * 64)
-    gcs, dashboard, client = free_ports(3)
+    gcs, dashboard, client, *agent = free_ports(6)
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
     bin_dir = Path(sys.executable).parent
@@ -82,6 +82,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             str(bin_dir / "ray"), "start", "--head", "--block", f"--port={gcs}", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", "--include-dashboard=true", "--num-cpus=2",
             "--num-gpus=2", f"--temp-dir={folder}", "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0",
+            # A cluster of another test process may hold the agent's usual ports.
+            f"--dashboard-agent-listen-port={agent[0]}", f"--dashboard-agent-grpc-port={agent[1]}",
+            f"--runtime-env-agent-port={agent[2]}",
         ]  # fmt: skip
         log = tmp_path_factory.mktemp("head") / "log"
         with log.open("w") as out:
@@ -247,3 +250,18 @@ def test_a_client_server_that_dies_at_its_start_is_asked_for_again() -> None:
         _connected(connecting(*[died] * CLIENT_TRIES, "too late"))
     with pytest.raises(RuntimeError, match="something else"):
         _connected(connecting(RuntimeError("something else"), "a client"))
+
+
+def test_a_cluster_without_a_job_agent_yet_is_asked_again() -> None:
+    answers = iter([RuntimeError("status code 500: No available agent to submit job, please try again later"), "run-1"])
+
+    def submit() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert _accepted(submit) == "run-1"
+    answers = iter([RuntimeError("status code 401: unauthorized")])
+    with pytest.raises(RuntimeError, match="401"):
+        _accepted(submit)

@@ -33,6 +33,7 @@ RUN_DIR = "scalesweep_run_dir"  # key of the job's metadata that holds the run f
 STOP_SECONDS = 120  # time for a driver to stop cleanly; Ray's default is 3
 SILENT_SECONDS = 120.0  # without a line of the log; then the connection may be dead, and a new one is opened
 CLIENT_TRIES = 5  # to start the server behind a ray:// address; some die at their start (ray-project/ray issue 63202)
+AGENT_SECONDS = 60.0  # for the job agent of a cluster that has just started
 LOST_SECONDS = 120.0  # without an answer of the cluster, before `follow` gives up
 PASSED_ON = (2, 3, 4, 130)  # exit codes of a driver that has printed its own error
 
@@ -142,10 +143,11 @@ class Jobs:
                 shutil.copyfile(here, path)
             if files:
                 environment["working_dir"] = folder
-            return str(
-                self._client.submit_job(
+            submission = f"{name}-{uuid.uuid4().hex[:6]}"
+            return _accepted(
+                lambda: self._client.submit_job(
                     entrypoint=entrypoint,
-                    submission_id=f"{name}-{uuid.uuid4().hex[:6]}",
+                    submission_id=submission,
                     runtime_env=environment,
                     metadata={RUN_DIR: run_dir},
                 )
@@ -242,6 +244,18 @@ class Jobs:
         if found.driver_exit_code in (1, 127):
             hint += "; check that `ray start` ran on the head in an environment that has scalesweep"
         raise OutsideError(f"job {found.submission_id} failed: {what}", hint)
+
+
+def _accepted(submit: Callable[[], str]) -> str:
+    """Return the id of a submitted job. Retry while the cluster has no job agent yet, as in its first seconds."""
+    until = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            return str(submit())
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(1)
 
 
 def _connected(connect: Callable[[], Any]) -> Any:
