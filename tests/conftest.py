@@ -1,4 +1,4 @@
-"""What all tests share: a data cache of this run's own, one local Ray, and the rule that tells tests apart.
+"""Shared by all tests: a data cache of this run, one local Ray, and the rule that sorts tests into processes.
 
 The rule (`kinds_of`) marks each test by its folder, its imports and its fixtures, and so decides which ones `make test-fast`
 leaves out, and which ones `make test` keeps together in one of its two processes: those that use Ray.

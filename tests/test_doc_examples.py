@@ -41,7 +41,7 @@ def examples(language: str) -> list[Any]:
 
 
 def commands() -> list[str]:
-    """What the pages have a reader type: the lines of their blocks that begin with `scalesweep`, each once."""
+    """The commands on the pages: each line of a code block that begins with `scalesweep`, once."""
     lines = (
         line
         for page in PAGES

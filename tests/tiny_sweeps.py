@@ -30,7 +30,7 @@ def tiny_sweep(
     rows: str | None = None,
     layers: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """What `jobs.job` takes as `sweep`: 60 rows to train on, in batches of 16, so the last of an epoch has 12.
+    """The `sweep` argument of `jobs.job`: 60 rows to train on, in batches of 16, so the last of an epoch has 12.
 
     `layers` makes a ladder of depths (L1, L2, …) of the model; without, it has one size, named `kind`.
     """

@@ -45,7 +45,7 @@ def outcome(record: Record) -> list[tuple[Any, ...]]:
 
 
 def said(done: command_line.Done | subprocess.CompletedProcess[str]) -> str:
-    """What a command printed that ended well and gave no credentials away."""
+    """The output of a command, which must succeed and print no credentials."""
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     for name, value in CREDENTIALS.items():

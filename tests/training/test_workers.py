@@ -142,7 +142,7 @@ def test_the_process_group_is_kept_while_the_same_workers_meet(pool: WorkerPool)
 
 
 def test_what_is_left_of_a_group_is_another_one(pool: WorkerPool) -> None:
-    """Of four, two begin together anew, and so do the other two: they wait for nobody."""
+    """Two workers of a group of four form a group of their own, and so do the other two: neither pair waits for the other."""
     groups = {pool.lease_soon("a", 4).group}
     pool.release("a")
     groups |= {pool.lease_soon(name, 2).group for name in ("b", "c")}
