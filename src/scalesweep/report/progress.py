@@ -74,7 +74,9 @@ class ProgressSink:
             else:
                 self._view.take(event)
             self._view.seen_at = float(event["time"])
-            lines = _lines(event, self._view)
+            # On a terminal, ends, notes and the opening stay above the display; starts and reports are visible in it.
+            shown = not self._on_terminal or event["event"] in ("session", "end", "note", "sweep_ended")
+            lines = _lines(event, self._view) if shown else []
         if not self._on_terminal:
             for line in lines:
                 print(line, file=self._stream, flush=True)
@@ -88,10 +90,8 @@ class ProgressSink:
                 redirect_stdout=False,  # stdout is for data
             )
             self._live.start()
-        # Ends, notes and the opening stay above the display; starts and reports are visible in it.
-        if event["event"] in ("session", "end", "note", "sweep_ended"):
-            for line in lines:
-                self._console.print(Text(line))
+        for line in lines:
+            self._console.print(Text(line))
         if event["event"] == "sweep_ended":
             self._stop()
 
@@ -178,11 +178,11 @@ class _View:
         beside = f" (guessing: {words.score(guess)})" if guess is not None else ""
         return f"{row.trial.name} {self.record.metric} {words.score(row.metric)} at {words.rung(row.rung, self.record)}{beside}"
 
-    def new_best(self) -> str:
-        """' ← new best' once for each change of the leader."""
+    def new_best(self, trial: str) -> str:
+        """' ← new best' where this trial has taken the lead since the last line that was shown."""
         leader = self.standing.best.trial.name if self.standing.best else None
         changed, self.led_by = leader != self.led_by, leader
-        return " ← new best" if changed and leader is not None else ""
+        return " ← new best" if changed and leader == trial else ""
 
 
 def _lines(event: dict[str, Any], view: _View) -> list[str]:
@@ -254,7 +254,7 @@ def _report_words(event: dict[str, Any], view: _View) -> str:
     if event["rungs"]:
         verdict = "waits at" if event["action"] == "pause" else "passes"
         text += f", {verdict} {words.rung(max(event['rungs']), view.record)}"
-    return text + view.new_best()
+    return text + view.new_best(event["trial"])
 
 
 def _end_words(trial: Trial, view: _View) -> str:
@@ -270,7 +270,7 @@ def _end_words(trial: Trial, view: _View) -> str:
     elif trial.state is State.PRUNED:
         what = f"stopped ({trial.stop_reason})"
     value = f"{view.record.metric} {words.score(trial.last.metrics[view.record.metric])}"
-    return f"{trial.name} {what}: {value} at {view.at(trial.last.fidelity)}{needed}{cost}{view.new_best()}"
+    return f"{trial.name} {what}: {value} at {view.at(trial.last.fidelity)}{needed}{cost}{view.new_best(trial.name)}"
 
 
 def _status(view: _View) -> str:
