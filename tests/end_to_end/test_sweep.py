@@ -191,53 +191,48 @@ def wait_for(condition: Any, seconds: float = 200) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["ray::_Rank", "ray::ResourceTrainable"])
-def test_a_trial_killed_in_the_middle_ends_as_if_it_had_not_been(victim: str, undisturbed: list[Any], tmp_path: Path) -> None:
+def test_trials_killed_in_the_middle_end_as_if_they_had_not_been(undisturbed: list[Any], tmp_path: Path) -> None:
     driver = start(tmp_path)
-    wait_for(lambda: reports_in(tmp_path / "run") >= 3 or driver.poll() is not None)
-    family = psutil.Process(driver.pid).children(recursive=True)
-    hit = [process for process in family if process.is_running() and victim in " ".join(process.cmdline())]
-    assert hit, [process.name() for process in family]
-    for process in hit:
-        os.kill(process.pid, signal.SIGKILL)
-    _, errors = driver.communicate(timeout=400)
-    assert driver.returncode == 0, errors
+    drain = threading.Thread(target=driver.communicate, daemon=True)
+    drain.start()
+    for victim, reports in (("ray::_Rank", 3), ("ray::ResourceTrainable", 7)):
+        wait_for(lambda: reports_in(tmp_path / "run") >= reports or driver.poll() is not None)  # noqa: B023
+        family = psutil.Process(driver.pid).children(recursive=True)
+        hit = [process for process in family if process.is_running() and victim in " ".join(process.cmdline())]
+        assert hit, [process.name() for process in family]
+        for process in hit:
+            os.kill(process.pid, signal.SIGKILL)
+    drain.join(timeout=400)
+    assert driver.returncode == 0
     record = read_record(tmp_path / "run")
     assert outcome(record) == undisturbed
-    assert sum(trial.attempts for trial in record.trials.values()) == len(record.trials) + 1
+    assert sum(trial.attempts for trial in record.trials.values()) == len(record.trials) + 2
 
 
 @pytest.mark.slow
-def test_a_driver_killed_in_the_middle_is_resumed_to_the_same_end(undisturbed: list[Any], tmp_path: Path) -> None:
-    for kill_after in (2, 6):
-        process = (
-            start(tmp_path) if kill_after == 2 else subprocess.Popen([*CLI, "resume", str(tmp_path / "run"), "--num-gpus", "1"])
-        )
-        drain = threading.Thread(target=process.communicate, daemon=True)
-        drain.start()
-        wait_for(lambda: reports_in(tmp_path / "run") >= kill_after or process.poll() is not None)  # noqa: B023
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        for child in family:  # as when its machine is gone: nothing may live on and write
-            if child.is_running():
-                child.kill()
+def test_a_driver_killed_then_stopped_by_ctrl_c_is_resumed_to_the_same_end(undisturbed: list[Any], tmp_path: Path) -> None:
+    driver = start(tmp_path)
+    drain = threading.Thread(target=driver.communicate, daemon=True)
+    drain.start()
+    wait_for(lambda: reports_in(tmp_path / "run") >= 2 or driver.poll() is not None)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.wait()
+    for child in family:  # as when its machine is gone: nothing may live on and write
+        if child.is_running():
+            child.kill()
     with (tmp_path / "run" / "record.jsonl").open("a") as file:
         file.write('{"event": "rep')  # a write that the kill cut short
-    done = run_apart("resume", tmp_path / "run", "--num-gpus", "1")
-    assert done.returncode == 0, done.stderr
-    assert outcome(read_record(tmp_path / "run")) == undisturbed
 
-
-@pytest.mark.slow
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: list[Any], tmp_path: Path) -> None:
-    driver = start(tmp_path)
-    wait_for(lambda: reports_in(tmp_path / "run") >= 2 or driver.poll() is not None)
+    resume = [*CLI, "resume", str(tmp_path / "run"), "--num-gpus", "1"]
+    driver = subprocess.Popen(resume, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: reports_in(tmp_path / "run") >= 6 or driver.poll() is not None)
     driver.send_signal(signal.SIGINT)
     _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 130, errors
     assert f"scalesweep resume {tmp_path / 'run'}" in errors
     assert "Traceback" not in errors
+
     done = run_apart("resume", tmp_path / "run", "--num-gpus", "1")
     assert done.returncode == 0, done.stderr
     assert outcome(read_record(tmp_path / "run")) == undisturbed

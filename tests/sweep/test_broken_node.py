@@ -44,7 +44,7 @@ sys.meta_path.insert(0, Worn)
 
 
 # Long trials: a worker that takes the place of a killed one needs seconds.
-LONG = {"type": "asha", "time_attr": "steps", "grace_period": 100, "max_t": 200}
+LONG = {"type": "asha", "time_attr": "steps", "grace_period": 50, "max_t": 100}
 
 
 @contextlib.contextmanager
@@ -87,9 +87,9 @@ def test_a_node_where_no_worker_can_start_is_drained_and_reported(tmp_path: Path
 def test_a_node_where_every_trial_fails_is_drained_after_a_few(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WORN_OUT)
     with cluster(PYTHONPATH=str(tmp_path)) as made:
-        record = launched(made, tmp_path, budget={"run_cap": 12}, search_space=ONE_GPU, early_terminate=LONG)
+        record = launched(made, tmp_path, budget={"run_cap": 9}, search_space=ONE_GPU, early_terminate=LONG)
     failed = [trial for trial in record.by_number() if str(trial.state) == "FAIL"]
-    assert len(record.trials) == 12
+    assert len(record.trials) == 9
     assert {str(trial.state) for trial in record.trials.values()} <= {"COMPLETE", "PRUNED", "FAIL"}
     (note,) = [note for note in record.notes if "is drained" in note]
     assert "ECC" in note
