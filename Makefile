@@ -9,7 +9,7 @@ help:
 	@echo 'make quickstart   install, run one real sweep (about 5 minutes), show its leaderboard, promote the best trial'
 	@echo 'make install      only make the environment, in $(VENV)'
 	@echo 'make test         install, then run the tests in two processes (minutes)'
-	@echo 'make test-fast    the tests that use neither Ray nor models (under a minute), for use while you edit'
+	@echo 'make test-fast    the tests that use no Ray, no models and no simulation (about a minute), for use while you edit'
 	@echo 'make test-slow    the long tests, in two processes: killed workers, a killed driver, Ctrl-C, clusters of several nodes'
 	@echo 'make test-soak    200 trials in one session, after which nothing has grown; TRIALS=80 for fewer (memory is then not compared)'
 	@echo 'make test-load    500 trials of one second on 32 logical GPUs; TRIALS=100 for fewer'
@@ -36,7 +36,7 @@ test: install
 	$(BIN)/python -m pytest $(IN_TWO) -m '$(SHORT)' $(PYTEST_ARGS)
 
 test-fast: install
-	$(BIN)/python -m pytest $(IN_TWO) -m '$(SHORT) and not ray and not trains' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(IN_TWO) -m '$(SHORT) and not ray and not trains and not simulates' $(PYTEST_ARGS)
 
 test-slow: install
 	$(BIN)/python -m pytest $(IN_TWO) -m slow $(PYTEST_ARGS)

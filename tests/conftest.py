@@ -24,13 +24,18 @@ MODEL_HELPERS = {"jobs", "soaking", "tiny_models"}  # modules of tests that make
 
 
 def kinds_of(item: pytest.Function) -> list[str]:
-    """`ray` for a test that uses this process's Ray or starts one of its own, `trains` for one that makes or trains models."""
+    """The kinds of a test.
+
+    `ray` uses this process's Ray or starts one of its own, `trains` makes or trains models, `simulates` plays whole sweeps.
+    """
     helpers = {str(getattr(value, "__module__", "")) for value in vars(item.module).values()}
     kinds = []
     if {"local_ray", "ray_of_its_own"} & set(item.fixturenames):
         kinds.append("ray")
     if item.path.parent.name in WITH_MODELS or MODEL_HELPERS & helpers:
         kinds.append("trains")
+    if item.path.parent.name == "simulation":
+        kinds.append("simulates")
     return kinds
 
 
