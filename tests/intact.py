@@ -1,4 +1,4 @@
-"""What must be true of a sweep that ended, whatever was killed meanwhile. Read from its files, without the code that wrote them."""
+"""Checks of a sweep that ended, whatever was killed meanwhile. They read its files without the code that wrote them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def check_study(run_dir: Path, by_trial: dict[str, list[dict[str, Any]]]) -> Non
 
 
 def outcome(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a sweep came to, without times: the same of two sweeps means that nothing made a difference."""
+    """The outcome of a sweep, without times. Two sweeps with equal outcomes show that nothing made a difference."""
     kept: dict[str, list[Any]] = defaultdict(list)
     for event in events:
         if event["event"] == "trial":

@@ -235,14 +235,14 @@ class Cluster:
             time.sleep(0.5)
 
     def announce_end(self, index: int) -> None:
-        """What comes before a spot machine is taken away: `NOTICE` appears on it."""
+        """Announce that a spot machine will be taken away: `NOTICE` appears on it."""
         assert self.apart, "all nodes would see it"
         (self._ray_folder(index) / Path(NOTICE).name).touch()
 
     # ---- processes on a node ---------------------------------------------------------------------------------------------
 
     def environment(self, index: int = 0) -> dict[str, str]:
-        """Of whatever runs on a machine."""
+        """The environment of every process on a machine."""
         cache = self.folder / f"cache-{index}"
         own = {"SCALESWEEP_CACHE": str(cache), "TMPDIR": "/tmp"}
         if self.apart:

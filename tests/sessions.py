@@ -72,7 +72,7 @@ class Session:
         kill_family(self.driver)
 
     def text(self) -> str:
-        """What the driver has printed."""
+        """Everything that the driver has printed."""
         return (self.folder / "said.txt").read_text()
 
     def count(self, *kinds: str) -> int:

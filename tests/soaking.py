@@ -106,7 +106,7 @@ def occupancy(run_dir: Path, slots: int) -> float:
 
 
 def growth(values: list[float]) -> float:
-    """How much the least of the last quarter lies above the least of the first, relative.
+    """The relative growth from the least of the first quarter to the least of the last.
 
     What leaks lifts every sample; what runs while one is taken lies on top of some. A worker takes a sixth more in a trial than
     between two, so a median jumps with how many of its samples met a trial. A quarter wants twenty samples or more.

@@ -43,7 +43,7 @@ def read_records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
 
 @dataclass
 class WandbRun:
-    """What one `.wandb` file says of its run."""
+    """The contents of one `.wandb` file."""
 
     folder: Path
     run_id: str = ""

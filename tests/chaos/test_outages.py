@@ -1,4 +1,4 @@
-"""What a sweep lives off goes away for a while: the disk, the shared folder, the W&B server, the patience of its user."""
+"""A sweep loses for a while what it depends on: the disk, the shared folder, the W&B server, the patience of its user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds of a run folder wherever it is: a folder, or a URL of an object store (a real S3 server process)."""
+"""Properties of a run folder wherever it is: a folder, or a URL of an object store (a real S3 server process)."""
 
 from __future__ import annotations
 

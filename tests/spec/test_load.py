@@ -1,4 +1,4 @@
-"""What the two files mean: YAML's scalars, lines, `--set`, durations, defaults, rungs, and the way through the record."""
+"""The meaning of the two files: YAML's scalars, lines, `--set`, durations, defaults, rungs, and the way through the record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user can get wrong: each is refused before any compute, with file, line, key and remedy, on one screen.
+"""Mistakes of a user: each is refused before any compute, with file, line, key and remedy, on one screen.
 
 A small sweep that is right is broken in one place at a time. The expected line is found in the text by a marker.
 """
@@ -471,7 +471,7 @@ def line_of(path: Path, marker: str, models: Path) -> int:
 
 
 def checked(path: Path, overrides: tuple[str, ...] = (), slots: int = SLOTS) -> Plan:
-    """What `plan` and `launch` do before Ray."""
+    """The checks that `plan` and `launch` make before Ray starts."""
     spec = load_sweep(path, overrides)
     check_static(spec, slots)
     return preflight(spec, slots, path.parent)

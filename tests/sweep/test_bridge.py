@@ -1,4 +1,4 @@
-"""What Tune is told and what it tells, without Tune."""
+"""The messages between Tune and the bridge, without Tune."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no node of a cluster could ever hold is refused, with what is missing: by nodes that are there, and by a cluster file."""
+"""A trial that no node of a cluster can hold is refused: by the nodes that are up, and by a cluster file."""
 
 from __future__ import annotations
 

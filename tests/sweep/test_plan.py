@@ -1,4 +1,4 @@
-"""What preflight finds out of a sweep that is right: what it costs at most, and what can't fit a GPU."""
+"""The plan of a valid sweep: the most that it can cost, and the sizes that can't fit a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed on the nodes of a real cluster is compared with what the driver has."""
+"""The versions on the nodes of a real cluster are compared with those of the driver."""
 
 from __future__ import annotations
 

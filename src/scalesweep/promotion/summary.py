@@ -35,6 +35,6 @@ def promoted(result: dict[str, Any]) -> str:
 
 
 def after_promotion(result: dict[str, Any]) -> str:
-    """Where the promoted model is and how to use it."""
+    """Lines that show where the promoted model is and how to use it."""
     use = f"from transformers import pipeline; print(pipeline('{PIPELINES[result['task']]}', '{result['output']}')('…'))"
     return f'model       {result["output"]}  (reloaded with transformers: it predicts the same)\nnext        python -c "{use}"'

@@ -26,8 +26,10 @@ def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None)
 
 
 def where_it_is(run_dir: str, folder: Path) -> str:
-    """Where the results of a sweep are, and the next command. `run_dir` is a path or a URL; `folder` holds what lies on this
-    machine (the run folder itself, unless that is a URL)."""
+    """Lines that show where the results of a sweep are, and the next command.
+
+    `run_dir` is a path or a URL. `folder` is the folder on this machine: the run folder itself, unless that is a URL.
+    """
     rows = {
         "run folder": run_dir,
         "study": f"optuna-dashboard {shlex.quote(str(folder))}/study.log",
