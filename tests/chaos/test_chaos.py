@@ -87,7 +87,7 @@ def test_kills_at_random_points_lose_nothing(cluster: Cluster, tmp_path: Path) -
 
 
 def test_the_head_is_lost_with_the_driver_and_the_sweep_goes_on_with_a_new_one(cluster: Cluster, tmp_path: Path) -> None:
-    session = Session(cluster, tmp_path, budget={"run_cap": 6})
+    session = Session(cluster, tmp_path, budget={"run_cap": 4})
     session.wait_for_reports(3)
     cluster.kill_node(0)
     session.kill_driver()  # it ran there
