@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scalesweep.control.conductor import Conductor
 from scalesweep.record import Record
-from scalesweep.search.conductor import Conductor
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, Memory, SweepDriver, manifest, new_study
 from scalesweep.simulation.parametric import FAMILIES, ParametricSource, family_spec

@@ -32,8 +32,8 @@ import numpy as np
 from families import draw
 from optuna.storages import BaseStorage, InMemoryStorage
 
+from scalesweep.control.conductor import Conductor
 from scalesweep.record.schema import replay
-from scalesweep.search.conductor import Conductor
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, Memory, manifest
 from scalesweep.simulation.simulator import Clock

@@ -24,9 +24,9 @@ from typing import Any
 
 import psutil
 
+from scalesweep.control.conductor import Conductor
 from scalesweep.record import Record, RecordWriter
 from scalesweep.record.schema import SCHEMA_VERSION
-from scalesweep.search.conductor import Conductor
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, manifest
 from scalesweep.simulation.parametric import family_spec

@@ -110,7 +110,7 @@ def stock_gaps(plan: Any, trials: int) -> list[float]:
     from scalesweep.spec import trial_config
     from scalesweep.sweep.launch import make_manifest, ray_cluster
     from scalesweep.training.job import job_from_manifest
-    from scalesweep.training.workers import WorkerGroup, WorkerPool
+    from scalesweep.workers.pool import WorkerGroup, WorkerPool
 
     class Stock(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:

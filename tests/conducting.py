@@ -9,10 +9,10 @@ from typing import Any
 
 from optuna.storages import InMemoryStorage
 
+from scalesweep.control.conductor import Conductor
 from scalesweep.record import RecordWriter, Trial
 from scalesweep.record.fields import EVENTS
 from scalesweep.record.schema import SCHEMA_VERSION
-from scalesweep.search.conductor import Conductor
 from scalesweep.search.proposals import Proposer
 from scalesweep.spec import SweepSpec
 

@@ -11,7 +11,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
-from scalesweep.training.workers import Lease, WorkerPool
+from scalesweep.workers.pool import Lease, WorkerPool
 
 
 def soon(pool: WorkerPool, holder: str, count: int, capacity: int, kind: str | None = None) -> Lease:

@@ -25,13 +25,27 @@ ROOMS: dict[str, set[str]] = {
     "spec": set(),
     "record": {"spec", "storage"},
     "search": {"spec", "record", "costs"},
-    "simulation": {"spec", "record", "search", "costs", "storage"},
+    "control": {"spec", "record", "search", "costs"},
+    "simulation": {"spec", "record", "search", "control", "costs", "storage"},
     "data": {"spec"},
     "models": {"spec", "costs"},
     "training": {"spec", "data", "models", "costs", "storage"},
+    "workers": {"training", "costs"},
     "report": {"spec", "record", "simulation", "costs"},
-    "sweep": {"spec", "record", "search", "data", "models", "training", "report", "costs", "storage"},
-    "promotion": {"spec", "record", "search", "data", "models", "training", "report", "costs", "storage"},
+    "sweep": {
+        "spec",
+        "record",
+        "search",
+        "control",
+        "data",
+        "models",
+        "training",
+        "workers",
+        "report",
+        "costs",
+        "storage",
+    },
+    "promotion": {"spec", "record", "search", "data", "models", "training", "workers", "report", "costs", "storage"},
 }
 ROOMS["cli"] = ROOMS["api"] = set(ROOMS)  # the two faces: the command line and Python
 ROOMS["__init__"] = {"api", "record", "promotion"}  # what `from scalesweep import …` loads when asked
@@ -39,12 +53,12 @@ ROOMS["__init__"] = {"api", "record", "promotion"}  # what `from scalesweep impo
 # Library → the rooms, or single modules, that may import it. A library that is not listed may be imported nowhere.
 LIBRARIES: dict[str, set[str]] = {
     "optuna": {"search", "sweep/study.py", "simulation/driver.py"},  # the latter two make the storage that a study lives in
-    "torch": {"models", "training"},
+    "torch": {"models", "training", "workers/pool.py"},
     "accelerate": {"models", "training"},
     "transformers": {"models", "training", "promotion"},
     "datasets": {"data"},
     "wandb": {"report/wandb_tracker.py"},
-    "ray": {"sweep", "training/workers.py", "promotion"},
+    "ray": {"sweep", "workers", "promotion"},
     # light, or bound to one room's work
     "aiohttp": {"sweep/jobs.py"},  # only to know its errors: Ray's job client lets them through
     "click": {"cli.py"},
@@ -53,7 +67,7 @@ LIBRARIES: dict[str, set[str]] = {
     "numpy": {"search", "simulation", "data", "training", "report", "promotion"},
     "pandas": {"simulation"},
     "pyarrow": {"data", "storage"},
-    "scipy": {"search"},
+    "scipy": {"search", "control"},
     "sklearn": {"simulation"},
     "pydantic": {"spec", "promotion"},  # promotion catches what a TrialConfig of an edited record raises
     "rich": {"report"},
@@ -61,9 +75,11 @@ LIBRARIES: dict[str, set[str]] = {
     "yaml": {"spec", "promotion"},  # promotion writes the model card's header
 }
 
-# Of the standard library, where a room has to stay pure: search knows no clock and no file, costs are numbers alone.
+# Of the standard library, where a room has to stay pure: search and control know no clock and no file, costs are numbers alone.
+OUTSIDE = {"time", "datetime", "pathlib", "os", "io", "shutil", "tempfile", "socket", "subprocess", "threading"}
 FORBIDDEN = {
-    "search": {"time", "datetime", "pathlib", "os", "io", "shutil", "tempfile", "socket", "subprocess", "threading"},
+    "search": OUTSIDE,
+    "control": OUTSIDE,
     "costs": {"time", "datetime", "pathlib", "os", "io"},
 }
 
@@ -159,7 +175,7 @@ def test_no_leave_in_the_table_is_unused() -> None:
 def test_pure_rooms_know_no_clock_and_no_file() -> None:
     wrong = [item for item in IMPORTS if item.module.partition(".")[0] in FORBIDDEN.get(item.room, set())]
     assert not wrong, "\n".join(map(str, wrong))
-    for path in (SOURCE / "search").glob("*.py"):
+    for path in (*(SOURCE / "search").rglob("*.py"), *(SOURCE / "control").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"), path.name
 
@@ -228,7 +244,15 @@ def test_importing_a_room_loads_nothing_heavy(names: str, heavy: str) -> None:
 def test_training_needs_neither_ray_nor_a_sweep() -> None:
     loaded = loaded_after(["scalesweep.training.loop", "scalesweep.training.job"], deep=True)
     assert "torch" in loaded
-    assert not loaded & {"ray", "optuna", "wandb", "scalesweep.sweep", "scalesweep.search", "scalesweep.record"}
+    assert not loaded & {
+        "ray",
+        "optuna",
+        "wandb",
+        "scalesweep.sweep",
+        "scalesweep.workers",
+        "scalesweep.search",
+        "scalesweep.record",
+    }
 
 
 def loaded_after(names: list[str], deep: bool = False) -> set[str]:

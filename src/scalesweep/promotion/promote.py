@@ -217,7 +217,7 @@ def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[
 
     import ray
 
-    from scalesweep.training.workers import TrialFailed, WorkerDied, WorkerGroup, WorkerPool
+    from scalesweep.workers.pool import TrialFailed, WorkerDied, WorkerGroup, WorkerPool
 
     own, pool = not ray.is_initialized(), None
     if own:

@@ -9,8 +9,8 @@ from typing import Any
 
 from optuna.storages import InMemoryStorage
 
+from scalesweep.control.conductor import Conductor
 from scalesweep.record import Past, Record, Trial
-from scalesweep.search.conductor import Conductor
 from scalesweep.search.pick import pick
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.simulator import Clock, Start

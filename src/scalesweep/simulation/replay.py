@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scalesweep.control.conductor import Conductor, Running
 from scalesweep.record import Record, State, Trial, read_record
 from scalesweep.record.store import read_events
-from scalesweep.search.conductor import Conductor, Running
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, new_study
 from scalesweep.simulation.simulator import Clock

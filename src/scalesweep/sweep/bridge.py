@@ -19,8 +19,8 @@ from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from scalesweep.control.conductor import Conductor
 from scalesweep.record import Trial
-from scalesweep.search.conductor import Conductor
 
 TrialPayload = Callable[[Trial], dict[str, Any]]
 

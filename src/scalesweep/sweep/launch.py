@@ -19,12 +19,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from scalesweep.control.conductor import Conductor, Sink
 from scalesweep.costs import workers_of_node
 from scalesweep.errors import NothingUsableError, OutsideError, UserError
 from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
 from scalesweep.record.provenance import git_revision, package_versions
 from scalesweep.record.schema import SCHEMA_VERSION
-from scalesweep.search.conductor import Conductor, Sink
 from scalesweep.spec import SweepSpec, TrialConfig, gpu_choices, sweep_from_dict, trial_config
 from scalesweep.storage import UrlPath, check_writable, working_folder
 from scalesweep.sweep.checkpoints import CheckpointSweeper
@@ -158,7 +158,7 @@ def _check_versions() -> None:
     from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from scalesweep.training.versions import difference, installed
+    from scalesweep.workers.versions import difference, installed
 
     ask, asked = ray.remote(num_cpus=0, max_retries=0)(installed), {}
     for node in ray.nodes():
@@ -322,7 +322,7 @@ class TrialWorkers:
 
     def __init__(self, manifest: dict[str, Any], spec: SweepSpec, slots: Slots) -> None:
         from scalesweep.training.job import job_from_manifest, ladder_entry
-        from scalesweep.training.workers import Lease, WorkerPool
+        from scalesweep.workers.pool import Lease, WorkerPool
 
         self.spec, self.slots = spec, slots
         self.leases: dict[str, Lease] = {}

@@ -1,1 +1,1 @@
-"""Training of one trial: the loop, schedules, metrics, checkpoints and worker processes. It works without a sweep."""
+"""Training of one trial: the loop, schedules, metrics and checkpoints. It works without a sweep and without Ray."""

@@ -17,7 +17,7 @@ import pytest
 
 from jobs import job, reports
 from scalesweep.training.job import TrialJob
-from scalesweep.training.workers import TrialFailed, WorkerDied, WorkerGroup, WorkerPool
+from scalesweep.workers.pool import TrialFailed, WorkerDied, WorkerGroup, WorkerPool
 from tiny_models import save_tiny
 from tiny_sweeps import tiny_sweep
 

@@ -26,8 +26,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from scalesweep.costs import accelerator_type_of, workers_of_node
 from scalesweep.errors import OutsideError, ScalesweepError
 from scalesweep.training.job import TrialJob
-from scalesweep.training.notices import await_notice
-from scalesweep.training.versions import difference, installed
+from scalesweep.workers.notices import await_notice
+from scalesweep.workers.versions import difference, installed
 
 DEATH_NOTICE_SECONDS = 15.0  # wait for Ray to report a dead rank after its peers lost the connection
 COLLECTIVE_SECONDS = 600.0  # a longer sum over workers means that one of them hangs

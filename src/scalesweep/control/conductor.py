@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
+from scalesweep.control.nodes import NodeWatch
+from scalesweep.control.pool import Pool
 from scalesweep.costs import dollars
 from scalesweep.errors import OutsideError
 from scalesweep.record import Mark, Record, State, Trial
 from scalesweep.record.fronts import hypervolume, pareto_front
-from scalesweep.search.nodes import NodeWatch
-from scalesweep.search.pool import Pool
 from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs, draw_bracket
 from scalesweep.spec import SweepSpec, gpu_choices, rung_levels, trial_config

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scalesweep.training.workers import _Worker, choose
+from scalesweep.workers.pool import _Worker, choose
 
 SCENARIOS = Path(__file__).parents[1] / "placing.py"
 

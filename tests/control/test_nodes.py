@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 
 from conducting import Clock, conductor, report, start
+from scalesweep.control.conductor import Conductor
+from scalesweep.control.nodes import NodeWatch
 from scalesweep.record import State, read_record
-from scalesweep.search.conductor import Conductor
-from scalesweep.search.nodes import NodeWatch
 from sweeps import sweep
 
 

@@ -13,9 +13,9 @@ import pytest
 from optuna.trial import TrialState
 
 from conducting import Clock, conductor, report, start
+from scalesweep.control.conductor import QUEUE_LIMIT, STARTING_SECONDS, Conductor
 from scalesweep.errors import OutsideError
 from scalesweep.record import State, read_record
-from scalesweep.search.conductor import QUEUE_LIMIT, STARTING_SECONDS, Conductor
 from scalesweep.spec import SweepSpec
 from sweeps import sweep
 

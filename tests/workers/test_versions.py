@@ -13,9 +13,9 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from scalesweep.errors import OutsideError
-from scalesweep.training import workers
-from scalesweep.training.versions import difference, installed
-from scalesweep.training.workers import WorkerPool
+from scalesweep.workers import pool as pools
+from scalesweep.workers.pool import WorkerPool
+from scalesweep.workers.versions import difference, installed
 from sweeps import sweep_dict
 
 
@@ -64,7 +64,7 @@ def test_a_sweep_does_not_start_where_nodes_differ(cluster: Cluster, tmp_path: P
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_worker_on_a_node_that_joins_later_compares_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "installed", lambda: {**installed(), "torch": "1.0"})
+    monkeypatch.setattr(pools, "installed", lambda: {**installed(), "torch": "1.0"})
     pool = WorkerPool(threads=1, on_gpus=True)
     try:
         with pytest.raises(OutsideError, match=r"installed versions differ from the driver's: torch .* instead of 1\.0"):

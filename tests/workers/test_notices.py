@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scalesweep.training import notices
-from scalesweep.training.notices import await_notice
+from scalesweep.workers import notices
+from scalesweep.workers.notices import await_notice
 
 
 class Cloud(BaseHTTPRequestHandler):

@@ -1,0 +1,1 @@
+"""Worker processes that stay warm, and their leases to trials (Ray core)."""
