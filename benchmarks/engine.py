@@ -108,9 +108,10 @@ def stock_gaps(plan: Any, trials: int) -> list[float]:
     from ray import tune
 
     from scalesweep.spec import trial_config
-    from scalesweep.sweep.launch import make_manifest, ray_cluster
+    from scalesweep.sweep.launch import make_manifest
     from scalesweep.training.job import job_from_manifest
     from scalesweep.workers.pool import WorkerGroup, WorkerPool
+    from scalesweep.workers.session import ray_cluster
 
     class Stock(tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ LIBRARIES: dict[str, set[str]] = {
     "transformers": {"models", "training", "promotion"},
     "datasets": {"data"},
     "wandb": {"report/wandb_tracker.py"},
-    "ray": {"sweep", "workers", "promotion"},
+    "ray": {"sweep", "workers"},
     # light, or bound to one room's work
     "aiohttp": {"sweep/jobs.py"},  # only to know its errors: Ray's job client lets them through
     "click": {"cli.py"},

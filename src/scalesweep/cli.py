@@ -511,6 +511,12 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
     type=click.FloatRange(min=0, min_open=True),
     help="Length of the final run, in the unit of the sweep's rungs (time_attr). Default: the sweep's max_t.",
 )
+@click.option(
+    "--address",
+    metavar="ADDR",
+    help="Running Ray cluster that trains the model: 'auto' on one of its nodes, or HOST:PORT of its head. "
+    "Default: train on this machine alone.",
+)
 @click.option("--force", is_flag=True, help="Replace an earlier promotion and read the test split again.")
 @_json_option
 def promote(
@@ -520,6 +526,7 @@ def promote(
     train_on: str,
     num_gpus: int | None,
     max_t: float | None,
+    address: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -544,6 +551,7 @@ def promote(
             max_t=max_t,
             force=force,
             progress=progress,
+            address=address,
         )
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))

@@ -87,8 +87,9 @@ def test_the_leaderboard_is_one_everywhere(finished: Path) -> None:
     assert {r.group for r in trials} == {"tiny"}
 
 
-def test_promotion_tests_once_exports_and_refuses_to_look_again(finished: Path) -> None:
-    done = run("promote", finished, "--num-gpus", "1", "--json")
+def test_promotion_tests_once_exports_and_refuses_to_look_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where nothing answers: two workers run on a cluster of their own
+    done = run("promote", finished, "--num-gpus", "2", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["trial"]["name"] == json.loads(run("leaderboard", finished, "--json").stdout)["trials"][0]["trial"]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from scalesweep.costs import workers_of_node
 from scalesweep.errors import OutsideError, UserError, did_you_mean
 from scalesweep.promotion.card import model_card
 from scalesweep.record import Record, State, Trial, read_record
@@ -22,6 +21,7 @@ from scalesweep.search.pick import pick_of
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
 from scalesweep.storage import UrlPath, place
 from scalesweep.training.job import TrialJob, job_from_manifest, ladder_entry
+from scalesweep.workers.one_job import train_on_workers
 
 PROVENANCE = "provenance.json"
 Progress = Callable[[int, int], None]
@@ -94,6 +94,7 @@ def promote(
     max_t: float | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Train a trial's configuration to the end, test it once, export the model and verify the export.
 
@@ -106,6 +107,7 @@ def promote(
         max_t: fidelity of the final run; default: the sweep's `max_t`.
         force: replace an earlier promotion in `output`, and read the test split again.
         progress: called with (steps done, total steps).
+        address: 'auto' or HOST:PORT of a running Ray cluster that trains the model; default: this machine.
 
     Returns:
         The content of the model's `provenance.json`, and `output`, the folder's path.
@@ -156,8 +158,11 @@ def promote(
     started = time.time()
     exported = work / "model"
     shutil.rmtree(exported, ignore_errors=True)
-    runner = _run_here if workers == 1 else _run_on_workers
-    report, logits = runner(job, exported, progress or _no_progress)
+    show = progress or _no_progress
+    if workers == 1 and address is None:
+        report, logits = _run_here(job, exported, show)
+    else:
+        report, logits = train_on_workers(job, exported, show, address)
     verify(job, exported, logits)
     provenance = _provenance(record, trial, final, train_on, report, run_dir, time.time() - started, _earlier_reads(output) + 1)
     (exported / PROVENANCE).write_text(json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -209,50 +214,6 @@ def _run_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, n
     logits = trainer.export(exported)
     trainer.close()
     return report, logits
-
-
-def _run_on_workers(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, np.ndarray]:
-    """Train with several workers: Ray actors on this machine's cluster, or on this machine alone."""
-    import logging
-
-    import ray
-
-    from scalesweep.workers.pool import TrialFailed, WorkerDied, WorkerGroup, WorkerPool
-
-    own, pool = not ray.is_initialized(), None
-    if own:
-        try:
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError:
-            ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        on_gpus = any(node.get("GPU", 0) for node in nodes)
-        held = sum(workers_of_node(node.get("GPU", 0), node.get("CPU", 0), job.threads, on_gpus) for node in nodes)
-        if job.config.num_gpus > held:
-            raise UserError(
-                f"the final run needs {job.config.num_gpus} workers, but this cluster holds {held}",
-                f"give --num-gpus {max(held, 1)}",
-            )
-        pool = WorkerPool(job.threads, on_gpus, [job])  # must live as long as its workers are needed
-        group = WorkerGroup(pool.lease_soon(job.trial, job.config.num_gpus))
-        group.begin(job)
-        report = None
-        while (following := group.next()) is not None:
-            report = following
-            progress(report.step, report.total_steps)
-        return report, group.export(exported.resolve())
-    except WorkerDied as death:
-        raise OutsideError(
-            f"a worker of the final run died: {death}", "run promote again; it continues from the last checkpoint"
-        ) from None
-    except TrialFailed as failure:
-        raise OutsideError(f"the final run failed: {failure}") from None
-    finally:
-        if pool is not None:
-            pool.shutdown()
-        if own:
-            ray.shutdown()
 
 
 def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 import shlex
 import shutil
 import signal
-import socket
 import sys
 import time
 import uuid
@@ -21,7 +19,7 @@ from typing import Any
 
 from scalesweep.control.conductor import Conductor, Sink
 from scalesweep.costs import workers_of_node
-from scalesweep.errors import NothingUsableError, OutsideError, UserError
+from scalesweep.errors import NothingUsableError, UserError
 from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
 from scalesweep.record.provenance import git_revision, package_versions
 from scalesweep.record.schema import SCHEMA_VERSION
@@ -30,6 +28,7 @@ from scalesweep.storage import UrlPath, check_writable, working_folder
 from scalesweep.sweep.checkpoints import CheckpointSweeper
 from scalesweep.sweep.cluster import can_spare, check_placement, live_cluster
 from scalesweep.sweep.preflight import Plan, check_static
+from scalesweep.workers.session import ray_cluster, usable_cpus, visible_gpus
 
 WARM_BYTES = 2 * 1024**3  # largest weights that a starting worker prepares in advance; larger sizes wait for a trial
 TUNE_SETTINGS = {
@@ -40,27 +39,12 @@ TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's state is never restored
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-VERSIONS_SECONDS = 120.0  # time for nodes to report their installed versions
-OBJECT_STORE_BYTES = 100 * 1024**2  # enough for configs and reports, the only objects of a local cluster
 
 
 def local_slots(spec: SweepSpec, num_gpus: int | None) -> int:
     """Return the number of workers of a local cluster, before Ray starts: one per GPU, or CPU workers if there is no GPU."""
-    gpus = _visible_gpus() if num_gpus is None else num_gpus
-    return workers_of_node(gpus, _usable_cpus(), spec.resources.cpus_per_worker, on_gpus=gpus > 0)
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _visible_gpus() -> int:
-    """Return the number of this machine's GPUs. Counts the driver's entries, because importing torch is slow."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    root = Path("/proc/driver/nvidia/gpus")
-    return len(list(root.iterdir())) if root.is_dir() else 0
+    gpus = visible_gpus() if num_gpus is None else num_gpus
+    return workers_of_node(gpus, usable_cpus(), spec.resources.cpus_per_worker, on_gpus=gpus > 0)
 
 
 def make_manifest(plan: Plan) -> dict[str, Any]:
@@ -94,105 +78,6 @@ def make_manifest(plan: Plan) -> dict[str, Any]:
         "versions": package_versions(),
         "git": git_revision(),
     }
-
-
-# ---- Ray ----------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def ray_cluster(address: str | None, num_gpus: int | None) -> Iterator[None]:
-    """Join the cluster at `address`, or start a local cluster for the duration of the sweep.
-
-    Raises:
-        UserError: if a driver can't run at such an address.
-        OutsideError: if no cluster answers, or a node has other package versions.
-    """
-    if address and address.startswith(("ray://", "http://", "https://")):
-        hint = "use `scalesweep launch` or `resume`, which run the driver as a Ray job; on a node of the cluster, use 'auto'"
-        raise UserError(f"{address} is a client address, and a sweep's driver must run on the cluster", hint)
-    if address and address != "auto":
-        _probe(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    os.environ.update(TUNE_SETTINGS)
-    import ray
-
-    for name in ("ray", "ray.tune", "ray.air"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the record and our own progress report errors
-    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    try:
-        if address:
-            ray.init(address=address, **common)
-        else:
-            gpus = _visible_gpus() if num_gpus is None else num_gpus
-            ray.init(
-                address="local",
-                num_cpus=_usable_cpus(),
-                num_gpus=gpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **common,
-            )
-    except (ConnectionError, RuntimeError, TimeoutError) as error:
-        where = f"no Ray cluster answers at {address}" if address else "a local Ray cluster did not start"
-        raise OutsideError(
-            f"{where}: {str(error).splitlines()[0]}", "run `ray status` to see whether a cluster is up"
-        ) from None
-    try:
-        if address:
-            _check_versions()
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_versions() -> None:
-    """Compare the package versions of every node with those of this process.
-
-    A node that does not answer in time is skipped; workers check it when they start there.
-
-    Raises:
-        OutsideError: if a node has other versions, or can't import scalesweep.
-    """
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from scalesweep.workers.versions import difference, installed
-
-    ask, asked = ray.remote(num_cpus=0, max_retries=0)(installed), {}
-    for node in ray.nodes():
-        if node["Alive"]:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[ask.options(scheduling_strategy=there).remote()] = node["NodeManagerAddress"]
-    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=VERSIONS_SECONDS)
-    wrong = []
-    for reference in ready:
-        try:
-            if found := difference(installed(), ray.get(reference)):
-                wrong.append(f"node {asked[reference]} has {found}")
-        except RayTaskError as error:
-            wrong.append(f"node {asked[reference]} can't import scalesweep: {str(error.cause).strip().splitlines()[-1]}")
-        except RayError:
-            continue  # the node has just gone
-    if wrong:
-        hint = "install the same versions on every node (constraints.txt pins them), and start Ray from that environment"
-        raise OutsideError("\n".join(wrong), hint)
-
-
-def _probe(address: str) -> None:
-    """Check quickly that HOST:PORT answers. Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(
-            f"--address {address} is not HOST:PORT", "write 'auto' on a node of the cluster, or its head's HOST:6379"
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise OutsideError(
-            f"no Ray cluster answers at {address} ({error})", "run `ray status` to see whether a cluster is up"
-        ) from None
 
 
 class Slots:
@@ -258,6 +143,7 @@ def launch(
         KeyboardInterrupt: if the user interrupted the sweep; `resume` continues it.
     """
     check_unused(run_dir)
+    os.environ.update(TUNE_SETTINGS)
     with ray_cluster(address, num_gpus):
         slots = _checked_slots(plan.spec)
         with closing(RecordWriter(run_dir, make_manifest(plan))) as writer:
@@ -285,6 +171,7 @@ def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, s
         spec = sweep_from_dict(writer.record.manifest["spec"])
         if sinks is None:
             print(_trusted(spec, run_dir), file=sys.stderr, flush=True)
+        os.environ.update(TUNE_SETTINGS)
         with ray_cluster(address, num_gpus):
             return _run(writer, spec, _checked_slots(spec), sinks)
 

@@ -1,0 +1,142 @@
+"""Joins a running Ray cluster, or starts a local one. Nothing in the surroundings decides which: without an address it is local."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from scalesweep.errors import OutsideError, UserError
+
+VERSIONS_SECONDS = 120.0  # time for nodes to report their installed versions
+OBJECT_STORE_BYTES = 100 * 1024**2  # enough for configs and reports, the only objects of a local cluster
+
+
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> int:
+    """Return the number of this machine's GPUs. Counts the driver's entries, because importing torch is slow."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
+    root = Path("/proc/driver/nvidia/gpus")
+    return len(list(root.iterdir())) if root.is_dir() else 0
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str | None, num_gpus: int | None = None) -> Iterator[None]:
+    """Join the cluster at `address`, or start a local cluster of this process's own, for the duration of the block.
+
+    A process that is connected to Ray already, such as a notebook, stays on that cluster if no address is given.
+
+    Raises:
+        UserError: if a driver can't run at such an address.
+        OutsideError: if no cluster answers, or a node has other package versions.
+    """
+    if address:
+        _check_address(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    import ray
+
+    if address is None and ray.is_initialized():
+        yield
+        return
+    for name in ("ray", "ray.tune", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the record and our own progress report errors
+    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=usable_cpus(),
+                num_gpus=visible_gpus() if num_gpus is None else num_gpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **common,
+            )
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        where = f"no Ray cluster answers at {address}" if address else "a local Ray cluster did not start"
+        raise OutsideError(
+            f"{where}: {str(error).splitlines()[0]}", "run `ray status` to see whether a cluster is up"
+        ) from None
+    try:
+        if address:
+            _check_versions()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Check quickly that a cluster can answer at the address. Ray itself would try for minutes.
+
+    For `auto`, Ray takes the address in RAY_ADDRESS if there is one, as in a Ray job.
+
+    Raises:
+        UserError: if a driver can't run at such an address.
+        OutsideError: if nothing answers there.
+    """
+    named, hint = f"--address {address}", ""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
+        if address in ("", "auto"):
+            return
+        named, hint = f"RAY_ADDRESS={address}", "unset RAY_ADDRESS, so that 'auto' finds the cluster of this node"
+    if address.startswith(("ray://", "http://", "https://")):
+        hint = (
+            hint
+            or "use `scalesweep launch` or `resume`, which run the driver as a Ray job; on a node of the cluster, use 'auto'"
+        )
+        raise UserError(f"{named} is a client address, and the driver must run on the cluster", hint)
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        hint = hint or "write 'auto' on a node of the cluster, or its head's HOST:6379"
+        raise UserError(f"{named} is not HOST:PORT", hint)
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        hint = hint or "run `ray status` to see whether a cluster is up; without --address, a local cluster is started"
+        raise OutsideError(f"no Ray cluster answers at {named.removeprefix('--address ')} ({error})", hint) from None
+
+
+def _check_versions() -> None:
+    """Compare the package versions of every node with those of this process.
+
+    A node that does not answer in time is skipped; workers check it when they start there.
+
+    Raises:
+        OutsideError: if a node has other versions, or can't import scalesweep.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from scalesweep.workers.versions import difference, installed
+
+    ask, asked = ray.remote(num_cpus=0, max_retries=0)(installed), {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[ask.options(scheduling_strategy=there).remote()] = node["NodeManagerAddress"]
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=VERSIONS_SECONDS)
+    wrong = []
+    for reference in ready:
+        try:
+            if found := difference(installed(), ray.get(reference)):
+                wrong.append(f"node {asked[reference]} has {found}")
+        except RayTaskError as error:
+            wrong.append(f"node {asked[reference]} can't import scalesweep: {str(error.cause).strip().splitlines()[-1]}")
+        except RayError:
+            continue  # the node has just gone
+    if wrong:
+        hint = "install the same versions on every node (constraints.txt pins them), and start Ray from that environment"
+        raise OutsideError("\n".join(wrong), hint)
