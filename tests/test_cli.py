@@ -198,7 +198,7 @@ def test_leaderboard_json(run_dir: Path) -> None:
     for row in document["trials"]:
         assert list(row) == [
             "rank", "trial", "state", "metric", "fidelity", "rung", "params",
-            "gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason",
+            "gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback",
         ]  # fmt: skip
     states = {row["trial"]: row["state"] for row in document["trials"]}
     assert states == {f"t{number:04}": (end[0] if end else "RUNNING") for number, *_, end in TRIALS}

@@ -85,6 +85,11 @@ class SpecError(UserError):
         return type(self), (self.problems,)
 
 
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of an error's text, or the name of its type if it has no text."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate with the most similar spelling, or None if none is similar."""
     found = difflib.get_close_matches(str(word), [str(c) for c in candidates], n=1, cutoff=0.6)

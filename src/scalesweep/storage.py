@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from scalesweep.errors import OutsideError, UserError
+from scalesweep.errors import OutsideError, UserError, first_line
 
 STORAGE_SECONDS = 300.0  # time for which a write is retried; shorter than the timeout of a collective
 RETRY_SECONDS = 1.0
@@ -30,6 +30,7 @@ LASTING = {errno.EACCES, errno.EPERM, errno.EROFS}  # errors that waiting does n
 REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "UNRECOGNIZED_CLIENT")
 COPY_BYTES = 8 * 1024**2  # per read of a copy
 SECRETS = re.compile(r"key|secret|token|password|sig", re.IGNORECASE)
+SECRET_LENGTH = 8  # shortest value of an environment variable that is taken for a secret; `true` is none
 
 
 def patiently(write: Callable[[], object], seconds: float, refused: tuple[type[Exception], ...] = (OSError,)) -> None:
@@ -48,6 +49,16 @@ def patiently(write: Callable[[], object], seconds: float, refused: tuple[type[E
             time.sleep(RETRY_SECONDS)
         else:
             return
+
+
+def without_secrets(text: str) -> str:
+    """Replace credentials in a text with `***`: those in URLs, and the values of environment variables with such names."""
+    text = re.sub(r"(\w://)[^\s/@'\"]+@", r"\1***@", text)
+    text = re.sub(rf"([?&][^\s=&]*(?:{SECRETS.pattern})[^\s=&]*=)[^\s&'\"]+", r"\1***", text, flags=re.IGNORECASE)
+    for name, value in os.environ.items():
+        if SECRETS.search(name) and len(value) >= SECRET_LENGTH:
+            text = text.replace(value, "***")
+    return text
 
 
 def cache_dir() -> Path:
@@ -204,7 +215,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise
     except ArrowException as error:
         hint = "https://arrow.apache.org/docs/python/filesystems.html describes the supported URLs"
-        raise UserError(f"{url}: {_first_line(error)}", hint) from None
+        raise UserError(f"{url}: {first_line(error)}", hint) from None
     return files, path.rstrip("/")
 
 
@@ -214,12 +225,8 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        text = _first_line(error).split(" (Request ID")[0]
+        text = first_line(error).split(" (Request ID")[0]
         if error.errno is not None:
             raise
         refused = any(f"AWS Error {name} " in text for name in REFUSALS) or "PermissionDenied" in text
         raise OSError(errno.EACCES if refused else errno.EIO, text) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

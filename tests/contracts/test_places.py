@@ -25,6 +25,7 @@ from scalesweep.errors import OutsideError, UserError
 from scalesweep.record import RecordWriter, read_record
 from scalesweep.record import store as record_store
 from scalesweep.record.lease import Lease
+from scalesweep.report.words import failures
 from scalesweep.storage import UrlPath, check_writable, place, working_folder
 from scalesweep.sweep.checkpoints import CheckpointSweeper
 from scalesweep.training import checkpoint
@@ -76,6 +77,32 @@ def test_events_survive_over_sessions_and_pieces(run_dir: Place, monkeypatch: py
     if isinstance(run_dir, UrlPath):
         assert len((run_dir / "record").names()) > 6
         assert not [name for name in run_dir.names() if name.startswith(".probe")]
+
+
+def test_each_failed_attempt_leaves_its_traceback_in_a_file_without_secrets(
+    run_dir: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_AbCdEfGh12345678")
+    writer = RecordWriter(run_dir, MANIFEST)
+    error = "OSError: http://me:pass@hub/x?token=abc&n=1 refused hf_AbCdEfGh12345678"
+    text = f'Traceback (most recent call last):\n  File "model.py", line 7, in forward\n{error}\n'
+    start = {"event": "start", "time": 1.0, "trial": "t0"}
+    for event in (
+        trial("t0", 0),
+        start | {"attempt": 1},
+        {"event": "died", "time": 2.0, "trial": "t0", "traceback": "The actor died unexpectedly"},
+        start | {"attempt": 2},
+        end("t0", "FAIL", "error") | {"error": error, "traceback": text},
+    ):
+        writer.append(event)
+    writer.close()
+    shown = "OSError: http://***@hub/x?token=***&n=1 refused ***"
+    assert (run_dir / "errors/t0-1.txt").read_bytes() == b"The actor died unexpectedly\n"
+    assert (run_dir / "errors/t0-2.txt").read_bytes() == text.replace(error, shown).encode()
+    record = read_record(str(run_dir))
+    assert (record.trials["t0"].error, record.trials["t0"].traceback) == (shown, "errors/t0-2.txt")
+    assert failures(record) == [f"t0 failed: {shown} (traceback: {run_dir / 'errors/t0-2.txt'})"]
+    assert record.trials == writer.record.trials
 
 
 def test_what_is_no_run_folder_gets_a_clear_error(run_dir: Place) -> None:

@@ -195,9 +195,11 @@ def test_a_trial_whose_process_dies_goes_on_with_other_workers_and_not_for_ever(
         assert start(made) == name
     assert made.record.trials[name].attempts == 3
     clock.now += 10
-    made.died(name)
+    made.died(name, "ray: killed by the OOM killer")
     trial = read_record(tmp_path / "run").trials[name]
     assert (trial.state, trial.wall_seconds, trial.gpu_seconds) == (State.FAIL, 30, 30 * workers)
+    assert [path.read_text() for path in (tmp_path / "run" / "errors").iterdir()] == ["ray: killed by the OOM killer\n"]
+    assert trial.traceback == f"errors/{name}-3.txt"
     assert name not in made.pool.holders
     made.died(name)  # told twice
     assert len(made.pool.discarded) == 3

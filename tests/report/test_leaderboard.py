@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from records import make_manifest, make_record
+from records import make_events, make_manifest, make_record
 from scalesweep.record import Record
 from scalesweep.report import words
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json, render_leaderboard
@@ -19,7 +20,7 @@ from scalesweep.report.prices import paid, paid_in_all
 
 KEYS = [
     *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
-    *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason"),
+    *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback"),
 ]
 CONFIG = {"model_size": "L4", "num_gpus": 1, "unfreezing": "head", "unfreeze_interval": 9, "learning_rate": 0.001}
 
@@ -98,6 +99,23 @@ def test_csv_reads_back_as_the_json_rows() -> None:
     assert frame.loc[frame["unfreezing"] != "gradual", "unfreeze_interval"].isna().all()
 
 
+def test_a_failed_trial_shows_the_first_line_of_its_error_and_the_file_of_the_whole() -> None:
+    events = make_events()
+    [failed] = [event for event in events if event["event"] == "end" and event["trial"] == "t0007"]
+    failed["traceback"] = "errors/t0007-1.txt"
+    record = make_record(events)
+    record.folder = Path("runs/x")
+    [entry] = [trial for trial in leaderboard_json(record)["trials"] if trial["trial"] == "t0007"]
+    assert (entry["error"], entry["traceback"]) == ("RayActorError: node lost", "errors/t0007-1.txt")
+    frame = pd.read_csv(io.StringIO(leaderboard_csv(record))).set_index("trial")
+    assert frame.loc["t0007", "error"] == "RayActorError: node lost"
+    assert frame["error"].notna().sum() == 3
+    for width in (60, 140):
+        text = " ".join(text_at(record, width).split())
+        assert "t0007 failed: RayActorError: node lost (traceback: runs/x/errors/t0007-1.txt)" in text
+        assert "t0008 infeasible: 4 GPUs never free" in text
+
+
 def test_csv_quotes_what_needs_it() -> None:
     record = small_record(('a,"b"', [(40, [1], 1.0)]))
     assert next(csv.DictReader(io.StringIO(leaderboard_csv(record))))["trial"] == 'a,"b"'
@@ -120,7 +138,7 @@ def test_the_table_tells_what_matters_at_each_width(width: int) -> None:
         assert part in best
     assert "no other trial beats it" in flat
     assert "…" not in text
-    assert ("infeasible" in text.split("0.7100")[1]) == (width >= 100)  # the state of the last trial
+    assert ("infeasible" in text.split("0.7100")[1].split("Ranked")[0]) == (width >= 100)  # the state of the last trial
 
 
 def test_a_wide_terminal_gets_every_column_and_the_narrow_one_is_told_what_is_left_out() -> None:

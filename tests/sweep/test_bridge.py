@@ -23,8 +23,11 @@ class Decides:
     def report(self, name: str, **report: Any) -> bool:  # noqa: ARG002
         return False
 
-    def died(self, name: str) -> None:
-        self.deaths.append(name)
+    def died(self, name: str, traceback: str) -> None:
+        self.deaths.append((name, traceback))
+
+    def failed(self, *failure: Any) -> None:
+        self.failures = failure
 
 
 def test_a_paused_trial_comes_again_as_a_new_one_and_the_process_it_had_kept_is_no_part_of_it() -> None:
@@ -42,5 +45,9 @@ def test_a_paused_trial_comes_again_as_a_new_one_and_the_process_it_had_kept_is_
     assert searcher.suggest("c") == {"trial": "t0000"}
     searcher.on_trial_complete("a", error=True)
     assert conductor.deaths == [], "the parked process of the first attempt: the second runs on"
+    scheduler.on_trial_error(controller, SimpleNamespace(trial_id="c", get_error=lambda: "Failure # 1: killed"))
     searcher.on_trial_complete("c", error=True)
-    assert conductor.deaths == ["t0000"]
+    assert conductor.deaths == [("t0000", "Failure # 1: killed")]
+    failure = {"failure": "ValueError: no", "failure_kind": "out_of_memory", "traceback": "File model.py, line 3"}
+    scheduler.on_trial_result(controller, tunes["b"], failure)
+    assert conductor.failures == ("t0001", "ValueError: no", True, "File model.py, line 3")

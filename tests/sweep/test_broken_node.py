@@ -95,4 +95,8 @@ def test_a_node_where_every_trial_fails_is_drained_after_a_few(tmp_path: Path) -
     assert "ECC" in note
     assert 3 <= len(failed) <= 5, "the third, or the fourth while few have done well elsewhere; one more may run there then"
     assert all("ECC" in str(trial.error) for trial in failed)
+    for trial in failed:
+        text = (tmp_path / "run" / str(trial.traceback)).read_text()
+        assert "in next" in text
+        assert "ECC" in text.splitlines()[-1]
     assert sum(trial.name in note for trial in failed) >= 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -205,8 +206,12 @@ def test_a_worker_that_hangs_in_a_sum_is_found_out_and_replaced(impatient_pool: 
 
 def test_an_error_in_training_is_a_failure_of_the_trial(pool: WorkerPool) -> None:
     group = WorkerGroup(pool.lease_soon("a", 1))
-    with pytest.raises(TrialFailed, match="upside_down"):
+    with pytest.raises(TrialFailed, match="upside_down") as caught:
         group.begin(made("a", lr_scheduler_type="upside_down"))
+    lines = caught.value.traceback.splitlines()
+    assert lines[0].startswith("ray::_Rank.begin() (pid="), "with the process, and without the codes of its colours"
+    assert re.search(r'File ".*/scalesweep/training/schedules.py", line \d+, in ', caught.value.traceback)
+    assert "upside_down" in lines[-1]
     pool.release("a")
     assert run(pool, "b", 1)[-1].step == 4
 

@@ -486,7 +486,7 @@ class Conductor:
         complete = trial.last.action == "complete"
         self._end(trial, State.COMPLETE if complete else State.PRUNED, trial.last.reason or "rung")
 
-    def failed(self, name: str, error: str, infeasible: bool = False) -> None:
+    def failed(self, name: str, error: str, infeasible: bool = False, traceback: str = "") -> None:
         """End a trial that can't continue: training raised an error, or its processes died too often."""
         trial = self.record.trials[name]
         if not trial.state.ended:
@@ -494,9 +494,9 @@ class Conductor:
                 self._blame(name, error)
             self.pool.discard(name)
             state = State.INFEASIBLE if infeasible else State.FAIL
-            self._end(trial, state, "out of memory" if infeasible else "error", error)
+            self._end(trial, state, "out of memory" if infeasible else "error", error, traceback)
 
-    def died(self, name: str) -> None:
+    def died(self, name: str, traceback: str = "") -> None:
         """Handle a process that is gone or hangs: the trial continues from its checkpoint on other workers."""
         trial, running = self.record.trials[name], self.running.get(name)
         if running is None:
@@ -505,12 +505,13 @@ class Conductor:
             self._blame(name, "its process died")
             self.deaths[name] += 1
         if self.deaths[name] > self.spec.resources.max_failures:
-            self.failed(name, "its process died more often than resources.max_failures allows")
+            self.failed(name, "its process died more often than resources.max_failures allows", traceback=traceback)
             return
         self.pool.discard(name)
         del self.running[name]
         wall, gpu = self._cost(running, self.clock())
-        self._emit("died", trial=name, wall_seconds=wall, gpu_seconds=gpu)
+        kept = {"traceback": traceback} if traceback else {}
+        self._emit("died", trial=name, **kept, wall_seconds=wall, gpu_seconds=gpu)
         self.waiting = {name: Waiting(trial, self.clock()), **self.waiting}
 
     def _blame(self, name: str, error: str) -> None:
@@ -525,7 +526,7 @@ class Conductor:
                     f"node {address} is drained: {', '.join(trials)} failed there, far more often than elsewhere; the last error: {last}"
                 )
 
-    def _end(self, trial: Trial, state: State, reason: str, error: str | None = None) -> None:
+    def _end(self, trial: Trial, state: State, reason: str, error: str | None = None, traceback: str = "") -> None:
         value = trial.last.metrics[self.metric] if trial.last else None
         running = self.running.pop(trial.name, None)
         self.waiting.pop(trial.name, None)
@@ -533,7 +534,8 @@ class Conductor:
         self.pool.release(trial.name)
         wall, gpu = self._cost(running, self.clock()) if running else (trial.wall_seconds, trial.gpu_seconds)
         costs = {"wall_seconds": wall, "gpu_seconds": gpu}
-        self._emit("end", trial=trial.name, state=str(state), reason=reason, error=error, **costs)
+        kept = {"traceback": traceback} if traceback else {}
+        self._emit("end", trial=trial.name, state=str(state), reason=reason, error=error, **kept, **costs)
         self.proposer.tell(trial.number, state, value)
 
     def end_sweep(self) -> None:

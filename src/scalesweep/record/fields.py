@@ -23,6 +23,7 @@ class Event(NamedTuple):
 
 
 _TRIAL = Field("text", "name of the trial")
+_TRACEBACK = Field("text", "file of the attempt's traceback, relative to the run folder; absent without one")
 _WALL = Field("number", "seconds that the trial has held its workers, over all attempts")
 _GPU = Field("number", "the same seconds × workers")
 _COUNTS = Field("list of numbers", "GPU counts that were possible at that moment; absent where all were")
@@ -103,7 +104,7 @@ EVENTS: dict[str, Event] = {
     "report": Event("A trial was evaluated, and the search decided.", REPORT),
     "died": Event(
         "A process of the trial is gone or hangs. The trial continues from its checkpoint on other workers, with another `start`.",
-        {"trial": _TRIAL, "wall_seconds": _WALL, "gpu_seconds": _GPU},
+        {"trial": _TRIAL, "traceback": _TRACEBACK, "wall_seconds": _WALL, "gpu_seconds": _GPU},
     ),
     "repeated": Event(
         "An attempt repeated a report that an earlier attempt had delivered. It is not judged again; the work between the first "
@@ -130,6 +131,7 @@ EVENTS: dict[str, Event] = {
             "state": Field("text", "`COMPLETE`, `PRUNED`, `FAIL` or `INFEASIBLE`"),
             "reason": Field("text", "see the table of states"),
             "error": Field("text or null", "the error that training raised, or a sentence about deaths of its process"),
+            "traceback": _TRACEBACK,
             "wall_seconds": _WALL,
             "gpu_seconds": _GPU,
         },

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
+
+from scalesweep.storage import UrlPath
 
 SCHEMA_VERSION = 2
 
@@ -81,6 +84,7 @@ class Trial:
     stop_reason: str | None = None
     attempts: int = 0
     error: str | None = None
+    traceback: str | None = None  # file of the last failed attempt's traceback, relative to the run folder
     reports: list[Report] = field(default_factory=list)
     started: float | None = None
     ended: float | None = None
@@ -140,6 +144,7 @@ class Record:
     ended_reason: str | None = None
     elapsed_seconds: float = 0.0  # seconds of all sessions up to their last events
     notes: list[str] = field(default_factory=list)
+    folder: Path | UrlPath | None = None  # the run folder that it was read from
     boot_gpu_seconds: float = 0.0  # of workers' starts, which belong to no trial
     trial_gpu_seconds: dict[str, float] = field(default_factory=dict)  # of all trials, by model size
     _last_event: float | None = None  # of the running session
@@ -231,6 +236,7 @@ class Record:
             self.boot_gpu_seconds += event["gpu_seconds"]
         if kind in ("start", "report", "died", "yielded", "end"):
             trial = self.trials[event["trial"]]
+            trial.traceback = event.get("traceback", trial.traceback)
             trial.placed = trial.placed and not trial.paused and kind in ("start", "report")
             trial.wall_seconds = max(trial.wall_seconds, event.get("wall_seconds", 0.0))
             size, gpu_seconds = str(trial.config.get("model_size")), max(trial.gpu_seconds, event.get("gpu_seconds", 0.0))

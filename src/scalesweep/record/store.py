@@ -16,6 +16,7 @@ import math
 import os
 import shlex
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -23,11 +24,12 @@ from typing import IO, Any, Protocol
 from scalesweep.errors import OutsideError, UserError
 from scalesweep.record.lease import Lease
 from scalesweep.record.schema import SCHEMA_VERSION, Record, replay
-from scalesweep.storage import STORAGE_SECONDS, UrlPath, patiently, place
+from scalesweep.storage import STORAGE_SECONDS, UrlPath, patiently, place, without_secrets
 
 MANIFEST = "sweep.json"
 EVENTS = "record.jsonl"
 SEGMENTS = "record"  # at a URL
+TRACEBACKS = "errors"  # folder of the tracebacks, a file per failed attempt
 SEGMENT_BYTES = 64 * 1024  # size of an object of the record, after which the next one begins
 READERS = 16  # objects of the record fetched at once
 
@@ -61,12 +63,14 @@ def read_record(run_dir: Path | UrlPath | str) -> Record:
     run_dir = place(run_dir)
     manifest = read_manifest(run_dir)
     try:
-        return replay(manifest, read_events(run_dir))
+        record = replay(manifest, read_events(run_dir))
     except (KeyError, TypeError, ValueError) as error:
         path = events_path(run_dir)
         raise UserError(
             f"{path}: an event contradicts earlier ones ({error!r})", "restore the file from a copy if it was edited"
         ) from None
+    record.folder = run_dir
+    return record
 
 
 def events_path(run_dir: Path | UrlPath) -> Path | UrlPath:
@@ -188,14 +192,26 @@ class RecordWriter:
     def append(self, event: dict[str, Any]) -> None:
         """Write one event to the disk, then apply it to `record`. Waits while the storage is full or unavailable.
 
+        The text of a `traceback` goes to a file of its own, and the event holds the path of that file.
+
         Raises:
             OutsideError: the storage did not come back, or another driver has taken over the folder.
         """
+        if event.get("error"):
+            event = {**event, "error": without_secrets(event["error"])}
+        if text := event.get("traceback"):
+            kept = f"{TRACEBACKS}/{event['trial']}-{self.record.trials[event['trial']].attempts}.txt"
+            self._patiently(lambda: write_atomic(self.run_dir / kept, without_secrets(text).rstrip() + "\n"))
+            event = {**event, "traceback": kept}
+        line = (json.dumps(encode(event), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        self._patiently(lambda: self._write(line))
+        self.record.apply(event)
+
+    def _patiently(self, write: Callable[[], object]) -> None:
         if self._failed is not None:
             raise self._failed
-        line = (json.dumps(encode(event), ensure_ascii=False, allow_nan=False) + "\n").encode()
         try:
-            patiently(lambda: self._write(line), self.storage_seconds)
+            patiently(write, self.storage_seconds)
         except OutsideError as error:
             self._failed = error
             raise
@@ -204,7 +220,6 @@ class RecordWriter:
             hint = f"make it writable, then run `scalesweep resume {shlex.quote(str(self.run_dir))}`; no recorded event is lost"
             self._failed = OutsideError(what, hint)
             raise self._failed from None
-        self.record.apply(event)
 
     def _write(self, line: bytes) -> None:
         self._lease.check()
@@ -273,6 +288,7 @@ def write_atomic(path: Path | UrlPath, text: str) -> None:
     if isinstance(path, UrlPath):
         path.write_bytes(text.encode())
         return
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from scalesweep.errors import first_line
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.record.ranking import By
@@ -25,7 +26,7 @@ from scalesweep.report.prices import paid, paid_in_all, start_price
 
 FIELDS = (
     *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
-    *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason"),
+    *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback"),
 )
 STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", State.FAIL: "red", State.INFEASIBLE: "red"}
 
@@ -33,6 +34,7 @@ STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", Stat
 def leaderboard_json(record: Record, by: By = "rung") -> dict[str, Any]:
     """All trials, best first, as JSON can say it: what is not finite or not known is None.
 
+    `error` is the first line of a failed trial's error, and `traceback` the file of the whole, relative to the run folder.
     `metric` was reached at `fidelity`; `gpu_seconds`, `wall_seconds`, `tokens` and `flops` are the trial's totals.
     """
     rows: list[dict[str, Any]] = [_finite(_entry(row)) for row in rank(record, by)]
@@ -67,6 +69,8 @@ def _entry(row: Row) -> dict[str, Any]:
         **counted,
         "pareto": row.pareto,
         "stop_reason": trial.stop_reason,
+        "error": first_line(trial.error) if trial.error else None,
+        "traceback": trial.traceback,
     }
 
 
@@ -147,7 +151,8 @@ def render_leaderboard(record: Record, by: By = "rung", width: int = 100, limit:
         cells = [Text(cells[index], STYLES[row.trial.state] if column.title == "state" else "") for column, cells in kept]
         table.add_row(*cells, style=style)
     legend = Text("\n".join(_legend(record, by, len(rows) - len(shown), dropped)), style="dim")
-    return Group(_title(record), table, legend, *_found(record))
+    failed = [Text(line, "red") for line in words.failures(record)]
+    return Group(_title(record), table, legend, *failed, *_found(record))
 
 
 def _fitting(columns: list[tuple[_Column, list[str]]], width: int) -> tuple[list[tuple[_Column, list[str]]], list[str]]:

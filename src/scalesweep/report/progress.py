@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scalesweep.costs import dollars
+from scalesweep.errors import first_line
 from scalesweep.record import Record, Row, State, Trial
 from scalesweep.report import words
 from scalesweep.report.prices import paid_in_all, price, start_price
@@ -260,7 +261,7 @@ def _report_words(event: dict[str, Any], view: _View) -> str:
 def _end_words(trial: Trial, view: _View) -> str:
     cost = f" · {trial.gpu_seconds:,.0f} GPU s" if trial.attempts else ""
     if trial.last is None or trial.state not in (State.COMPLETE, State.PRUNED):
-        error = f": {trial.error.splitlines()[0]}" if trial.error else ""
+        error = f": {first_line(trial.error)}{words.traceback(trial, view.record)}" if trial.error else ""
         return f"{trial.name} {words.state(trial)}{error}{cost}"
     what = "finished" if trial.state is State.COMPLETE else "stopped"
     needed = ""

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from scalesweep.errors import first_line
 from scalesweep.record import Record, Report, State, Trial
 from scalesweep.report import words
 from scalesweep.report.leaderboard import FIELDS, leaderboard_json
@@ -160,9 +161,9 @@ class WandbTracker:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - no error of a tracker may stop the sweep
             if self._offline:
                 self._off = True
-                self._say(f"W&B: switched off ({_first_line(error)}); the run folder's record is complete")
+                self._say(f"W&B: switched off ({first_line(error)}); the run folder's record is complete")
                 return False
-            self._go_offline(_first_line(error))
+            self._go_offline(first_line(error))
             return self._attempt(job)
         return True
 
@@ -177,7 +178,7 @@ class WandbTracker:
 
             wandb.teardown()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - teardown raises its service's last error
-            self._say(f"W&B: {_first_line(error)}")
+            self._say(f"W&B: {first_line(error)}")
 
     def _log_in(self) -> None:
         import wandb
@@ -340,7 +341,3 @@ def _summary(trial: Trial) -> dict[str, Any]:
         "attempts": trial.attempts,
         **totals,
     }
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from scalesweep.errors import first_line
 from scalesweep.record import Record, State, Trial
 from scalesweep.spec.space import THAWING_MODES
 
 MISSING = "–"
+ERRORS_SHOWN = 3
+TRIALS_NAMED = 3  # of those that ended with one error
 UNITS = {"gpu_seconds": "GPU seconds"}  # where the fidelity's name does not read as its unit
 STATES = {
     State.RUNNING: "running",
@@ -110,6 +113,27 @@ def state(trial: Trial) -> str:
     """'running', or how the trial ended and why: 'pruned · rung'."""
     word = STATES[trial.state]
     return word if trial.state is State.RUNNING or not trial.stop_reason else f"{word} · {trial.stop_reason}"
+
+
+def traceback(trial: Trial, record: Record) -> str:
+    """' (traceback: runs/x/errors/t0007-1.txt)', the file of the last failed attempt; empty without one."""
+    return f" (traceback: {record.folder / trial.traceback if record.folder else trial.traceback})" if trial.traceback else ""
+
+
+def failures(record: Record) -> list[str]:
+    """A line for each of the first errors that ended trials: the trials, the error's first line, and a traceback's file."""
+    by_error: dict[str, list[Trial]] = {}
+    for trial in record.by_number():
+        if trial.error:
+            by_error.setdefault(first_line(trial.error), []).append(trial)
+    lines = []
+    for error, trials in list(by_error.items())[:ERRORS_SHOWN]:
+        more = f" and {len(trials) - TRIALS_NAMED} more" if len(trials) > TRIALS_NAMED else ""
+        named = ", ".join(trial.name for trial in trials[:TRIALS_NAMED])
+        lines.append(f"{named}{more} {STATES[trials[0].state]}: {error}{traceback(trials[0], record)}")
+    if len(by_error) > ERRORS_SHOWN:
+        lines.append(f"… and {len(by_error) - ERRORS_SHOWN} more errors")
+    return lines
 
 
 def guess(record: Record) -> str:

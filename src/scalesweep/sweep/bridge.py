@@ -52,7 +52,7 @@ class BridgeSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
         if error and self.newest[self.names[trial_id]] == trial_id:  # else an earlier attempt's parked process died
-            self.conductor.died(self.names[trial_id])
+            self.conductor.died(self.names[trial_id], self.scheduler.tracebacks.pop(trial_id, ""))
 
     # The record is the only saved state; Tune would pickle the searcher.
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
@@ -68,11 +68,13 @@ class BridgeScheduler(TrialScheduler):
         self.conductor = conductor
         self.parked: list[Any] = []  # ended or paused trials of Tune whose processes wait for new trials
         self.takes_over = False  # a queued trial waits for a parked process
+        self.tracebacks: dict[str, str] = {}  # Tune's id of a trial whose process died → Tune's text about it
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
         name = trial.config["trial"]
         if "failure" in result:
-            self.conductor.failed(name, result["failure"], infeasible=result["failure_kind"] == "out_of_memory")
+            infeasible = result["failure_kind"] == "out_of_memory"
+            self.conductor.failed(name, result["failure"], infeasible, result["traceback"])
         else:
             report = {key.removeprefix("report/"): value for key, value in result.items() if key.startswith("report/")}
             metrics = {key.removeprefix("metrics/"): report.pop(key) for key in list(report) if key.startswith("metrics/")}
@@ -90,6 +92,7 @@ class BridgeScheduler(TrialScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
         self.parked = [other for other in self.parked if other is not trial]
+        self.tracebacks[trial.trial_id] = str(trial.get_error() or "")  # the searcher is told next, without the error
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None: ...
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None: ...

@@ -288,6 +288,7 @@ class TrialWorkers:
 def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Sink] | None) -> Record:
     from scalesweep.report.progress import ProgressSink
     from scalesweep.report.trackers import make_trackers
+    from scalesweep.report.words import failures
     from scalesweep.search.proposals import Proposer
     from scalesweep.sweep.bridge import run_tune
     from scalesweep.sweep.study import new_study_storage
@@ -337,10 +338,9 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     if conductor.interrupted:
         raise KeyboardInterrupt
     if best(record) is None:
-        errors = sorted({trial.error for trial in record.trials.values() if trial.error})
         raise NothingUsableError(
             f"the sweep ended ({record.ended_reason}), and no trial has a usable {metric}",
-            "; ".join(errors)[:600] or "increase the budget, or lower grace_period",
+            "\n".join(failures(record)) or "increase the budget, or lower grace_period",
         )
     return record
 

@@ -46,7 +46,7 @@ class SweepTrainable(tune.Trainable):
             report = self.workers.next()
         except TrialFailed as failure:
             # A training error would occur again, so it ends the trial. A dead process raises, and the trial is retried.
-            return {"failure": str(failure), "failure_kind": failure.kind}
+            return {"failure": str(failure), "failure_kind": failure.kind, "traceback": failure.traceback}
         if report is None:
-            return {"failure": "the training ended without a final report", "failure_kind": "error"}
+            return {"failure": "the training ended without a final report", "failure_kind": "error", "traceback": ""}
         return {"report": asdict(report)}

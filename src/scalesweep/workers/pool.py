@@ -11,6 +11,7 @@ import gc
 import itertools
 import math
 import os
+import re
 import time
 import uuid
 from collections import Counter
@@ -33,6 +34,7 @@ DEATH_NOTICE_SECONDS = 15.0  # wait for Ray to report a dead rank after its peer
 COLLECTIVE_SECONDS = 600.0  # a longer sum over workers means that one of them hangs
 STARTS_THAT_MAY_FAIL = 5  # consecutive failures before the sweep ends with an error
 NODES_SECONDS = 2.0  # lifetime of a list of the cluster's nodes
+COLORS = re.compile(r"\x1b\[[0-9;]*m")  # with which Ray marks its own lines of a traceback
 IDLE_SECONDS = 300.0  # a worker without a lease for this long is ended, which frees its GPU
 
 
@@ -41,11 +43,12 @@ class WorkerDied(Exception):
 
 
 class TrialFailed(Exception):
-    """Training raised an error that a retry would raise again. `kind` is `out_of_memory` or `error`."""
+    """Training raised an error that a retry would raise again. `kind` is `out_of_memory` or `error`, and `traceback` the whole
+    text of the error in the worker."""
 
-    def __init__(self, message: str, kind: str = "error") -> None:
+    def __init__(self, message: str, kind: str = "error", traceback: str = "") -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.traceback = kind, traceback
 
 
 class _Rank:
@@ -190,7 +193,7 @@ class WorkerGroup:
             if type(cause).__name__ == "PeerLost":  # compared by name, because the module of the class imports torch
                 raise WorkerDied(text) from None
             kind = "out_of_memory" if type(cause).__name__ == "OutOfMemoryError" else "error"
-            raise TrialFailed(text, kind) from None
+            raise TrialFailed(text, kind, COLORS.sub("", str(error))) from None
 
     def _raise_if_dead(self, references: list[Any]) -> None:
         if len(references) == 1:
