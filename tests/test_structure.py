@@ -197,6 +197,13 @@ def test_nobody_imports_what_another_of_our_modules_keeps_private() -> None:
     assert [(item.where, item.names) for item in wrong] == [("cli.py", ("__version__",))]
 
 
+def test_one_console_prints_and_it_takes_no_text_for_markup() -> None:
+    """A class `[/misc]` or a folder `[old]` would vanish or raise in a console that reads rich's markup."""
+    made = [item.where for item in IMPORTS if item.module == "rich.console" and "Console" in item.names]
+    assert set(made) == {"report/terminal.py"}
+    assert not [item for item in IMPORTS if item.module == "rich.markup" or (item.module == "rich" and "print" in item.names)]
+
+
 def test_modules_stay_small_and_are_named_for_what_they_do() -> None:
     for path in modules():
         lines = len(path.read_text(encoding="utf-8").splitlines())

@@ -17,6 +17,7 @@ import yaml
 from scalesweep.errors import UserError
 from scalesweep.record import RecordWriter
 from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.report.simulation import print_simulation
 from scalesweep.simulation.driver import SweepDriver, manifest
 from scalesweep.simulation.parametric import family_spec
 from scalesweep.simulation.run import (
@@ -69,6 +70,16 @@ def test_a_seed_always_gives_the_same_and_another_one_another(trend: Path) -> No
     moved = ran(trend, overrides=["search.seed=1"])
     assert [seed.seed for seed in moved.outcomes[0].seeds] == [1, 2]
     assert str(told(moved)[0]) == str(told(once)[1])
+
+
+def test_names_of_the_user_are_printed_as_they_are(
+    trend: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    print_simulation(replace(ran(trend), curves="runs/[old]/[/x] :x:", notes=["[/misc] is in no run"]))
+    text = capsys.readouterr().out
+    assert "runs/[old]/[/x] :x: (simulated)" in text
+    assert "[/misc] is in no run" in text
 
 
 def test_processes_change_nothing(trend: Path) -> None:

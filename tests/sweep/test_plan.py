@@ -11,6 +11,7 @@ import pytest
 
 from scalesweep.errors import SpecError
 from scalesweep.report.plan import print_plan
+from scalesweep.spec.sweep import LadderSize
 from scalesweep.sweep.preflight import Plan, preflight
 from sweeps import sweep
 
@@ -35,6 +36,21 @@ def printed(made: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 def early(time_attr: str, grace_period: float, max_t: float) -> dict[str, Any]:
     return {"time_attr": time_attr, "grace_period": grace_period, "max_t": max_t, "reduction_factor": 3}
+
+
+def test_names_of_the_user_are_printed_as_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan()
+    shown = made.as_json()
+    spec = made.spec.model_copy(
+        update={"ladder": [LadderSize(name=name, model="/models/[old]/:x:") for name in ("L1", "[/L2]")]}
+    )
+    shown["data"] = {**shown["data"], "notes": ["no row of [billing]", "12 rows of [/misc] left out :warning:"]}
+    shown["ladder"][1]["name"] = "[/L2]"
+    monkeypatch.setenv("COLUMNS", "160")
+    print_plan(spec, shown)
+    text = capsys.readouterr().out
+    for word in ("/models/[old]/:x:", "[/L2]", "no row of [billing]", "12 rows of [/misc] left out :warning:"):
+        assert word in text
 
 
 # ---- cost at most ------------------------------------------------------------------------------------------------------------

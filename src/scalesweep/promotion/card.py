@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
 
 PIPELINES = {"sequence-classification": "text-classification", "causal-lm": "text-generation"}  # of transformers, by task
+
+
+def code(text: str) -> str:
+    """Return a text as inline code, so that no character of a user's name is Markdown."""
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    gap = " " if "`" in text else ""
+    return f"{fence}{gap}{' '.join(text.split())}{gap}{fence}"
 
 
 def model_card(provenance: dict[str, Any]) -> str:
@@ -15,20 +23,27 @@ def model_card(provenance: dict[str, Any]) -> str:
     task = PIPELINES[provenance["task"]]
     base = provenance["base_model"]
     header = {"library_name": "transformers", "pipeline_tag": task, "tags": ["scalesweep"]}
+    bar = "\\|"  # in a table's cell, also within code
     layers = f", lowest {base['layers']} blocks" if base["layers"] else ""
     reads = "Evaluated once" if provenance["test_reads"] == 1 else f"Evaluated {provenance['test_reads']} times, each time"
     learnt = " + ".join(final["train_on"])
     test = "\n".join(f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in provenance["test"].items())
     validation = "\n".join(f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in trial["validation"].items())
-    config = "\n".join(f"| `{name}` | {value} |" for name, value in final["config"].items() if value is not None)
-    classes = f"\nClasses, in the order of the logits: {', '.join(map(str, data['classes']))}.\n" if data["classes"] else ""
+    config = "\n".join(
+        f"| `{name}` | {code(str(value)).replace('|', bar)} |" for name, value in final["config"].items() if value is not None
+    )
+    classes = (
+        f"\nClasses, in the order of the logits: {', '.join(code(str(name)) for name in data['classes'])}.\n"
+        if data["classes"]
+        else ""
+    )
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
 
-# {provenance["sweep"]["name"]}: {final["config"]["model_size"]}
+# {provenance["sweep"]["name"]}: {code(final["config"]["model_size"])}
 
-{base["model"]}{layers} ({provenance["n_params"]:,} parameters), fine-tuned for {provenance["task"]} on `{data["source"]["path"]}`.
+{code(base["model"])}{layers} ({provenance["n_params"]:,} parameters), fine-tuned for {provenance["task"]} on {code(data["source"]["path"])}.
 A joint sweep over model size, GPU count, unfreezing, schedule and regularization chose this configuration: it is trial
 {trial["name"]}, which reached rung {trial["rung"]} of {trial["rungs"]}.
 {classes}

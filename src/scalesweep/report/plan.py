@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from scalesweep.report import words
+from scalesweep.report import terminal, words
+from scalesweep.report.terminal import headed
 from scalesweep.spec import SweepSpec
 
 
 def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     """Print a plan (`Plan.as_json()`) to stdout."""
-    from rich.console import Console
     from rich.table import Table
 
-    console, early = Console(), spec.early_terminate
-    console.print(f"[bold]{spec.name}[/]  {spec.task}, {plan['metric']['goal']} {spec.metric.name}\n")
+    console, early = terminal.console(), spec.early_terminate
+    console.print(headed(spec.name, f"  {spec.task}, {plan['metric']['goal']} {spec.metric.name}\n"))
 
     ladder = Table(title="ladder", title_justify="left", box=None, pad_edge=False)
     for column in ("size", "model", "blocks", "hidden", "parameters", "embeddings", "least GPUs"):
@@ -45,17 +45,19 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     console.print(f"not searched, at their defaults: {fixed}", style="dim")
 
     levels = " → ".join(map(words.level, plan["rungs"]["levels"])) or "none"
-    console.print(f"\n[bold]rungs[/]  {levels} {words.unit(early.time_attr)}; a trial ends at {words.level(early.max_t)}")
+    ends = words.level(early.max_t)
+    console.print(headed("\nrungs", f"  {levels} {words.unit(early.time_attr)}; a trial ends at {ends}"))
     if plan["rungs"]["levels"]:
         console.print(f"       about one of {early.reduction_factor:g} trials passes each rung")
     counted = ", ".join(f"{name} {split['rows']:,}" for name, split in plan["data"]["splits"].items())
-    console.print(f"[bold]data[/]   {counted} examples; {plan['data']['tokens_per_example']:.1f} tokens each")
+    console.print(headed("data", f"   {counted} examples; {plan['data']['tokens_per_example']:.1f} tokens each"))
     for note in plan["data"]["notes"]:
         console.print(f"       {note}", style="dim")
     guessed = plan["baseline"]["metrics"]
     shown = ", ".join(f"{name} {words.score(guessed[name])}" for name in words.guessed_metrics(guessed, spec.metric.name))
-    console.print(f"[bold]guess[/]  {shown}: the score of guessing from {plan['baseline']['guess']}, which a trial must beat")
-    console.print(f"[bold]cost[/]   at most {_cost_line(plan['cost_at_most'])}")
+    guess = f"{shown}: the score of guessing from {plan['baseline']['guess']}, which a trial must beat"
+    console.print(headed("guess", f"  {guess}"))
+    console.print(headed("cost", f"   at most {_cost_line(plan['cost_at_most'])}"))
 
 
 def _cost_line(cost: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +21,7 @@ from scalesweep.record import Record, Row, State, Trial
 from scalesweep.report import words
 from scalesweep.report.prices import paid_in_all, price, start_price
 from scalesweep.report.standing import Standing
+from scalesweep.report.terminal import console
 
 RUNNING_SHOWN = 12  # lines for running trials; more would not fit on one screen
 REFRESH_PER_SECOND = 2
@@ -62,7 +63,7 @@ class ProgressSink:
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.time) -> None:
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
-        self._console = Console(file=self._stream)
+        self._console = console(file=self._stream)
         self._on_terminal = self._stream.isatty() and not self._console.is_dumb_terminal
         self._live: Live | None = None
         self._view: _View | None = None

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalesweep.errors import OutsideError, UserError
-from scalesweep.report import words
-from scalesweep.report.terminal import PIPED_WIDTH
+from scalesweep.report import terminal, words
+from scalesweep.report.terminal import PIPED_WIDTH, headed
 from scalesweep.simulation.run import GOAL_REGRET, SHARES, Band, Outcome, SeedRun, Simulation
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from scalesweep.simulation.replay import ReplayResult
 
@@ -132,17 +133,16 @@ def _places(outcome: Outcome) -> list[tuple[float, int]]:
 
 def print_simulation(simulation: Simulation) -> None:
     """Print tables to stdout, as wide as the terminal."""
-    from rich.console import Console
-
-    console = Console(width=shutil.get_terminal_size((PIPED_WIDTH, 24)).columns, highlight=False)
+    console = terminal.console(width=shutil.get_terminal_size((PIPED_WIDTH, 24)).columns, highlight=False)
     options = simulation.options
     seeds = f"{options.seeds} seed{'s' if options.seeds != 1 else ''}"
-    console.print(f"[bold]{simulation.sweep}[/]  {simulation.goal} {simulation.metric} on {simulation.curves} (simulated)")
+    about = f"  {simulation.goal} {simulation.metric} on {simulation.curves} (simulated)"
+    console.print(headed(simulation.sweep, about))
     failures = f", {options.failures_per_gpu_hour:g} failures per GPU hour" if options.failures_per_gpu_hour else ""
     console.print(f"{options.workers} GPUs, {options.startup_seconds:g} s to start a trial{failures}; {seeds}")
     console.print(f"budget {_hours(simulation.budget_gpu_hours)} GPU hours ({simulation.budget_from})\n")
     if len(simulation.outcomes) > 1:
-        console.print(f"{AS_IT_IS}: {simulation.outcomes[0].label}\n", markup=False)
+        console.print(f"{AS_IT_IS}: {simulation.outcomes[0].label}\n")
     console.print(_progress_table(simulation))
     console.print(f"Medians over seeds; brackets hold the 10th to 90th percentile. {REGRET}", style="dim")
     console.print()
@@ -153,7 +153,7 @@ def print_simulation(simulation: Simulation) -> None:
     if simulation.notes:
         console.print()
     for note in simulation.notes:
-        console.print(note, style="dim", markup=False)
+        console.print(note, style="dim")
 
 
 def _name(outcome: Outcome) -> str:
@@ -244,17 +244,15 @@ _FACTS: Mapping[str, Callable[[Outcome], str]] = {
 }
 
 
-def _pick(outcome: Outcome, simulation: Simulation) -> str:
-    from rich.markup import escape
-
+def _pick(outcome: Outcome, simulation: Simulation) -> Text:
     seed = outcome.median_seed
     head = f"{_name(outcome)}: pick" if len(simulation.outcomes) > 1 else "pick"
     if not seed.run.pick:
-        return f"[bold]{escape(head)}[/]  none: no trial had a usable {simulation.metric}"
+        return headed(head, f"  none: no trial had a usable {simulation.metric}")
     rank = "" if seed.run.pick_rank is None else f", rank {seed.run.pick_rank:,} of {outcome.known:,} configurations known"
     params = ", ".join(f"{name} {_parameter(value)}" for name, value in seed.run.pick.items())
     value = f"{simulation.metric} {words.score(seed.run.best[-1])}, regret {_percent(seed.run.regret[-1])}{rank}"
-    return f"[bold]{escape(head)} of the median seed ({seed.seed})[/]  {value}\n{escape(params)}"
+    return headed(f"{head} of the median seed ({seed.seed})", f"  {value}\n{params}")
 
 
 def _parameter(value: Any) -> str:
@@ -310,7 +308,9 @@ def plot_simulation(simulation: Simulation, path: Path) -> None:
         _label_ends(axes[1], simulation)
         cluster = f"{options.workers} GPUs, {options.seeds} seed{'s' if options.seeds != 1 else ''}"
         key = "lines: median over seeds; bands: 10–90 %; 0 is the best known value, 100 % the median of random configurations"
-        figure.suptitle(f"{simulation.sweep}: {simulation.metric} on {simulation.curves}, {cluster}\n", fontsize=15)
+        figure.suptitle(
+            f"{simulation.sweep}: {simulation.metric} on {simulation.curves}, {cluster}\n", fontsize=15, parse_math=False
+        )
         figure.text(0.5, 0.925, key, ha="center", fontsize=12, color="#555555")
         try:
             figure.savefig(path, dpi=150)
@@ -362,5 +362,5 @@ def _label_ends(axis: Any, simulation: Simulation) -> None:
         bottom = center + half + LINE / 3
         axis.annotate(
             label, (1.0, center), xycoords="axes fraction", xytext=(8, 0), textcoords="offset points",
-            color=color, va="center", fontweight="bold", annotation_clip=False,
+            color=color, va="center", fontweight="bold", annotation_clip=False, parse_math=False,
         )  # fmt: skip

@@ -8,21 +8,38 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from scalesweep.record import Record
 from scalesweep.record.ranking import By
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
 PIPED_WIDTH = 140  # columns if stdout is not a terminal and COLUMNS is not set
+
+
+def console(**options: Any) -> Console:
+    """A console that prints every text as it is: a user's names may look like rich's markup or emoji codes."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, **options)
+
+
+def headed(head: str, text: str) -> Text:
+    """A line that begins with a bold word."""
+    from rich.text import Text
+
+    return Text.assemble((head, "bold"), text)
 
 
 def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None) -> None:
     """Print the ranked table to stdout, as wide as the terminal."""
-    from rich.console import Console
-
     from scalesweep.report.leaderboard import render_leaderboard
 
     width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
-    Console(width=width).print(render_leaderboard(record, by, width, limit))
+    console(width=width).print(render_leaderboard(record, by, width, limit))
 
 
 def where_it_is(run_dir: str, folder: Path) -> str:
@@ -42,11 +59,10 @@ def where_it_is(run_dir: str, folder: Path) -> str:
 def step_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show the progress of work that reports (done, total): a bar on a terminal, else a line per tenth. Writes to stderr."""
     if sys.stderr.isatty():
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
