@@ -15,7 +15,7 @@ import pytest
 from scalesweep.errors import EXIT_CODES, ScalesweepError
 from scalesweep.record.fields import EVENTS, MANIFEST, REPORT
 from scalesweep.record.schema import Report, State
-from scalesweep.report.leaderboard import FIELDS
+from scalesweep.record.table import FIELDS
 from scalesweep.spec import sweep
 from scalesweep.training.job import TrainReport
 

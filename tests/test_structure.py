@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import scalesweep
+
 SOURCE = Path(__file__).parents[1] / "src" / "scalesweep"
 
 # Room → the rooms that it may import. Any room may import itself and errors.py.
@@ -65,7 +67,7 @@ LIBRARIES: dict[str, set[str]] = {
     "huggingface_hub": {"models"},
     "matplotlib": {"report"},
     "numpy": {"search", "simulation", "data", "training", "report", "promotion"},
-    "pandas": {"simulation"},
+    "pandas": {"simulation", "record/table.py", "record/schema.py"},  # record: `to_frame` alone, inside the function
     "pyarrow": {"data", "storage"},
     "scipy": {"search", "control"},
     "sklearn": {"simulation"},
@@ -202,6 +204,11 @@ def test_one_console_prints_and_it_takes_no_text_for_markup() -> None:
     made = [item.where for item in IMPORTS if item.module == "rich.console" and "Console" in item.names]
     assert set(made) == {"report/terminal.py"}
     assert not [item for item in IMPORTS if item.module == "rich.markup" or (item.module == "rich" and "print" in item.names)]
+
+
+def test_the_public_names_are_listed() -> None:
+    assert set(scalesweep.__all__) <= set(dir(scalesweep))
+    assert all(getattr(scalesweep, name) for name in scalesweep.__all__)
 
 
 def test_modules_stay_small_and_are_named_for_what_they_do() -> None:

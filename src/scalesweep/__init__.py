@@ -14,6 +14,10 @@ __version__ = "0.1.0"
 __all__ = ["Sweep", "promote", "read_record"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # Loaded on first use, which keeps `import scalesweep` fast.
     if name == "Sweep":

@@ -11,6 +11,7 @@ from scalesweep.storage import UrlPath, place
 
 if TYPE_CHECKING:
     from scalesweep.record import Record
+    from scalesweep.report.progress import Watch
     from scalesweep.sweep.preflight import Plan
 
 
@@ -25,6 +26,9 @@ class Sweep:
         """`base` is the folder that relative paths in the sweep start from; default: the working directory."""
         self.spec = spec
         self.base = base or Path.cwd()
+
+    def __repr__(self) -> str:
+        return f"<Sweep {self.spec.name}: {self.spec.task}, {len(self.spec.search_space.parameters)} parameters>"
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
@@ -61,23 +65,29 @@ class Sweep:
         address: str | None = None,
         num_gpus: int | None = None,
         cluster: str | Path | None = None,
+        progress: bool | Watch = True,
     ) -> Record:
         """Run the sweep and return its record.
+
+        Works in a notebook and in any thread. Ctrl-C stops the sweep cleanly in the main thread only.
 
         Args:
             run_dir: run folder to create, a path or a URL; default: `runs/NAME`.
             address: 'auto' or HOST:PORT of a running Ray cluster; default: start a local one.
             num_gpus: GPUs of the local cluster; default: those of this machine.
             cluster: file of the cluster at `address`; checks that it can hold every trial.
+            progress: True shows the sweep on stderr, False shows nothing. A function is called with each event (a mapping, as in
+                the record) and the record after it. An error that it raises ends the session; `resume` continues the sweep.
 
         Raises:
             SpecError, OutsideError: as `plan`.
             UserError: if the run folder already holds a sweep.
             NothingUsableError: if the sweep ended without a usable trial.
         """
+        from scalesweep.report.progress import displays
         from scalesweep.sweep.launch import check_unused, launch, local_slots
 
         folder = place(run_dir or Path("runs") / self.spec.name)
         check_unused(folder)  # before models and data are read
         plan = self._plan(None if address else local_slots(self.spec, num_gpus), cluster)
-        return launch(plan, folder, address, num_gpus)
+        return launch(plan, folder, address, num_gpus, displays(progress))

@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from conducting import Clock, conductor, report, start
 from scalesweep.control.conductor import QUEUE_LIMIT, STARTING_SECONDS, Conductor
 from scalesweep.errors import OutsideError
-from scalesweep.record import State, read_record
+from scalesweep.record import Record, State, read_record
+from scalesweep.report.progress import displays
 from scalesweep.spec import SweepSpec
 from sweeps import sweep
 
@@ -203,6 +204,24 @@ def test_a_trial_whose_process_dies_goes_on_with_other_workers_and_not_for_ever(
     assert name not in made.pool.holders
     made.died(name)  # told twice
     assert len(made.pool.discarded) == 3
+
+
+def test_a_callback_sees_every_event_and_its_error_ends_the_session(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def watch(event: dict[str, Any], record: Record) -> None:
+        seen.append((event["event"], len(record.trials)))
+        if event["event"] == "start":
+            raise KeyError("enough")
+
+    made = conductor(tmp_path, sweep(), 4)
+    made.sinks = displays(watch)
+    with pytest.raises(KeyError, match="enough"):
+        made.next_trial()
+    assert seen == [("trial", 1), ("start", 1)]
+    assert made.finished()
+    assert isinstance(made.outage, KeyError)
+    assert displays(False) == []
 
 
 def test_a_sweep_that_stands_still_says_what_it_waits_for(tmp_path: Path) -> None:

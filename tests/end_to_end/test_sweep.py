@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,21 @@ def write_spec(folder: Path, **changes: Any) -> Path:
     return path
 
 
+IN_A_THREAD = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from scalesweep import Sweep
+
+def launch():
+    ends = []
+    watch = lambda event, record: ends.append(event["trial"]) if event["event"] == "end" else None
+    return Sweep.load(sys.argv[1]).launch(sys.argv[2], num_gpus=2, progress=watch), ends
+
+record, ends = ThreadPoolExecutor(1).submit(launch).result()
+print(record, len(ends), type(record.trials["t0000"].last.metrics["eval_f1_macro"]).__name__)
+"""
+
+
 def run_apart(*args: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run([*CLI, *map(str, args)], capture_output=True, text=True, timeout=timeout, check=False)
@@ -42,15 +58,15 @@ def run_apart(*args: str | Path, timeout: float = 500) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, ray_of_its_own: None) -> Path:  # noqa: ARG001
-    """A run folder of a sweep that ran to its end on four logical GPUs."""
+    """A run folder of a sweep that ran to its end on two logical GPUs, launched from Python in a thread."""
     folder = tmp_path_factory.mktemp("sweep")
-    done = run_apart(
-        "launch", write_spec(folder, budget={"run_cap": 8}), "--run-dir", folder / "run", "--num-gpus", "2", "--json"
+    spec = write_spec(folder, budget={"run_cap": 8})
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_THREAD, spec, folder / "run"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    board = json.loads(done.stdout)
-    assert board["sweep"] == "tiny"
-    assert "Traceback" not in done.stderr
+    assert done.stdout == f"<Record tiny: ended, 8 trials, in {folder / 'run'}> 8 float\n"
+    assert set(filter(None, done.stderr.splitlines())) <= set(re.findall("^W&B: .*$", done.stderr, re.MULTILINE)), "quiet"
     return folder / "run"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import multiprocessing
@@ -13,14 +14,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from events import MANIFEST, end, report, trial
+from records import make_record
 from scalesweep.errors import OutsideError, UserError
 from scalesweep.record import RecordWriter, best, rank, read_record
 from scalesweep.record.lease import Lease
 from scalesweep.record.schema import replay
+from scalesweep.report.leaderboard import leaderboard_csv
 
 
 def test_events_survive_and_read_back_equal(tmp_path: Path) -> None:
@@ -36,6 +40,33 @@ def test_events_survive_and_read_back_equal(tmp_path: Path) -> None:
     # The file has the documented format: JSON lines that pandas can read.
     frame = pd.read_json(tmp_path / "run" / "record.jsonl", lines=True)
     assert list(frame["event"]) == ["trial", "report", "report", "end"]
+
+
+def test_a_record_holds_plain_numbers_the_same_in_memory_as_on_disk(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path / "run", MANIFEST)
+    writer.append(trial("t0", 0))
+    writer.append(
+        report("t0", 4, np.float64(0.5), 1) | {"marks": [{"rung": 1, "fidelity": 4, "value": 0.5, "gpu_seconds": 1.0}]}
+    )
+    writer.append(report("t0", 8, np.float64("nan"), None))
+    writer.close()
+    held, read = writer.record.trials["t0"].reports, read_record(tmp_path / "run").trials["t0"].reports
+    assert held[0] == read[0]
+    assert [type(number) for one in held for number in one.metrics.values()] == [float, float]
+    assert math.isnan(held[1].metrics["eval_loss"])
+
+
+def test_a_record_is_a_data_frame_and_short_in_a_notebook() -> None:
+    record = make_record()
+    trials = record.to_frame()
+    assert trials.to_csv(index=False) == pd.read_csv(io.StringIO(leaderboard_csv(record))).to_csv(index=False)
+    assert trials.loc[trials["trial"] == "t0001", "unfreeze_interval"].item() == 40
+    assert list(record.to_frame(by="metric")["trial"]) == [row.trial.name for row in rank(record, "metric")]
+    reports = record.to_frame("reports").pivot(index="fidelity", columns="trial", values="eval_loss")
+    assert list(reports["t0001"]) == [0.60, 0.55, 0.52, 0.47, 0.44]
+    assert repr(record) == "<Record quick: running, 10 trials>"
+    assert repr(record.trials["t0002"]) == "<Trial t0002: PRUNED (rung), 3 reports>"
+    assert make_record([]).to_frame().empty
 
 
 def _append_forever(run_dir: str) -> None:

@@ -113,11 +113,11 @@ class Conductor:
         line = {"event": event, "time": self.clock(), **fields}
         try:
             self.writer.append(line)
-        except OutsideError as error:
-            self.outage = error  # nothing may happen without a record
+            for sink in self.sinks:
+                sink.handle(line, self.record)
+        except Exception as error:
+            self.outage = error  # nothing may happen without a record; and a user's callback may end the session
             raise
-        for sink in self.sinks:
-            sink.handle(line, self.record)
 
     def _replay(self) -> None:
         """Rebuild the rungs from the record, and end trials whose end was decided but not recorded before a driver died."""

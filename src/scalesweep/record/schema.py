@@ -9,9 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scalesweep.storage import UrlPath
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SCHEMA_VERSION = 2
 
@@ -91,6 +94,10 @@ class Trial:
     wall_seconds: float = 0.0  # seconds with workers, over all recorded attempts
     gpu_seconds: float = 0.0  # `wall_seconds` × workers
 
+    def __repr__(self) -> str:
+        why = f" ({self.stop_reason})" if self.stop_reason else ""
+        return f"<Trial {self.name}: {self.state}{why}, {len(self.reports)} reports>"
+
     @property
     def last(self) -> Report | None:
         return self.reports[-1] if self.reports else None
@@ -149,6 +156,24 @@ class Record:
     trial_gpu_seconds: dict[str, float] = field(default_factory=dict)  # of all trials, by model size
     _last_event: float | None = None  # of the running session
     _reports: int = 0
+
+    def __repr__(self) -> str:
+        where = f", in {self.folder}" if self.folder is not None else ""
+        return f"<Record {self.manifest.get('name')}: {self.status}, {len(self.trials)} trials{where}>"
+
+    def to_frame(self, of: Literal["trials", "reports"] = "trials", by: Literal["rung", "metric"] = "rung") -> DataFrame:
+        """A pandas DataFrame: a row for each trial, the best first, or a row for each report, in order of trials.
+
+        The columns of trials are those of `leaderboard --csv`, each drawn parameter among them; the columns of reports are
+        their counters and every metric.
+
+        Args:
+            of: the rows, `trials` or `reports`.
+            by: order of trials, as in `rank`.
+        """
+        from scalesweep.record.table import frame
+
+        return frame(self, of, by)
 
     @property
     def metric(self) -> str:

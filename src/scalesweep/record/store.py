@@ -205,7 +205,7 @@ class RecordWriter:
             event = {**event, "traceback": kept}
         line = (json.dumps(encode(event), ensure_ascii=False, allow_nan=False) + "\n").encode()
         self._patiently(lambda: self._write(line))
-        self.record.apply(event)
+        self.record.apply(_decode_metrics(json.loads(line)))  # as a reader sees it: numbers are Python's own
 
     def _patiently(self, write: Callable[[], object]) -> None:
         if self._failed is not None:

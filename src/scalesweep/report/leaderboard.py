@@ -16,18 +16,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from scalesweep.errors import first_line
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.record.ranking import By
+from scalesweep.record.table import columns, entry
 from scalesweep.report import words
 from scalesweep.report.findings import NO_BETTER, findings
 from scalesweep.report.prices import paid, paid_in_all, start_price
 
-FIELDS = (
-    *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
-    *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback"),
-)
 STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", State.FAIL: "red", State.INFEASIBLE: "red"}
 
 
@@ -37,41 +33,18 @@ def leaderboard_json(record: Record, by: By = "rung") -> dict[str, Any]:
     `error` is the first line of a failed trial's error, and `traceback` the file of the whole, relative to the run folder.
     `metric` was reached at `fidelity`; `gpu_seconds`, `wall_seconds`, `tokens` and `flops` are the trial's totals.
     """
-    rows: list[dict[str, Any]] = [_finite(_entry(row)) for row in rank(record, by)]
+    rows: list[dict[str, Any]] = [_finite(entry(row)) for row in rank(record, by)]
     return {"sweep": record.manifest["name"], "metric": record.metric, "trials": rows}
 
 
 def leaderboard_csv(record: Record, by: By = "rung") -> str:
     """The same rows with each sampled parameter as a column of its own; what is not known is empty."""
     trials = leaderboard_json(record, by)["trials"]
-    params = list(dict.fromkeys(name for trial in record.by_number() for name in trial.params))
-    columns = [name for field in FIELDS for name in (params if field == "params" else [field])]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(text, columns(record), lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows({**trial, **trial["params"]} for trial in trials)
     return text.getvalue()
-
-
-def _entry(row: Row) -> dict[str, Any]:
-    trial, last = row.trial, row.trial.last
-    counted = {key: getattr(last, key) if last else None for key in ("tokens", "flops")}
-    return {
-        "rank": row.rank,
-        "trial": trial.name,
-        "state": str(trial.state),
-        "metric": row.metric,
-        "fidelity": row.fidelity,
-        "rung": row.rung,
-        "params": dict(trial.params),
-        "gpu_seconds": trial.gpu_seconds if trial.attempts else None,
-        "wall_seconds": trial.wall_seconds if trial.attempts else None,
-        **counted,
-        "pareto": row.pareto,
-        "stop_reason": trial.stop_reason,
-        "error": first_line(trial.error) if trial.error else None,
-        "traceback": trial.traceback,
-    }
 
 
 def _finite(value: Any) -> Any:

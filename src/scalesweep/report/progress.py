@@ -22,6 +22,7 @@ from scalesweep.report import words
 from scalesweep.report.prices import paid_in_all, price, start_price
 from scalesweep.report.standing import Standing
 from scalesweep.report.terminal import console
+from scalesweep.report.trackers import Sink
 
 RUNNING_SHOWN = 12  # lines for running trials; more would not fit on one screen
 REFRESH_PER_SECOND = 2
@@ -52,6 +53,28 @@ def budget_uses(budget: dict[str, Any], ended: int, elapsed: float, gpu_seconds:
         if (cap := budget.get(key)) is not None
         for left in [say(max(0.0, cap - used))]
     ]
+
+
+Watch = Callable[[dict[str, Any], Record], object]
+
+
+class Listener:
+    """A sink that calls a function with each event and the record after it."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def handle(self, event: dict[str, Any], record: Record) -> None:
+        self._watch(event, record)
+
+    def close(self, record: Record) -> None: ...
+
+
+def displays(progress: bool | Watch) -> list[Sink]:
+    """The sinks that show a sweep: the display on stderr for True, none for False, or a function's."""
+    if callable(progress):
+        return [Listener(progress)]
+    return [ProgressSink()] if progress else []
 
 
 class ProgressSink:

@@ -21,8 +21,9 @@ from typing import Any, TextIO
 
 from scalesweep.errors import first_line
 from scalesweep.record import Record, Report, State, Trial
+from scalesweep.record.table import FIELDS
 from scalesweep.report import words
-from scalesweep.report.leaderboard import FIELDS, leaderboard_json
+from scalesweep.report.leaderboard import leaderboard_json
 from scalesweep.report.standing import Standing
 
 INIT_TIMEOUT = 20.0  # seconds; wandb's default of 90 would delay every later event

@@ -378,6 +378,9 @@ class SweepSpec(_Strict):
         # Two equal sweeps may come from different files.
         return self.model_dump() == other.model_dump() if isinstance(other, SweepSpec) else NotImplemented
 
+    def __repr__(self) -> str:
+        return f"<SweepSpec {self.name}: {self.task}, {len(self.search_space.parameters)} parameters>"
+
     @property
     def foreign(self) -> bool:
         """Whether the space may hold parameters that training does not know (table columns, in a simulation)."""

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
@@ -286,7 +287,7 @@ class TrialWorkers:
 
 
 def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Sink] | None) -> Record:
-    from scalesweep.report.progress import ProgressSink
+    from scalesweep.report.progress import displays
     from scalesweep.report.trackers import make_trackers
     from scalesweep.report.words import failures
     from scalesweep.search.proposals import Proposer
@@ -302,11 +303,12 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     storage = new_study_storage(folder / "study.log")
     hopeless = [(size, mode) for size, mode in manifest.get("hopeless", [])]
     proposer = Proposer(spec, goal, storage, record.by_number(), metric, hopeless, record.n_params, record.past)
-    if sinks is None:
-        sinks = [ProgressSink(), *make_trackers(record, folder)]
+    shown = displays(True) if sinks is None else sinks
     workers = TrialWorkers(manifest, spec, slots)
     checkpoints = CheckpointSweeper(run_dir / "checkpoints", record)
-    conductor = Conductor(spec, goal, writer, proposer, slots, workers, time.time, [*sinks, checkpoints])
+    conductor = Conductor(
+        spec, goal, writer, proposer, slots, workers, time.time, [*shown, *make_trackers(record, folder), checkpoints]
+    )
 
     def payload(trial: Trial) -> dict[str, Any]:
         reached = trial.last.fidelity if trial.last else 0.0
@@ -362,7 +364,9 @@ def _interruptible(conductor: Conductor) -> Iterator[None]:
             raise KeyboardInterrupt
         conductor.interrupted = True
 
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Python lets the main thread alone handle signals. A sweep in another thread ends with the process, and can be resumed.
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

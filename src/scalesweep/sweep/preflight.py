@@ -63,6 +63,10 @@ class Plan:
     past: tuple[Past, ...] = ()  # trials of earlier sweeps to learn from
     past_note: str = ""  # a sentence that counts them
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(size.name for size in self.sizes)
+        return f"<Plan {self.spec.name}: sizes {sizes}; {len(self.spec.search_space.parameters)} parameters>"
+
     @property
     def rungs(self) -> list[int | float]:
         return rung_levels(self.spec)

@@ -110,7 +110,7 @@ METRICS: dict[str, Metric] = {
 
 def compute_metrics(task: str, totals: Totals) -> dict[str, float]:
     """All metrics of the task, by name."""
-    return {name: metric.compute(totals) for name, metric in METRICS.items() if task in metric.tasks}
+    return {name: float(metric.compute(totals)) for name, metric in METRICS.items() if task in metric.tasks}
 
 
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
