@@ -56,7 +56,6 @@ ROOMS["__init__"] = {"api", "record", "promotion"}  # what `from scalesweep impo
 LIBRARIES: dict[str, set[str]] = {
     "optuna": {"search", "sweep/study.py", "simulation/driver.py"},  # the latter two make the storage that a study lives in
     "torch": {"models", "training", "workers/pool.py"},
-    "accelerate": {"models", "training"},
     "transformers": {"models", "training", "promotion"},
     "datasets": {"data"},
     "wandb": {"report/wandb_tracker.py"},
@@ -168,10 +167,10 @@ def test_one_heavy_library_per_room() -> None:
 
 
 def test_no_leave_in_the_table_is_unused() -> None:
-    """A row that nothing needs any more would let the next import in unseen. (models may use accelerate, but need not.)"""
+    """A row that nothing needs any more would let the next import in unseen."""
     used = {(item.module.partition(".")[0], place) for item in IMPORTS for place in (item.room, item.where)}
     unused = {(library, place) for library, places in LIBRARIES.items() for place in places} - used
-    assert unused <= {("accelerate", "models")}
+    assert not unused
 
 
 def test_pure_rooms_know_no_clock_and_no_file() -> None:
@@ -250,7 +249,7 @@ def test_docstrings_begin_with_the_noun() -> None:
     ],
 )
 def test_importing_a_room_loads_nothing_heavy(names: str, heavy: str) -> None:
-    always = "torch transformers accelerate datasets ray wandb pandas sklearn scipy"
+    always = "torch transformers datasets ray wandb pandas sklearn scipy"
     loaded = loaded_after(names.split()) & {*heavy.split(), *always.split()}
     assert not loaded
 

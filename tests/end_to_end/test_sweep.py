@@ -50,10 +50,17 @@ record, ends = ThreadPoolExecutor(1).submit(launch).result()
 print(record, len(ends), type(record.trials["t0000"].last.metrics["eval_f1_macro"]).__name__)
 """
 
+# Surroundings that decide nothing: an address where no cluster answers, and variables of launchers of distributed programs.
+SURROUNDINGS = {"RAY_ADDRESS": "127.0.0.1:1", "LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"}
+SURROUNDINGS |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "PMI_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "fp16"}
+
 
 def run_apart(*args: str | Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    return subprocess.run([*CLI, *map(str, args)], capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(
+        [*CLI, *map(str, args)],
+        capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, **SURROUNDINGS},
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +111,8 @@ def test_the_leaderboard_is_one_everywhere(finished: Path) -> None:
 
 
 def test_promotion_tests_once_exports_and_refuses_to_look_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where nothing answers: two workers run on a cluster of their own
+    for name, value in SURROUNDINGS.items():
+        monkeypatch.setenv(name, value)  # two workers run on a cluster of their own
     done = run("promote", finished, "--num-gpus", "2", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

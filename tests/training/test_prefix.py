@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from jobs import job, reports
 from scalesweep.training.job import TrialJob
@@ -41,19 +39,11 @@ def test_every_mode_on_a_real_model(mode: str) -> None:
     assert trainer.prefix is not None
 
 
-@pytest.fixture
-def another_precision() -> Iterator[None]:
-    """accelerate fixes the precision for the life of a process, but for this."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
-
-
-def test_bf16_gives_the_same_within_its_precision(another_precision: None) -> None:  # noqa: ARG001
+def test_bf16_gives_the_same_within_its_precision() -> None:
     config = {**MINILM, "unfreezing": "head", "mixed_precision": "bf16", "max_t": 4}
     cached, trainer = run(job(config))
     plain, _ = run(job({**config, "prefix_cache": "off"}))
-    assert trainer.accelerator.mixed_precision == "bf16"
+    assert trainer.precision.name == "bf16"
     assert trainer.prefix is not None
     assert not cached[0].notes
     same_losses(cached, plain, 5e-3)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from scalesweep.costs import dollars
 from scalesweep.data.batches import BatchPlan, eval_order, micro_batches, shard, steps_for_tokens
@@ -35,6 +34,7 @@ from scalesweep.training.job import TrainReport, TrialJob, open_data
 from scalesweep.training.metrics import LANGUAGE_MODELLING, Totals, compute_metrics, loss_sum
 from scalesweep.training.micro_batch import MicroBatch, is_out_of_memory
 from scalesweep.training.peers import ALONE, Peers
+from scalesweep.training.precision import Precision
 from scalesweep.training.prefix import PrefixCache
 from scalesweep.training.schedules import schedule
 
@@ -42,17 +42,6 @@ SAVE_SECONDS = 60.0  # between checkpoints of a run that reports without evaluat
 BUCKET_ELEMENTS = 2**25  # gradients are summed in buckets of 128 MiB: few calls, bounded extra memory
 COUNTERS = ("step", "tokens", "model_flops", "flops", "train_seconds", "untouched")  # stored in a checkpoint unchanged
 PARTS_OF_A_RUN = 10_000  # resolution of the schedule if a run is measured in FLOPs, seconds or dollars
-
-
-def make_accelerator(mixed_precision: str) -> Accelerator:
-    """An accelerator on this process's device. `auto` is bf16 on a GPU that supports it, fp16 on another GPU, float32 on CPU.
-
-    It does not know the other workers: `Peers` sums over workers.
-    """
-    on_gpu = torch.cuda.is_available()
-    if mixed_precision == "auto":
-        mixed_precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if on_gpu else "no"
-    return Accelerator(mixed_precision=mixed_precision, cpu=not on_gpu)
 
 
 _base_models: dict[str, BaseModel] = {}  # a few: one per ladder size
@@ -74,7 +63,7 @@ def _tokenizer(size: LadderSize) -> Any:
 
 def warm(job: TrialJob) -> None:
     """Load everything that `job` needs into this process: imports, tokens, tokenizer, base weights."""
-    make_accelerator(job.config.mixed_precision)
+    Precision(job.config.mixed_precision)
     open_data(job)
     _tokenizer(job.size)
     _base_model(job).make({}, torch.device("cpu"))
@@ -88,8 +77,8 @@ class Trainer:
         self._began = time.monotonic()
         config = job.config
         self.job, self.config, self.peers = job, config, peers
-        self.accelerator = make_accelerator(config.mixed_precision)
-        self.device = self.accelerator.device
+        self.precision = Precision(config.mixed_precision)
+        self.device = self.precision.device
         self.language_modelling = job.task == LANGUAGE_MODELLING
         data = open_data(job)
         self.train_split = data.joined(job.train_on)
@@ -112,7 +101,7 @@ class Trainer:
             self.model.disable_input_require_grads()  # otherwise transformers computes gradients for the frozen prefix
         self.groups = base.groups
         self.parameters = dict(self.model.named_parameters())
-        self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.parameters, self.groups, config, self.device))
+        self.optimizer = make_optimizer(self.parameters, self.groups, config, self.device)
         self.cadence = Cadence(config, len(self.groups), self.plan, job.thaw_at)
         self.untouched = len(self.groups)  # groups below this one have the weights of the checkpoint
         share = -(-config.global_batch_size // peers.world)
@@ -142,8 +131,8 @@ class Trainer:
                 base.group_hashes,
                 cache_dir(),
                 self.device,
-                self.accelerator.mixed_precision,
-                self.accelerator.autocast,
+                self.precision.name,
+                self.precision.autocast,
                 self.pad_id,
                 fill=reuse,
             )
@@ -153,10 +142,10 @@ class Trainer:
             return None
 
     def close(self) -> None:
-        """Close open files and free the accelerator's memory."""
+        """Close open files and free the device's memory."""
         if self.prefix is not None:
             self.prefix.close()
-        self.accelerator.free_memory()
+        self.precision.free_memory()
 
     # ---- one optimizer step --------------------------------------------------------------------------------------------
 
@@ -182,8 +171,8 @@ class Trainer:
         trained = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
         self._sum_gradients(trained)
         if config.max_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(trained, config.max_grad_norm)
-        self.optimizer.step()
+            self.precision.clip(trained, self.optimizer, config.max_grad_norm)
+        self.precision.step(self.optimizer)
         self.optimizer.zero_grad()
 
         self.step += 1
@@ -224,7 +213,7 @@ class Trainer:
     def _piece(self, indices: np.ndarray, denominator: int) -> torch.Tensor:
         logits, labels, first = self._forward(self.train_split, indices, self.cadence.lowest)
         loss = loss_sum(logits, labels, self.config.label_smoothing_factor) / denominator
-        self.accelerator.backward(loss)
+        self.precision.backward(loss)
         shape = (len(indices), int(self.train_split.lengths[indices].max()))
         trainable, checkpointing = self.cadence.trainable, self.config.gradient_checkpointing
         self._flops += self.job.flops.forward(*shape, first) + self.job.flops.backward(*shape, trainable, checkpointing)
@@ -248,7 +237,7 @@ class Trainer:
         cut = min(lowest, self.untouched, len(self.groups) - 1)
         read_once = split is self.eval_split and self.job.evaluate_on == "test"
         hidden = self.prefix.hidden(split, indices, cut, batch) if self.prefix is not None and not read_once else None
-        with self.accelerator.autocast():
+        with self.precision.autocast():
             if hidden is None or self.prefix is None:
                 return self.model(**batch).logits, labels, 0
             return self.prefix.replay.forward(cut, hidden, batch).logits, labels, cut
@@ -388,10 +377,10 @@ class Trainer:
             "cadence": self.cadence.state(),
             "metrics": report.metrics,
         }
-        if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
+        if self.precision.scaler is not None:
+            state["scaler"] = self.precision.scaler.state_dict()
         trained = {name: self.parameters[name] for group in self.groups[self.untouched :] for name in group.parameter_names}
-        checkpoint.save(place(self.job.checkpoint_dir), self.step, trained, self.optimizer.optimizer, state)
+        checkpoint.save(place(self.job.checkpoint_dir), self.step, trained, self.optimizer, state)
 
     def restore(self) -> TrainReport | None:
         """Continue from the newest usable checkpoint. Returns its report, which may not have been delivered before.
@@ -422,14 +411,14 @@ class Trainer:
             self.notes.append(f"{trial} had reached {self.job.reached:g} but has no checkpoint; the trial starts again")
         if found is None:
             return None
-        checkpoint.apply(found, self.parameters, self.optimizer.optimizer)
+        checkpoint.apply(found, self.parameters, self.optimizer)
         state = found.state
         for name in COUNTERS:
             setattr(self, name, state[name])
         self._seconds_before, self._agreed_seconds = state["seconds"], state["agreed_seconds"]
         self.cadence.load(state["cadence"])
-        if self.accelerator.scaler is not None and "scaler" in state:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.precision.scaler is not None and "scaler" in state:
+            self.precision.scaler.load_state_dict(state["scaler"])
         return self.position(state["metrics"])
 
     def _sum_of_ranks(self, number: int) -> int:

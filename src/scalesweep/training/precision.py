@@ -1,0 +1,56 @@
+"""The device of this process, and automatic mixed precision on it (torch.amp).
+
+Variables that launchers leave behind (LOCAL_RANK, WORLD_SIZE, PMI_SIZE, ACCELERATE_…) mean nothing here: the number of workers
+and the precision come from the job alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterable
+
+import torch
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """Mixed precision by name. `auto` is bf16 on a GPU that supports it, fp16 on another GPU, float32 on CPU.
+
+    fp16 scales the loss, and computes in float32 on CPU.
+    """
+
+    def __init__(self, name: str) -> None:
+        on_gpu = torch.cuda.is_available()
+        if name == "auto":
+            name = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if on_gpu else "no"
+        self.name = name
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.dtype = None if name == "fp16" and not on_gpu else DTYPES.get(name)
+        self.scaler = torch.amp.GradScaler("cuda") if self.dtype is torch.float16 else None
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def clip(self, parameters: Iterable[torch.nn.Parameter], optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        """Clip the norm of the gradients, unscaled."""
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take an optimizer step. A step whose scaled gradients overflow is skipped."""
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+
+    def free_memory(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
