@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from scalesweep import __version__
-from scalesweep.errors import OutsideError, ScalesweepError, UserError, did_you_mean
+from scalesweep.errors import OutsideError, ScalesweepError, UserError, command, did_you_mean
 from scalesweep.storage import UrlPath, place, working_folder
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def cli() -> None:
       scalesweep simulate    sweeps/quickstart.yaml --curves runs/quickstart  search again, in seconds
 
     Exit codes: 0 done; 2 error in your input; 3 the sweep ended without a usable trial; 4 a cluster, disk or hub
-    failed; 130 interrupted (`resume` continues).
+    failed; 130 interrupted (`resume` continues a sweep).
     """
 
 
@@ -541,18 +541,22 @@ def promote(
     from scalesweep.promotion.summary import after_promotion, promoted
     from scalesweep.report.terminal import step_progress
 
-    with step_progress("training the final run") as progress:
-        result = run(
-            run_dir,
-            trial_name=trial,
-            train_on=tuple(train_on.split("+")),
-            output=output,
-            num_gpus=num_gpus,
-            max_t=max_t,
-            force=force,
-            progress=progress,
-            address=address,
-        )
+    try:
+        with step_progress("training the final run") as progress:
+            result = run(
+                run_dir,
+                trial_name=trial,
+                train_on=tuple(train_on.split("+")),
+                output=output,
+                num_gpus=num_gpus,
+                max_t=max_t,
+                force=force,
+                progress=progress,
+                address=address,
+            )
+    except KeyboardInterrupt:
+        _say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
+        raise
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return

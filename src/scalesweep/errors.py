@@ -10,6 +10,7 @@ ScalesweepError            exit code 1 (never raised itself)
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ EXIT_CODES = {
     2: "The input is at fault: a file, an option, or the state of the run folder.",
     3: "The sweep ended without a usable trial, or `simulate --replay` found a difference.",
     4: "Something outside failed: a cluster, a disk or a hub.",
-    130: "The command was interrupted. `resume` continues a sweep.",
+    130: "The command was interrupted. `resume` continues a sweep, and `promote` a promotion.",
 }
 
 
@@ -102,3 +103,13 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     near = nearest(word, known)
     listed = f"known: {', '.join(known)}"
     return f"did you mean {near!r}? {listed}" if near else listed
+
+
+def shell(*words: object) -> str:
+    """Return a line for the user's shell: the words, quoted where the shell would split or expand them."""
+    return shlex.join(map(str, words))
+
+
+def command(*words: object) -> str:
+    """Return the line that runs `scalesweep WORDS`, as `shell`."""
+    return shell("scalesweep", *words)

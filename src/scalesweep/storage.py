@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -34,18 +35,21 @@ SECRET_LENGTH = 8  # shortest value of an environment variable that is taken for
 
 
 def patiently(write: Callable[[], object], seconds: float, refused: tuple[type[Exception], ...] = (OSError,)) -> None:
-    """Retry `write` until it succeeds. Each try begins from the start.
+    """Retry `write` until it succeeds. Each try begins from the start. The first failure is logged as a warning.
 
     Raises:
         The last error of `write`, after `seconds`, or at once for an error that waiting does not remove.
     """
-    until = time.monotonic() + seconds
+    until, announced = time.monotonic() + seconds, False
     while True:
         try:
             write()
         except refused as error:
             if time.monotonic() >= until or getattr(error, "errno", None) in LASTING:
                 raise
+            if not announced:
+                logging.getLogger(__name__).warning("waiting up to %.0f s for the storage: %s", seconds, error)
+            announced = True
             time.sleep(RETRY_SECONDS)
         else:
             return

@@ -37,6 +37,7 @@ def model_card(provenance: dict[str, Any]) -> str:
         if data["classes"]
         else ""
     )
+    sessions = f", in {final['sessions']} sessions" if final["sessions"] > 1 else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
@@ -66,7 +67,7 @@ Values of the trial in the sweep, which trained on the train split alone, up to 
 ## Training
 
 Trained on {learnt}: {final["steps"]:,} steps, {final["tokens"]:,} tokens, {final["flops"]:.3g} FLOPs,
-{final["wall_seconds"]:.0f} s on {final["workers"]} worker(s).
+{final["wall_seconds"]:.0f} s on {final["workers"]} worker(s){sessions}.
 
 | setting | value |
 |---|---|

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ from pydantic import ValidationError
 
 from scalesweep.errors import OutsideError, UserError, did_you_mean
 from scalesweep.promotion.card import model_card
+from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
 from scalesweep.record import Record, State, Trial, read_record
 from scalesweep.record.provenance import package_versions
-from scalesweep.record.store import encode, events_path, write_atomic
+from scalesweep.record.store import encode, events_path
 from scalesweep.search.pick import pick_of
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
 from scalesweep.storage import UrlPath, place
 from scalesweep.training.job import TrialJob, job_from_manifest, ladder_entry
-from scalesweep.workers.one_job import train_on_workers
+from scalesweep.workers.one_job import JobFailed, train_here, train_on_workers
 
 PROVENANCE = "provenance.json"
 Progress = Callable[[int, int], None]
@@ -120,6 +120,38 @@ def promote(
     record = read_record(run_dir)
     trial = choose(record, run_dir, trial_name)
     config = checked_config(record, trial, run_dir)
+    output = _output(output, run_dir, trial, force)
+    final = _final_config(config, num_gpus, max_t)
+    settings = {"config": final.model_dump(), "train_on": list(train_on)}
+    with closing(Unfinished(output, settings, discard=force)) as work:
+        entry = ladder_entry(record.manifest, final.model_size)
+        trained = entry["group_params"][-1] if final.unfreezing == "head" else entry["n_params"]
+        work.check_space(entry["n_params"], trained)
+        job = job_from_manifest(
+            record.manifest,
+            trial.name,
+            final,
+            (work.folder / CHECKPOINT).resolve(),
+            train_on=train_on,
+            evaluate_on="test",
+            heartbeat_steps=5,
+            thaw_at=thaws(trial, record) if config.unfreeze_cadence == "plateau" else None,
+        )
+        report = _train(job, work, progress, address)
+        provenance = _provenance(record, trial, final, train_on, report, run_dir, work, _earlier_reads(output) + 1)
+        text = json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n"
+        (work.model / PROVENANCE).write_text(text, encoding="utf-8")
+        (work.model / "README.md").write_text(model_card(provenance), encoding="utf-8")
+        work.finish()
+    return {**provenance, "output": str(output)}
+
+
+def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, trial: Trial, force: bool) -> Path:
+    """Return the folder for the model.
+
+    Raises:
+        UserError: if it is a URL, or it holds files and is not to be replaced.
+    """
     if output is None:
         promoted = run_dir / "promoted" if isinstance(run_dir, Path) else Path("promoted") / run_dir.name
         output = promoted / trial.name
@@ -132,46 +164,41 @@ def promote(
         done = (output / PROVENANCE).exists()
         what = "already holds a promoted model, which has read the test split" if done else "is not empty"
         raise UserError(f"{output} {what}", "choose another --output, or replace it with --force")
+    return output
+
+
+def _final_config(config: TrialConfig, num_gpus: int | None, max_t: float | None) -> TrialConfig:
+    """Return the configuration of the final run, which neither stops at rungs nor evaluates on the way."""
     workers = num_gpus or config.num_gpus
     changes: dict[str, Any] = {"num_gpus": workers, "rungs": [], "eval_interval": None, "checkpoint_interval": None}
     if max_t is not None:
         if config.time_attr in ("steps", "tokens") and max_t != int(max_t):
             raise UserError(f"max_t {max_t} is not a whole number of {config.time_attr}", f"write {round(max_t)}")
         changes["max_t"] = int(max_t) if max_t == int(max_t) else max_t
-    final = config.model_copy(update=changes)
-    work = output.with_name(f".{output.name}.unfinished")
-    settings = {"config": final.model_dump(), "train_on": list(train_on)}
-    if force or _differs(work / "settings.json", settings):
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        write_atomic(work / "settings.json", json.dumps(settings))
-    job = job_from_manifest(
-        record.manifest,
-        trial.name,
-        final,
-        (work / "checkpoint").resolve(),
-        train_on=train_on,
-        evaluate_on="test",
-        heartbeat_steps=5,
-        thaw_at=thaws(trial, record) if config.unfreeze_cadence == "plateau" else None,
-    )
-    started = time.time()
-    exported = work / "model"
-    shutil.rmtree(exported, ignore_errors=True)
-    show = progress or _no_progress
-    if workers == 1 and address is None:
-        report, logits = _run_here(job, exported, show)
-    else:
-        report, logits = train_on_workers(job, exported, show, address)
-    verify(job, exported, logits)
-    provenance = _provenance(record, trial, final, train_on, report, run_dir, time.time() - started, _earlier_reads(output) + 1)
-    (exported / PROVENANCE).write_text(json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (exported / "README.md").write_text(model_card(provenance), encoding="utf-8")
-    if output.exists():
-        shutil.rmtree(output)
-    exported.replace(output)
-    shutil.rmtree(work, ignore_errors=True)
-    return {**provenance, "output": str(output)}
+    return config.model_copy(update=changes)
+
+
+def _train(job: TrialJob, work: Unfinished, progress: Progress | None, address: str | None) -> Any:
+    """Train to the end, export to `work.model`, verify the export, and return the last report.
+
+    Raises:
+        UserError, OutsideError: if the workers don't fit, training fails, or the export predicts other values.
+    """
+
+    def show(step: int, total: int) -> None:
+        work.reached(step, total)
+        if progress is not None:
+            progress(step, total)
+
+    try:
+        if job.config.num_gpus == 1 and address is None:
+            report, logits = train_here(job, work.model, show)
+        else:
+            report, logits = train_on_workers(job, work.model, show, address)
+    except JobFailed as failure:
+        raise work.failed(str(failure), failure.traceback) from None
+    verify(job, work.model, logits)
+    return report
 
 
 def thaws(trial: Trial, record: Record) -> tuple[float, ...]:
@@ -190,30 +217,6 @@ def _earlier_reads(output: Path) -> int:
         return int(json.loads((output / PROVENANCE).read_text(encoding="utf-8"))["test_reads"])
     except (OSError, ValueError, KeyError):
         return 0
-
-
-def _no_progress(done: int, total: int) -> None: ...
-
-
-def _differs(path: Path, settings: dict[str, Any]) -> bool:
-    """Return whether an unfinished promotion has other settings, or there is none."""
-    try:
-        return bool(json.loads(path.read_text()) != settings)
-    except (OSError, ValueError):
-        return True
-
-
-def _run_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, np.ndarray]:
-    """Train with one worker: in this process, on all its cores."""
-    from scalesweep.training.loop import Trainer, train
-
-    trainer = Trainer(job)
-    report = None
-    for report in train(trainer):
-        progress(report.step, report.total_steps)
-    logits = trainer.export(exported)
-    trainer.close()
-    return report, logits
 
 
 def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
@@ -235,7 +238,10 @@ def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
     got = np.concatenate(list(validation_logits(model, job, len(expected))))
     if not np.allclose(got, expected, atol=1e-3, rtol=1e-3):
         worst = float(np.abs(got - expected).max())
-        raise OutsideError(f"the exported model predicts other values than the trained model (logits differ by {worst:.2g})")
+        raise OutsideError(
+            f"the exported model predicts other values than the trained model (logits differ by {worst:.2g})",
+            f"to train again, delete {folder.parent}",
+        )
     sample = "An exported tokenizer must split this sentence — 1,234 words — as the first one did."
     if tokenizer(sample)["input_ids"] != load_tokenizer(job.size)(sample)["input_ids"]:
         raise OutsideError("the exported tokenizer splits text differently from the tokenizer used in training")
@@ -248,7 +254,7 @@ def _provenance(
     train_on: tuple[str, ...],
     report: Any,
     run_dir: Path | UrlPath,
-    seconds: float,
+    work: Unfinished,
     test_reads: int,
 ) -> dict[str, Any]:
     manifest = record.manifest
@@ -277,7 +283,8 @@ def _provenance(
             "steps": report.step,
             "tokens": report.tokens,
             "flops": report.flops,
-            "wall_seconds": seconds,
+            "wall_seconds": work.seconds,
+            "sessions": work.sessions,
             "workers": config.num_gpus,
         },
         "test": {name: value for name, value in report.metrics.items() if name.startswith("eval_")},

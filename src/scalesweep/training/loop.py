@@ -333,11 +333,7 @@ class Trainer:
         """Evaluate, and return a report of the position."""
         metrics = self.evaluate()
         self.cadence.observe(metrics[self.job.metric] if self.job.minimize else -metrics[self.job.metric])
-        if self.prefix is not None:
-            for tokens, first, cut in self.prefix.computed:
-                self._flops += self.job.flops.forward(1, tokens, first) - self.job.flops.forward(1, tokens, cut)
-            self.notes += self.prefix.notes
-            self.prefix.computed, self.prefix.notes = [], []
+        self._count_prefix()
         counters = torch.tensor([float(self._loss), self._flops], dtype=torch.float64, device=self.device)
         loss, flops = self.peers.sum_(counters).tolist()
         self.flops += flops
@@ -351,6 +347,14 @@ class Trainer:
         self._loss.zero_()
         self._flops, self._steps_since_report = 0.0, 0
         return self.position(metrics)
+
+    def _count_prefix(self) -> None:
+        """Count the FLOPs that filled the prefix cache since the last call, and take over its notes."""
+        if self.prefix is not None:
+            for tokens, first, cut in self.prefix.computed:
+                self._flops += self.job.flops.forward(1, tokens, first) - self.job.flops.forward(1, tokens, cut)
+            self.notes += self.prefix.notes
+            self.prefix.computed, self.prefix.notes = [], []
 
     def position(self, metrics: dict[str, float]) -> TrainReport:
         """A report of the current position with these metrics."""
@@ -370,8 +374,10 @@ class Trainer:
         """Write a checkpoint that includes `report`. Only the first rank writes."""
         if self.job.checkpoint_dir is None or self.peers.rank != 0:
             return
+        self._count_prefix()
         state = {
             **{name: getattr(self, name) for name in COUNTERS},
+            "unreported_flops": self._flops * self.peers.world,  # the shares of workers are about equal
             "seconds": self._seconds(),
             "agreed_seconds": self._agreed_seconds,
             "cadence": self.cadence.state(),
@@ -415,6 +421,7 @@ class Trainer:
         state = found.state
         for name in COUNTERS:
             setattr(self, name, state[name])
+        self._flops = state.get("unreported_flops", 0.0) if self.peers.rank == 0 else 0.0
         self._seconds_before, self._agreed_seconds = state["seconds"], state["agreed_seconds"]
         self.cadence.load(state["cadence"])
         if self.precision.scaler is not None and "scaler" in state:

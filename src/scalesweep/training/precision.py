@@ -54,3 +54,8 @@ class Precision:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def use_threads(count: int) -> None:
+    """Compute with at most `count` threads in this process. torch's default knows no CPU quota."""
+    torch.set_num_threads(min(count, torch.get_num_threads()))

@@ -1,20 +1,89 @@
-"""Trains one job on workers of its own, outside a sweep."""
+"""Trains one job outside a sweep, in this process or on workers of its own, and exports the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from scalesweep.costs import workers_of_node
-from scalesweep.errors import OutsideError, UserError
+from scalesweep.errors import OutsideError, ScalesweepError, UserError
 from scalesweep.training.job import TrialJob
-from scalesweep.workers.session import ray_cluster
+from scalesweep.workers.session import ray_cluster, usable_cpus
+
+Progress = Callable[[int, int], object]  # called with (steps done, total steps)
 
 
-def train_on_workers(
-    job: TrialJob, exported: Path, progress: Callable[[int, int], None], address: str | None = None
-) -> tuple[Any, Any]:
+class JobFailed(Exception):
+    """Training or exporting raised an error. `traceback` is its text."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+def train_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, Any]:
+    """Train a job to its end in this process, on all its cores, and export the model.
+
+    The first Ctrl-C or SIGTERM saves a checkpoint before it interrupts; the second one interrupts at once.
+
+    Returns:
+        The last report, and the exported model's logits on validation examples.
+
+    Raises:
+        JobFailed: if training or exporting raised an error that is not ours.
+        KeyboardInterrupt: if the user interrupted the training.
+    """
+    from scalesweep.training.loop import Trainer, train
+    from scalesweep.training.precision import use_threads
+
+    use_threads(usable_cpus())
+    trainer = None
+    try:
+        trainer = Trainer(job)
+        report = None
+        with _held_back() as interrupted:
+            for report in train(trainer):
+                progress(report.step, report.total_steps)
+                if interrupted.is_set():
+                    trainer.save(report)
+                    raise KeyboardInterrupt
+        return report, trainer.export(exported)
+    except ScalesweepError:
+        raise
+    except Exception as error:  # noqa: BLE001 - raised again, with its traceback
+        raise JobFailed(f"{type(error).__name__}: {error}", traceback.format_exc()) from None
+    finally:
+        if trainer is not None:
+            trainer.close()
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C or SIGTERM sets. The second one raises KeyboardInterrupt."""
+    pressed = threading.Event()
+
+    def handler(signum: int, frame: Any) -> None:  # noqa: ARG001
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
+        yield pressed
+        return
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield pressed
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def train_on_workers(job: TrialJob, exported: Path, progress: Progress, address: str | None = None) -> tuple[Any, Any]:
     """Train a job to its end on the cluster at `address`, or on a local one of its own, and export the model.
 
     Returns:
@@ -22,7 +91,8 @@ def train_on_workers(
 
     Raises:
         UserError: if the cluster holds too few workers.
-        OutsideError: if no cluster answers, a worker died, the training failed, or the model is not in `exported` afterwards.
+        OutsideError: if no cluster answers, a worker died, or the model is not in `exported` afterwards.
+        JobFailed: if training or exporting raised an error.
     """
     from scalesweep.workers.pool import TrialFailed, WorkerDied, WorkerGroup, WorkerPool
 
@@ -42,7 +112,7 @@ def train_on_workers(
                 f"a worker of the final run died: {death}", "run promote again; it continues from the last checkpoint"
             ) from None
         except TrialFailed as failure:
-            raise OutsideError(f"the final run failed: {failure}") from None
+            raise JobFailed(str(failure), failure.traceback) from None
         finally:
             pool.shutdown()
     if not exported.is_dir():

@@ -1,0 +1,157 @@
+"""Promotion of a tiny trial in this process: sessions, locks, full disks. Whole commands are in end_to_end/."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from command_line import refused, run
+from jobs import manifest
+from scalesweep.errors import OutsideError
+from scalesweep.promotion.promote import promote
+from scalesweep.promotion.unfinished import Unfinished
+from scalesweep.spec import sweep_from_dict, trial_config
+from tiny_sweeps import tiny_sweep
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run folder, with a blank in its name, whose only trial was trained to the end."""
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    made = manifest(**tiny_sweep())
+    (folder / "sweep.json").write_text(json.dumps(made))
+    params = {"unfreezing": "head", "learning_rate": 0.003}
+    config = trial_config(sweep_from_dict(made["spec"]), params).model_dump() | {"prefix_cache": "off"}
+    report = {"fidelity": 12, "step": 12, "tokens": 1200, "flops": 1e6, "wall_seconds": 2.0, "gpu_seconds": 2.0}
+    report |= {
+        "metrics": {"eval_loss": 0.6, "epoch": 3.0},
+        "rungs": [1],
+        "action": "complete",
+        "reason": "max_t",
+        "cutoff": None,
+    }
+    events: list[dict[str, Any]] = [
+        {"event": "session", "resumed": False},
+        {"event": "trial", "trial": "t0000", "number": 0, "params": params, "config": config},
+        {"event": "start", "trial": "t0000", "attempt": 1},
+        {"event": "report", "trial": "t0000", **report},
+        {"event": "end", "trial": "t0000", "state": "COMPLETE", "reason": "max_t", "error": None},
+    ]
+    (folder / "record.jsonl").write_text("".join(json.dumps({"time": 1e9 + i, **e}) + "\n" for i, e in enumerate(events)))
+    return folder
+
+
+def test_an_interrupted_promotion_continues_as_if_it_had_not_been_and_counts_all_its_sessions(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    whole = promote(run_dir, max_t=40, output=tmp_path / "whole")
+    seen: list[int] = []
+
+    def ctrl_c(step: int, total: int) -> None:  # noqa: ARG001
+        seen.append(step)
+        if step == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        promote(run_dir, max_t=40, progress=ctrl_c)
+    first = time.monotonic() - began
+    assert seen[-1] == 20, "the first Ctrl-C waits for a checkpoint at the next report"
+    done = promote(run_dir, max_t=40, progress=lambda step, total: seen.append(step))  # noqa: ARG005
+    assert seen == [5, 10, 15, 20, 20, 25, 30, 35, 40]
+    for name in ("steps", "tokens", "flops"):
+        assert done["final_run"][name] == pytest.approx(whole["final_run"][name], rel=1e-12), name
+    assert done["final_run"]["sessions"] == 2
+    assert first * 0.5 < done["final_run"]["wall_seconds"] < time.monotonic() - began
+    assert done["test"] == whole["test"]
+    one, other = (load_file(Path(result["output"]) / "model.safetensors") for result in (whole, done))
+    assert all((one[name] == other[name]).all() for name in one)
+    assert "in 2 sessions" in (Path(done["output"]) / "README.md").read_text()
+    assert not list(run_dir.glob("promoted/.*")), "nothing unfinished is left"
+
+
+def test_ctrl_c_says_how_to_continue(run_dir: Path) -> None:
+    def press() -> None:
+        while not (run_dir / "promoted" / ".t0000.unfinished" / "settings.json").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    done = run("promote", run_dir, "--max-t", "100000")
+    assert done.returncode == 130
+    assert f"continues from its last checkpoint with: scalesweep promote '{run_dir}' --max-t 100000\n" in done.stderr
+
+
+def test_one_promotion_at_a_time_writes_to_a_folder(run_dir: Path) -> None:
+    output = run_dir / "promoted" / "t0000"
+    with closing(Unfinished(output, {}, discard=False)):
+        for length in ("12", "40"):
+            text = refused("promote", run_dir, "--max-t", length, "--force")
+            assert f"another promote writes to {output}" in text
+
+
+def test_training_of_other_settings_is_not_thrown_away_unasked(run_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    with closing(Unfinished(output, {"config": {"max_t": 240}}, discard=False)) as work:
+        (work.folder / "checkpoint" / "step-00000100").mkdir(parents=True)
+    text = refused("promote", run_dir, "--output", output, "--max-t", "12")
+    assert "max_t 240 instead of 12" in text
+    assert "--force" in text
+    with closing(Unfinished(output, {"config": {"max_t": 240}}, discard=False)) as work:
+        assert (work.folder / "checkpoint" / "step-00000100").is_dir()
+        assert work.sessions == 2
+    with closing(Unfinished(output, {"config": {"max_t": 12}}, discard=True)) as work:
+        assert not (work.folder / "checkpoint").exists()
+        assert work.sessions == 1
+
+
+def test_space_is_checked_before_the_training(tmp_path: Path) -> None:
+    with closing(Unfinished(tmp_path / "model", {}, discard=False)) as work:
+        work.check_space(1000, 1000)
+        with pytest.raises(OutsideError, match=r"GiB free, and the final run needs 2.24e\+05 GiB") as caught:
+            work.check_space(10**13, 10**13)  # two checkpoints of 12 bytes per parameter
+    assert "free some space" in caught.value.hint
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """A disk on which no file may be larger than `size` bytes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def test_an_export_that_fails_ends_in_an_error_and_nothing_is_trained_again(run_dir: Path) -> None:
+    with largest_file(64_000):  # the head's checkpoint fits, and the model does not
+        text = refused("promote", run_dir, "--max-t", "40", code=4)
+    assert "the final run failed: SafetensorError: " in text
+    assert "continues from the last checkpoint" in text
+    (error,) = run_dir.glob("promoted/.t0000.unfinished/error.txt")
+    assert str(error) in text.replace("\n", "")
+    assert "Traceback" in error.read_text()
+    seen: list[int] = []
+    promote(run_dir, max_t=40, progress=lambda step, total: seen.append(step))  # noqa: ARG005
+    assert seen == [40], "the checkpoint of the last step was enough"
+
+
+def test_an_error_of_training_is_no_traceback(run_dir: Path) -> None:
+    made = json.loads((run_dir / "sweep.json").read_text())
+    made["data"]["classes"] = ["good"]  # labels reach beyond the only class
+    (run_dir / "sweep.json").write_text(json.dumps(made))
+    text = refused("promote", run_dir, code=4)
+    assert "the final run failed: IndexError: " in text
