@@ -6,6 +6,7 @@ Every import counts, also those inside functions and under TYPE_CHECKING.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import scalesweep
+from scalesweep.cli import cli
 
 SOURCE = Path(__file__).parents[1] / "src" / "scalesweep"
 
@@ -215,6 +217,27 @@ def test_modules_stay_small_and_are_named_for_what_they_do() -> None:
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= 600, f"{path} has {lines} lines: split it where it has two purposes"
         assert path.stem not in {"utils", "util", "helpers", "common", "misc"}, path
+
+
+PROGRAMS = re.compile(
+    rf"(scalesweep ({'|'.join(cli.commands)})|optuna-dashboard|wandb sync|pip install|python -c)[^`]*[ \"'/=]$"
+)
+
+
+def test_printed_commands_are_quoted_in_one_place() -> None:
+    """A command with a value in it is made by `errors.command` or `errors.shell`, so no blank of a path breaks it."""
+    wrong = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                for before, value in itertools.pairwise(node.values):
+                    if (
+                        isinstance(before, ast.Constant)
+                        and PROGRAMS.search(str(before.value))
+                        and isinstance(value, ast.FormattedValue)
+                    ):
+                        wrong.append(f"{path}:{node.lineno} {ast.unparse(node)}")
+    assert not wrong, "\n".join(wrong)
 
 
 QUESTIONS = ("What", "Of", "Who", "How")

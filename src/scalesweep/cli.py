@@ -6,7 +6,6 @@ The commands import heavy libraries inside their functions, which keeps `--help`
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -288,7 +287,7 @@ def _follow(jobs: Jobs, job: str, run_dir: str, as_json: bool = False, stopping:
 
     The log ends with the leaderboard.
     """
-    again = f"scalesweep attach {shlex.quote(run_dir)} --address {jobs.address}"
+    again = command("attach", run_dir, "--address", jobs.address)
     _say(f"job {job}\nCtrl-C leaves it running; to follow it again: {again}\n")
     try:
         status, code = jobs.follow(job, lambda text: click.echo(text, nl=False, err=True))
@@ -296,9 +295,8 @@ def _follow(jobs: Jobs, job: str, run_dir: str, as_json: bool = False, stopping:
         _say(f"\nthe sweep continues without this terminal\nfollow it     {again}\nstop it       {again} --stop")
         raise
     if status == "STOPPED":
-        _say(
-            f"\nstopped; nothing that was reported is lost. Continue with: scalesweep resume {shlex.quote(run_dir)} --address {jobs.address}"
-        )
+        line = command("resume", run_dir, "--address", jobs.address)
+        _say(f"\nstopped; nothing that was reported is lost. Continue with: {line}")
     if as_json and code == 0:
         import json
 
@@ -316,13 +314,13 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     from scalesweep.report.leaderboard import leaderboard_json
     from scalesweep.report.terminal import print_leaderboard, where_it_is
 
-    shown, folder = shlex.quote(str(run_dir)), run_dir if isinstance(run_dir, Path) else working_folder(run_dir)
+    folder = run_dir if isinstance(run_dir, Path) else working_folder(run_dir)
     try:
         record = run()
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             if (run_dir / "sweep.json").exists():
-                _say(f"\ninterrupted; nothing that was reported is lost. Continue with: scalesweep resume {shown}")
+                _say(f"\ninterrupted; nothing that was reported is lost. Continue with: {command('resume', run_dir)}")
         raise
     if as_json:
         click.echo(json.dumps(leaderboard_json(record), indent=2, ensure_ascii=False))

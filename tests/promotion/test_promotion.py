@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import resource
+import shlex
 import signal
 import threading
 import time
@@ -20,7 +22,9 @@ from command_line import refused, run
 from jobs import manifest
 from scalesweep.errors import OutsideError
 from scalesweep.promotion.promote import promote
+from scalesweep.promotion.summary import after_promotion
 from scalesweep.promotion.unfinished import Unfinished
+from scalesweep.report.terminal import where_it_is
 from scalesweep.spec import sweep_from_dict, trial_config
 from tiny_sweeps import tiny_sweep
 
@@ -155,3 +159,16 @@ def test_an_error_of_training_is_no_traceback(run_dir: Path) -> None:
     (run_dir / "sweep.json").write_text(json.dumps(made))
     text = refused("promote", run_dir, code=4)
     assert "the final run failed: IndexError: " in text
+
+
+@pytest.mark.parametrize("name", ["promoted", "my models", 'it\'s "here" $HOME'])
+def test_printed_commands_survive_the_shell(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    line = after_promotion({"output": str(folder), "task": "causal-lm"}).splitlines()[-1].removeprefix("next").strip()
+    python, option, source = shlex.split(line)
+    assert (python, option) == ("python", "-c")
+    texts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    assert {"text-generation", str(folder)} <= set(texts)
+    lines = {line.partition(" ")[0]: shlex.split(line)[1:] for line in where_it_is(str(folder), folder).splitlines()[1:]}
+    assert lines["study"] == ["optuna-dashboard", str(folder / "study.log")]
+    assert lines["next"] == ["scalesweep", "promote", str(folder)]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from scalesweep.data.problems import DataProblem
 from scalesweep.data.splits import resolve
-from scalesweep.errors import OutsideError, did_you_mean, nearest
+from scalesweep.errors import OutsideError, did_you_mean, nearest, shell
 from scalesweep.spec.sweep import DataSpec
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _package_path(path: str) -> Path:
         raise DataProblem(
             PATH,
             f"the package {package!r} is not installed",
-            f"install it, for example with `pip install {package.replace('_', '-')}`",
+            f"install it, for example with `{shell('pip', 'install', package.replace('_', '-'))}`",
         )
     target = Path(folders[0]) / inside
     if not inside or not target.exists():

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.utils import logging as transformers_logging
 
 from scalesweep.costs import FlopProfile
-from scalesweep.errors import OutsideError, ScalesweepError, UserError
+from scalesweep.errors import OutsideError, ScalesweepError, UserError, shell
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.models.flops import flop_profile
 from scalesweep.models.groups import blocks, layer_groups
@@ -72,7 +72,9 @@ def locate(model: str) -> str:
         package, _, folder = model.removeprefix(PACKAGE).partition("/")
         spec = importlib.util.find_spec(package) if package.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
-            hint = f"for the quickstart run `make install`; otherwise try `pip install {package.replace('_', '-')}`"
+            hint = (
+                f"for the quickstart run `make install`; otherwise try `{shell('pip', 'install', package.replace('_', '-'))}`"
+            )
             raise UserError(f"{model}: the package {package!r} is not installed", hint=hint)
         for root in spec.submodule_search_locations:
             if (Path(root) / folder).is_dir():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from scalesweep.errors import OutsideError, UserError, did_you_mean
+from scalesweep.errors import OutsideError, UserError, command, did_you_mean
 from scalesweep.promotion.card import model_card
 from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
 from scalesweep.record import Record, State, Trial, read_record
@@ -36,7 +36,7 @@ def choose(record: Record, run_dir: Path | UrlPath, name: str) -> Trial:
     if name == "best":
         trial = pick_of(record, sweep_from_dict(record.manifest["spec"]))
         if trial is None:
-            hint = f"see how each trial ended: scalesweep leaderboard {run_dir}"
+            hint = f"see how each trial ended: {command('leaderboard', run_dir)}"
             raise UserError(f"no trial in {run_dir} has a usable {record.metric}", hint)
         return trial
     trial = record.trials.get(name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from scalesweep.errors import shell
 from scalesweep.promotion.card import PIPELINES
 from scalesweep.report import words
 
@@ -36,5 +38,6 @@ def promoted(result: dict[str, Any]) -> str:
 
 def after_promotion(result: dict[str, Any]) -> str:
     """Lines that show where the promoted model is and how to use it."""
-    use = f"from transformers import pipeline; print(pipeline('{PIPELINES[result['task']]}', '{result['output']}')('…'))"
-    return f'model       {result["output"]}  (reloaded with transformers: it predicts the same)\nnext        python -c "{use}"'
+    folder, pipeline = (json.dumps(text, ensure_ascii=False) for text in (result["output"], PIPELINES[result["task"]]))
+    use = shell("python", "-c", f'from transformers import pipeline; print(pipeline({pipeline}, {folder})("…"))')
+    return f"model       {result['output']}  (reloaded with transformers: it predicts the same)\nnext        {use}"

@@ -14,14 +14,13 @@ import contextlib
 import json
 import math
 import os
-import shlex
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from scalesweep.errors import OutsideError, UserError
+from scalesweep.errors import OutsideError, UserError, command
 from scalesweep.record.lease import Lease
 from scalesweep.record.schema import SCHEMA_VERSION, Record, replay
 from scalesweep.storage import STORAGE_SECONDS, UrlPath, patiently, place, without_secrets
@@ -178,7 +177,7 @@ class RecordWriter:
         try:
             if manifest is not None:
                 if (run_dir / MANIFEST).exists():
-                    hint = f"continue it with `scalesweep resume {shlex.quote(str(run_dir))}`, or choose another --run-dir"
+                    hint = f"continue it with `{command('resume', run_dir)}`, or choose another --run-dir"
                     raise UserError(f"{run_dir} already contains a sweep", hint)
                 write_atomic(run_dir / MANIFEST, json.dumps(encode(manifest), indent=2, ensure_ascii=False) + "\n")
             if isinstance(run_dir, Path):
@@ -217,7 +216,7 @@ class RecordWriter:
             raise
         except OSError as error:
             what = f"{self.run_dir} could not be written: {error.strerror}"
-            hint = f"make it writable, then run `scalesweep resume {shlex.quote(str(self.run_dir))}`; no recorded event is lost"
+            hint = f"make it writable, then run `{command('resume', self.run_dir)}`; no recorded event is lost"
             self._failed = OutsideError(what, hint)
             raise self._failed from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalesweep.errors import command, shell
 from scalesweep.record import Record
 from scalesweep.record.ranking import By
 
@@ -49,8 +49,8 @@ def where_it_is(run_dir: str, folder: Path) -> str:
     """
     rows = {
         "run folder": run_dir,
-        "study": f"optuna-dashboard {shlex.quote(str(folder))}/study.log",
-        "next": f"scalesweep promote {shlex.quote(run_dir)}",
+        "study": shell("optuna-dashboard", folder / "study.log"),
+        "next": command("promote", run_dir),
     }
     return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from scalesweep.errors import first_line
+from scalesweep.errors import first_line, shell
 from scalesweep.record import Record, Report, State, Trial
 from scalesweep.record.table import FIELDS
 from scalesweep.report import words
@@ -128,10 +128,10 @@ class WandbTracker:
         folder = self._run_dir / "wandb"
         if self._thread.is_alive():
             self._say(
-                f"W&B: not finished after {self._close_timeout:.0f} s; `wandb sync {folder}/*run-*` uploads the runs on disk"
+                f"W&B: not finished after {self._close_timeout:.0f} s; `{shell('wandb', 'sync', folder)}/*run-*` uploads the runs on disk"
             )
         elif self._offline and not self._off:
-            self._say(f"W&B: offline runs in {folder}; `wandb sync {folder}/offline-run-*` uploads them")
+            self._say(f"W&B: offline runs in {folder}; `{shell('wandb', 'sync', folder)}/offline-run-*` uploads them")
 
     def _sweep_row(self, record: Record) -> dict[str, Any]:
         best = self._standing.best

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_you_mean
+from scalesweep.errors import OutsideError, Problem, SpecError, UserError, command, did_you_mean
 from scalesweep.spec import SweepSpec
 from scalesweep.spec.loading import KeyPath
 from scalesweep.storage import UrlPath
@@ -130,7 +130,8 @@ class Jobs:
         """
         for job in self._of_sweeps():
             if job.metadata[RUN_DIR] == run_dir and not job.status.is_terminal():
-                hint = f"follow it:  scalesweep attach {run_dir} --address {self.address}\n      stop it:    … --stop"
+                line = command("attach", run_dir, "--address", self.address)
+                hint = f"follow it:  {line}\n      stop it:    {line} --stop"
                 raise UserError(f"job {job.submission_id} of this cluster already drives {run_dir}", hint)
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_dir.partition("?")[0].rstrip("/").rpartition("/")[2])
         # Ray runs the line in a shell.
@@ -177,7 +178,8 @@ class Jobs:
         with self._answers():
             stopped = self._client.stop_job(job)
         if not stopped:
-            raise UserError(f"job {job} has ended already", f"see how: scalesweep attach {job} --address {self.address}")
+            line = command("attach", job, "--address", self.address)
+            raise UserError(f"job {job} has ended already", f"see how: {line}")
 
     def follow(self, job: str, show: Callable[[str], None]) -> tuple[str, int]:
         """Pass the job's whole log to `show`, and wait for the job to end.
@@ -238,9 +240,7 @@ class Jobs:
         what = (found.message or "").strip().partition("\n")[0][:300] or "Ray gave no reason"
         if found.driver_exit_code is not None:
             what = f"exit code {found.driver_exit_code}"
-        hint = (
-            f"read the log above; `scalesweep resume {found.metadata[RUN_DIR]} --address …` continues a sweep that had started"
-        )
+        hint = f"read the log above; `{command('resume', found.metadata[RUN_DIR], '--address', self.address)}` continues a sweep that had started"
         if found.driver_exit_code in (1, 127):
             hint += "; check that `ray start` ran on the head in an environment that has scalesweep"
         raise OutsideError(f"job {found.submission_id} failed: {what}", hint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shlex
 import shutil
 import signal
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 
 from scalesweep.control.conductor import Conductor, Sink
 from scalesweep.costs import workers_of_node
-from scalesweep.errors import NothingUsableError, UserError
+from scalesweep.errors import NothingUsableError, UserError, command
 from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
 from scalesweep.record.provenance import git_revision, package_versions
 from scalesweep.record.schema import SCHEMA_VERSION
@@ -164,8 +163,8 @@ def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, s
     read_manifest(run_dir)
     with closing(RecordWriter(run_dir)) as writer:
         if writer.record.status == "ended":
-            shown = shlex.quote(str(run_dir))
-            hint = f"compare its trials with `scalesweep leaderboard {shown}`, or promote the best with `scalesweep promote {shown}`"
+            board, final = command("leaderboard", run_dir), command("promote", run_dir)
+            hint = f"compare its trials with `{board}`, or promote the best with `{final}`"
             raise UserError(
                 f"the sweep in {run_dir} has ended ({writer.record.ended_reason}); there is nothing to resume", hint
             )
