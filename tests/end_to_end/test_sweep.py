@@ -69,8 +69,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_of_its_own: None) -> 
     folder = tmp_path_factory.mktemp("sweep")
     spec = write_spec(folder, budget={"run_cap": 8})
     done = subprocess.run(
-        [sys.executable, "-c", IN_A_THREAD, spec, folder / "run"], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", IN_A_THREAD, spec, folder / "run"],
+        capture_output=True, text=True, check=False, env={**os.environ, **SURROUNDINGS},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"<Record tiny: ended, 8 trials, in {folder / 'run'}> 8 float\n"
     assert set(filter(None, done.stderr.splitlines())) <= set(re.findall("^W&B: .*$", done.stderr, re.MULTILINE)), "quiet"
