@@ -10,11 +10,14 @@ import pickle
 import subprocess
 import sys
 import threading
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from scalesweep.data.prepare import prepare
@@ -25,6 +28,7 @@ from scalesweep.spec.sweep import DataSpec
 
 TASK = "sequence-classification"
 TEXTS = ["plain", 'with "quotes", a comma', "two\nlines", "NA", "3.14", "été 😀", "seven", "eight"]
+HALVES = {"train": 0.5, "validation": 0.5}
 LABELS = [0, 1, 0, 1, 0, 1, 0, 1]
 
 
@@ -144,14 +148,118 @@ def test_missing_cells_and_other_classes_are_dropped_and_counted(tmp_path):
     assert json.loads(json.dumps(prepared.summary)) == prepared.summary
 
 
-@pytest.mark.parametrize("values", [["b", "a"], [10, 9], [True, False]])
-def test_without_a_list_classes_are_sorted(tmp_path, values):
-    pd.DataFrame({"text": TEXTS, "label": values * 4}).to_parquet(tmp_path / "a.parquet")
-    prepared = prepare(spec("a.parquet"), TASK, tmp_path)
-    assert prepared.classes == [str(value).lower() for value in sorted(values)]
-    by_text = dict(zip(TEXTS, values * 4, strict=True))
-    for split, texts in prepared.texts.items():
-        assert [prepared.classes[n] for n in prepared.labels[split]] == [str(by_text[text]).lower() for text in texts]
+def write_lines(path: Path, columns: dict[str, list]) -> None:
+    """Write a CSV without quoting, or JSON lines."""
+    rows = list(zip(*columns.values(), strict=True))
+    if path.suffix == ".csv":
+        lines = [",".join(row) for row in [tuple(columns), *rows]]
+    else:
+        lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def labelled(base: Path, labels: list | pa.Array, name: str) -> list[str]:
+    """The classes of a file whose rows have these labels in turn; each text says which label it has."""
+    values = labels if isinstance(labels, list) else labels.cast(pa.string()).to_pylist()
+    texts = [f"{value} {n}" for n in range(4) for value in values]
+    if name.endswith(".parquet"):
+        column = pa.chunked_array([pa.array(labels)] * 4)
+        pq.write_table(pa.table({"text": texts, "label": column}), base / name)
+    else:
+        write_lines(base / name, {"text": texts, "label": values * 4})
+    prepared = prepare(spec(name, splits=HALVES), TASK, base)
+    assert sum(len(kept) for kept in prepared.texts.values()) == len(texts)
+    by_word: dict[str, set[str]] = {}
+    for split, kept in prepared.texts.items():
+        for text, number in zip(kept, prepared.labels[split], strict=True):
+            by_word.setdefault(text.rpartition(" ")[0], set()).add(prepared.classes[number])
+    assert sorted(next(iter(classes)) for classes in by_word.values() if len(classes) == 1) == sorted(prepared.classes)
+    return prepared.classes
+
+
+DICTIONARY = pa.array(["b", "a"]).dictionary_encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "classes"),
+    [
+        ("a.parquet", ["b", "a"], ["a", "b"]),
+        ("a.parquet", [10, 9], ["9", "10"]),
+        ("a.parquet", [True, False], ["false", "true"]),
+        ("a.parquet", [10.0, 9.0], ["9", "10"]),
+        ("a.parquet", [Decimal("10"), Decimal("9.0")], ["9", "10"]),
+        ("a.parquet", [date(2024, 2, 1), date(2024, 1, 1)], ["2024-01-01", "2024-02-01"]),
+        ("a.parquet", pa.array(["b", "a"], pa.large_string()), ["a", "b"]),
+        ("a.parquet", pa.array(["b", "a"], pa.string_view()), ["a", "b"]),
+        ("a.parquet", DICTIONARY, ["a", "b"]),
+        ("a.jsonl", ["10", "9"], ["10", "9"]),
+        ("a.jsonl", [10, 9], ["9", "10"]),
+        ("a.jsonl", [2**63 + 1, 2**63], [str(2**63), str(2**63 + 1)]),
+        # In a CSV labels are words, which sort as numbers if they are plain whole numbers.
+        ("a.csv", ["001", "01", "010", "10"], ["001", "01", "010", "10"]),
+        ("a.csv", ["10", "9", "-1"], ["-1", "9", "10"]),
+        ("a.csv", ["+1", "-1"], ["+1", "-1"]),
+        ("a.csv", ["1.0", "0.0"], ["0.0", "1.0"]),
+        ("a.csv", ["TRUE", "FALSE"], ["FALSE", "TRUE"]),
+        ("a.csv", ["2024-02-01", "2024-01-01"], ["2024-01-01", "2024-02-01"]),
+        ("a.csv", ["9007199254740993", "9007199254740992"], ["9007199254740992", "9007199254740993"]),
+        ("a.csv", ["18446744073709551617", "18446744073709551616"], ["18446744073709551616", "18446744073709551617"]),
+        ("a.csv", ["NA", "x", "1"], ["1", "NA", "x"]),
+    ],
+)
+def test_labels_are_classes_as_the_data_have_them(tmp_path, name, labels, classes):
+    assert labelled(tmp_path, labels, name) == classes
+
+
+def test_names_that_may_be_mistakes_are_pointed_out(tmp_path):
+    names = ["spam", "spam ", "Spam", "ham", "none", "n o n e"]
+    pd.DataFrame({"text": [f"t{n}" for n in range(24)], "label": names * 4, "by": ["Ann", "ann"] * 12}).to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    prepared = prepare(spec("a.csv", group="by", splits=HALVES), TASK, tmp_path)
+    assert len(prepared.classes) == 6
+    assert "class names that differ by case, width or blanks alone: 'Spam' (4) and 'spam' (4) and 'spam ' (4)" in prepared.notes
+    assert "group names that differ by case, width or blanks alone: 'Ann' (12) and 'ann' (12)" in prepared.notes
+    assert "4 rows have the class 'none' in 'label'; leave the cell empty if that means none" in prepared.notes
+    listed = prepare(spec("a.csv", labels=["none", "ham", "spam"], splits=HALVES), TASK, tmp_path).notes
+    assert any("'spam ' (4)" in note for note in listed)
+    assert not any("means none" in note for note in listed)
+
+
+# Values of one column, and those of them that are missing.
+MISSING = [
+    ("a.csv", ["u1", "", "  ", "NaN", "NA"], {1, 2, 3}),
+    ("a.csv", ["1", "", "  ", "NaN", "NA", "02"], {1, 2, 3, 4}),
+    ("a.csv", ["001", "1.0", "", "null", "nan"], {2, 3, 4}),
+    ("a.jsonl", ["u1", "", " \t", None, float("nan"), "NaN"], {1, 2, 3, 4}),
+    ("a.jsonl", [1, float("nan"), None, 2, 2**53 + 1], {1, 2}),
+    ("a.parquet", ["u1", "", "\u2003", None, "NaN"], {1, 2, 3}),
+    ("a.parquet", [1.0, float("nan"), None, 2.0, 3.0], {1, 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "missing"), MISSING)
+def test_every_column_and_format_has_one_definition_of_missing(tmp_path, name, values, missing):
+    kinds, count = len(values), 10
+    columns = {
+        "text": [f"t{n}" for n in range(kinds * count)],
+        "label": ["a", "b"] * (kinds * count // 2),
+        "by": values * count,
+    }
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table(columns), tmp_path / name)
+    else:
+        write_lines(tmp_path / name, columns)
+    grouped = prepare(spec(name, group="by", splits=HALVES), TASK, tmp_path)
+    assert grouped.summary["ungrouped"] == count * len(missing)
+    assert f"{count * len(missing)} rows have no value in 'by'; each is a group of its own" in grouped.notes
+    places: list[set[str]] = [set() for _ in values]
+    for split, texts in grouped.texts.items():
+        for text in texts:
+            places[int(text[1:]) % kinds].add(split)
+    assert {number for number, splits in enumerate(places) if len(splits) == 2} == missing, "any other value is in one split"
+    labelled = prepare(spec(name, label="by", splits=HALVES), TASK, tmp_path)
+    assert labelled.summary["dropped"] == {"missing_label": count * len(missing)}
 
 
 def test_sentence_pairs(tmp_path):
@@ -186,28 +294,99 @@ def test_path_problems(tmp_path):
     assert (again.key, str(again)) == (found.key, str(found))
 
 
+GOOD = '{"text": "a", "label": 1}\n'
+
+
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "said"),
     [
-        ("commas.csv", b"text,label\ngood, really,1\n"),
-        ("latin.csv", "text,label\nété,1\n".encode("latin-1")),
-        ("empty.csv", b""),
-        ("torn.jsonl", b'{"text": "a", "label": 1}\n{"text": "b"'),
-        ("list.jsonl", b'["a", 1]\n'),
-        ("mixed.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": "x"}\n'),
-        ("no.parquet", b"text,label\na,1\n"),
-        ("no.csv.gz", b"text,label\na,1\n"),
-        ("no.csv.zst", b"text,label\na,1\n"),
-        ("no.csv.xz", b"text,label\na,1\n"),
-        ("torn.csv.gz", gzip.compress(b"text,label\na,1\n", mtime=0)[:-9]),
-        ("torn.csv.bz2", bz2.compress(b"text,label\na,1\n")[:-9]),
+        ("commas.csv", b"text,label\nfine,0\n\ngood, really,1\n", ":4: the row has 3 cells, but the header names 2 columns"),
+        ("latin.csv", "text,label\nfine,0\nété,1\n".encode("latin-1"), ":3: the byte 0xe9 is not UTF-8"),
+        ("empty.csv", b"", "empty"),
+        ("twice.csv", b'text,label\n"two\nlines",1,2\n', ":2: the row that begins here has 3 cells"),
+        # Stray quote marks: one behind text, one that nothing closes, one that happens to be closed by a later one.
+        ("behind.csv", b'text,label\nfine,0\n"Titanic" is long,1\n', ":3: a quoted cell of the row that begins here"),
+        ("open.csv", b'text,label\nfine,0\n"so,1\nand,0\n', ":3: a quoted cell of the row that begins here"),
+        ("closed.csv", b'text,label\nfine,0\n"so,1\nand,0\nso",1\nbad,1\n', ":3: a quoted cell begins in this row"),
+        ("tabs.tsv", b"text\tlabel\nfine\t0\nso\tso\t1\n", ":3: the row has 3 cells"),
+        ("torn.jsonl", (GOOD + '\n{"text": "b"').encode(), ":3: not JSON"),
+        ("nested.jsonl", (GOOD + "[" * 100_000).encode(), ":2: not readable as JSON"),
+        ("latin.jsonl", (GOOD + '{"text": "été"}').encode("latin-1"), ":2: the byte 0xe9 is not UTF-8"),
+        ("half.jsonl", (GOOD + r'{"text": "\ud83d", "label": 1}').encode(), ":2: column 'text' holds half a surrogate pair"),
+        ("number.jsonl", (GOOD + '{"text": NaN, "label": 1}\n{"text": 3}').encode(), ":3: column 'text' holds a number"),
+        ("list.jsonl", (GOOD + '"b"\n').encode(), ":2: expected an object, found text"),
+        (
+            "mixed.jsonl",
+            (GOOD + '{"text": "b", "label": "x"}\n').encode(),
+            ":2: column 'label' holds text, but a number on line 1",
+        ),
+        ("lines.json", b'[\n{"text": "a", "label": 1},\n\n{"text":\n "b"}, {"text": 5}]', ":5: column 'text' holds a number"),
+        ("torn.json", b'[\n{"text": "a"},\n{"text": }]', ":3: not JSON"),
+        ("objects.json", b'[{"text": "a"},\n2]', ":2: expected an object"),
+        ("no.parquet", b"text,label\na,1\n", ""),
+        (
+            "bytes.parquet",
+            pd.DataFrame({"text": ["fine", "abc"], "label": [0, 1]}).to_parquet(compression=None).replace(b"abc", b"a\xffc"),
+            "UTF8",
+        ),
+        ("no.csv.gz", b"text,label\na,1\n", ""),
+        ("no.csv.zst", b"text,label\na,1\n", ""),
+        ("no.csv.xz", b"text,label\na,1\n", ""),
+        ("torn.csv.gz", gzip.compress(b"text,label\na,1\n", mtime=0)[:-9], ""),
+        ("torn.csv.bz2", bz2.compress(b"text,label\na,1\n")[:-9], ""),
     ],
 )
-def test_damaged_files(tmp_path, name, content):
+def test_damaged_files(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     found = problem(tmp_path, path=name)
     assert found.key == ("data", "path")
     assert name in found.message
+    assert said in found.message
+    assert found.hint
+
+
+def rows_of(base: Path, name: str, **changes) -> list[tuple[str, str]]:
+    """All rows as (text, class), in any order."""
+    prepared = prepare(spec(name, splits=HALVES, **changes), TASK, base)
+    return sorted(
+        (text, prepared.classes[label])
+        for split, texts in prepared.texts.items()
+        for text, label in zip(texts, prepared.labels[split], strict=True)
+    )
+
+
+def test_a_tab_separated_file_is_read_without_quoting_unless_it_is_quoted(tmp_path):
+    plain = sorted((f'{"" if n % 3 else chr(34)}case {n}{chr(34) * (n % 2)} of "many"', "ab"[n % 2]) for n in range(12))
+    (tmp_path / "plain.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in plain))
+    assert rows_of(tmp_path, "plain.tsv") == plain
+    # pandas puts only the cells that need it in quotes; the other writers quote all of them.
+    quoted = [("two\nlines", "a"), ('said "no"', "b"), ("ta\tb", "a"), ("plain", "b"), ("five", "a"), ("six", "b")]
+    for name, how in (("needed", 0), ("all", 1), ("words", 2)):
+        pd.DataFrame(quoted, columns=["text", "label"]).to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False, quoting=how)
+        assert rows_of(tmp_path, f"{name}.tsv") == sorted(quoted)
+        assert rows_of(tmp_path, f"{name}.tsv", quoting="minimal") == sorted(quoted)
+        assert "quoted" in prepare(spec(f"{name}.tsv", splits=HALVES), TASK, tmp_path).notes[0]
+        assert problem(tmp_path, path=f"{name}.tsv", quoting="none").key in (("data", "path"), ("data", "text"))
+
+
+def test_the_dialect_is_a_key(tmp_path):
+    (tmp_path / "a.csv").write_text('text;label\n"one, two;0\n"three;1\nfour;0\nfive;1\n')
+    found = problem(tmp_path, path="a.csv")
+    assert found.key == ("data", "text")
+    assert 'data.delimiter: ";"' in found.hint
+    found = problem(tmp_path, path="a.csv", delimiter=";")
+    assert "a.csv:2:" in found.message
+    assert "data.quoting: none" in found.hint
+    assert rows_of(tmp_path, "a.csv", delimiter=";", quoting="none")[0] == ('"one, two', "0")
+    # A cell of several lines that look like rows is right if the user says so.
+    (tmp_path / "b.csv").write_text('text,label\n"so,1\nand,0\nso",1\nbad,1\nworse,0\nworst,0\nlast,1\n')
+    assert "b.csv:2:" in problem(tmp_path, path="b.csv").message
+    assert ("so,1\nand,0\nso", "1") in rows_of(tmp_path, "b.csv", quoting="minimal")
+    (tmp_path / "twice.csv").write_text("text,text,label\na,b,c\n")
+    assert "several columns" in problem(tmp_path, path="twice.csv").message
+    frame().to_parquet(tmp_path / "c.parquet")
+    assert problem(tmp_path, path="c.parquet", delimiter=",").key == ("data", "delimiter")
+    assert problem(tmp_path, path="c.parquet", quoting="none").key == ("data", "quoting")
 
 
 def test_column_problems(tmp_path):
@@ -246,9 +425,13 @@ def test_class_problems(tmp_path):
     assert found.key == ("data", "labels")
     assert "fewer than two" in found.message
     write(tmp_path / "numbers.csv", frame())
-    found = problem(tmp_path, path="numbers.csv", labels=["0", "1"])
-    assert found.key == ("data", "labels", 0)
-    assert "without quotes" in found.hint
+    for labels in (["1", "0"], [1, 0]):  # a class is a word, with or without quotes in the sweep file
+        assert prepare(spec("numbers.csv", labels=labels), TASK, tmp_path).classes == ["1", "0"]
+    assert problem(tmp_path, path="numbers.csv", labels=[0, "0"]).key == ("data", "labels")
+    pd.DataFrame({"text": TEXTS, "label": ["001", "+1"] * 4}).to_csv(tmp_path / "codes.csv", index=False)
+    found = problem(tmp_path, path="codes.csv", labels=["001", 1])
+    assert found.key == ("data", "labels", 1)
+    assert "with quotes" in found.hint
     data["label"] = "fresh"
     data.to_csv(tmp_path / "one.csv", index=False)
     assert problem(tmp_path, path="one.csv").key == ("data", "label")

@@ -57,6 +57,8 @@ def files(tmp_path: Path) -> Path:
         ("1.0e-5", 1e-5),
         ("3", 3),
         ("-3", -3),
+        ("0", 0),
+        ("007", "007"),  # YAML 1.1 reads an octal number: a class 010 would be 8, or 10
         (".5", 0.5),
         ("1.", 1.0),
         (".inf", math.inf),

@@ -149,6 +149,8 @@ BAD = [
     in_sweep("name that is a path", "name: tiny", "name: ../tiny", "name", "must begin with a letter or digit", "run folder"),
     in_sweep("infinite number", "run_cap: 6", "gpu_hours: .inf", "budget.gpu_hours", "must be a finite number, not inf", "write a finite number"),
     in_sweep("no duration", "run_cap: 6", "time: 5 minutes", "budget.time", "'5 minutes' is not a duration", "2h30m"),
+    in_sweep("delimiter of two characters", "  text: text", "  text: text\n  delimiter: '\\t'", "data.delimiter",
+             r"'\\t' is not one character", "in double quotes for a tab", at="delimiter"),
     # ---- YAML
     in_sweep("not YAML", "splits:\n    train: 60", "splits: {train: 60", "", "not valid YAML", "brackets",
              at="    validation: 20"),

@@ -6,13 +6,15 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scalesweep.data.files import text_columns
 from scalesweep.data.problems import DataProblem
-from scalesweep.data.sources import load_rows, text_columns
+from scalesweep.data.sources import load_rows
 from scalesweep.data.splits import dropped_words, normalise, split_rows
 from scalesweep.errors import did_you_mean
 from scalesweep.spec.sweep import SPLITS, DataSpec
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 LABEL, LABELS, TEXT = ("data", "label"), ("data", "labels"), ("data", "text")
 MAX_CLASSES = 1000
+WORDS_FOR_NOTHING = {"#n/a", "<na>", "n/a", "na", "nan", "nat", "nil", "none", "null"}
 
 
 @dataclass(frozen=True)
@@ -56,79 +59,45 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     """
     columns = text_columns(spec)
     _check_task(spec, task, columns)
-    loaded = load_rows(spec, base)
-
-    texts: list[list[str | None]] = [[] for _ in columns]
-    values: list[str | int | None] = []
-    groups: list[Any] = []
-    sources: list[str] = []
-    declared: dict[str | int, None] = {}
-    for source, rows in loaded.items():
-        table = rows.with_format("arrow")[:]
-        for column, cells in zip(columns, texts, strict=True):
-            cells += _text_cells(table, column)
-        if spec.label is not None:
-            column_values, names = _label_cells(rows, table, spec.label)
-            values += column_values
-            declared |= dict.fromkeys(names)
-        if spec.group is not None:
-            groups += table.column(spec.group).to_pylist()
-        sources += [source] * len(rows)
-
-    usable = np.array([all(cell and not cell.isspace() for cell in row) for row in zip(*texts, strict=True)], dtype=bool)
+    reading: list[str] = []  # notes
+    loaded = load_rows(spec, base, reading)
+    cells = _cells(spec, loaded)
+    usable = np.array([None not in row for row in zip(*cells.texts, strict=True)], dtype=bool)
     dropped = {"missing_text": int((~usable).sum())}
-    classes: list[str] = []
-    labels = np.zeros(len(sources), dtype=np.int64)
-    others: Counter[str | int] = Counter()
+    labels, classes, notes = np.zeros(usable.size, dtype=np.int64), list[str](), list[str]()
     if spec.label is not None:
-        labelled = np.array([value is not None for value in values], dtype=bool)
-        dropped["missing_label"] = int((usable & ~labelled).sum())
-        usable &= labelled
-        counts = Counter(value for value, keep in zip(values, usable, strict=True) if keep and value is not None)
-        kept = _choose_classes(spec, counts, list(declared))
-        number = {value: index for index, value in enumerate(kept)}
-        labels = np.array([-1 if value is None else number.get(value, -1) for value in values], dtype=np.int64)
-        others = Counter({value: count for value, count in counts.items() if value not in number})
-        dropped["other_classes"] = others.total()
+        labels, classes, notes = _number_classes(spec, cells, usable, dropped)
         usable &= labels >= 0
-        classes = [str(value) for value in kept]
 
     rows_left = np.flatnonzero(usable)
-    group_ids, ungrouped = _group_ids([groups[row] for row in rows_left]) if spec.group is not None else (None, 0)
+    groups = [cells.groups[row] for row in rows_left] if spec.group is not None else []
+    group_ids, ungrouped = _group_ids(groups) if spec.group is not None else (None, 0)
     splits = split_rows(
-        keys=[normalise(*(cells[row] or "" for cells in texts)) for row in rows_left],
+        keys=[normalise(*(texts[row] or "" for texts in cells.texts)) for row in rows_left],
         labels=labels[rows_left],
         groups=group_ids,
-        sources=[sources[row] for row in rows_left],
+        sources=[cells.sources[row] for row in rows_left],
         wanted=spec.splits,
         seed=spec.split_seed,
         dropped=dropped,
         available=list(loaded),
     )
     chosen = {split: rows_left[rows] for split, rows in splits.rows.items()}
-    first, *second = [{split: [cells[row] or "" for row in rows] for split, rows in chosen.items()} for cells in texts]
+    first, *second = [{split: [texts[row] or "" for row in rows] for split, rows in chosen.items()} for texts in cells.texts]
     label_arrays = {split: labels[rows] if classes else labels[:0] for split, rows in chosen.items()}
-
     summary: dict[str, Any] = {
         "rows": {source: len(rows) for source, rows in loaded.items()},
         "splits": {split: {"rows": len(rows)} for split, rows in chosen.items()},
         "dropped": splits.dropped,
         "unused": splits.unused,
     }
-    notes = [f"dropped {words}" for words in dropped_words(splits.dropped)]
-    if others:
-        listed = ", ".join(f"{value} {count:,}" for value, count in others.most_common(10))
-        notes.append(f"rows of the other classes: {listed}{' …' if len(others) > 10 else ''}")
-    if ungrouped:
-        notes.append(f"{ungrouped:,} rows have no value in {spec.group!r}; each is a group of its own")
-    for split, array in label_arrays.items():
-        if classes:
-            per_class = dict(zip(classes, np.bincount(array, minlength=len(classes)).tolist(), strict=True))
-            summary["splits"][split]["classes"] = per_class
-            if missing := [name for name, count in per_class.items() if not count]:
-                notes.append(
-                    f"split {split!r} has no rows of class {', '.join(missing[:10])}{' …' if len(missing) > 10 else ''}"
-                )
+    if spec.group is not None:
+        summary["ungrouped"] = ungrouped
+        if ungrouped:
+            notes.append(f"{ungrouped:,} rows have no value in {spec.group!r}; each is a group of its own")
+        notes += _word_notes(spec.group, Counter(group for group in groups if group is not None), "group")
+    if classes:
+        notes += _count_classes(summary, label_arrays, classes)
     return PreparedText(
         texts=first,
         pairs=second[0] if second else None,
@@ -136,8 +105,44 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
         classes=classes,
         fingerprint=_fingerprint([first, *second], label_arrays, classes),
         summary=summary,
-        notes=notes + splits.notes,
+        notes=reading + [f"dropped {words}" for words in dropped_words(splits.dropped)] + notes + splits.notes,
     )
+
+
+def _count_classes(summary: dict[str, Any], labels: dict[str, np.ndarray], classes: Sequence[str]) -> list[str]:
+    """Add the rows of each class to the splits of `summary`. Return a note for each split that lacks a class."""
+    notes = []
+    for split, array in labels.items():
+        per_class = dict(zip(classes, np.bincount(array, minlength=len(classes)).tolist(), strict=True))
+        summary["splits"][split]["classes"] = per_class
+        if missing := [name for name, count in per_class.items() if not count]:
+            notes.append(f"split {split!r} has no rows of class {_listed(missing)}")
+    return notes
+
+
+def _word_notes(column: str, counts: Counter[str], what: str, known: Sequence[str | int] = ()) -> list[str]:
+    """Notes on labels or groups that may be mistakes: words for nothing, and words that are nearly equal.
+
+    `known`: words that the user has listed, so a word for nothing among them is meant.
+    """
+    notes = [
+        f"{counts[word]:,} rows have the {what} {word!r} in {column!r}; leave the cell empty if that means none"
+        for word in counts
+        if word.strip().casefold() in WORDS_FOR_NOTHING and word not in known
+    ]
+    alike: dict[str, list[str]] = {}
+    for word in counts:
+        alike.setdefault(normalise(word), []).append(word)
+    pairs = [
+        " and ".join(f"{word!r} ({counts[word]:,})" for word in sorted(words)) for words in alike.values() if len(words) > 1
+    ]
+    if pairs:
+        notes.append(f"{what} names that differ by case, width or blanks alone: {_listed(pairs, '; ')}")
+    return notes
+
+
+def _listed(names: Sequence[str], between: str = ", ") -> str:
+    return f"{between.join(names[:10])}{' …' if len(names) > 10 else ''}"
 
 
 def _check_task(spec: DataSpec, task: str, columns: Sequence[str]) -> None:
@@ -156,19 +161,69 @@ def _check_task(spec: DataSpec, task: str, columns: Sequence[str]) -> None:
             )
 
 
-def _text_cells(table: pyarrow.Table, column: str) -> list[str | None]:
+@dataclass
+class _Cells:
+    """The cells of all source splits, one after the other. None: missing."""
+
+    texts: list[list[str | None]]  # per text column
+    labels: list[str | None]
+    groups: list[str | None]
+    sources: list[str]  # split of each row
+    declared: list[str]  # class names in order, if the data set declares them
+    whole: bool  # the labels are whole numbers and sort as such
+
+
+def _cells(spec: DataSpec, loaded: dict[str, datasets.Dataset]) -> _Cells:
+    columns = text_columns(spec)
+    cells = _Cells([[] for _ in columns], [], [], [], [], whole=True)
+    declared: dict[str, None] = {}
+    for source, rows in loaded.items():
+        table = rows.with_format("arrow")[:]
+        for column, texts in zip(columns, cells.texts, strict=True):
+            texts += _text_cells(table, column)
+        if spec.label is not None:
+            labels, names, whole = _label_cells(rows, table, spec.label)
+            cells.labels += labels
+            declared |= dict.fromkeys(names)
+            cells.whole &= whole
+        if spec.group is not None:
+            cells.groups += [None if is_missing(group) else _word(group) for group in table.column(spec.group).to_pylist()]
+        cells.sources += [source] * len(rows)
+    cells.declared = list(declared)
+    return cells
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: none, NaN, or a text that is empty or blank. It holds for every column and format."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def _word(value: Any) -> str:
+    """A label or group as a word. Numbers that are equal give equal words, whatever their types."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (float, Decimal)) and value == value // 1:
+        return str(int(value))
+    return str(value)
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
     import pyarrow.types as types
 
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _text_cells(table: pyarrow.Table, column: str) -> list[str | None]:
     cells = table.column(column)
-    if not (types.is_string(cells.type) or types.is_large_string(cells.type) or types.is_string_view(cells.type)):
-        texts = [field.name for field in table.schema if types.is_string(field.type) or types.is_large_string(field.type)]
+    if not _is_text(cells.type):
+        texts = [field.name for field in table.schema if _is_text(field.type)]
         hint = f"text columns: {', '.join(texts)}" if texts else "name a text column"
         raise DataProblem(TEXT, f"column {column!r} holds {cells.type}, not text", hint)
-    return cells.to_pylist()
+    return [None if is_missing(cell) else cell for cell in cells.to_pylist()]
 
 
-def _label_cells(rows: datasets.Dataset, table: pyarrow.Table, column: str) -> tuple[list[str | int | None], list[str]]:
-    """The class of each row (None: no label) and all class names in order, if the data set declares them."""
+def _label_cells(rows: datasets.Dataset, table: pyarrow.Table, column: str) -> tuple[list[str | None], list[str], bool]:
+    """The class of each row, all class names in order if the data set declares them, and whether they are whole numbers."""
     import datasets
     import pyarrow.types as types
 
@@ -176,56 +231,83 @@ def _label_cells(rows: datasets.Dataset, table: pyarrow.Table, column: str) -> t
     feature = rows.features[column]
     if isinstance(feature, datasets.ClassLabel):
         # Data sets on the hub mark hidden labels of a test split by -1.
-        return [None if cell is None or cell < 0 else feature.names[cell] for cell in cells.to_pylist()], list(feature.names)
-    if types.is_boolean(cells.type):
-        return [None if cell is None else str(cell).lower() for cell in cells.to_pylist()], []
-    if types.is_integer(cells.type) or types.is_null(cells.type):
-        return cells.to_pylist(), []
-    if types.is_string(cells.type) or types.is_large_string(cells.type):
-        return [cell if cell and not cell.isspace() else None for cell in cells.to_pylist()], []
-    message = f"column {column!r} holds {cells.type}, but classes must be integers or text"
-    if types.is_floating(cells.type):
-        raise DataProblem(LABEL, message, "store classes as integers; regression is not supported")
-    raise DataProblem(LABEL, message, "give each row one class; several labels per row are not supported")
+        names = list(feature.names)
+        return [None if cell is None or cell < 0 else names[cell] for cell in cells.to_pylist()], names, False
+    number = types.is_integer(cells.type) or types.is_floating(cells.type) or types.is_decimal(cells.type)
+    word = _is_text(cells.type) or types.is_boolean(cells.type) or types.is_temporal(cells.type)
+    message = f"column {column!r} holds {cells.type}, but a class is a whole number or text"
+    if not (number or word or types.is_null(cells.type)):
+        raise DataProblem(LABEL, message, "give each row one class; several labels per row are not supported")
+    values = [None if is_missing(cell) else cell for cell in cells.to_pylist()]
+    broken = next((value for value in values if number and value is not None and value != value // 1), None)
+    if broken is not None:
+        hint = "write classes as whole numbers or words; regression is not supported"
+        raise DataProblem(LABEL, f"{message}: {broken}", hint)
+    return [None if value is None else _word(value) for value in values], [], not word
 
 
-def _choose_classes(spec: DataSpec, counts: Counter[str | int], declared: Sequence[str | int]) -> list[str | int]:
+def _number_classes(
+    spec: DataSpec, cells: _Cells, usable: np.ndarray, dropped: dict[str, int]
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """The class number of each row (-1: none), the classes and notes. Adds the rows that it leaves out to `dropped`."""
+    values = [value if keep else None for value, keep in zip(cells.labels, usable, strict=True)]
+    counts = Counter(value for value in values if value is not None)
+    classes = _choose_classes(spec, counts, cells.declared, cells.whole)
+    number = {value: index for index, value in enumerate(classes)}
+    labels = np.array([-1 if value is None else number.get(value, -1) for value in values], dtype=np.int64)
+    others = Counter({value: count for value, count in counts.items() if value not in number})
+    dropped["missing_label"] = int(usable.sum()) - counts.total()
+    dropped["other_classes"] = others.total()
+    notes = []
+    if others:
+        listed = _listed([f"{value} {count:,}" for value, count in others.most_common(11)])
+        notes.append(f"rows of the other classes: {listed}")
+    notes += _word_notes(str(spec.label), counts, "class", spec.labels or ())
+    return labels, classes, notes
+
+
+def _choose_classes(spec: DataSpec, counts: Counter[str], declared: Sequence[str], whole: bool) -> list[str]:
     """The classes in order of their numbers. `counts`: usable rows per class in the data."""
     listed = ", ".join(f"{value!r} ({count:,})" for value, count in counts.most_common(20))
     if spec.labels is not None:
-        if len(set(spec.labels)) < len(spec.labels):
+        classes = [str(label) for label in spec.labels]
+        if len(set(classes)) < len(classes):
             raise DataProblem(LABELS, "data.labels lists a class twice", "list each class once")
-        for position, label in enumerate(spec.labels):
+        for position, label in enumerate(classes):
             if label in counts:
                 continue
-            twin = next((value for value in counts if str(value) == str(label)), None)
-            if twin is not None:
-                hint = f"write {twin} without quotes" if isinstance(twin, int) else f'write "{twin}" with quotes'
-                raise DataProblem(
-                    (*LABELS, position), f"{label!r} has a different type from the classes in the data: {listed}", hint
-                )
-            hint = did_you_mean(str(label), [str(value) for value in counts]) if len(counts) <= 20 else ""
+            # YAML reads 001 and +1 without quotes as the number 1.
+            twins = [value for value in counts if _same_number(value, label)]
+            hint = f'a class is a word as the data have it: write "{twins[0]}" with quotes' if twins else ""
+            if not hint and len(counts) <= 20:
+                hint = did_you_mean(label, list(counts))
             raise DataProblem(
                 (*LABELS, position), f"no usable row has the class {label!r}; classes in the data: {listed}", hint
             )
-        classes = list(spec.labels)
     elif declared:
         classes = list(declared)
     else:
         if len(counts) > MAX_CLASSES:
             message = f"column {spec.label!r} has {len(counts):,} different values; a class column has at most {MAX_CLASSES:,}"
             raise DataProblem(LABEL, message, "name another column, or list the classes in data.labels")
-        classes = sorted(counts, key=lambda value: (isinstance(value, str), value))
+        classes = sorted(counts, key=int if whole else str)
     if sum(value in counts for value in classes) < 2:
         key = LABEL if spec.labels is None else LABELS
         raise DataProblem(key, "fewer than two classes have rows", f"classes in the data: {listed or 'none'}")
     return classes
 
 
-def _group_ids(groups: Sequence[Any]) -> tuple[np.ndarray, int]:
+def _same_number(one: str, other: str) -> bool:
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return False
+
+
+def _group_ids(groups: Sequence[str | None]) -> tuple[np.ndarray, int]:
     """The group number of each row, and the count of rows without a group, each of which is a group of its own."""
     number: dict[str, int] = {}
-    ids = np.array([-1 if group is None else number.setdefault(str(group), len(number)) for group in groups], dtype=np.int64)
+    ids = np.array([-1 if group is None else number.setdefault(group, len(number)) for group in groups], dtype=np.int64)
     alone = np.flatnonzero(ids < 0)
     ids[alone] = len(number) + np.arange(alone.size)
     return ids, alone.size

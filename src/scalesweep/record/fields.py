@@ -183,7 +183,8 @@ MANIFEST: dict[str, Field] = {
     "data": Field(
         "mapping",
         "`source` (the data keys, local paths absolute), `fingerprint` (SHA-256 of all texts, labels and classes), `classes`, "
-        "`rows`, `splits`, `dropped`, `unused`",
+        "`rows`, `splits`, `dropped`, `unused`, `ungrouped` (rows without a value in the group column), `notes` (the remarks of "
+        "`plan`). Older records lack the last two.",
     ),
     "hopeless": Field(
         "list",

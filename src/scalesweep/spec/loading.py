@@ -1,7 +1,7 @@
 """A YAML reader that keeps line numbers and never runs code.
 
 It reads plain mappings, lists and scalars. Only `true` and `false` are booleans (YAML 1.1 reads a label `no` as false), and
-`1e-5` is a number (YAML 1.1 reads it as text). A duplicate key is an error.
+`1e-5` is a number (YAML 1.1 reads it as text). `007` is a word (YAML 1.1 reads an octal number). A duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(

@@ -28,6 +28,12 @@ def _seconds(value: Any) -> Any:
     return value
 
 
+def _delimiter(value: str) -> str:
+    if len(value) != 1 or value in '"\r\n':
+        raise ValueError(f'{value!r} is not one character; write for example ";", or "\\t" in double quotes for a tab')
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Price = Annotated[float, Field(gt=0)]
 Prices = Price | dict[str, Price]
@@ -44,22 +50,34 @@ class DataSpec(_Strict):
     )
     name: str | None = Field(None, description="configuration of a hub data set")
     revision: str | None = Field(None, description="revision of a hub data set")
+    delimiter: Annotated[str, AfterValidator(_delimiter)] | None = Field(
+        None,
+        description='character between the cells of a .csv or .tsv file. Default: a comma in .csv, a tab (`"\\t"`) in .tsv.',
+    )
+    quoting: Literal["minimal", "none"] | None = Field(
+        None,
+        description="quoting of a .csv or .tsv file, in the words of Python's `csv`. `minimal`: a cell may be in double quotes; "
+        "it may then hold delimiters, line breaks and, doubled, quote marks. `none`: quote marks are part of the texts. "
+        "Default: minimal in .csv; none in .tsv, unless only quoting explains the file. A .csv that contradicts it is refused.",
+    )
     text: str | list[str] = Field(
         "text", description="text column, or a list of one or two. Two columns make a sentence pair (classification only)."
     )
     label: str | None = Field(
         None,
-        description="label column. Required for classification, refused for causal-lm. Labels may be whole numbers, words or "
-        "booleans.",
+        description="label column. Required for classification, refused for causal-lm. Labels may be whole numbers, words, dates "
+        "or booleans. In a .csv or .tsv file they are words as written: `001` and `1` are two classes.",
     )
     labels: list[str | int] | None = Field(
         None,
         description="classes to keep, numbered in this order. Rows of other classes are dropped and counted. Without it, the "
-        "data set's declared class names hold, else all values that occur, sorted (at most 1,000).",
+        "data set's declared class names hold, else all values that occur, sorted (at most 1,000). A word that YAML reads "
+        'otherwise needs quotes: `"true"`, `"+1"`, `"1.0"`.',
     )
     group: str | None = Field(
         None,
-        description="column whose equal values stay in one split. A row without a value is a group of its own.",
+        description="column whose equal values stay in one split. A row whose value is missing (none, empty, blank or NaN) is a "
+        "group of its own; `plan` counts these.",
     )
     splits: dict[str, int | float | str] = Field(
         description="sizes of train, validation and test: counts of rows, fractions, or names of splits of the source. A count "

@@ -70,6 +70,7 @@ def make_manifest(plan: Plan) -> dict[str, Any]:
             "fingerprint": plan.data_fingerprint,
             "classes": list(plan.classes),
             **plan.data_summary,
+            "notes": plan.data_notes,
         },
         "hopeless": plan.hopeless,
         "baseline": asdict(plan.baseline),
