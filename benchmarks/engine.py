@@ -110,7 +110,8 @@ def stock_gaps(plan: Any, trials: int) -> list[float]:
     from scalesweep.spec import trial_config
     from scalesweep.sweep.launch import make_manifest
     from scalesweep.training.job import job_from_manifest
-    from scalesweep.workers.pool import WorkerGroup, WorkerPool
+    from scalesweep.workers.group import WorkerGroup
+    from scalesweep.workers.pool import WorkerPool
     from scalesweep.workers.session import ray_cluster
 
     class Stock(tune.Trainable):

@@ -11,7 +11,8 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
-from scalesweep.workers.pool import Lease, WorkerPool
+from scalesweep.workers.group import Lease
+from scalesweep.workers.pool import WorkerPool
 
 
 def soon(pool: WorkerPool, holder: str, count: int, capacity: int, kind: str | None = None) -> Lease:

@@ -38,7 +38,7 @@ def sample(trials: int, memory: bool) -> Sample:
             size = process.memory_full_info().pss / 2**20 if memory else 0.0  # to ask for it takes long
             alive += 1
             total += size
-            if "_Rank" in " ".join(process.cmdline()):
+            if "ray::Rank" in " ".join(process.cmdline()):
                 workers += size
                 files += process.num_fds()
                 sockets += len(process.net_connections())

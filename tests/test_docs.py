@@ -153,7 +153,7 @@ def test_every_exit_code_has_a_meaning() -> None:
 def emitted() -> dict[str, set[str]]:
     """Kinds of events that the conductor writes, with the fields that it names."""
     found: dict[str, set[str]] = {}
-    for node in ast.walk(ast.parse((SOURCE / "search" / "conductor.py").read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse((SOURCE / "control" / "conductor.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "_emit":
             kind = node.args[0]
             assert isinstance(kind, ast.Constant)

@@ -35,7 +35,7 @@ def one_of(rng: random.Random, session: Session, word: str) -> psutil.Process:
 
 def kill_rank(rng: random.Random, session: Session) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
-        one_of(rng, session, "ray::_Rank").kill()
+        one_of(rng, session, "ray::Rank").kill()
 
 
 def kill_trial(rng: random.Random, session: Session) -> None:
@@ -57,7 +57,7 @@ def kill_driver(rng: random.Random, session: Session) -> None:  # noqa: ARG001
 
 def stop_rank(rng: random.Random, session: Session) -> None:
     """It hangs for a while, as when its machine swaps."""
-    process = one_of(rng, session, "ray::_Rank")
+    process = one_of(rng, session, "ray::Rank")
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(signal.SIGSTOP)
         time.sleep(rng.uniform(1, 3))
@@ -115,11 +115,11 @@ def test_a_spot_node_is_left_before_it_is_taken_away(cluster: Cluster, tmp_path:
         return [process for process in cluster.nodes[index].processes() if word in " ".join(process.cmdline())]
 
     index = max(cluster.nodes)
-    session.wait(lambda: on_node(index, "ray::_Rank"))
+    session.wait(lambda: on_node(index, "ray::Rank"))
     with_trials = [node for node in cluster.nodes if on_node(node, "ray::ResourceTrainable")]
     assert with_trials == [0], "a trial's own process lives where the driver does"
     cluster.announce_end(index)
-    session.wait(lambda: not on_node(index, "ray::_Rank"))
+    session.wait(lambda: not on_node(index, "ray::Rank"))
     cluster.kill_node(index)
     session.finish()
     cluster.start_node(index)

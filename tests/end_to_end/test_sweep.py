@@ -221,7 +221,7 @@ def test_trials_killed_in_the_middle_end_as_if_they_had_not_been(undisturbed: li
     driver = start(tmp_path)
     drain = threading.Thread(target=driver.communicate, daemon=True)
     drain.start()
-    for victim, reports in (("ray::_Rank", 3), ("ray::ResourceTrainable", 7)):
+    for victim, reports in (("ray::Rank", 3), ("ray::ResourceTrainable", 7)):
         wait_for(lambda: reports_in(tmp_path / "run") >= reports or driver.poll() is not None)  # noqa: B023
         family = psutil.Process(driver.pid).children(recursive=True)
         hit = [process for process in family if process.is_running() and victim in " ".join(process.cmdline())]

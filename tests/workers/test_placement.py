@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from scalesweep.workers.pool import _Worker, choose
+from scalesweep.workers.placement import Worker, choose
 
 SCENARIOS = Path(__file__).parents[1] / "placing.py"
 
 
-def free(**nodes: int) -> list[_Worker]:
-    return [_Worker(f"{node}{number}", None, None, node=node) for node, count in nodes.items() for number in range(count)]
+def free(**nodes: int) -> list[Worker]:
+    return [Worker(f"{node}{number}", None, None, node=node) for node, count in nodes.items() for number in range(count)]
 
 
 def chosen(count: int, placement: str, **nodes: int) -> dict[str | None, int]:

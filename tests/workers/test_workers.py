@@ -18,7 +18,8 @@ import pytest
 
 from jobs import job, reports
 from scalesweep.training.job import TrialJob
-from scalesweep.workers.pool import TrialFailed, WorkerDied, WorkerGroup, WorkerPool
+from scalesweep.workers.group import TrialFailed, WorkerDied, WorkerGroup
+from scalesweep.workers.pool import WorkerPool
 from tiny_models import save_tiny
 from tiny_sweeps import tiny_sweep
 
@@ -262,7 +263,7 @@ def test_fifty_trials_leak_nothing(pool: WorkerPool) -> None:
 
 def is_worker(process: psutil.Process) -> bool:
     try:
-        return "_Rank" in " ".join(process.cmdline())
+        return "ray::Rank" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
 

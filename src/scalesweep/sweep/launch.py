@@ -210,7 +210,8 @@ class TrialWorkers:
 
     def __init__(self, manifest: dict[str, Any], spec: SweepSpec, slots: Slots) -> None:
         from scalesweep.training.job import job_from_manifest, ladder_entry
-        from scalesweep.workers.pool import Lease, WorkerPool
+        from scalesweep.workers.group import Lease
+        from scalesweep.workers.pool import WorkerPool
 
         self.spec, self.slots = spec, slots
         self.leases: dict[str, Lease] = {}

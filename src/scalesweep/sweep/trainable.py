@@ -9,7 +9,7 @@ import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
-from scalesweep.workers.pool import TrialFailed, WorkerGroup
+from scalesweep.workers.group import TrialFailed, WorkerGroup
 
 DRIVER_BYTES = 256 * 1024**2  # memory of a trial's own process
 

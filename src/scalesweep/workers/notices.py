@@ -11,6 +11,10 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
 
 POLL_SECONDS = 5.0  # as AWS recommends
 ANSWER_SECONDS = 2.0
@@ -35,6 +39,44 @@ def await_notice(source: str) -> str | None:
         except OSError:
             continue  # the server has answered before
     return None
+
+
+class Listener:
+    """An actor per node with workers, which waits for the notice that the node will be taken away."""
+
+    def listen(self, source: str) -> str | None:
+        return await_notice(source)
+
+
+class NoticeWatch:
+    """The listeners of all nodes with workers. A listener takes no resources and leaves a node with its last worker."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._actor = ray.remote(Listener)
+        self._watches: dict[str, tuple[Any, Any]] = {}  # node → its listener and the reference to the notice
+
+    def poll(self, nodes: set[str]) -> tuple[list[str], list[str]]:
+        """Listen on exactly these nodes. Returns the nodes with a new notice, and remarks on sources that do not answer."""
+        for node in self._watches.keys() - nodes:
+            ray.kill(self._watches.pop(node)[0])
+        for node in nodes - self._watches.keys():
+            watch = self._actor.options(num_cpus=0, label_selector={"ray.io/node-id": node}).remote()
+            self._watches[node] = watch, watch.listen.remote(self.source)
+        told = {reference: node for node, (_, reference) in self._watches.items() if reference is not None}
+        leaving, remarks = [], []
+        for reference in ray.wait(list(told), num_returns=len(told), timeout=0)[0] if told else []:
+            node = told[reference]
+            self._watches[node] = self._watches[node][0], None
+            try:
+                wrong = ray.get(reference)
+            except RayActorError:
+                continue  # usually the node is gone, and its workers are found dead too
+            if wrong is None:
+                leaving.append(node)
+            else:
+                remarks.append(wrong)
+        return leaving, remarks
 
 
 def _noticed(source: str) -> bool:

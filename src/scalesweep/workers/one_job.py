@@ -94,7 +94,8 @@ def train_on_workers(job: TrialJob, exported: Path, progress: Progress, address:
         OutsideError: if no cluster answers, a worker died, or the model is not in `exported` afterwards.
         JobFailed: if training or exporting raised an error.
     """
-    from scalesweep.workers.pool import TrialFailed, WorkerDied, WorkerGroup, WorkerPool
+    from scalesweep.workers.group import TrialFailed, WorkerDied, WorkerGroup
+    from scalesweep.workers.pool import WorkerPool
 
     with ray_cluster(address):
         on_gpus = _check_room(job, address)

@@ -1,4 +1,4 @@
-"""Worker processes: Ray actors that stay warm and train one trial after another.
+"""The pool of a sweep's workers: their start, lease, return and end.
 
 A worker holds one GPU (or some CPUs) for its lifetime. A trial leases as many workers as it needs and returns them. So a
 trial of any GPU count starts on processes that have imported the packages, mapped the tokens and loaded the base weights.
@@ -7,17 +7,11 @@ The workers of a failed trial are killed and not reused, because they may hang i
 
 from __future__ import annotations
 
-import gc
-import itertools
 import math
-import os
-import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -25,210 +19,18 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from scalesweep.costs import accelerator_type_of, workers_of_node
-from scalesweep.errors import OutsideError, ScalesweepError
+from scalesweep.errors import OutsideError
 from scalesweep.training.job import TrialJob
-from scalesweep.workers.notices import await_notice
-from scalesweep.workers.versions import difference, installed
+from scalesweep.workers.group import Lease
+from scalesweep.workers.notices import NoticeWatch
+from scalesweep.workers.placement import Node, Worker, choose
+from scalesweep.workers.rank import Rank
+from scalesweep.workers.versions import installed
 
-DEATH_NOTICE_SECONDS = 15.0  # wait for Ray to report a dead rank after its peers lost the connection
 COLLECTIVE_SECONDS = 600.0  # a longer sum over workers means that one of them hangs
 STARTS_THAT_MAY_FAIL = 5  # consecutive failures before the sweep ends with an error
 NODES_SECONDS = 2.0  # lifetime of a list of the cluster's nodes
-COLORS = re.compile(r"\x1b\[[0-9;]*m")  # with which Ray marks its own lines of a traceback
 IDLE_SECONDS = 300.0  # a worker without a lease for this long is ended, which frees its GPU
-
-
-class WorkerDied(Exception):
-    """A worker's process is gone or hangs. The trial can continue from its last checkpoint on other workers."""
-
-
-class TrialFailed(Exception):
-    """Training raised an error that a retry would raise again. `kind` is `out_of_memory` or `error`, and `traceback` the whole
-    text of the error in the worker."""
-
-    def __init__(self, message: str, kind: str = "error", traceback: str = "") -> None:
-        super().__init__(message)
-        self.kind, self.traceback = kind, traceback
-
-
-class _Rank:
-    """The actor in a worker process. It imports torch, which the process that places workers never does."""
-
-    def __init__(self, threads: int, timeout_seconds: float, first_jobs: Sequence[TrialJob], versions: dict[str, str]) -> None:
-        self.threads, self.timeout_seconds, self.first_jobs, self.versions = threads, timeout_seconds, first_jobs, versions
-        self.reports: Iterator[Any] | None = None
-        self.trainer: Any = None
-
-    def boot(self) -> tuple[str, float, str | None]:
-        """Load everything that a trial needs. Returns this worker's node, the seconds taken, and an error message or None."""
-        began = time.monotonic()
-        error = None
-        try:
-            self._prepare()
-        except Exception as raised:  # noqa: BLE001 - returned as a value, so that it comes with the node
-            error = str(raised) if isinstance(raised, ScalesweepError) else f"{type(raised).__name__}: {raised}"
-        return ray.get_runtime_context().get_node_id(), time.monotonic() - began, error
-
-    def _prepare(self) -> None:
-        if wrong := difference(self.versions, installed()):
-            raise OutsideError(f"installed versions differ from the driver's: {wrong}")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        if not ray.get_gpu_ids():
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a CPU worker on a machine with GPUs must not take one
-        import torch
-
-        torch.set_num_threads(self.threads)
-        from scalesweep.training.loop import warm
-        from scalesweep.training.peers import Meeting
-
-        for job in self.first_jobs:
-            warm(job)
-        self.meeting = Meeting(self.timeout_seconds)
-        gc.collect()
-        gc.freeze()  # imported objects stay; collecting over them took 0.8 s at every change of trials
-
-    def is_in(self, group: str) -> bool:
-        """Whether this worker is in that process group. A worker that trained alone in between still is."""
-        return bool(self.meeting.group == group)
-
-    def open_meeting(self) -> tuple[str, int]:
-        """Open an address on this node for the ranks of a new group. Returns (host, port)."""
-        self.end()
-        host = ray.util.get_node_ip_address()
-        return host, self.meeting.open(host)
-
-    def begin(self, job: TrialJob, rank: int, world: int, group: str, address: tuple[str, int] | None) -> None:
-        """Set up a trial: process group (with an `address` if it is new), model, data, and checkpoint if there is one."""
-        from scalesweep.training.loop import Trainer, train
-        from scalesweep.training.peers import Peers
-
-        self.end()
-        peers = Peers(rank, world)
-        if address is not None:
-            peers = self.meeting.join(group, rank, world, address)
-        self.trainer = Trainer(job, peers)
-        self.reports = train(self.trainer)
-
-    def next(self) -> Any:
-        """Train until the next report and return it; None after the last report."""
-        assert self.reports is not None
-        return next(self.reports, None)
-
-    def end(self) -> None:
-        """Free the trial's memory and keep the process."""
-        if self.trainer is not None:
-            self.trainer.close()
-            self.reports = self.trainer = None
-            gc.collect()
-
-    def export(self, folder: str) -> Any:
-        return self.trainer.export(Path(folder))
-
-    def pid(self) -> int:
-        return os.getpid()
-
-
-class _Listener:
-    """An actor per node with workers, which waits for the notice that the node will be taken away."""
-
-    def listen(self, source: str) -> str | None:
-        return await_notice(source)
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The names of workers in order of rank, and the process group that they share."""
-
-    workers: tuple[str, ...]
-    group: str
-
-
-class WorkerGroup:
-    """The leased workers of one trial, called together."""
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
-        try:
-            self.ranks = [ray.get_actor(name) for name in lease.workers]
-        except ValueError as error:
-            raise WorkerDied(str(error)) from None
-
-    def begin(self, job: TrialJob) -> None:
-        world, group = len(self.ranks), self.lease.group
-        address = None
-        if world > 1 and not all(self._all([actor.is_in.remote(group) for actor in self.ranks])):
-            address = self._first(lambda rank: rank.open_meeting.remote())
-        self._all([actor.begin.remote(job, rank, world, group, address) for rank, actor in enumerate(self.ranks)])
-
-    def next(self) -> Any:
-        """The next report of the trial (rank 0's; all ranks report the same), or None at its end.
-
-        Raises:
-            WorkerDied: a rank's process is gone or does not answer the others.
-            TrialFailed: training raised an error.
-        """
-        return self._all([actor.next.remote() for actor in self.ranks])[0]
-
-    def export(self, folder: Path) -> Any:
-        """Have rank 0 write the trained model to `folder`. Returns its logits on validation examples."""
-        return self._first(lambda rank: rank.export.remote(str(folder)))
-
-    def pids(self) -> list[int]:
-        return list(self._all([actor.pid.remote() for actor in self.ranks]))
-
-    def _first(self, call: Any) -> Any:
-        return self._all([call(self.ranks[0])])[0]
-
-    def _all(self, references: list[Any]) -> list[Any]:
-        try:
-            return list(ray.get(references))
-        except RayActorError as error:
-            raise WorkerDied(str(error)) from None
-        except RayTaskError as error:
-            # A dead rank breaks its peers' collectives: the death is the cause, and their errors are symptoms.
-            self._raise_if_dead(references)
-            cause = error.cause if isinstance(error.cause, Exception) else error
-            text = str(cause) if isinstance(cause, ScalesweepError) else f"{type(cause).__name__}: {cause}"
-            if type(cause).__name__ == "PeerLost":  # compared by name, because the module of the class imports torch
-                raise WorkerDied(text) from None
-            kind = "out_of_memory" if type(cause).__name__ == "OutOfMemoryError" else "error"
-            raise TrialFailed(text, kind, COLORS.sub("", str(error))) from None
-
-    def _raise_if_dead(self, references: list[Any]) -> None:
-        if len(references) == 1:
-            return
-        ready, _ = ray.wait(references, num_returns=len(references), timeout=DEATH_NOTICE_SECONDS)
-        for reference in ready:
-            try:
-                ray.get(reference)
-            except RayActorError as death:
-                raise WorkerDied(str(death)) from None
-            except RayTaskError:
-                continue
-
-
-@dataclass(frozen=True)
-class _Node:
-    """A node on which workers can be placed."""
-
-    id: str
-    workers: int  # capacity of the empty node
-    accelerator_type: str | None
-
-
-@dataclass
-class _Worker:
-    name: str
-    actor: Any
-    ready: Any  # reference that resolves when the process is ready
-    node: str | None = None  # None while it starts
-    wanted: str | None = None  # requested accelerator type
-    target: str | None = None  # node of the start; None if Ray chooses
-    holder: str | None = None
-    group: str | None = None  # its last process group
-    world: int = 0  # number of workers in that group
-    idle_since: float = field(default_factory=time.monotonic)
 
 
 class WorkerPool:
@@ -258,18 +60,18 @@ class WorkerPool:
         """
         self.threads, self.on_gpus, self.first_jobs = threads, on_gpus, list(first_jobs)
         self.timeout_seconds, self.booted = timeout_seconds, booted
-        self.placement, self.grows, self.spot_notice = placement, grows, spot_notice
-        self.workers: dict[str, _Worker] = {}
+        self.placement, self.grows = placement, grows
+        self.workers: dict[str, Worker] = {}
         self._prefix = f"scalesweep-{uuid.uuid4().hex[:8]}"
         self._made = self._died_young = 0
-        self._actor, self._listener = ray.remote(_Rank), ray.remote(_Listener)
-        self._nodes: list[_Node] = []
+        self._actor = ray.remote(Rank)
+        self._nodes: list[Node] = []
         self._nodes_seen = -NODES_SECONDS
         self._request: PlacementGroup | None = None  # requests a node that holds a whole trial
         self._versions = installed()
         self.drained: set[str] = set()  # nodes without new placements
         self._leaving: set[str] = set()  # drained nodes that will be taken away
-        self._watches: dict[str, tuple[Any, Any]] = {}  # node → its listener and the reference to the notice
+        self._notices = NoticeWatch(spot_notice) if spot_notice else None
         self._broken: dict[str, str] = {}  # node → error of a worker that did not start there, until judged
         self.remarks: list[str] = []  # remarks for the record
 
@@ -365,26 +167,12 @@ class WorkerPool:
         return bool(self._leaving & self.nodes(holder))
 
     def _watch(self) -> None:
-        """Collect spot notices. A listener takes no resources and leaves a node with its last worker."""
-        if self.spot_notice is None:
+        """Collect spot notices, and drain the nodes that will be taken away."""
+        if self._notices is None:
             return
-        here = {worker.node for worker in self.workers.values() if worker.node}
-        for node in self._watches.keys() - here:
-            ray.kill(self._watches.pop(node)[0])
-        for node in here - self._watches.keys():
-            watch = self._listener.options(num_cpus=0, label_selector={"ray.io/node-id": node}).remote()
-            self._watches[node] = watch, watch.listen.remote(self.spot_notice)
-        told = {reference: node for node, (_, reference) in self._watches.items() if reference is not None}
-        for reference in ray.wait(list(told), num_returns=len(told), timeout=0)[0] if told else []:
-            node = told[reference]
-            self._watches[node] = self._watches[node][0], None
-            try:
-                wrong = ray.get(reference)
-            except RayActorError:
-                continue  # usually the node is gone, and its workers are found dead too
-            if wrong is not None:
-                self.remarks.append(wrong)
-                continue
+        leaving, remarks = self._notices.poll({worker.node for worker in self.workers.values() if worker.node})
+        self.remarks += remarks
+        for node in leaving:
             self._leaving.add(node)  # also if the node is already gone
             if (address := self.drain(node)) is not None:
                 self.remarks.append(f"node {address} will be taken away; its trials move to other nodes at their next report")
@@ -464,9 +252,9 @@ class WorkerPool:
         if self.placement == "spread":
             options["scheduling_strategy"] = "SPREAD"
         actor = self._actor.options(**options).remote(self.threads, self.timeout_seconds, first_jobs, self._versions)
-        self.workers[name] = _Worker(name, actor, actor.boot.remote(), wanted=accelerator_type, target=target)
+        self.workers[name] = Worker(name, actor, actor.boot.remote(), wanted=accelerator_type, target=target)
 
-    def _kill(self, worker: _Worker) -> None:
+    def _kill(self, worker: Worker) -> None:
         del self.workers[worker.name]
         ray.kill(worker.actor)
 
@@ -522,16 +310,16 @@ class WorkerPool:
             elif not starting or self._died_young > STARTS_THAT_MAY_FAIL:
                 raise OutsideError(f"a worker could not start: {wrong}")
 
-    def _fits(self, worker: _Worker, accelerator_type: str | None) -> bool:
+    def _fits(self, worker: Worker, accelerator_type: str | None) -> bool:
         if accelerator_type is None or not self.on_gpus or worker.wanted == accelerator_type:
             return True
         return any(node.id == worker.node for node in self._nodes_of(accelerator_type))
 
-    def _nodes_of(self, accelerator_type: str | None) -> list[_Node]:
+    def _nodes_of(self, accelerator_type: str | None) -> list[Node]:
         """The nodes that are alive and not drained, of that accelerator type if workers run on GPUs."""
         if time.monotonic() - self._nodes_seen >= NODES_SECONDS:
             self._nodes = [
-                _Node(node["NodeID"], self._held(node["Resources"]), accelerator_type_of(node["Resources"]))
+                Node(node["NodeID"], self._held(node["Resources"]), accelerator_type_of(node["Resources"]))
                 for node in ray.nodes()
                 if node["Alive"]
             ]
@@ -541,30 +329,3 @@ class WorkerPool:
 
     def _held(self, resources: Mapping[str, float]) -> int:
         return workers_of_node(resources.get("GPU", 0), resources.get("CPU", 0), self.threads, self.on_gpus)
-
-
-def choose(free: Sequence[_Worker], count: int, placement: str) -> list[_Worker]:
-    """`count` of the free workers, in order of rank; an empty list if there are too few.
-
-    Workers of one node are preferred, on the fullest node with enough of them, so whole nodes stay free for large trials.
-    With `spread`, each node gives as few as possible. On a node, workers that were last used together are preferred.
-    """
-    nodes = Counter(str(worker.node) for worker in free)
-    enough = [node for node in nodes if nodes[node] >= count]
-    if len(free) < count or (placement == "strict_pack" and not enough):
-        return []
-    order = sorted(nodes, key=lambda node: -nodes[node])
-    if enough and placement != "spread":
-        order = [min(enough, key=lambda node: nodes[node])]
-    groups: Counter[tuple[str, str | None]] = Counter((str(worker.node), worker.group) for worker in free if worker.group)
-
-    def preference(worker: _Worker) -> tuple[int, bool, str]:
-        whole = groups[(str(worker.node), worker.group)] == count  # its whole group is free and of this size
-        # A single worker comes from outside such groups, so that a group can be used again.
-        return order.index(str(worker.node)), whole == (count == 1), worker.name
-
-    ordered = sorted((worker for worker in free if str(worker.node) in order), key=preference)
-    if placement == "spread":
-        by_node = [[worker for worker in ordered if str(worker.node) == node] for node in order]
-        ordered = [worker for turn in itertools.zip_longest(*by_node) for worker in turn if worker is not None]
-    return sorted(ordered[:count], key=lambda worker: worker.name)
