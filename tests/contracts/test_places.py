@@ -25,9 +25,11 @@ from scalesweep.errors import OutsideError, UserError
 from scalesweep.record import RecordWriter, read_record
 from scalesweep.record import store as record_store
 from scalesweep.record.lease import Lease
+from scalesweep.record.store import clear_unless_began
 from scalesweep.report.words import failures
 from scalesweep.storage import UrlPath, check_writable, place, working_folder
 from scalesweep.sweep.checkpoints import CheckpointSweeper
+from scalesweep.sweep.launch import check_unused
 from scalesweep.training import checkpoint
 
 Place = Path | UrlPath
@@ -121,6 +123,26 @@ def test_what_is_no_run_folder_gets_a_clear_error(run_dir: Place) -> None:
     record_store.write_atomic(run_dir / "sweep.json", "{")
     with pytest.raises(UserError, match="can't be read"):
         read_record(run_dir)
+
+
+def test_a_sweep_in_which_no_trial_has_started_gives_its_folder_to_another(run_dir: Place) -> None:
+    writer = RecordWriter(run_dir, MANIFEST)
+    writer.append({"event": "session", "time": 1.0, "resumed": False})
+    writer.append(trial("t0", 0))
+    with pytest.raises(UserError, match="in use by another"):
+        clear_unless_began(run_dir)
+    writer.close()
+    check_unused(run_dir)
+    clear_unless_began(run_dir)
+    writer = RecordWriter(run_dir, {**MANIFEST, "name": "another"})
+    assert (writer.record.manifest["name"], writer.record.trials) == ("another", {})
+    writer.append(trial("t0", 0))
+    writer.append({"event": "start", "time": 2.0, "trial": "t0", "attempt": 1})
+    writer.close()
+    clear_unless_began(run_dir)
+    with pytest.raises(UserError, match="already contains a sweep"):
+        check_unused(run_dir)
+    assert read_record(run_dir).trials["t0"].attempts == 1
 
 
 def test_a_writer_killed_while_it_writes_leaves_whole_lines_and_its_host_goes_on_at_once(run_dir: Place) -> None:

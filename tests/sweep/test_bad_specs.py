@@ -13,9 +13,11 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import pytest
 import torch
+from safetensors.torch import load_file, save, save_file
 
 from scalesweep.errors import SpecError, UserError
 from scalesweep.spec import load_sweep
@@ -297,6 +299,27 @@ BAD = [
              "choose a decoder", at="MODELS/bert", before=CAUSAL, space=CAUSAL_SPACE),
     in_sweep("pickle-only weights", "MODELS/bert\n    layers", "MODELS/pickled\n    layers", "ladder[0].model",
              "has pickled weights only", "allow_pickle: true", at="MODELS/pickled"),
+    *(in_sweep(f"weights that are {name}", "MODELS/bert\n    layers", f"MODELS/{name}\n    allow_pickle: true\n    layers", "ladder[0].model",
+               says, hint, at=f"MODELS/{name}\n")
+      for name, says, hint in [
+          ("a-pointer", "model.safetensors is a git-lfs pointer", "`git lfs pull` in"),
+          ("a-pointer-to-a-tokenizer", "tokenizer.json is a git-lfs pointer", "`git lfs pull` in"),
+          ("a-pointer-to-a-pickle", "pytorch_model.bin is a git-lfs pointer", "`git lfs pull` in"),
+          ("cut-short", "model.safetensors is cut short: it has", "download or copy it again"),
+          ("cut-in-the-header", "end within its header", "download or copy it again"),
+          ("empty", "model.safetensors is cut short: its 0 bytes end within its header", "download or copy it again"),
+          ("a-web-page", "model.safetensors is not a safetensors file", "download the file again"),
+          ("a-pickle-cut-short", "pytorch_model.bin is cut short", "download or copy it again"),
+          ("parts-without-one", "lacks part-2.safetensors, which model.safetensors.index.json lists", "all 2 weight files"),
+          ("parts-without-an-index", "is not an index of weight files", "download it again"),
+          ("of-another-shape", "encoder.layer.0.output.dense.weight is [40, 40] in the weights, [32, 48] by config.json",
+           "weights and config.json belong to the same model"),
+          ("not-all-there", "lacks a weight below its head: bert.embeddings.LayerNorm.bias", "belong to the same model"),
+      ]),
+    in_sweep("weights that every depth lacks", "MODELS/bert", "MODELS/not-all-there", "ladder.model", "lacks a weight below its head",
+             "belong to the same model", at="MODELS/not-all-there", before=DEPTHS, space=DEPTH_NAMES),
+    in_sweep("language model without its output layer", "MODELS/gpt2\n    layers", "MODELS/headless\n    layers", "ladder[0].model",
+             "lacks a weight: lm_head.weight", "belong to the same model", at="MODELS/headless", before=CAUSAL, space=CAUSAL_SPACE),
     in_sweep("knob that the architecture lacks", "MODELS/bert\n    layers", "MODELS/llama\n    layers",
              P + "dropout", "llama has no dropout (size small)", "remove dropout from the search space", at="  dropout:",
              space=[("  attention_dropout:", "  dropout:")]),
@@ -432,7 +455,48 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pickled = save_tiny("bert", root / "pickled")
     torch.save({}, pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
+    break_weights(root)
     return root
+
+
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+)
+
+
+def break_weights(root: Path) -> None:
+    """Copies of the BERT checkpoint, each broken in one way."""
+    whole = (root / "bert" / "model.safetensors").read_bytes()
+    weights = load_file(root / "bert" / "model.safetensors")
+    torch.save(weights, root / "weights.bin")
+    parts = {name: f"part-{1 + place % 2}.safetensors" for place, name in enumerate(weights)}
+    pickle = (root / "weights.bin").read_bytes()
+    safe, pickled, index = "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"
+    contents: dict[str, dict[str, bytes]] = {
+        "a-pointer": {safe: POINTER.encode()},
+        "a-pointer-to-a-tokenizer": {safe: whole, "tokenizer.json": POINTER.encode()},
+        "a-pointer-to-a-pickle": {pickled: POINTER.encode()},
+        "cut-short": {safe: whole[:-1000]},
+        "cut-in-the-header": {safe: whole[:100]},
+        "empty": {safe: b""},
+        "a-web-page": {safe: b"<!doctype html><html>404 Not Found</html>"},
+        "a-pickle-cut-short": {pickled: pickle[:-1000]},
+        "parts-without-one": {
+            "part-1.safetensors": save({n: w for n, w in weights.items() if parts[n] == "part-1.safetensors"}),
+            index: json.dumps({"weight_map": parts}).encode(),
+        },
+        "parts-without-an-index": {"part-1.safetensors": whole, index: b"[]"},
+        "of-another-shape": {safe: save({**weights, "encoder.layer.0.output.dense.weight": torch.zeros(40, 40)})},
+        "not-all-there": {safe: save({n: w for n, w in weights.items() if n != "embeddings.LayerNorm.bias"})},
+    }
+    for name, files in contents.items():
+        copytree(root / "bert", root / name, ignore=ignore_patterns(safe))
+        for file, content in files.items():
+            (root / name / file).write_bytes(content)
+    headless = save_tiny("gpt2", root / "headless", task="causal-lm", tie_word_embeddings=False)
+    weights = load_file(headless / safe)
+    del weights["lm_head.weight"]
+    save_file(weights, headless / safe)
 
 
 @pytest.fixture

@@ -15,11 +15,16 @@ from typing import Any
 
 import psutil
 import pytest
+from safetensors.torch import load_file, save_file
 
 from jobs import job, reports
+from scalesweep.errors import UserError
 from scalesweep.training.job import TrialJob
+from scalesweep.training.loop import Trainer
 from scalesweep.workers.group import TrialFailed, WorkerDied, WorkerGroup
 from scalesweep.workers.pool import WorkerPool
+from scalesweep.workers.rank import Rank
+from scalesweep.workers.versions import installed
 from tiny_models import save_tiny
 from tiny_sweeps import tiny_sweep
 
@@ -97,6 +102,26 @@ def test_one_two_and_four_workers_give_the_same_losses(
             for name in ("eval_loss", "train_loss", metric):
                 assert theirs.metrics[name] == pytest.approx(mine.metrics[name], rel=1e-4), (mine.step, name)
     assert runs[1][0].metrics["eval_loss"] != pytest.approx(runs[1][1].metrics["eval_loss"], abs=1e-2), "nothing was learnt"
+
+
+def test_a_size_that_cannot_be_loaded_fails_its_trials_and_no_others(local_ray: None, tmp_path: Path) -> None:  # noqa: ARG001
+    broken = save_tiny("bert", tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["encoder.layer.0.output.dense.bias"][3] = float("inf")
+    save_file(weights, broken / "model.safetensors")
+    bad, good = made("bad"), made("good")
+    bad = replace(bad, size=bad.size.model_copy(update={"model": str(broken)}))
+    try:
+        _, _, error = Rank(1, 60.0, [bad, good], installed()).boot()
+        assert error is None
+        with pytest.raises(UserError, match=r"not finite numbers .*: bert.encoder.layer.0.output.dense.bias"):
+            Trainer(bad)
+        pool = WorkerPool(threads=1, on_gpus=False, first_jobs=[bad])
+        with pytest.raises(UserError, match=r"a worker could not start: .* not finite numbers"):
+            pool.lease_soon("bad", 1)
+        pool.shutdown()
+    finally:
+        gc.unfreeze()  # this process is no worker
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from scalesweep.control.nodes import NodeWatch
 from scalesweep.control.pool import Pool
 from scalesweep.costs import dollars
-from scalesweep.errors import OutsideError
+from scalesweep.errors import ScalesweepError
 from scalesweep.record import Mark, Record, State, Trial
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.search.proposals import Proposer
@@ -81,7 +81,7 @@ class Conductor:
     stuck: set[str] = field(default_factory=set)  # trials with a note that they wait while nothing runs
     deaths: Counter[str] = field(default_factory=Counter)  # deaths of a trial's processes in this session
     nodes: NodeWatch = field(default_factory=NodeWatch)
-    outage: Exception | None = None  # a permanent failure outside: the session ends, and the sweep can be resumed
+    outage: Exception | None = None  # a permanent failure: the session ends, and the sweep can be resumed
 
     def __post_init__(self) -> None:
         early = self.spec.early_terminate
@@ -258,7 +258,7 @@ class Conductor:
             trial = waiting.trial
             try:
                 ready = int(trial.config["num_gpus"]) <= self._free() and self.pool.take(trial)
-            except OutsideError as error:
+            except ScalesweepError as error:
                 self.outage = error
                 return None
             self._book_starts()

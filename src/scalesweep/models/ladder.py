@@ -25,13 +25,21 @@ from scalesweep.errors import OutsideError, ScalesweepError, UserError, shell
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.models.flops import flop_profile
 from scalesweep.models.groups import blocks, layer_groups
+from scalesweep.models.weights import (
+    PICKLED,
+    READ_WITH_WEIGHTS,
+    SAFE,
+    SAFE_INDEX,
+    refuse_pointers,
+    stored_weights,
+)
 from scalesweep.spec.sweep import LadderSize
 
 AUTO_CLASSES = {"sequence-classification": AutoModelForSequenceClassification, "causal-lm": AutoModelForCausalLM}
 
 PACKAGE = "package:"
-SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+SAFE_WEIGHTS = (SAFE, SAFE_INDEX)
+PICKLED_WEIGHTS = (PICKLED, "pytorch_model.bin.index.json")
 
 # Not causal, although transformers lists them for causal and not for masked language modelling: BERT's encoder–decoder
 # halves need `is_decoder`, and XLNet attends both ways unless it receives permutation masks.
@@ -58,6 +66,10 @@ class ResolvedSize:
     accelerator_type: str | None
     tokenizer_fingerprint: str  # equal for two sizes if and only if their tokenizers behave the same
     flops: FlopProfile
+
+
+class DepthError(UserError):
+    """A size asks for a depth that its checkpoint can't have. Other depths of it may be fine."""
 
 
 def locate(model: str) -> str:
@@ -152,6 +164,8 @@ def load_config(size: LadderSize) -> Any:
         raise UserError(
             f"{size.model} is not a model folder: it has no config.json", hint="name a folder that save_pretrained wrote"
         )
+    if Path(folder).is_dir():
+        refuse_pointers(size.model, (path for path in sorted(Path(folder).iterdir()) if path.suffix in READ_WITH_WEIGHTS))
     with quiet(), _checkpoint_errors(size, "the config"):
         config = AutoConfig.from_pretrained(folder, revision=size.revision, trust_remote_code=size.trust_remote_code)
         if size.layers is not None:
@@ -173,7 +187,7 @@ def _cut_depth(config: Any, size: LadderSize) -> None:
         )
     if layers > total:
         hint = f"set layers to a number from 1 to {total}"
-        raise UserError(f"{size.model} has {total} layers, but size {size.name} needs {layers}", hint=hint)
+        raise DepthError(f"{size.model} has {total} layers, but size {size.name} needs {layers}", hint=hint)
     for name, depth in depths.items():
         setattr(text_config, name, min(layers, depth))
     # Settings per layer (layer_types, attention_layers, …) are lists with one item per layer.
@@ -211,8 +225,8 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
     """The facts of a size, from its config, its tokenizer and an empty model. Loads no weights.
 
     Raises:
-        UserError: the model does not exist, is too shallow, does not support the task, has only pickled weights, or its
-            tokenizer has more tokens than its embeddings.
+        UserError: the model does not exist, is too shallow, does not support the task, has only pickled weights or broken
+            ones, or its tokenizer has more tokens than its embeddings.
         OutsideError: the hub can't be reached.
     """
     config = task_config(size, task, num_labels)
@@ -221,6 +235,7 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
     with quiet(), torch.device("meta"), _checkpoint_errors(size, "the model"):
         model = AUTO_CLASSES[task].from_config(config, trust_remote_code=size.trust_remote_code)
     _check_depth(model, size)
+    _check_headers(model, size, config, task)
     parameters = dict(model.named_parameters())
     groups = layer_groups(model)
     tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -265,8 +280,8 @@ def load_model(
     fine-tuned checkpoint may belong to other labels. The global random state is neither read nor changed.
 
     Raises:
-        UserError: under the conditions of `resolve`; the architecture lacks one of the knobs; weights below the head are
-            missing.
+        UserError: under the conditions of `resolve`; the architecture lacks one of the knobs; a weight is missing, has
+            another shape than the config gives it, or is not finite.
         OutsideError: the hub can't be reached.
     """
     config = task_config(size, task, num_labels, id2label)
@@ -287,12 +302,11 @@ def load_model(
         if task == "sequence-classification":
             _draw_last_projection(model, config.num_labels)
     _check_depth(model, size)
-    absent = set(loading["missing_keys"]) | {key for key, *_ in loading["mismatched_keys"]}
-    absent = (absent & set(dict(model.named_parameters()))) - set(layer_groups(model)[-1].parameter_names)
-    if absent:
-        shown = ", ".join(sorted(absent)[:3]) + (" …" if len(absent) > 3 else "")
-        hint = "check that the weights and config.json belong to the same model"
-        raise UserError(f"{size.model} lacks {len(absent)} weights below its head: {shown}", hint=hint)
+    _check_loading(model, size, task, loading)
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            hint = "use another checkpoint: one that was saved before its training diverged, or was not cast to float16"
+            raise UserError(f"{size.model} has weights that are not finite numbers (NaN or infinite): {name}", hint=hint)
     set_padding(model, task, load_tokenizer(size).pad_token_id)
     return model.requires_grad_(True)
 
@@ -381,6 +395,48 @@ def _check_weights(size: LadderSize) -> None:
         raise UserError(f"{size.model} has pickled weights only, and reading a pickle can run code", hint=hint)
 
 
+def _check_headers(model: Any, size: LadderSize, config: Any, task: str) -> None:
+    """Check an empty model against the names and shapes in the headers of its weight files, as transformers matches them."""
+    weights = stored_weights(size.model, locate(size.model), size.revision)
+    if weights is None:
+        return
+    try:
+        with quiet():
+            _, loading = type(model).from_pretrained(
+                None, config=config, state_dict=weights, device_map={"": "meta"}, dtype=torch.float32,
+                ignore_mismatched_sizes=True, output_loading_info=True,
+            )  # fmt: skip
+    except Exception:  # noqa: BLE001 - model code may fail on empty weights; then loading itself finds what is wrong
+        return
+    _check_loading(model, size, task, loading)
+
+
+def _check_loading(model: Any, size: LadderSize, task: str, loading: dict[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights of the model, or has them in other shapes.
+
+    A classifier's head may be absent, because it is drawn anew. A language model's belongs to the checkpoint.
+    """
+    owned = set(dict(model.named_parameters()))
+    if task != "causal-lm":
+        owned -= set(layer_groups(model)[-1].parameter_names)
+    where = " below its head" if task != "causal-lm" else ""
+    hint = "check that the weights and config.json belong to the same model"
+    other = sorted((key, tuple(stored), tuple(wanted)) for key, stored, wanted in loading["mismatched_keys"] if key in owned)
+    if other:
+        key, stored, wanted = other[0]
+        more = f"; so are {len(other) - 1} more" if len(other) > 1 else ""
+        raise UserError(
+            f"{size.model} has weights{where} of another shape than config.json gives them: {key} is {list(stored)} in the weights, "
+            f"{list(wanted)} by config.json{more}",
+            hint=hint,
+        )
+    absent = sorted(set(loading["missing_keys"]) & owned)
+    if absent:
+        shown = ", ".join(absent[:3]) + (" …" if len(absent) > 3 else "")
+        count = f"{len(absent)} weights" if len(absent) > 1 else "a weight"
+        raise UserError(f"{size.model} lacks {count}{where}: {shown}", hint=hint)
+
+
 def _check_depth(model: Any, size: LadderSize) -> None:
     """Check that the model built from a cut config has that many blocks."""
     config = model.config.get_text_config()
@@ -388,7 +444,7 @@ def _check_depth(model: Any, size: LadderSize) -> None:
         return
     if (depth := len(blocks(model))) != size.layers:
         hint = "remove `layers`, and list checkpoints of several sizes instead"
-        raise UserError(f"{size.model} ({config.model_type}) can't be cut to {size.layers} layers: {depth} remain", hint=hint)
+        raise DepthError(f"{size.model} ({config.model_type}) can't be cut to {size.layers} layers: {depth} remain", hint=hint)
 
 
 def _max_positions(model: Any, text_config: Any) -> int | None:

@@ -23,7 +23,7 @@ from typing import IO, Any, Protocol
 from scalesweep.errors import OutsideError, UserError, command
 from scalesweep.record.lease import Lease
 from scalesweep.record.schema import SCHEMA_VERSION, Record, replay
-from scalesweep.storage import STORAGE_SECONDS, UrlPath, patiently, place, without_secrets
+from scalesweep.storage import STORAGE_SECONDS, UrlPath, cannot_write, patiently, place, without_secrets
 
 MANIFEST = "sweep.json"
 EVENTS = "record.jsonl"
@@ -132,6 +132,43 @@ def read_manifest(run_dir: Path | UrlPath) -> dict[str, Any]:
             f"use the scalesweep version that wrote it ({manifest.get('versions', {}).get('scalesweep', 'unknown')})",
         )
     return dict(manifest)
+
+
+def began(run_dir: Path | UrlPath) -> bool:
+    """Whether `run_dir` holds a sweep in which a trial has started. A damaged record counts as one.
+
+    Raises:
+        OutsideError: the object store can't be read.
+    """
+    if not (run_dir / MANIFEST).exists():
+        return False
+    try:
+        return any(event.get("event") == "start" for event in read_events(run_dir))
+    except UserError:
+        return True
+
+
+def clear_unless_began(run_dir: Path | UrlPath) -> None:
+    """Remove a sweep in which no trial has started, so that another one can use the folder.
+
+    Raises:
+        UserError: another process uses the folder.
+        OutsideError: the folder can't be written.
+    """
+    if not (run_dir / MANIFEST).exists():
+        return
+    lease = Lease(run_dir)
+    try:
+        if not began(run_dir):
+            events = events_path(run_dir)
+            for part in [events / name for name in events.names()] if isinstance(events, UrlPath) else [events]:
+                if part.exists():
+                    part.unlink()
+            (run_dir / MANIFEST).unlink()
+    except OSError as error:
+        raise cannot_write(run_dir, error) from None
+    finally:
+        lease.close()
 
 
 def _no_run_folder(run_dir: Path | UrlPath) -> UserError:

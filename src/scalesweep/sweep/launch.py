@@ -23,6 +23,7 @@ from scalesweep.errors import NothingUsableError, UserError, command
 from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
 from scalesweep.record.provenance import git_revision, package_versions
 from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.record.store import began, clear_unless_began
 from scalesweep.spec import SweepSpec, TrialConfig, gpu_choices, sweep_from_dict, trial_config
 from scalesweep.storage import UrlPath, check_writable, working_folder
 from scalesweep.sweep.checkpoints import CheckpointSweeper
@@ -122,14 +123,14 @@ class Slots:
 
 
 def check_unused(run_dir: Path | UrlPath) -> None:
-    """Check that a new sweep can be kept in a run folder.
+    """Check that a new sweep can be kept in a run folder. A sweep in which no trial has started does not count.
 
     Raises:
         UserError: if the folder already holds a sweep.
         OutsideError: if the folder can't be written.
     """
     check_writable(run_dir)
-    if (run_dir / "sweep.json").exists():
+    if began(run_dir):
         RecordWriter(run_dir, {}).close()  # raises UserError with the remedy
 
 
@@ -147,6 +148,7 @@ def launch(
     os.environ.update(TUNE_SETTINGS)
     with ray_cluster(address, num_gpus):
         slots = _checked_slots(plan.spec)
+        clear_unless_began(run_dir)
         with closing(RecordWriter(run_dir, make_manifest(plan))) as writer:
             if plan.past_note:
                 writer.append({"event": "note", "time": time.time(), "text": plan.past_note})

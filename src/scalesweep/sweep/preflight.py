@@ -159,7 +159,7 @@ def check_models(
 
     Raises SpecError and, for a hub, OutsideError.
     """
-    from scalesweep.models.ladder import resolve
+    from scalesweep.models.ladder import DepthError, resolve
 
     problems: list[Problem] = []
     faults: dict[_Fault, list[str]] = {}  # fault → its sizes, so that each fault is reported once
@@ -171,7 +171,7 @@ def check_models(
         try:
             resolved = resolve(size, spec.task, num_labels)
         except UserError as error:
-            if isinstance(spec.ladder, DepthLadder) and "layers" not in error.message and "block" not in error.message:
+            if isinstance(spec.ladder, DepthLadder) and not isinstance(error, DepthError):
                 path = ("ladder", "model")
             problems.append(spec.problem(path, error.message, error.hint))
             if path == ("ladder", "model"):

@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from scalesweep.costs import accelerator_type_of, workers_of_node
-from scalesweep.errors import OutsideError
+from scalesweep.errors import OutsideError, ScalesweepError, UserError
 from scalesweep.training.job import TrialJob
 from scalesweep.workers.group import Lease
 from scalesweep.workers.notices import NoticeWatch
@@ -72,7 +72,7 @@ class WorkerPool:
         self.drained: set[str] = set()  # nodes without new placements
         self._leaving: set[str] = set()  # drained nodes that will be taken away
         self._notices = NoticeWatch(spot_notice) if spot_notice else None
-        self._broken: dict[str, str] = {}  # node → error of a worker that did not start there, until judged
+        self._broken: dict[str, ScalesweepError] = {}  # node → error of a worker that did not start there, until judged
         self.remarks: list[str] = []  # remarks for the record
 
     def start(self, count: int) -> None:
@@ -299,7 +299,8 @@ class WorkerPool:
         """Drain nodes on which workers can't start while workers on other nodes can.
 
         Raises:
-            OutsideError: no worker can start on any node.
+            UserError: no worker can start on any node, because none of their sizes can be loaded.
+            OutsideError: no worker can start on any node for another reason.
         """
         starting = any(worker.node is None for worker in self.workers.values())
         for node, wrong in list(self._broken.items()):
@@ -308,7 +309,8 @@ class WorkerPool:
                 if node not in self.drained and (address := self.drain(node)) is not None:
                     self.remarks.append(f"node {address} is drained, because a worker could not start there: {wrong}")
             elif not starting or self._died_young > STARTS_THAT_MAY_FAIL:
-                raise OutsideError(f"a worker could not start: {wrong}")
+                kind = UserError if isinstance(wrong, UserError) else OutsideError
+                raise kind(f"a worker could not start: {wrong.message}", wrong.hint)
 
     def _fits(self, worker: Worker, accelerator_type: str | None) -> bool:
         if accelerator_type is None or not self.on_gpus or worker.wanted == accelerator_type:

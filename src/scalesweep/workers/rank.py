@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from scalesweep.errors import OutsideError, ScalesweepError
+from scalesweep.errors import OutsideError, ScalesweepError, UserError
 from scalesweep.training.job import TrialJob
 from scalesweep.workers.versions import difference, installed
 
@@ -24,14 +24,14 @@ class Rank:
         self.reports: Iterator[Any] | None = None
         self.trainer: Any = None
 
-    def boot(self) -> tuple[str, float, str | None]:
-        """Load everything that a trial needs. Returns this worker's node, the seconds taken, and an error message or None."""
+    def boot(self) -> tuple[str, float, ScalesweepError | None]:
+        """Load everything that a trial needs. Returns this worker's node, the seconds taken, and an error or None."""
         began = time.monotonic()
         error = None
         try:
             self._prepare()
         except Exception as raised:  # noqa: BLE001 - returned as a value, so that it comes with the node
-            error = str(raised) if isinstance(raised, ScalesweepError) else f"{type(raised).__name__}: {raised}"
+            error = raised if isinstance(raised, ScalesweepError) else OutsideError(f"{type(raised).__name__}: {raised}")
         return ray.get_runtime_context().get_node_id(), time.monotonic() - began, error
 
     def _prepare(self) -> None:
@@ -47,8 +47,14 @@ class Rank:
         from scalesweep.training.loop import warm
         from scalesweep.training.peers import Meeting
 
+        unusable = []
         for job in self.first_jobs:
-            warm(job)
+            try:
+                warm(job)
+            except UserError as error:  # a size that can't be loaded: its trials fail, and those of other sizes don't
+                unusable.append(error)
+        if unusable and len(unusable) == len(self.first_jobs):
+            raise unusable[0]
         self.meeting = Meeting(self.timeout_seconds)
         gc.collect()
         gc.freeze()  # imported objects stay; collecting over them took 0.8 s at every change of trials
