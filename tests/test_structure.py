@@ -57,6 +57,7 @@ ROOMS["__init__"] = {"api", "record", "promotion"}  # what `from scalesweep impo
 # Library → the rooms, or single modules, that may import it. A library that is not listed may be imported nowhere.
 LIBRARIES: dict[str, set[str]] = {
     "optuna": {"search", "sweep/study.py", "simulation/driver.py"},  # the latter two make the storage that a study lives in
+    "tokenizers": {"data"},
     "torch": {"models", "training", "workers/rank.py"},
     "transformers": {"models", "training", "promotion"},
     "datasets": {"data"},

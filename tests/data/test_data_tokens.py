@@ -1,6 +1,8 @@
 """Tokens on disk: equal to direct tokenizer calls, complete, written once, never half."""
 
+import hashlib
 import importlib.util
+import json
 import os
 import pickle
 import signal
@@ -16,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from processes import READY
 from scalesweep.data.problems import DataProblem
-from scalesweep.data.tokens import TokenizedData, TokenizedSplit, prepare, tokenize
+from scalesweep.data.tokens import TokenizedData, TokenizedSplit, prepare, text_tokenizer, tokenize
 from scalesweep.errors import OutsideError, UserError
 from scalesweep.spec.sweep import DataSpec
 
@@ -136,6 +138,84 @@ def test_every_token_of_a_document_is_predicted_once(tmp_path, which, length):
         np.testing.assert_array_equal(
             batch["labels"][batch["attention_mask"] == 1], batch["input_ids"][batch["attention_mask"] == 1]
         )
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    """Pieces as T5's: </s> is one of them, so the model finds it in a text as it finds any other."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -8.0) for letter in "▁ <>/spabcdeor.,")]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+
+
+def words_of_control(which: str) -> tuple[PreTrainedTokenizerFast, str]:
+    """A tokenizer, and a text with its control words that has no unknown token."""
+    if which == "wordpiece":
+        return AutoTokenizer.from_pretrained(MODEL), "a [SEP] in [MASK][CLS] so"
+    if which == "unigram":
+        return unigram(), "a</s>b <pad></s> c"
+    if which == "whole words":
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        words = ["<pad>", "<unk>", "<s>", "</s>", "a", "film"]
+        tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        special = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special), "a <s> film </s>"
+    return byte_level("<s>", "</s>"), "<s>0 euro</s> now"
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, LM])
+@pytest.mark.parametrize("which", ["wordpiece", "unigram", "whole words", "bytes"])
+def test_control_words_in_a_text_are_text(tmp_path, which, task):
+    tokenizer, text = words_of_control(which)
+    if task == LM and which == "wordpiece":
+        tokenizer = AutoTokenizer.from_pretrained(MODEL, bos_token="[CLS]", eos_token="[SEP]")
+    ids = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    assert len(ids & set(tokenizer(text, add_special_tokens=False)["input_ids"])) > 0, "else this test shows nothing"
+    rows = [f"{text} {'e' * n}" for n in range(1, 6)] + [f"a {'b' * n}" for n in range(1, 6)]
+    pd.DataFrame({"text": rows, "label": [0, 1] * 5}).to_csv(tmp_path / "a.csv", index=False)
+    spec = DataSpec(path="a.csv", label="label" if task == CLASSIFY else None, splits={"train": 0.5, "validation": 0.5})
+    prepared, data = tokens(tmp_path, spec, task, tokenizer)
+    around = sum(token in ids for token in tokenizer("a")["input_ids"]) if task == CLASSIFY else 2
+    for split in (data.train, data.validation):
+        for number, row in enumerate(prepared.texts[split.name]):
+            example = split.example(number).tolist()
+            assert sum(token in ids for token in example) == around
+            if which == "bytes":
+                assert tokenizer.decode([token for token in example if token not in ids]) == row
+    assert sum(figures["control_words"] for figures in data.meta["splits"].values()) == 5
+
+
+def test_only_texts_with_control_words_change_the_folder(tmp_path, wordpiece):
+    """Folders of earlier versions, which a run folder names, stay in use where their tokens are the same."""
+    _, data = tokens(tmp_path, make(tmp_path), CLASSIFY, wordpiece)
+    identity = {"format": 1, "data": data.fingerprint, "tokenizer": "tok", "task": CLASSIFY, "max_length": 24}
+    assert data.folder.name == f"tokens-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]}"
+    spec = make(tmp_path)
+    path = tmp_path / "a.csv"
+    path.write_text(path.read_text().replace("number 17 was", "[SEP] 17 was"))
+    prepared = prepare(spec, CLASSIFY, tmp_path)
+    folder = tokenize(prepared, spec, CLASSIFY, wordpiece, "tok", tmp_path / "cache")
+    without = {**identity, "data": prepared.fingerprint}
+    assert folder.name != f"tokens-{hashlib.sha256(json.dumps(without, sort_keys=True).encode()).hexdigest()[:32]}"
+
+
+@pytest.mark.parametrize("which", ["wordpiece", "unigram"])
+def test_a_tokenizer_of_texts_is_one_after_saving(tmp_path, which):
+    tokenizer, text = words_of_control(which)
+    whole = tokenizer(text)["input_ids"]
+    text_tokenizer(tokenizer).save_pretrained(tmp_path)
+    assert tokenizer(text)["input_ids"] == whole, "the original is as it was"
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    ids = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    assert [token in ids for token in loaded(text)["input_ids"]].count(True) == [
+        token in ids for token in tokenizer("a")["input_ids"]
+    ].count(True)
+    assert loaded("a so b")["input_ids"] == tokenizer("a so b")["input_ids"]
 
 
 def test_tokenizers_that_cannot_serve(tmp_path, wordpiece):

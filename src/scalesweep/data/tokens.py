@@ -13,10 +13,12 @@ and `meta.json`, which is written last.
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +62,8 @@ def tokenize(
     predicted exactly once. So the sum of losses over the sum of `bytes` is comparable between tokenizers. The bytes of a
     document are counted in its first example.
 
+    A control word in a text, such as </s>, is text: it becomes several ordinary tokens.
+
     Raises:
         DataProblem: `spec.max_length` leaves no room for text beside the special tokens.
         UserError: the tokenizer is slow, or for causal-lm it has neither BOS nor EOS.
@@ -73,6 +77,9 @@ def tokenize(
         "task": task,
         "max_length": spec.max_length,
     }
+    pattern = _control_words(tokenizer)
+    if any(pattern.search(text) for column in _columns(prepared) for texts in column.values() for text in texts):
+        identity["control_words"] = "text"  # older folders hold control tokens there; all others are as before
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir / f"tokens-{key}"
     if folder.is_dir():
@@ -86,7 +93,7 @@ def tokenize(
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()
                 try:
-                    _write(unfinished, prepared, spec, task, tokenizer, identity, progress)
+                    _write(unfinished, prepared, spec, task, text_tokenizer(tokenizer), identity, progress)
                     unfinished.rename(folder)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
@@ -103,6 +110,43 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _columns(prepared: PreparedText) -> list[dict[str, list[str]]]:
+    return [prepared.texts] if prepared.pairs is None else [prepared.texts, prepared.pairs]
+
+
+def _control_words(tokenizer: Any) -> re.Pattern[str]:
+    """A pattern of the words that the tokenizer reads as control tokens."""
+    tokens = [token for token in tokenizer.added_tokens_decoder.values() if token.special and token.content]
+    # One that is matched after normalizing may be written in other letters.
+    flags = re.IGNORECASE if any(token.normalized for token in tokens) else re.NOFLAG
+    return re.compile("|".join(re.escape(token.content) for token in tokens) or r"(?!)", flags)
+
+
+def text_tokenizer(tokenizer: Any) -> Any:
+    """A copy of a tokenizer that reads control words in a text as text. Its own control tokens around a text stay.
+
+    `split_special_tokens` of transformers keeps a word from being looked up among the control tokens. Some vocabularies,
+    such as T5's, hold control words as ordinary pieces too. These words are cut behind their first character.
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    # Both, so that `save_pretrained` writes it.
+    tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
+    words = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    words = {word: number for word, number in words.items() if len(word) > 1 and number != tokenizer.unk_token_id}
+    encoded = tokenizer(list(words), add_special_tokens=False)["input_ids"] if words else []
+    pieces = [word for (word, number), ids in zip(words.items(), encoded, strict=True) if number in ids]
+    if pieces:
+        from tokenizers import Regex
+        from tokenizers.pre_tokenizers import Sequence as InTurn
+        from tokenizers.pre_tokenizers import Split
+
+        inside = Regex("|".join(f"{re.escape(word[0])}(?={re.escape(word[1:])})" for word in pieces))
+        backend = tokenizer.backend_tokenizer
+        earlier = [] if backend.pre_tokenizer is None else [backend.pre_tokenizer]
+        backend.pre_tokenizer = InTurn([*earlier, Split(inside, "isolated")])
+    return tokenizer
 
 
 def _check_tokenizer(prepared: PreparedText, spec: DataSpec, task: str, tokenizer: Any) -> None:
@@ -141,10 +185,13 @@ def _write(
         "notes": list(prepared.notes),
         "splits": {},
     }
+    pattern = _control_words(tokenizer)
     total, done = sum(len(texts) for texts in prepared.texts.values()), 0
     for split, texts in prepared.texts.items():
         parts: dict[str, list[np.ndarray]] = {"tokens": [], "lengths": [], "bytes": [], "types": []}
+        rows = zip(*(column[split] for column in _columns(prepared)), strict=True)
         figures = {"rows": len(texts), "truncated": 0, "unknown_tokens": 0}
+        figures["control_words"] = sum(any(map(pattern.search, row)) for row in rows)
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             some = texts[start : start + TEXTS_AT_ONCE]
             if task == "causal-lm":
@@ -169,18 +216,28 @@ def _write(
             _save(folder / f"{split}.{name}.npy", array)
         tokens = int(lengths.sum(dtype=np.int64))
         meta["splits"][split] = figures | {"examples": len(lengths), "tokens": tokens, "bytes": int(arrays["bytes"].sum())}
-        if figures["truncated"]:
-            meta["notes"].append(
-                f"split {split!r}: {figures['truncated']:,} of {len(texts):,} rows are truncated to {spec.max_length} tokens"
-            )
-        if figures["unknown_tokens"]:
-            meta["notes"].append(
-                f"split {split!r}: {figures['unknown_tokens']:,} of {tokens:,} tokens are unknown to the tokenizer"
-            )
+    meta["notes"] += token_notes(meta)
     with (folder / "meta.json").open("w", encoding="utf-8") as file:
         json.dump(meta, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
+
+
+def token_notes(meta: dict[str, Any]) -> list[str]:
+    """Notes on what the tokenizer did to the texts of each split."""
+    notes = []
+    for split, figures in meta["splits"].items():
+        rows = f"of {figures['rows']:,} rows"
+        if figures["truncated"]:
+            notes.append(f"split {split!r}: {figures['truncated']:,} {rows} are truncated to {meta['max_length']} tokens")
+        if figures["unknown_tokens"]:
+            unknown = f"{figures['unknown_tokens']:,} of {figures['tokens']:,} tokens"
+            notes.append(f"split {split!r}: {unknown} are unknown to the tokenizer")
+        if figures.get("control_words"):
+            notes.append(
+                f"split {split!r}: {figures['control_words']:,} {rows} hold control words of the tokenizer, read as text"
+            )
+    return notes
 
 
 def _save(path: Path, array: np.ndarray) -> None:

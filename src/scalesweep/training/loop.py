@@ -20,7 +20,7 @@ import torch
 
 from scalesweep.costs import dollars
 from scalesweep.data.batches import BatchPlan, eval_order, micro_batches, shard, steps_for_tokens
-from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
+from scalesweep.data.tokens import JoinedSplit, TokenizedSplit, text_tokenizer
 from scalesweep.models.base import BaseModel, base_key
 from scalesweep.models.groups import LayerGroup
 from scalesweep.models.ladder import load_tokenizer, quiet
@@ -459,7 +459,9 @@ class Trainer:
         self.model.eval()
         with quiet():
             self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        # A classifier's texts are texts to the end. A language model's user may want its control words, as in a chat.
+        tokenizer = self.tokenizer if self.language_modelling else text_tokenizer(self.tokenizer)
+        tokenizer.save_pretrained(folder)
         return np.concatenate(list(validation_logits(self.model, self.job, examples)))
 
 
