@@ -216,7 +216,7 @@ def events() -> str:
 
 # Read as text: importing these would load torch.
 PYTHON = {
-    "api.py": ("Sweep",),
+    "api.py": ("Sweep", "resume"),
     "promotion/promote.py": ("promote",),
     "record/store.py": ("read_record",),
     "record/ranking.py": ("rank", "Row"),
@@ -235,7 +235,7 @@ def python() -> str:
 
 
 def described(node: ast.ClassDef | ast.FunctionDef, lines: list[str], owner: str = "") -> list[str]:
-    """A function's signature and docstring, or a class with its attributes (and the methods of `Sweep`)."""
+    """A function's signature and docstring, or a class with its attributes (and the methods that users call)."""
     if isinstance(node, ast.FunctionDef):
         return [f"### {signature(node, owner)}", docstring(node)]
     parts = [f"## `{node.name}`", docstring(node)]
@@ -259,9 +259,10 @@ def described(node: ast.ClassDef | ast.FunctionDef, lines: list[str], owner: str
         parts.append(f"Members: {', '.join(words)}.")
     if rows:
         parts.append(table(("attribute", "type", "meaning"), rows))
-    if node.name == "Sweep":
-        public = [item for item in methods if isinstance(item, ast.FunctionDef) and not item.name.startswith("_")]
-        parts += [part for item in public for part in described(item, lines, node.name)]
+    public = [item for item in methods if isinstance(item, ast.FunctionDef) and not item.name.startswith("_")]
+    for item in public:
+        if node.name == "Sweep" or item.name == "to_frame":
+            parts += described(item, lines, node.name)
     return parts
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import getpass
 import io
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +17,10 @@ import yaml
 from optuna.storages import InMemoryStorage
 
 from command_line import refused, run
-from records import RUNGS, TRIALS, make_events, make_manifest
+from records import RUNGS, START, TRIALS, make_events, make_manifest
 from scalesweep.cli import cli
-from scalesweep.record import RecordWriter
+from scalesweep.record import RecordWriter, read_record
+from scalesweep.record.fields import EVENTS
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.parametric import family_spec
 from scalesweep.spec import sweep_from_dict, trial_config
@@ -161,6 +164,41 @@ def test_launch_into_a_folder_in_use_says_how_to_go_on(run_dir: Path, tmp_path: 
     text = refused("launch", "sweep.yaml", "--num-gpus", "2", "--run-dir", str(run_dir), cwd=tmp_path)
     assert f"{run_dir} already contains a sweep" in text
     assert f"scalesweep resume {run_dir}" in text
+
+
+def test_a_larger_budget_and_nothing_else_extends_a_sweep_that_has_ended(tmp_path: Path) -> None:
+    spec = sweep_from_dict(sweep_dict(budget={"run_cap": 10, "gpu_hours": 0.4}))
+    writer = RecordWriter(tmp_path / "run", make_manifest(spec=spec.model_dump(mode="json")))
+    for event in [*make_events(), {"event": "sweep_ended", "time": START + 999, "reason": "budget: run_cap"}]:
+        writer.append(event)
+    writer.close()
+
+    def refusal(*settings: str) -> str:
+        return refused("resume", "run", *[word for setting in settings for word in ("--set", setting)], cwd=tmp_path)
+
+    assert "`scalesweep resume run --set budget.run_cap=…` extends it" in refusal()
+    assert "there is nothing to resume" in refusal("budget.run_cap=10")
+    assert "budget.run_cap is spent (10 of 10 trials)" in refusal("budget.gpu_hours=9")
+    assert "budget.gpu_hours is spent (0.43 of 0.40 GPU h)" in refusal("budget.run_cap=60")
+    assert "did you mean 'run_cap'?" in refusal("budget.runcap=60")
+    assert "budget.run_cap: must be a whole number, not 'x'" in refusal("budget.run_cap=x")
+    for setting in ("search.seed=1", "resources.placement=spread", "training={}", "early_terminate.max_t=99"):
+        assert "can't change in a sweep that has begun" in refusal(setting, "budget.run_cap=60")
+    assert read_record(tmp_path / "run").status == "ended", "a refusal changes nothing"
+
+    sets = ("--set", "budget.run_cap=60", "--set", "budget.gpu_hours=null", "--set", "resources.max_failures=5")
+    done = run("resume", "run", *sets, "--address", "127.0.0.1:1", cwd=tmp_path)
+    assert done.returncode == 4, "no cluster there"
+    assert "budget.run_cap changes from 10 to 60\nbudget.gpu_hours changes from 0.4 to None\n" in done.stderr
+    changed = json.loads((tmp_path / "run" / "record.jsonl").read_text().splitlines()[-1])
+    assert set(changed) == set(EVENTS["settings"].fields) | {"event", "time"}
+    keys = {"budget.run_cap": [10, 60], "budget.gpu_hours": [0.4, None], "resources.max_failures": [2, 5]}
+    assert changed["changed"] == keys
+    assert changed["by"] == f"{getpass.getuser()}@{platform.node()}"
+    record = read_record(tmp_path / "run")
+    assert (record.status, record.manifest["spec"]["budget"]["run_cap"]) == ("running", 60)
+    again = run("resume", "run", "--address", "127.0.0.1:1", cwd=tmp_path)
+    assert again.returncode == 4, "what was changed holds on"
 
 
 def test_resume_says_what_it_trusts_before_it_does_anything(tmp_path: Path) -> None:

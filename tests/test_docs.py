@@ -151,13 +151,19 @@ def test_every_exit_code_has_a_meaning() -> None:
 
 
 def emitted() -> dict[str, set[str]]:
-    """Kinds of events that the conductor writes, with the fields that it names."""
+    """Kinds of events that the conductor and `resume` write, with the fields that they name."""
     found: dict[str, set[str]] = {}
     for node in ast.walk(ast.parse((SOURCE / "control" / "conductor.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "_emit":
             kind = node.args[0]
             assert isinstance(kind, ast.Constant)
             found.setdefault(str(kind.value), set()).update(word.arg for word in node.keywords if word.arg)
+    for node in ast.walk(ast.parse((SOURCE / "sweep" / "launch.py").read_text(encoding="utf-8"))):
+        named = [key.value for key in node.keys if isinstance(key, ast.Constant)] if isinstance(node, ast.Dict) else []
+        if isinstance(node, ast.Dict) and "event" in named:
+            kind = node.values[named.index("event")]
+            assert isinstance(kind, ast.Constant)
+            found.setdefault(str(kind.value), set()).update(set(named) - {"event", "time"})
     return found
 
 

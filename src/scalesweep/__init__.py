@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Sweep", "promote", "read_record"]
+__all__ = ["Sweep", "promote", "read_record", "resume"]
 
 
 def __dir__() -> list[str]:
@@ -24,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from scalesweep.api import Sweep
 
         return Sweep
+    if name == "resume":
+        from scalesweep.api import resume
+
+        return resume
     if name == "promote":
         from scalesweep.promotion.promote import promote
 

@@ -91,3 +91,30 @@ class Sweep:
         check_unused(folder)  # before models and data are read
         plan = self._plan(None if address else local_slots(self.spec, num_gpus), cluster)
         return launch(plan, folder, address, num_gpus, displays(progress))
+
+
+def resume(
+    run_dir: str | Path | UrlPath,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    num_gpus: int | None = None,
+    progress: bool | Watch = True,
+) -> Record:
+    """Continue an interrupted sweep, or extend one that has ended, and return its record.
+
+    Args:
+        run_dir: run folder of the sweep, a path or a URL.
+        overrides: budgets and limits to change, as `KEY=VALUE`: `["budget.run_cap=60"]`.
+        address: as for `Sweep.launch`.
+        num_gpus: as for `Sweep.launch`.
+        progress: as for `Sweep.launch`.
+
+    Raises:
+        UserError: if the run folder is missing or in use, its budget is spent, or another setting would change.
+        SpecError: if a value is not allowed.
+        NothingUsableError: if the sweep ended without a usable trial.
+    """
+    from scalesweep.report.progress import displays
+    from scalesweep.sweep import launch
+
+    return launch.resume(place(run_dir), address, num_gpus, displays(progress), overrides)

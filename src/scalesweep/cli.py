@@ -194,12 +194,24 @@ def launch(
 @_run_argument
 @_address_option
 @_gpus_option
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a budget or a limit from here on, e.g. --set budget.run_cap=60. Repeatable.",
+)
 @_json_option
-def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, as_json: bool) -> None:
-    """Continue a sweep that was interrupted or whose driver died.
+def resume(
+    run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Continue a sweep that was interrupted or whose driver died, or extend one that has ended.
 
     Needs only the run folder. Finished trials stay as they are. Unfinished trials continue from their last checkpoints.
     The rungs and the Optuna study are rebuilt from the record.
+
+    With --set, budgets and limits change, and the record keeps who changed them. A sweep that has ended continues with a
+    larger budget: it proposes new trials; those that have ended stay so.
 
     Resume only a folder that you trust: it names the models and the data to read. `resume` prints these names. From the
     folder itself it reads JSON and safetensors, never pickle.
@@ -212,10 +224,11 @@ def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, a
         _refuse_gpus(num_gpus)
         folder = shared_folder(run_dir)
         jobs = Jobs(address)
-        _follow(jobs, jobs.submit(folder, ["resume", folder, "--address", "auto"]), folder, as_json)
+        sets = [word for setting in overrides for word in ("--set", setting)]
+        _follow(jobs, jobs.submit(folder, ["resume", folder, "--address", "auto", *sets]), folder, as_json)
     from scalesweep.sweep.launch import resume as run
 
-    _drive(lambda: run(run_dir, address, num_gpus), run_dir, as_json)
+    _drive(lambda: run(run_dir, address, num_gpus, overrides=overrides), run_dir, as_json)
 
 
 def _refuse_gpus(num_gpus: int | None) -> None:

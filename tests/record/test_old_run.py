@@ -53,11 +53,11 @@ def test_promotion_picks_from_it_and_makes_its_job(old_run: Path) -> None:
 
 def test_it_is_resumed_to_its_end(old_run: Path, ray_of_its_own: None) -> None:  # noqa: ARG001
     before = read_record(old_run)
-    done = run("resume", old_run, "--num-gpus", "1", "--json")
+    done = run("resume", old_run, "--num-gpus", "1", "--set", "budget.run_cap=4", "--json")
     assert done.returncode == 0, done.stderr
     after = read_record(old_run)
     assert after.ended_reason == "budget: run_cap"
-    first, second, third = after.by_number()
+    first, second, third, _ = after.by_number()
     assert first == before.trials["t0000"]
     assert (second.params, second.attempts) == (before.trials["t0001"].params, 2)
     assert second.reports[0] == before.trials["t0001"].reports[0]

@@ -117,6 +117,32 @@ def test_budgets_stop_trials_again() -> None:
     assert replay_decisions(events, made).differences == []
 
 
+def test_a_larger_budget_extends_a_sweep_that_has_ended_and_is_replayed() -> None:
+    spec, more = spec_of("tpe", run_cap=12), spec_of("tpe", run_cap=30)
+    source = ParametricSource(FAMILIES["trend"], spec)
+    clock, made = Clock(1000.0), manifest(spec, "minimize", source.n_params)
+    kept = Kept(Record(made))
+    for session in (spec, more):
+        simulate(Session(session, source.n_params, 6, clock, kept, -1), source, Cluster(6), clock, 1000.0)
+        Session(session, source.n_params, 6, clock, kept, -1).conductor.end_sweep()
+        ended = kept.record.status, kept.record.ended_reason, len(kept.record.trials)
+        assert ended == ("ended", "budget: run_cap", session.budget.run_cap)
+        if session is spec:
+            cost = kept.record.gpu_seconds, kept.record.elapsed_seconds
+            kept.append(
+                {"event": "settings", "time": clock.now + 5e6, "changed": {"budget.run_cap": [12, 30]}, "by": "ada@login1"}
+            )
+            assert (kept.record.status, kept.record.ended_reason) == ("running", None)
+            assert (kept.record.gpu_seconds, kept.record.elapsed_seconds) == cost, "the pause costs nothing"
+    assert kept.record.manifest["spec"]["budget"]["run_cap"] == 30
+    assert made["spec"]["budget"]["run_cap"] == 12, "what was launched stays as it was"
+    result = replay_decisions(kept.events, made)
+    assert result.differences == []
+    assert result.decisions > 30
+    without = [event for event in kept.events if event["event"] != "settings"]
+    assert replay_decisions(without, made).differences, "the replay reads the change"
+
+
 def test_what_is_left_of_a_budget_decides_again_as_it_did() -> None:
     events, made = simulated("by_size, promotion", gpu_hours=12.0)
     assert sum("left_gpu_seconds" in event for event in events) > 20

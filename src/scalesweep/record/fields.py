@@ -67,6 +67,13 @@ REPORT: dict[str, Field] = {
 
 EVENTS: dict[str, Event] = {
     "session": Event("A driver begins.", {"resumed": Field("boolean", "whether the record had trials already")}),
+    "settings": Event(
+        "Someone changed budgets or limits (`resume --set`). From here on the sweep has the new values.",
+        {
+            "changed": Field("mapping", "for each key, such as `budget.run_cap`, a list of its old and its new value"),
+            "by": Field("text", "user and host: `ada@login1`"),
+        },
+    ),
     "trial": Event(
         "A trial is proposed.",
         {
@@ -167,7 +174,11 @@ MANIFEST: dict[str, Field] = {
     "id": Field("text", "random id of the sweep; the ids of its W&B runs begin with it"),
     "name": Field("text", "name of the sweep"),
     "created": Field("number", "unix seconds"),
-    "spec": Field("mapping", "the whole sweep file with the search space in place and all defaults"),
+    "spec": Field(
+        "mapping",
+        "the whole sweep file with the search space in place and all defaults, as launched. Events `settings` change budgets "
+        "and limits.",
+    ),
     "metric": Field("mapping", "`name` and `goal`"),
     "time_attr": Field("text", "fidelity that rungs count"),
     "max_t": Field("number", "fidelity of a finished trial"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -18,6 +20,15 @@ def package_versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
+
+
+def who() -> str:
+    """This process's user and host: `ada@login1`. A user without a name is a number."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user that its system doesn't list
+        user = str(os.getuid())
+    return f"{user}@{platform.node()}"
 
 
 def git_revision() -> str | None:

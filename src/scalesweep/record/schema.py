@@ -143,7 +143,8 @@ class Past:
 
 @dataclass
 class Record:
-    """A whole sweep: the manifest (`sweep.json`) and every trial, built from the events."""
+    """A whole sweep: the manifest (`sweep.json`, with budgets and limits as last changed) and every trial, built from the
+    events."""
 
     manifest: dict[str, Any]
     trials: dict[str, Trial] = field(default_factory=dict)
@@ -215,8 +216,12 @@ class Record:
     def apply(self, event: dict[str, Any]) -> None:
         """Apply one event. Unknown kinds are ignored, so a reader accepts the additions of a newer writer."""
         kind, when = event["event"], float(event["time"])
+        if kind == "settings":
+            self.manifest = _changed(self.manifest, event["changed"])
+            self.status, self.ended_reason = "running", None
+            return
         if kind == "session":
-            self.status = "running"
+            self.status, self.ended_reason = "running", None
             self._last_event = when
             for trial in self.trials.values():
                 trial.placed = False
@@ -267,6 +272,15 @@ class Record:
             size, gpu_seconds = str(trial.config.get("model_size")), max(trial.gpu_seconds, event.get("gpu_seconds", 0.0))
             self.trial_gpu_seconds[size] = self.trial_gpu_seconds.get(size, 0.0) + gpu_seconds - trial.gpu_seconds
             trial.gpu_seconds = gpu_seconds
+
+
+def _changed(manifest: dict[str, Any], changed: dict[str, list[Any]]) -> dict[str, Any]:
+    """The manifest with other budgets and limits in its spec."""
+    spec = dict(manifest["spec"])
+    for key, (_, value) in changed.items():
+        section, _, name = key.partition(".")
+        spec[section] = {**spec[section], name: value}
+    return {**manifest, "spec": spec}
 
 
 def replay(manifest: dict[str, Any], events: Iterable[dict[str, Any]]) -> Record:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scalesweep.control.conductor import Conductor, Running
-from scalesweep.record import Record, State, Trial, read_record
+from scalesweep.record import Record, State, Trial, read_manifest
 from scalesweep.record.store import read_events
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, new_study
@@ -52,7 +52,7 @@ def replay_decisions(
         UserError: the run folder is missing or unreadable.
     """
     if isinstance(source, Path | UrlPath):
-        manifest, events = read_record(source).manifest, read_events(source)
+        manifest, events = read_manifest(source), read_events(source)
     else:
         events = list(source)
     assert manifest is not None
@@ -102,7 +102,7 @@ class _Replay:
 
     def run(self) -> ReplayResult:
         handlers = {
-            "session": self._session, "trial": self._trial, "promoted": self._promoted, "start": self._start,
+            "settings": self._settings, "session": self._session, "trial": self._trial, "promoted": self._promoted, "start": self._start,
             "report": self._report, "died": self._died, "yielded": self._died, "end": self._end,
         }  # fmt: skip
         while self.at < len(self.events):
@@ -171,6 +171,10 @@ class _Replay:
         # Within a session, paused trials are not over.
         conductor.proposer, conductor.running, self.stale = self._proposer(), self.running, False
         return conductor
+
+    def _settings(self, event: dict[str, Any]) -> None:
+        self._take(event)
+        self.spec = sweep_from_dict(self.record.manifest["spec"])
 
     def _session(self, event: dict[str, Any]) -> None:
         self._take(event)

@@ -2,6 +2,7 @@
 
 from scalesweep.spec.checks import allowed_gpus, gpu_choices, unfreezing_modes
 from scalesweep.spec.config import TrialConfig, rung_levels, trial_config
+from scalesweep.spec.limits import change_limits
 from scalesweep.spec.load import load_sweep, sweep_from_dict
 from scalesweep.spec.space import PARAMETERS, Parameter, SearchSpace
 from scalesweep.spec.sweep import LadderSize, SweepSpec, price_of
@@ -15,6 +16,7 @@ __all__ = [
     "SweepSpec",
     "TrialConfig",
     "allowed_gpus",
+    "change_limits",
     "earlier_trials",
     "gpu_choices",
     "load_sweep",

@@ -66,12 +66,14 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = 
     return _build(document, space_document, foreign)
 
 
-def sweep_from_dict(data: dict[str, Any], foreign: bool = False) -> SweepSpec:
+def sweep_from_dict(data: dict[str, Any], foreign: bool = False, overrides: Sequence[str] = ()) -> SweepSpec:
     """Check a sweep given as a mapping with the keys of a sweep file. `search_space` is a mapping or a path.
 
-    Raises SpecError, as `load_sweep`.
+    `overrides` change `data`. Raises SpecError, as `load_sweep`.
     """
     document = Document(file="", data=data)
+    for override in overrides:
+        _override(document, override)
     space_document = None
     if isinstance(reference := data.get("search_space"), str):
         space_document = read_yaml(Path(reference), "search space")

@@ -21,10 +21,10 @@ from scalesweep.control.conductor import Conductor, Sink
 from scalesweep.costs import workers_of_node
 from scalesweep.errors import NothingUsableError, UserError, command
 from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
-from scalesweep.record.provenance import git_revision, package_versions
+from scalesweep.record.provenance import git_revision, package_versions, who
 from scalesweep.record.schema import SCHEMA_VERSION
 from scalesweep.record.store import began, clear_unless_began
-from scalesweep.spec import SweepSpec, TrialConfig, gpu_choices, sweep_from_dict, trial_config
+from scalesweep.spec import SweepSpec, TrialConfig, change_limits, gpu_choices, trial_config
 from scalesweep.storage import UrlPath, check_writable, working_folder
 from scalesweep.sweep.checkpoints import CheckpointSweeper
 from scalesweep.sweep.cluster import can_spare, check_placement, live_cluster
@@ -155,28 +155,59 @@ def launch(
             return _run(writer, plan.spec, slots, sinks)
 
 
-def resume(run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, sinks: Sequence[Sink] | None = None) -> Record:
+def resume(
+    run_dir: Path | UrlPath,
+    address: str | None,
+    num_gpus: int | None,
+    sinks: Sequence[Sink] | None = None,
+    overrides: Sequence[str] = (),
+) -> Record:
     """Continue an interrupted sweep from its record. Running trials continue from their checkpoints.
 
+    `overrides` change budgets and limits, as `KEY=VALUE`. With a larger budget, a sweep that has ended continues too.
+
     Raises:
-        UserError: if the run folder is missing or in use, or its sweep has ended.
+        UserError: if the run folder is missing or in use, or its sweep has ended, or `overrides` would change anything else.
+        SpecError: if a value of `overrides` is not allowed.
         NothingUsableError: if the sweep ended without a usable trial.
         KeyboardInterrupt: if the user interrupted the sweep again.
     """
     read_manifest(run_dir)
     with closing(RecordWriter(run_dir)) as writer:
+        spec, changed = change_limits(writer.record.manifest["spec"], overrides)
         if writer.record.status == "ended":
-            board, final = command("leaderboard", run_dir), command("promote", run_dir)
-            hint = f"compare its trials with `{board}`, or promote the best with `{final}`"
-            raise UserError(
-                f"the sweep in {run_dir} has ended ({writer.record.ended_reason}); there is nothing to resume", hint
-            )
-        spec = sweep_from_dict(writer.record.manifest["spec"])
+            _check_extended(writer.record, spec, changed)
+        if changed:
+            writer.append({"event": "settings", "time": time.time(), "changed": changed, "by": who()})
         if sinks is None:
-            print(_trusted(spec, run_dir), file=sys.stderr, flush=True)
+            changes = [f"{key} changes from {old} to {new}" for key, (old, new) in changed.items()]
+            print("\n".join([_trusted(spec, run_dir), *changes]), file=sys.stderr, flush=True)
         os.environ.update(TUNE_SETTINGS)
         with ray_cluster(address, num_gpus):
             return _run(writer, spec, _checked_slots(spec), sinks)
+
+
+def _check_extended(record: Record, spec: SweepSpec, changed: Collection[str]) -> None:
+    """Check that the changed budgets of a sweep that has ended leave something to do.
+
+    Raises:
+        UserError: if nothing changed, or a budget is still spent.
+    """
+    from scalesweep.report.prices import paid_in_all
+    from scalesweep.report.progress import budget_uses
+
+    run_dir = record.folder
+    budget = spec.budget.model_dump(mode="json")
+    uses = budget_uses(budget, len(record.trials), record.elapsed_seconds, record.gpu_seconds, paid_in_all(record) or 0.0)
+    spent = [use for use in uses if use.share >= 1]
+    if not changed:
+        board, final = command("leaderboard", run_dir), command("promote", run_dir)
+        larger = f"`{command('resume', run_dir)} --set budget.{spent[0].limit}=…` extends it; " if spent else ""
+        hint = f"{larger}`{board}` compares its trials, and `{final}` trains the best"
+        raise UserError(f"the sweep in {run_dir} has ended ({record.ended_reason}); there is nothing to resume", hint)
+    if spent:
+        message = f"the sweep in {run_dir} has ended, and budget.{spent[0].limit} is spent ({spent[0].used})"
+        raise UserError(message, f"raise it too: --set budget.{spent[0].limit}=…")
 
 
 def _trusted(spec: SweepSpec, run_dir: Path | UrlPath) -> str:
