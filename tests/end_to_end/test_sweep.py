@@ -50,7 +50,8 @@ record, ends = ThreadPoolExecutor(1).submit(launch).result()
 print(record, len(ends), type(record.trials["t0000"].last.metrics["eval_f1_macro"]).__name__)
 """
 
-# Surroundings that decide nothing: an address where no cluster answers, and variables of launchers of distributed programs.
+# Surroundings that decide nothing: an address where no cluster answers, a folder whose path is too long for sockets, and
+# variables of launchers of distributed programs.
 SURROUNDINGS = {"RAY_ADDRESS": "127.0.0.1:1", "LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"}
 SURROUNDINGS |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "PMI_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "fp16"}
 
@@ -67,10 +68,11 @@ def run_apart(*args: str | Path, timeout: float = 500) -> subprocess.CompletedPr
 def finished(tmp_path_factory: pytest.TempPathFactory, ray_of_its_own: None) -> Path:  # noqa: ARG001
     """A run folder of a sweep that ran to its end on two logical GPUs, launched from Python in a thread."""
     folder = tmp_path_factory.mktemp("sweep")
+    (temporary := folder / ("x" * 80)).mkdir()
     spec = write_spec(folder, budget={"run_cap": 8})
     done = subprocess.run(
         [sys.executable, "-c", IN_A_THREAD, spec, folder / "run"],
-        capture_output=True, text=True, check=False, env={**os.environ, **SURROUNDINGS},
+        capture_output=True, text=True, check=False, env={**os.environ, **SURROUNDINGS, "TMPDIR": str(temporary)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"<Record tiny: ended, 8 trials, in {folder / 'run'}> 8 float\n"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from scalesweep.errors import OutsideError, ScalesweepError, UserError
-from scalesweep.workers.session import ray_cluster
+from scalesweep.workers.session import SOCKET_BYTES, ray_cluster, short_folder
 
 
 def closed_port() -> int:
@@ -39,3 +40,15 @@ def test_an_address_that_cannot_be_used_is_refused_at_once(
         pass
     assert caught.value.hint
     assert ("RAY_ADDRESS" in caught.value.hint) == (address == "auto")
+
+
+def test_a_long_folder_for_temporary_files_is_no_place_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/" + "a" * 38)  # as long as may be: socket paths have 107 bytes, 64 of them below /ray
+    assert short_folder() is None
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.setenv(name, "/" + "a" * 39)
+        assert short_folder(str(tmp_path)) == str(tmp_path / "ray")
+        with pytest.raises(OutsideError, match=f"{SOCKET_BYTES} bytes") as caught:
+            short_folder(str(tmp_path / "missing"))
+        assert f"; {name} is longer" in caught.value.hint

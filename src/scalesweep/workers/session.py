@@ -6,12 +6,14 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from scalesweep.errors import OutsideError, UserError
 
 VERSIONS_SECONDS = 120.0  # time for nodes to report their installed versions
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # longest path of a Unix socket
 OBJECT_STORE_BYTES = 100 * 1024**2  # enough for configs and reports, the only objects of a local cluster
 
 
@@ -27,6 +29,30 @@ def visible_gpus() -> int:
         return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
     root = Path("/proc/driver/nvidia/gpus")
     return len(list(root.iterdir())) if root.is_dir() else 0
+
+
+def _ray_folder() -> Path:
+    """Return the folder that Ray chooses for its sessions."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray").absolute()
+
+
+def short_folder(fallback: str = "/tmp") -> str | None:
+    """Return a folder for Ray's sessions if its own choice is too long for the path of a socket; None if it is not.
+
+    Raises:
+        OutsideError: if it is, and `fallback` can't be written.
+    """
+    longest = SOCKET_BYTES - len("/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store")
+    chosen = _ray_folder()
+    if len(os.fsencode(chosen)) <= longest:
+        return None
+    if not os.access(fallback, os.W_OK | os.X_OK):
+        name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+        raise OutsideError(
+            f"Ray can't put its sockets below {chosen}: their paths may have {SOCKET_BYTES} bytes",
+            f"set RAY_TMPDIR to a folder that you can write, of at most {longest - len('/ray')} bytes; {name} is longer",
+        )
+    return f"{fallback}/ray"
 
 
 @contextlib.contextmanager
@@ -61,13 +87,15 @@ def ray_cluster(address: str | None, num_gpus: int | None = None) -> Iterator[No
                 num_gpus=visible_gpus() if num_gpus is None else num_gpus,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=short_folder(),
                 **common,
             )
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         where = f"no Ray cluster answers at {address}" if address else "a local Ray cluster did not start"
-        raise OutsideError(
-            f"{where}: {str(error).splitlines()[0]}", "run `ray status` to see whether a cluster is up"
-        ) from None
+        hint = "run `ray status` to see whether a cluster is up"
+        if not address:
+            hint = f"Ray's logs are in {short_folder() or _ray_folder()}/session_latest/logs"
+        raise OutsideError(f"{where}: {str(error).splitlines()[0]}", hint) from None
     try:
         if address:
             _check_versions()
