@@ -339,7 +339,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
         click.echo(json.dumps(leaderboard_json(record), indent=2, ensure_ascii=False))
         return
     print_leaderboard(record, limit=10)
-    _say("\n" + where_it_is(str(run_dir), folder))
+    _say("\n" + where_it_is(str(run_dir), folder, record))
 
 
 @cli.command()
@@ -520,7 +520,8 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
 @click.option(
     "--max-t",
     type=click.FloatRange(min=0, min_open=True),
-    help="Length of the final run, in the unit of the sweep's rungs (time_attr). Default: the sweep's max_t.",
+    help="Length of the final run, in the unit of the sweep's rungs (time_attr). Default: the sweep's max_t, or "
+    "longer if its trials were short and still improving.",
 )
 @click.option(
     "--address",
@@ -554,17 +555,8 @@ def promote(
 
     try:
         with step_progress("training the final run") as progress:
-            result = run(
-                run_dir,
-                trial_name=trial,
-                train_on=tuple(train_on.split("+")),
-                output=output,
-                num_gpus=num_gpus,
-                max_t=max_t,
-                force=force,
-                progress=progress,
-                address=address,
-            )
+            trains = tuple(train_on.split("+"))
+            result = run(run_dir, trial, trains, output, num_gpus, max_t, force, progress, address=address, say=_say)
     except KeyboardInterrupt:
         _say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
         raise

@@ -180,7 +180,7 @@ def test_no_pickle_of_the_run_folder_is_read_and_the_sweep_ends_as_it_should(int
     for path in planted:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(BOMB % str(trap).encode())
-    for words in (["leaderboard", str(session.run_dir)], ["promote", str(session.run_dir), "--num-gpus", "1"]):
+    for words in (["leaderboard", str(session.run_dir)], ["promote", str(session.run_dir), "--num-gpus", "1", "--max-t", "12"]):
         done = subprocess.run(
             [*GUARDED_CLI, *words], capture_output=True, text=True, check=False, env={**os.environ, **session.env}
         )

@@ -106,7 +106,7 @@ def test_a_sweep_at_a_url_killed_and_resumed_ends_as_an_undisturbed_one(tmp_path
         ]
         assert json.loads(run("simulate", run_dir, "--replay", "--json"))["differences"] == []
         assert "nothing to resume" in command_line.refused("resume", str(run_dir))
-        promoted = json.loads(run("promote", run_dir, "--num-gpus", "1", "--json", cwd=tmp_path))
+        promoted = json.loads(run("promote", run_dir, "--num-gpus", "1", "--max-t", "12", "--json", cwd=tmp_path))
         assert (tmp_path / "promoted" / "tiny" / promoted["trial"]["name"] / "model.safetensors").is_file()
 
         objects = run_dir.names(inside=True)

@@ -116,7 +116,7 @@ def test_the_leaderboard_is_one_everywhere(finished: Path) -> None:
 def test_promotion_tests_once_exports_and_refuses_to_look_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SURROUNDINGS.items():
         monkeypatch.setenv(name, value)  # two workers run on a cluster of their own
-    done = run("promote", finished, "--num-gpus", "2", "--json")
+    done = run("promote", finished, "--num-gpus", "2", "--max-t", "12", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["trial"]["name"] == json.loads(run("leaderboard", finished, "--json").stdout)["trials"][0]["trial"]

@@ -67,7 +67,7 @@ Values of the trial in the sweep, which trained on the train split alone, up to 
 ## Training
 
 Trained on {learnt}: {final["steps"]:,} steps, {final["tokens"]:,} tokens, {final["flops"]:.3g} FLOPs,
-{final["wall_seconds"]:.0f} s on {final["workers"]} worker(s){sessions}.
+{final["wall_seconds"]:.0f} s on {final["workers"]} worker(s){sessions}. Length: {final["length"]}.
 
 | setting | value |
 |---|---|

@@ -15,8 +15,10 @@ from scalesweep.errors import OutsideError, UserError, command, did_you_mean
 from scalesweep.promotion.card import model_card
 from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
 from scalesweep.record import Record, State, Trial, read_record
+from scalesweep.record.final_length import FinalLength, final_length
 from scalesweep.record.provenance import package_versions
 from scalesweep.record.store import encode, events_path
+from scalesweep.report import words
 from scalesweep.search.pick import pick_of
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
 from scalesweep.storage import UrlPath, place
@@ -95,6 +97,7 @@ def promote(
     force: bool = False,
     progress: Progress | None = None,
     address: str | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """Train a trial's configuration to the end, test it once, export the model and verify the export.
 
@@ -104,10 +107,12 @@ def promote(
         train_on: splits that the final run trains on. The test split is read once, at the end, in any case.
         output: folder for the model; default: `promoted/TRIAL` in the run folder.
         num_gpus: workers of the final run; default: the trial's number. Changes the speed, not the result.
-        max_t: fidelity of the final run; default: the sweep's `max_t`.
+        max_t: fidelity of the final run; default: the sweep's `max_t`, or longer if its trials were short and still
+            improving (`record.final_length`).
         force: replace an earlier promotion in `output`, and read the test split again.
         progress: called with (steps done, total steps).
         address: 'auto' or HOST:PORT of a running Ray cluster that trains the model; default: this machine.
+        say: called with the length of the final run and its reason, before the training.
 
     Returns:
         The content of the model's `provenance.json`, and `output`, the folder's path.
@@ -121,7 +126,10 @@ def promote(
     trial = choose(record, run_dir, trial_name)
     config = checked_config(record, trial, run_dir)
     output = _output(output, run_dir, trial, force)
-    final = _final_config(config, num_gpus, max_t)
+    length = _length(record, trial, config, max_t, train_on)
+    final = _final_config(config, num_gpus, length.max_t)
+    if say is not None:
+        say(f"the final run trains {words.final_length(length, record)}: {length.reason}")
     settings = {"config": final.model_dump(), "train_on": list(train_on)}
     with closing(Unfinished(output, settings, discard=force)) as work:
         entry = ladder_entry(record.manifest, final.model_size)
@@ -138,7 +146,7 @@ def promote(
             thaw_at=thaws(trial, record) if config.unfreeze_cadence == "plateau" else None,
         )
         report = _train(job, work, progress, address)
-        provenance = _provenance(record, trial, final, train_on, report, run_dir, work, _earlier_reads(output) + 1)
+        provenance = _provenance(record, trial, final, train_on, length, report, run_dir, work, _earlier_reads(output) + 1)
         text = json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n"
         (work.model / PROVENANCE).write_text(text, encoding="utf-8")
         (work.model / "README.md").write_text(model_card(provenance), encoding="utf-8")
@@ -167,15 +175,20 @@ def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, trial:
     return output
 
 
-def _final_config(config: TrialConfig, num_gpus: int | None, max_t: float | None) -> TrialConfig:
+def _length(record: Record, trial: Trial, config: TrialConfig, max_t: float | None, train_on: tuple[str, ...]) -> FinalLength:
+    """Return the length of the final run: the one asked for, or the default."""
+    if max_t is None:
+        return final_length(record, trial, train_on)
+    whole = max_t == int(max_t)
+    if config.time_attr in ("steps", "tokens") and not whole:
+        raise UserError(f"max_t {max_t} is not a whole number of {config.time_attr}", f"write {round(max_t)}")
+    return FinalLength(int(max_t) if whole else max_t, None, "as asked for by --max-t")
+
+
+def _final_config(config: TrialConfig, num_gpus: int | None, max_t: float) -> TrialConfig:
     """Return the configuration of the final run, which neither stops at rungs nor evaluates on the way."""
-    workers = num_gpus or config.num_gpus
-    changes: dict[str, Any] = {"num_gpus": workers, "rungs": [], "eval_interval": None, "checkpoint_interval": None}
-    if max_t is not None:
-        if config.time_attr in ("steps", "tokens") and max_t != int(max_t):
-            raise UserError(f"max_t {max_t} is not a whole number of {config.time_attr}", f"write {round(max_t)}")
-        changes["max_t"] = int(max_t) if max_t == int(max_t) else max_t
-    return config.model_copy(update=changes)
+    changes: dict[str, Any] = {"num_gpus": num_gpus or config.num_gpus, "max_t": max_t, "rungs": []}
+    return config.model_copy(update={**changes, "eval_interval": None, "checkpoint_interval": None})
 
 
 def _train(job: TrialJob, work: Unfinished, progress: Progress | None, address: str | None) -> Any:
@@ -252,6 +265,7 @@ def _provenance(
     trial: Trial,
     config: TrialConfig,
     train_on: tuple[str, ...],
+    length: FinalLength,
     report: Any,
     run_dir: Path | UrlPath,
     work: Unfinished,
@@ -280,6 +294,7 @@ def _provenance(
         "final_run": {
             "config": config.model_dump(),
             "train_on": list(train_on),
+            "length": length.reason,
             "steps": report.step,
             "tokens": report.tokens,
             "flops": report.flops,

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalesweep.errors import command, shell
-from scalesweep.record import Record
+from scalesweep.record import Record, best
+from scalesweep.record.final_length import final_length
 from scalesweep.record.ranking import By
+from scalesweep.report import words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,16 +44,21 @@ def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None)
     console(width=width).print(render_leaderboard(record, by, width, limit))
 
 
-def where_it_is(run_dir: str, folder: Path) -> str:
+def where_it_is(run_dir: str, folder: Path, record: Record | None = None) -> str:
     """Lines that show where the results of a sweep are, and the next command.
 
-    `run_dir` is a path or a URL. `folder` is the folder on this machine: the run folder itself, unless that is a URL.
+    `run_dir` is a path or a URL. `folder` is the folder on this machine: the run folder itself, unless that is a URL. With a
+    `record` of short trials, the next line names the length of the final run.
     """
+    first = None if record is None else best(record)
+    length = None if record is None or first is None else final_length(record, first, ("train", "validation"))
     rows = {
         "run folder": run_dir,
         "study": shell("optuna-dashboard", folder / "study.log"),
         "next": command("promote", run_dir),
     }
+    if record is not None and length is not None and length.short:
+        rows["next"] += f"  # trains {words.final_length(length, record)}, because the trials were short"
     return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
 
 

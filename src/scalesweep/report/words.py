@@ -8,6 +8,7 @@ from typing import Any
 
 from scalesweep.errors import first_line
 from scalesweep.record import Record, State, Trial
+from scalesweep.record.final_length import FinalLength
 from scalesweep.spec.space import THAWING_MODES
 
 MISSING = "–"
@@ -52,6 +53,12 @@ def clock(seconds: float) -> str:
 def amount(fidelity: float, time_attr: str) -> str:
     """A fidelity with its unit: '120 steps', '1.2M tokens'."""
     return f"{count(fidelity)} {unit(time_attr)}"
+
+
+def final_length(length: FinalLength, record: Record) -> str:
+    """'142 steps (3 epochs)', the latter if the trials' epochs are known."""
+    epochs = f" ({length.epochs:.2g} epochs)" if length.epochs else ""
+    return f"{level(length.max_t)} {unit(record.manifest['time_attr'])}{epochs}"
 
 
 def unit(time_attr: str) -> str:
