@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from command_line import run
+from scalesweep.errors import UserError
 from scalesweep.promotion.promote import checked_config, choose
 from scalesweep.record import read_record
 from scalesweep.training.job import job_from_manifest
@@ -42,8 +43,9 @@ def test_its_leaderboard_is_unchanged(old_run: Path) -> None:
 
 def test_promotion_picks_from_it_and_makes_its_job(old_run: Path) -> None:
     record = read_record(old_run)
-    trial = choose(record, old_run, "best")
-    assert trial.name == "t0000"
+    with pytest.raises(UserError, match=r"has not ended \(1 of its 2 trials are unfinished\)"):
+        choose(record, old_run, "best")
+    trial = choose(record, old_run, "t0000")
     config = checked_config(record, trial, old_run)
     assert (config.learning_rate, config.unfreezing, config.max_t) == (0.00034324115020458297, "head", 8)
     job = job_from_manifest(record.manifest, trial.name, config, None)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from records import MAX_T, START, make_events, make_manifest
 from scalesweep.record import Record, rank
-from scalesweep.report.progress import ProgressSink, budget_uses
+from scalesweep.report.progress import STARTING, ProgressSink, budget_uses
 from scalesweep.report.standing import Standing
 
 
@@ -53,6 +53,7 @@ def test_the_opening_names_sizes_rungs_budget_and_what_to_beat() -> None:
         "       trials   judged at 40, 120 steps, where about 1 in 3 continues; the end is at 360",
         "       to beat  eval_loss 0.6811, eval_accuracy 0.5780 (guessing from class shares in train)",
         "       budget   24 trials, 5:00",
+        "       first    workers are starting; the first trial follows within a minute or so",
     ]
     whole = plain_lines(make_events()[:1], rungs=[], rung_count=0)
     assert "       trials   360 steps for every trial" in whole
@@ -114,7 +115,10 @@ def test_a_resumed_sweep_counts_time_and_trials_of_all_sessions() -> None:
     play(sink, record, restart)
     sink.close(record)
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "[1:40] sweep quick resumes: 2 done · 4 stopped · 2 failed · 1 infeasible · 0 running · 1 waiting"
+    assert (
+        lines[0]
+        == "[1:40] sweep quick resumes: 2 done · 4 stopped · 2 failed · 1 infeasible · 0 running · 1 waiting; " + STARTING
+    )
     assert lines[1] == "[1:43] node back"
     assert lines[2].startswith("[1:50] t0009 starts again (attempt 2): L4")
     assert lines[3].startswith("[2:00] t0009 stopped (budget): eval_loss 0.5300 at 80/360 steps")

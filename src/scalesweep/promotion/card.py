@@ -24,8 +24,19 @@ def model_card(provenance: dict[str, Any]) -> str:
     base = provenance["base_model"]
     header = {"library_name": "transformers", "pipeline_tag": task, "tags": ["scalesweep"]}
     bar = "\\|"  # in a table's cell, also within code
-    layers = f", lowest {base['layers']} blocks" if base["layers"] else ""
-    reads = "Evaluated once" if provenance["test_reads"] == 1 else f"Evaluated {provenance['test_reads']} times, each time"
+    layers = f", lowest {base['layers']} block{'s' * (base['layers'] != 1)}" if base["layers"] else ""
+    reads = (
+        "Evaluated once"
+        if provenance["test_reads"] == 1
+        else f"Evaluated {provenance['test_reads']} times, each time after another run"
+    )
+    searched = ", ".join(f"`{name}`" for name in trial["params"])
+    chooser = "The user chose" if trial.get("named") else "The search chose"
+    source = data["source"]["path"]
+    if source.startswith("/"):  # a card is published, and folders of a machine mean nothing elsewhere
+        source = source.rpartition("/")[2]
+    unit = final["config"]["time_attr"].replace("_", " ").replace("gpu", "GPU")
+    workers = f"{final['workers']} worker" + "s" * (final["workers"] != 1)
     learnt = " + ".join(final["train_on"])
     test = "\n".join(f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in provenance["test"].items())
     validation = "\n".join(f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in trial["validation"].items())
@@ -44,9 +55,9 @@ def model_card(provenance: dict[str, Any]) -> str:
 
 # {provenance["sweep"]["name"]}: {code(final["config"]["model_size"])}
 
-{code(base["model"])}{layers} ({provenance["n_params"]:,} parameters), fine-tuned for {provenance["task"]} on {code(data["source"]["path"])}.
-A joint sweep over model size, GPU count, unfreezing, schedule and regularization chose this configuration: it is trial
-{trial["name"]}, which reached rung {trial["rung"]} of {trial["rungs"]}.
+{code(base["model"])}{layers} ({provenance["n_params"]:,} parameters), fine-tuned for {provenance["task"]} on {code(source)}.
+{chooser} this configuration from a sweep over {searched}: it is trial {trial["name"]}, which reached rung
+{trial["rung"]} of {trial["rungs"]}.
 {classes}
 ## Test split
 
@@ -58,7 +69,7 @@ A joint sweep over model size, GPU count, unfreezing, schedule and regularizatio
 
 ## Validation split, during the sweep
 
-Values of the trial in the sweep, which trained on the train split alone, up to {trial["fidelity"]:,}.
+Values of the trial in the sweep, which trained on the train split alone, up to {trial["fidelity"]:,} {unit}.
 
 | metric | value |
 |---|---|
@@ -67,7 +78,7 @@ Values of the trial in the sweep, which trained on the train split alone, up to 
 ## Training
 
 Trained on {learnt}: {final["steps"]:,} steps, {final["tokens"]:,} tokens, {final["flops"]:.3g} FLOPs,
-{final["wall_seconds"]:.0f} s on {final["workers"]} worker(s){sessions}. Length: {final["length"]}.
+{final["wall_seconds"]:.0f} s on {workers}{sessions}. Length: {final["length"]}.
 
 | setting | value |
 |---|---|

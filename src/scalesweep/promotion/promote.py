@@ -36,6 +36,11 @@ def choose(record: Record, run_dir: Path | UrlPath, name: str) -> Trial:
         UserError: if there is no such trial, or it can't be promoted.
     """
     if name == "best":
+        if record.status != "ended":
+            states = [trial.state for trial in record.trials.values()]
+            unfinished = f"{states.count(State.RUNNING)} of its {len(states)} trials are unfinished"
+            hint = f"finish it: {command('resume', run_dir)}; or name the trial yourself: --trial NAME"
+            raise UserError(f"the sweep in {run_dir} has not ended ({unfinished}), so its best trial is not known", hint)
         trial = pick_of(record, sweep_from_dict(record.manifest["spec"]))
         if trial is None:
             hint = f"see how each trial ended: {command('leaderboard', run_dir)}"
@@ -146,7 +151,8 @@ def promote(
             thaw_at=thaws(trial, record) if config.unfreeze_cadence == "plateau" else None,
         )
         report = _train(job, work, progress, address)
-        provenance = _provenance(record, trial, final, train_on, length, report, run_dir, work, _earlier_reads(output) + 1)
+        reads, named = _earlier_reads(output) + 1, trial_name != "best"
+        provenance = _provenance(record, trial, final, train_on, length, report, run_dir, work, reads, named)
         text = json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n"
         (work.model / PROVENANCE).write_text(text, encoding="utf-8")
         (work.model / "README.md").write_text(model_card(provenance), encoding="utf-8")
@@ -270,6 +276,7 @@ def _provenance(
     run_dir: Path | UrlPath,
     work: Unfinished,
     test_reads: int,
+    named: bool,
 ) -> dict[str, Any]:
     manifest = record.manifest
     entry = ladder_entry(manifest, config.model_size)
@@ -279,6 +286,7 @@ def _provenance(
         "sweep": {"name": manifest["name"], "id": manifest["id"], "git": manifest["git"], "run_dir": run_dir.name},
         "trial": {
             "name": trial.name,
+            "named": named,
             "state": str(trial.state),
             "rung": trial.rung,
             "rungs": manifest["rung_count"],

@@ -173,6 +173,9 @@ def clear_unless_began(run_dir: Path | UrlPath) -> None:
 
 def _no_run_folder(run_dir: Path | UrlPath) -> UserError:
     made = "`scalesweep launch` creates one"
+    if run_dir.name.endswith((".yaml", ".yml")):
+        hint = "name the run folder of that sweep: runs/NAME by default, where NAME is the sweep's `name`"
+        return UserError(f"{run_dir} is a sweep file, not a run folder", hint)
     if isinstance(run_dir, UrlPath):
         return UserError(f"{run_dir} is not a run folder ({MANIFEST} not found)", made)
     siblings = sorted(p.parent.name for p in run_dir.parent.glob(f"*/{MANIFEST}")) if run_dir.parent.is_dir() else []

@@ -26,6 +26,7 @@ from scalesweep.report.trackers import Sink
 
 RUNNING_SHOWN = 12  # lines for running trials; more would not fit on one screen
 REFRESH_PER_SECOND = 2
+STARTING = "workers are starting; the first trial follows within a minute or so"
 STATUS_SECONDS = 15.0  # between two lines that say how the whole sweep stands
 
 
@@ -244,6 +245,7 @@ def _opening(record: Record) -> list[str]:
         "trials": rungs,
         "to beat": words.guess(record),
         "budget": limits,
+        "first": STARTING,
     }
     return [f"       {name:<8} {text}" for name, text in rows.items() if text]
 
@@ -252,7 +254,7 @@ def _event_words(event: dict[str, Any], view: _View) -> str:
     """One event in words; empty for events that mean nothing to a reader on their own."""
     record, kind = view.record, event["event"]
     if kind == "session":
-        return f"sweep {record.manifest['name']} resumes: {_counts(view)}"
+        return f"sweep {record.manifest['name']} resumes: {_counts(view)}; {STARTING}"
     if kind == "note":
         return str(event["text"])
     if kind == "sweep_ended":

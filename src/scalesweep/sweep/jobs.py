@@ -100,7 +100,7 @@ class Jobs:
                 self._client: Any = _connected(lambda: JobSubmissionClient(address))
             except (ImportError, RuntimeError) as error:
                 if isinstance(error, ImportError) or "ray[default]" in str(error):
-                    hint = "run pip install 'scalesweep[cluster]' here and on the cluster's nodes"
+                    hint = "run pip install '.[cluster]' in the clone of scalesweep, here and on the cluster's nodes"
                     raise UserError("Ray's job client is not installed on this machine", hint) from None
                 raise
 

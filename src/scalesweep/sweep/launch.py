@@ -389,6 +389,9 @@ def _note_changed_versions(conductor: Conductor) -> None:
         conductor.note(f"versions changed since the launch: {', '.join(changed)}")
 
 
+STOPPING = "stopping: running trials stop after their next steps; Ctrl-C again ends at once, and `resume` continues after both"
+
+
 @contextlib.contextmanager
 def _interruptible(conductor: Conductor) -> Iterator[None]:
     """Stop cleanly on the first Ctrl-C or SIGTERM, and at once on the second. `resume` continues after both."""
@@ -397,6 +400,8 @@ def _interruptible(conductor: Conductor) -> Iterator[None]:
         if conductor.interrupted:
             raise KeyboardInterrupt
         conductor.interrupted = True
+        # From a thread: the signal may have come in the middle of a write to the same stream.
+        threading.Thread(target=print, args=(STOPPING,), kwargs={"file": sys.stderr, "flush": True}).start()
 
     # Python lets the main thread alone handle signals. A sweep in another thread ends with the process, and can be resumed.
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
