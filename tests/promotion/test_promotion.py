@@ -52,6 +52,7 @@ def run_dir(tmp_path: Path) -> Path:
         {"event": "start", "trial": "t0000", "attempt": 1},
         {"event": "report", "trial": "t0000", **report},
         {"event": "end", "trial": "t0000", "state": "COMPLETE", "reason": "max_t", "error": None},
+        {"event": "sweep_ended", "reason": "budget: run_cap"},
     ]
     (folder / "record.jsonl").write_text("".join(json.dumps({"time": 1e9 + i, **e}) + "\n" for i, e in enumerate(events)))
     return folder

@@ -43,7 +43,7 @@ def test_its_leaderboard_is_unchanged(old_run: Path) -> None:
 
 def test_promotion_picks_from_it_and_makes_its_job(old_run: Path) -> None:
     record = read_record(old_run)
-    with pytest.raises(UserError, match=r"has not ended \(1 of its 2 trials are unfinished\)"):
+    with pytest.raises(UserError, match="has not ended"):
         choose(record, old_run, "best")
     trial = choose(record, old_run, "t0000")
     config = checked_config(record, trial, old_run)

@@ -37,10 +37,8 @@ def choose(record: Record, run_dir: Path | UrlPath, name: str) -> Trial:
     """
     if name == "best":
         if record.status != "ended":
-            states = [trial.state for trial in record.trials.values()]
-            unfinished = f"{states.count(State.RUNNING)} of its {len(states)} trials are unfinished"
             hint = f"finish it: {command('resume', run_dir)}; or name the trial yourself: --trial NAME"
-            raise UserError(f"the sweep in {run_dir} has not ended ({unfinished}), so its best trial is not known", hint)
+            raise UserError(f"the sweep in {run_dir} has not ended, so its best trial is not known yet", hint)
         trial = pick_of(record, sweep_from_dict(record.manifest["spec"]))
         if trial is None:
             hint = f"see how each trial ended: {command('leaderboard', run_dir)}"
