@@ -164,6 +164,10 @@ def test_launch_into_a_folder_in_use_says_how_to_go_on(run_dir: Path, tmp_path: 
     text = refused("launch", "sweep.yaml", "--num-gpus", "2", "--run-dir", str(run_dir), cwd=tmp_path)
     assert f"{run_dir} already contains a sweep" in text
     assert f"scalesweep resume {run_dir}" in text
+    with (run_dir / "record.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "sweep_ended", "time": 2e9, "reason": "budget: run_cap"}) + "\n")
+    text = refused("launch", "sweep.yaml", "--num-gpus", "2", "--run-dir", str(run_dir), cwd=tmp_path)
+    assert f"it has ended; its results: `scalesweep leaderboard {run_dir}`" in text
 
 
 def test_a_larger_budget_and_nothing_else_extends_a_sweep_that_has_ended(tmp_path: Path) -> None:
@@ -263,6 +267,8 @@ def test_leaderboard_table(run_dir: Path) -> None:
     assert "… and 7 more trials" in done.stdout
     by_metric = json.loads(run("leaderboard", str(run_dir), "--json", "--by", "metric").stdout)
     assert by_metric["trials"][0]["trial"] == "t0001"
+    first = json.loads(run("leaderboard", str(run_dir), "--json", "--by", "metric", "--limit", "1").stdout)
+    assert first["trials"] == by_metric["trials"][:1]
     assert "can't be combined" in refused("leaderboard", str(run_dir), "--json", "--csv")
 
 

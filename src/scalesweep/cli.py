@@ -474,7 +474,7 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
     default="rung",
     help="rung: rank by the highest rung reached, then by the metric there. metric: rank by the best value at any report.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Print only the first N trials of the table.")
+@click.option("--limit", type=click.IntRange(min=1), help="Print only the first N trials.")
 def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, limit: int | None) -> None:
     """Rank the trials of a running or finished sweep. Needs only the run folder, no server.
 
@@ -490,9 +490,9 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
         raise click.UsageError("--json and --csv can't be combined")
     record = read_record(run_dir)
     if as_json:
-        click.echo(json.dumps(leaderboard_json(record, by), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(leaderboard_json(record, by, limit), indent=2, ensure_ascii=False))
     elif as_csv:
-        click.echo(leaderboard_csv(record, by), nl=False)
+        click.echo(leaderboard_csv(record, by, limit), nl=False)
     else:
         print_leaderboard(record, by, limit)
 

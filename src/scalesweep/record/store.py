@@ -217,7 +217,10 @@ class RecordWriter:
         try:
             if manifest is not None:
                 if (run_dir / MANIFEST).exists():
-                    hint = f"continue it with `{command('resume', run_dir)}`, or choose another --run-dir"
+                    hint = f"continue it with `{command('resume', run_dir)}`"
+                    if read_record(run_dir).status == "ended":
+                        hint = f"it has ended; its results: `{command('leaderboard', run_dir)}`"
+                    hint += ", or choose another --run-dir"
                     raise UserError(f"{run_dir} already contains a sweep", hint)
                 write_atomic(run_dir / MANIFEST, json.dumps(encode(manifest), indent=2, ensure_ascii=False) + "\n")
             if isinstance(run_dir, Path):

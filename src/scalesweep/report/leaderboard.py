@@ -27,19 +27,19 @@ from scalesweep.report.prices import paid, paid_in_all, start_price
 STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", State.FAIL: "red", State.INFEASIBLE: "red"}
 
 
-def leaderboard_json(record: Record, by: By = "rung") -> dict[str, Any]:
-    """All trials, best first, as JSON can say it: what is not finite or not known is None.
+def leaderboard_json(record: Record, by: By = "rung", limit: int | None = None) -> dict[str, Any]:
+    """The trials, best first, as JSON can say it: what is not finite or not known is None. `limit` keeps the first ones.
 
     `error` is the first line of a failed trial's error, and `traceback` the file of the whole, relative to the run folder.
     `metric` was reached at `fidelity`; `gpu_seconds`, `wall_seconds`, `tokens` and `flops` are the trial's totals.
     """
-    rows: list[dict[str, Any]] = [_finite(entry(row)) for row in rank(record, by)]
+    rows: list[dict[str, Any]] = [_finite(entry(row)) for row in rank(record, by)[:limit]]
     return {"sweep": record.manifest["name"], "metric": record.metric, "trials": rows}
 
 
-def leaderboard_csv(record: Record, by: By = "rung") -> str:
+def leaderboard_csv(record: Record, by: By = "rung", limit: int | None = None) -> str:
     """The same rows with each sampled parameter as a column of its own; what is not known is empty."""
-    trials = leaderboard_json(record, by)["trials"]
+    trials = leaderboard_json(record, by, limit)["trials"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(record), lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
