@@ -72,6 +72,7 @@ SPECIAL = {  # where the annotation would say less than a word of ours
     "SweepSpec.ladder": "mapping or list",
     "BudgetSpec.time": "duration > 0",
     "DataSpec.splits": "mapping",
+    "SearchSpec.points_to_evaluate": "list of mappings",
     "ResourcesSpec.dollars_per_gpu_hour": "number > 0, or mapping",
     "Parameter.when": "mapping",
     "Parameter.value": "number, word or boolean",

@@ -84,6 +84,37 @@ def test_a_running_trial_survives_the_rebuild_and_can_be_told() -> None:
     assert (frozen.state, frozen.value, frozen.intermediate_values) == (TrialState.PRUNED, 0.4, {4: 0.5, 8: 0.4})
 
 
+# ---- points to evaluate ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "scale_aware"])
+def test_given_points_come_first_in_order_with_any_sampler_and_a_rebuilt_study_agrees(sampler: str) -> None:
+    whole = {"model_size": "L2", "num_gpus": 2, "unfreezing": "gradual", "unfreeze_interval": 3, "learning_rate": 0.002}
+    points = [whole, {"learning_rate": 0.0005}, {"model_size": "L1", "unfreezing": "full"}]
+    ladder = [{"name": name, "model": "m", "min_gpus": least} for name, least in (("L1", 1), ("L2", 2))]
+    early = {"type": "asha", "time_attr": "steps", "grace_period": 4, "max_t": 8}
+    search = {"sampler": sampler, "n_startup_trials": 3, "seed": 3, "points_to_evaluate": points}
+    spec = sweep(search=search, ladder=ladder, early_terminate=early, budget={"run_cap": 12})
+    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
+    trials = drive(proposer, 0, 9)
+    assert trials[0].params == whole
+    assert [{name: trial.params[name] for name in point} for trial, point in zip(trials, points, strict=False)] == points
+    assert all(spec.search_space.parameters[name].takes(trial.params[name]) for trial in trials for name in trial.params)
+    assert all(set(trial.params) >= {"model_size", "num_gpus", "unfreezing", "learning_rate"} for trial in trials)
+    assert len({trial.params["learning_rate"] for trial in trials}) == 9
+    for cut in (1, 2, 5):
+        rebuilt = Proposer(spec, "minimize", InMemoryStorage(), trials[:cut], metric="eval_loss")
+        assert [trial.params for trial in drive(rebuilt, cut, 9 - cut)] == [trial.params for trial in trials[cut:]]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "scale_aware"])
+def test_a_given_point_that_cannot_run_gives_its_turn_to_the_sampler(sampler: str) -> None:
+    spec = sweep(search={"sampler": sampler, "points_to_evaluate": [{"model_size": "L2", "unfreezing": "full"}]})
+    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", hopeless=[("L2", "full")])
+    [first] = drive(proposer, 0, 1)
+    assert combination_of(first) != ("L2", "full")
+
+
 # ---- what can't run --------------------------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,8 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # sampler and survival rule
 def spec_of(way: str, **budget: Any) -> SweepSpec:
     data = family_spec("trend")
     sampler, early = WAYS[way]
-    search = {"sampler": sampler, "n_startup_trials": 5, "seed": 3}
+    points = [{"learning_rate": 1e-4}]  # tried first
+    search = {"sampler": sampler, "n_startup_trials": 5, "seed": 3, "points_to_evaluate": points}
     early = {**data["early_terminate"], **early}
     return sweep_from_dict({**data, "search": search, "early_terminate": early, "budget": budget or {"run_cap": 30}})
 
@@ -101,6 +102,7 @@ def test_a_simulated_record_is_decided_again_as_it_was(way: str) -> None:
     assert result.differences == []
     kinds = [event["event"] for event in events]
     assert result.decisions == kinds.count("trial") + kinds.count("promoted") + kinds.count("report") > 40
+    assert next(event for event in events if event["event"] == "trial")["params"]["learning_rate"] == 1e-4
     assert (kinds.count("promoted") > 3) == (WAYS[way][1]["variant"] == "promotion")
     assert kinds.count("died") > 0
     assert any("counts" in event for event in events)  # GPU counts that not all trials may have

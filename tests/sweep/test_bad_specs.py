@@ -122,6 +122,13 @@ def in_space(id: str, old: str, new: str, key: str, says: str, hint: str, at: st
     return Bad(id, at or new, key, says, hint, space=[(old, new)], **more)
 
 
+def point(id: str, points: str, key: str, says: str, hint: str) -> Bad:
+    """Broken in the points to evaluate first."""
+    search = f"search:\n  points_to_evaluate: [{points}]\n"
+    at = "points_to_evaluate"
+    return in_sweep(id, "budget:\n", f"{search}budget:\n", f"search.points_to_evaluate{key}", says, hint, at=at)
+
+
 RATE = "    min: 1.0e-4\n    max: 1.0e-2"
 P = "parameters."
 
@@ -153,6 +160,28 @@ BAD = [
     in_sweep("no duration", "run_cap: 6", "time: 5 minutes", "budget.time", "'5 minutes' is not a duration", "2h30m"),
     in_sweep("delimiter of two characters", "  text: text", "  text: text\n  delimiter: '\\t'", "data.delimiter",
              r"'\\t' is not one character", "in double quotes for a tab", at="delimiter"),
+    # ---- points to evaluate
+    point("a point of an unknown parameter", "{learning_rat: 1.0e-3}", "[0].learning_rat", "is not a parameter of this space",
+          "did you mean 'learning_rate'?"),
+    point("a point by another tool's name", "{lr: 1.0e-3}", "[0].lr", "is not a parameter of this space", "calls it 'learning_rate'"),
+    point("a point out of range", "{learning_rate: 1.0}", "[0].learning_rate", "can't draw 1.0: log_uniform_values 0.0001 … 0.01",
+          "from 0.0001 to 0.01"),
+    point("a point of another word", "{model_size: larg}", "[0].model_size", "can't draw 'larg': small | large", "did you mean 'large'?"),
+    point("a point of no whole number", "{unfreezing: gradual, unfreeze_interval: 2.5}", "[0].unfreeze_interval", "can't draw 2.5",
+          "write a number from 2 to 4"),
+    point("a point whose condition does not hold", "{unfreezing: head, unfreeze_interval: 3}", "[0].unfreeze_interval",
+          "does not exist with unfreezing head", "it exists with unfreezing gradual"),
+    point("a point whose condition is open", "{unfreeze_interval: 3}", "[0].unfreeze_interval",
+          "exists with unfreezing gradual only, and the point leaves unfreezing open", "name unfreezing in the point too"),
+    point("a point of too few GPUs", "{model_size: large, num_gpus: 1}", "[0].num_gpus", "1 is below the min_gpus of size large (2)",
+          "larger num_gpus"),
+    point("a point of too few GPUs for one size", "{num_gpus: 1}", "[0].num_gpus", "1 is below the min_gpus of size large (2)",
+          "name model_size too"),
+    point("a point twice", "{num_gpus: 2}, {num_gpus: 2}", "[1]", "is the same point as points_to_evaluate[0]", "once"),
+    point("an empty point", "{}", "[0]", "names no parameter", "at least one"),
+    point("a point that is a list", "[0.1]", "[0]", "must be a mapping, not [0.1]", "write"),
+    point("more points than trials", ", ".join(f"{{learning_rate: {rate}.0e-4}}" for rate in range(2, 9)), "",
+          "has 7 points, and budget.run_cap is 6", "increase budget.run_cap"),
     # ---- YAML
     in_sweep("not YAML", "splits:\n    train: 60", "splits: {train: 60", "", "not valid YAML", "brackets",
              at="    validation: 20"),
@@ -331,6 +360,10 @@ BAD = [
              "at least 3"),
     in_sweep("GPU memory too small", "resources:", "resources:\n  gpu_memory_gib: 0.00001", "ladder[0].model",
              "size small needs at least", "remove the size, or use larger GPUs", at="MODELS/bert\n    layers", problems=2),
+    in_sweep("a point that does not fit a GPU", "budget:\n",
+             "resources:\n  gpu_memory_gib: 0.0002\nsearch: {points_to_evaluate: [{model_size: large, unfreezing: full}]}\nbudget:\n",
+             "search.points_to_evaluate[0]", "large with unfreezing full needs more than the memory", "gpu_memory_gib",
+             at="points_to_evaluate", before=[("resources:\n  max_concurrent_trials: 2\n", "")]),
     in_sweep("GPU memory too small to train in full", "resources:", "resources:\n  gpu_memory_gib: 0.0001", "ladder[0].model",
              "size small needs at least", "train its head only", at="MODELS/bert\n    layers", problems=2,
              space=[("[full, head, gradual]", "[full, gradual]")]),

@@ -41,6 +41,10 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
         when = ", ".join(f"{other} is {' or '.join(map(str, values))}" for other, values in wanted.items())
         space.add_row(name, parameter.describe(), when)
     console.print(space)
+    if points := spec.search.points_to_evaluate:
+        console.print(
+            f"tried first: {len(points)} point{'s' if len(points) > 1 else ''} of search.points_to_evaluate", style="dim"
+        )
     fixed = ", ".join(f"{name} {value}" for name, value in plan["defaults"].items() if value is not None)
     console.print(f"not searched, at their defaults: {fixed}", style="dim")
 

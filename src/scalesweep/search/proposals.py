@@ -80,12 +80,16 @@ def draw_params(spec: SweepSpec, draw: Draw) -> dict[str, Any]:
             size = spec.size(params.get("model_size", spec.sizes()[0].name))
             allowed = allowed_gpus(spec, size)
             if allowed != gpu_choices(spec):
-                label, options = f"num_gpus (at least {size.min_gpus})", CategoricalDistribution(allowed)
+                label, options = _gpus_label(size.min_gpus), CategoricalDistribution(allowed)
                 if len(allowed) == 1:
                     params[name] = allowed[0]
                     continue
         params[name] = parameter.value if options is None else draw(label, options)
     return params
+
+
+def _gpus_label(least: int) -> str:
+    return f"num_gpus (at least {least})"
 
 
 Combination = tuple[str, str]  # model size, unfreezing mode
@@ -288,17 +292,18 @@ class Proposer:
         if not allowed:
             return None
         drawn: dict[str, Any] | None = None
-        if self.spec.search.sampler == "scale_aware":
-            drawn = self.model.propose(number, self._runs, num_gpus or (), left, paused)
-            if drawn is None:
-                return None
+        given, points = self._given(number), len(self.spec.search.points_to_evaluate)
         for attempt in range(ATTEMPTS + 1):
+            if drawn is None and not given and self.spec.search.sampler == "scale_aware":
+                drawn = self.model.propose(max(0, number - points), self._runs, num_gpus or (), left, paused)
+                if drawn is None:
+                    return None
             self.study.sampler = self._sampler(number, attempt)
-            fixed: dict[str, Any] = {}
+            fixed, given = given, {}  # a point that can't run is not tried again
             if drawn is not None:
                 draw_params(self.spec, _labelled(drawn, fixed))
             elif num_gpus and "num_gpus" in self.spec.search_space.parameters:
-                fixed["num_gpus"] = num_gpus[number % len(num_gpus)]
+                fixed = {"num_gpus": num_gpus[number % len(num_gpus)]} | fixed
             if attempt == ATTEMPTS:
                 rng = np.random.default_rng([self.spec.search.seed, number])
                 fixed |= allowed[rng.integers(len(allowed))]
@@ -315,6 +320,14 @@ class Proposer:
         self._open[number] = trial, found, name
         self.model.history.add(name, params)
         return Proposal(number, params)
+
+    def _given(self, number: int) -> dict[str, Any]:
+        """The user's point for this trial, under its names in the study; empty without one."""
+        points = self.spec.search.points_to_evaluate
+        point = dict(points[number]) if number < len(points) else {}
+        if "num_gpus" in point:
+            point |= {_gpus_label(size.min_gpus): point["num_gpus"] for size in self.spec.sizes()}
+        return point
 
     def report(self, number: int, fidelity: float, value: float, gpu_seconds: float = 0.0) -> None:
         """Store an intermediate value, including the last one before a stop."""

@@ -9,13 +9,15 @@ from typing import Any
 from scalesweep.errors import Problem, did_you_mean, nearest
 from scalesweep.spec.config import rung_levels
 from scalesweep.spec.loading import KeyPath
+from scalesweep.spec.points import check_points
 from scalesweep.spec.space import ALIASES, PARAMETERS, THAWING_MODES, VALUE_ALIASES, Parameter, ParameterInfo
 from scalesweep.spec.sweep import SPLITS, LadderSize, SweepSpec
 
 
 def check(spec: SweepSpec) -> list[Problem]:
     """Return the problems of a typed sweep, each with its key, file and line."""
-    return [*_check_space(spec), *_check_sweep(spec)]
+    in_space = _check_space(spec)
+    return [*in_space, *_check_sweep(spec), *([] if in_space else check_points(spec))]
 
 
 # ---- the space --------------------------------------------------------------------------------------------------------
@@ -239,12 +241,10 @@ def _check_prior(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
     if p.value is not None:
         return [spec.problem((*at, "prior"), "has no effect beside value", "remove it")]
     if p.values is not None:
-        fits, takes = p.prior in p.values, did_you_mean(str(p.prior), [str(value) for value in p.values])
+        takes = did_you_mean(str(p.prior), [str(value) for value in p.values])
     else:
-        number = isinstance(p.prior, int | float) and not isinstance(p.prior, bool)
-        fits = number and p.min <= p.prior <= p.max  # type: ignore[operator]
         takes = f"write a number from {p.min} to {p.max}"
-    return [] if fits else [spec.problem((*at, "prior"), f"{p.prior!r} is not a value of {at[-1]}", takes)]
+    return [] if p.takes(p.prior) else [spec.problem((*at, "prior"), f"{p.prior!r} is not a value of {at[-1]}", takes)]
 
 
 def _check_when(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
@@ -266,8 +266,7 @@ def _check_when(spec: SweepSpec, at: KeyPath, p: Parameter) -> list[Problem]:
                     spec.problem(path, "has a continuous range", "name a parameter with listed values: `when` needs one")
                 )
                 break
-            takes = value in choices if choices is not None else isinstance(value, int) and target.min <= value <= target.max  # type: ignore[operator]
-            if not takes:
+            if not target.takes(value):
                 listed = ", ".join(map(str, choices)) if choices is not None else f"{target.min} … {target.max}"
                 near = nearest(str(value), map(str, choices or []))
                 hint = (f"did you mean {near!r}? " if near else "") + f"it takes: {listed}"

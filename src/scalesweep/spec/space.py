@@ -221,6 +221,14 @@ class Parameter(BaseModel):
             return [self.value]
         return list(self.values) if self.values is not None else None
 
+    def takes(self, value: Any) -> bool:
+        """Return whether the parameter can have this value."""
+        choices = self.choices()
+        if choices is not None:  # True == 1 in Python, but not here
+            return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices)
+        kind = int if self.kind == "int_uniform" else (int, float)
+        return isinstance(value, kind) and not isinstance(value, bool) and self.min <= value <= self.max  # type: ignore[operator]
+
     def describe(self) -> str:
         """Describe the parameter in one line, e.g. `log_uniform_values 1e-05 … 0.01`."""
         if self.kind == "constant":

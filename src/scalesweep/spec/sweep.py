@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from scalesweep.errors import Problem
 from scalesweep.spec.loading import Document, KeyPath, key_text
-from scalesweep.spec.space import SearchSpace
+from scalesweep.spec.space import Scalar, SearchSpace
 
 Task = Literal["sequence-classification", "causal-lm"]
 TimeAttr = Literal["steps", "tokens", "flops", "gpu_seconds", "dollars"]
@@ -255,6 +255,11 @@ class SearchSpec(_Strict):
         ge=1,
         description="trials before the sampler uses its model. scale_aware counts trials that have reached the first rung, at "
         "least 3, and spreads them evenly over the space; tpe draws them at random.",
+    )
+    points_to_evaluate: list[dict[str, Scalar]] = Field(
+        default_factory=list,
+        description="configurations to try first, in this order, with any sampler: each a mapping of parameters of the space to "
+        "their values. The sampler draws the parameters that a point leaves open. As in Ray Tune.",
     )
     warm_start: list[str] = Field(
         default_factory=list,

@@ -117,14 +117,8 @@ def misfit(spec: SweepSpec, params: Mapping[str, Any]) -> str | None:
             continue
         if name not in params:
             return f"{name} is missing"
-        value, choices = params[name], parameter.choices()
-        if choices is not None:
-            # True == 1 in Python, but not here
-            fits = any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices)
-        else:
-            kind = int if parameter.kind == "int_uniform" else (int, float)
-            fits = isinstance(value, kind) and not isinstance(value, bool) and parameter.min <= value <= parameter.max  # type: ignore[operator]
-        if not fits:
+        value = params[name]
+        if not parameter.takes(value):
             return f"{name} is not in {parameter.describe()}"
         known[name] = value
         if name == "num_gpus":

@@ -17,7 +17,7 @@ from scalesweep.models.architectures import apply_knobs
 from scalesweep.record import Past, read_record
 from scalesweep.search.survival import rung_count
 from scalesweep.spec import PARAMETERS, LadderSize, SweepSpec, earlier_trials, gpu_choices, rung_levels, unfreezing_modes
-from scalesweep.spec.config import KNOBS
+from scalesweep.spec.config import KNOBS, default_of
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.space import THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
@@ -260,6 +260,21 @@ def hopeless_combinations(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> lis
     return [(size.name, mode) for size in sizes for mode in unfreezing_modes(spec) if _memory_gib(size, mode) > memory]
 
 
+def _check_points(spec: SweepSpec, hopeless: Sequence[tuple[str, str]]) -> list[Problem]:
+    """Find the points of `search.points_to_evaluate` that can't fit in GPU memory."""
+    problems, parameters = [], spec.search_space.parameters
+    for index, point in enumerate(spec.search.points_to_evaluate):
+        size, mode = (
+            point.get(name, parameters[name].value if name in parameters else default_of(spec, name, point))
+            for name in ("model_size", "unfreezing")
+        )
+        if (size, mode) in hopeless:  # None, where the point leaves it open, is not
+            message = f"{size} with unfreezing {mode} needs more than the memory of a GPU"
+            hint = "choose a smaller size or unfreezing: head, or increase resources.gpu_memory_gib"
+            problems.append(spec.problem(("search", "points_to_evaluate", index), message, hint))
+    return problems
+
+
 def _check_tokenizers(spec: SweepSpec, sizes: list[ResolvedSize]) -> list[Problem]:
     row = metric_row(spec)
     fingerprints = {size.tokenizer_fingerprint for size in sizes}
@@ -304,6 +319,9 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         raise SpecError(problems) from None
     classes = tuple(prepared.classes)
     sizes, ladder = check_models(spec, len(classes) or None, base)
+    hopeless = hopeless_combinations(spec, sizes)
+    if problems := _check_points(spec, hopeless):
+        raise SpecError(problems)
     keys, baselines = {}, []
     for index, size in enumerate(sizes):
         if size.tokenizer_fingerprint not in keys:
@@ -334,7 +352,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         train_examples=len(lengths),
         tokens_per_example=float(lengths.mean()),
         cost=_cost(spec, sizes, float(lengths.mean()), slots),
-        hopeless=hopeless_combinations(spec, sizes),
+        hopeless=hopeless,
         baseline=strictest(baselines, spec.metric.name),
         past=tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier),
         past_note=past_note,
