@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,60 @@ def test_only_tokens_need_one_tokenizer_for_all_sizes(tmp_path: Path, monkeypatc
         plan(ladder=ladder, early_terminate=early(time_attr, 4, 36), resources={"dollars_per_gpu_hour": 1.0})
     with pytest.raises(SpecError, match=r"(?s)the sizes have different tokenizers.*time_attr: steps or flops"):
         plan(ladder=ladder, early_terminate=early("tokens", 4, 36))
+
+
+# ---- the data ----------------------------------------------------------------------------------------------------------------
+
+
+def test_class_shares_and_epochs_are_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan()
+    counts = made.data_summary["splits"]["train"]["classes"]
+    assert sum(counts.values()) == 300
+    lines = printed(made, capsys, monkeypatch).splitlines()
+    by_size = sorted(counts, key=lambda name: -counts[name])
+    shares = ", ".join(f"{name} {counts[name]} ({100 * counts[name] / 300:.0f}%)" for name in by_size)
+    assert f"classes {shares} of train" in lines
+    assert "epoch  19 steps of 16 examples; a trial ends after 0.632 epochs" in lines
+    assert any("rows truncated to 32 tokens: train " in line for line in lines)
+    assert made.as_json()["epochs"] == [{"global_batch_size": 16, "steps": 19, "max_t": 12 / 19}]
+
+
+def test_epochs_of_other_fidelities_and_batches() -> None:
+    tokens = plan(early_terminate=early("tokens", 1000, 9000))
+    train = tokens.data_summary["splits"]["train"]
+    assert train["examples"] == train["rows"] == 300
+    assert tokens.epochs[0]["max_t"] == pytest.approx(9000 / train["tokens"])
+    assert plan(early_terminate=early("flops", 1e14, 9e14)).epochs[0]["max_t"] is None
+    space = {"parameters": {"model_size": {"values": ["L1", "L2"]}, "global_batch_size": {"min": 8, "max": 64}}}
+    ranged = replace(plan(), spec=sweep(search_space=space))
+    assert [(epoch["global_batch_size"], epoch["steps"]) for epoch in ranged.epochs] == [(8, 38), (64, 5)]
+
+
+def test_documents_and_examples_are_counted_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiny_models import save_tiny
+
+    monkeypatch.setenv("SCALESWEEP_CACHE", str(tmp_path / "cache"))
+    save_tiny("gpt2", tmp_path / "model", "causal-lm")
+    # Document n has n + 2 tokens with those of begin and end, so n + 1 predictions, 3 of them in each example.
+    lengths = [2, 3, 8, 11, 1, 5]
+    texts = [" ".join("abcdefghijkl"[number] for number in range(length)) for length in lengths]
+    (tmp_path / "a.csv").write_text("text\n" + "".join(f"{text}\n" for text in texts))
+    data = {"path": str(tmp_path / "a.csv"), "splits": {"train": 4, "validation": 1, "test": 1}, "max_length": 4}
+    made = plan(
+        task="causal-lm",
+        data=data,
+        ladder=[{"name": "tiny", "model": str(tmp_path / "model")}],
+        search_space={"parameters": {"learning_rate": {"min": 1e-4, "max": 1e-2}}},
+    )
+    splits = made.as_json()["data"]["splits"]
+    assert sum(split["rows"] for split in splits.values()) == 6
+    assert sum(split["examples"] for split in splits.values()) == sum(-(-(length + 1) // 3) for length in lengths)
+    train = splits["train"]
+    lines = printed(made, capsys, monkeypatch).splitlines()
+    assert f"data   train 4 documents, {train['examples']} examples, {train['tokens']} tokens" in lines
+    assert made.epochs[0]["steps"] == -(-train["examples"] // 16)
 
 
 # ---- what can't fit ----------------------------------------------------------------------------------------------------------

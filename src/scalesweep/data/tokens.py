@@ -224,19 +224,18 @@ def _write(
 
 
 def token_notes(meta: dict[str, Any]) -> list[str]:
-    """Notes on what the tokenizer did to the texts of each split."""
+    """Notes on what the tokenizer did to the texts of the splits. `meta`: content of a token folder's `meta.json`."""
+    kinds = {
+        "truncated": (f"rows truncated to {meta['max_length']} tokens", "rows"),
+        "unknown_tokens": ("tokens unknown to the tokenizer", "tokens"),
+        "control_words": ("rows that hold control words of the tokenizer, which are read as text", "rows"),
+    }
     notes = []
-    for split, figures in meta["splits"].items():
-        rows = f"of {figures['rows']:,} rows"
-        if figures["truncated"]:
-            notes.append(f"split {split!r}: {figures['truncated']:,} {rows} are truncated to {meta['max_length']} tokens")
-        if figures["unknown_tokens"]:
-            unknown = f"{figures['unknown_tokens']:,} of {figures['tokens']:,} tokens"
-            notes.append(f"split {split!r}: {unknown} are unknown to the tokenizer")
-        if figures.get("control_words"):
-            notes.append(
-                f"split {split!r}: {figures['control_words']:,} {rows} hold control words of the tokenizer, read as text"
-            )
+    for kind, (what, whole) in kinds.items():
+        found = {split: figures for split, figures in meta["splits"].items() if figures.get(kind)}
+        counts = [f"{split} {figures[kind]:,} of {figures[whole]:,}" for split, figures in found.items()]
+        if counts:
+            notes.append(f"{what}: {', '.join(counts)}")
     return notes
 
 

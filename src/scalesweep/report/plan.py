@@ -8,6 +8,8 @@ from scalesweep.report import terminal, words
 from scalesweep.report.terminal import headed
 from scalesweep.spec import SweepSpec
 
+CLASSES = 12  # named at most
+
 
 def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     """Print a plan (`Plan.as_json()`) to stdout."""
@@ -53,15 +55,45 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     console.print(headed("\nrungs", f"  {levels} {words.unit(early.time_attr)}; a trial ends at {ends}"))
     if plan["rungs"]["levels"]:
         console.print(f"       about one of {early.reduction_factor:g} trials passes each rung")
-    counted = ", ".join(f"{name} {split['rows']:,}" for name, split in plan["data"]["splits"].items())
-    console.print(headed("data", f"   {counted} examples; {plan['data']['tokens_per_example']:.1f} tokens each"))
+    console.print(headed("data", "\n".join(_data_lines(plan["data"]))))
     for note in plan["data"]["notes"]:
         console.print(f"       {note}", style="dim")
+    if counts := plan["data"]["splits"]["train"].get("classes"):
+        console.print(headed("classes", f" {_class_shares(counts)}"))
+    console.print(headed("epoch", "  " + "\n       ".join(map(_epoch_line, plan["epochs"]))))
     guessed = plan["baseline"]["metrics"]
     shown = ", ".join(f"{name} {words.score(guessed[name])}" for name in words.guessed_metrics(guessed, spec.metric.name))
     guess = f"{shown}: the score of guessing from {plan['baseline']['guess']}, which a trial must beat"
     console.print(headed("guess", f"  {guess}"))
     console.print(headed("cost", f"   at most {_cost_line(plan['cost_at_most'])}"))
+
+
+def _data_lines(data: dict[str, Any]) -> list[str]:
+    splits = data["splits"].items()
+    if data["classes"]:
+        counted = ", ".join(f"{name} {split['rows']:,}" for name, split in splits)
+        return [f"   {counted} examples; {data['tokens_per_example']:.1f} tokens each"]
+    lines = [
+        f"{name} {split['rows']:,} documents, {split['examples']:,} examples, {split['tokens']:,} tokens"
+        for name, split in splits
+    ]
+    return [f"   {lines[0]}", *(f"       {line}" for line in lines[1:])]
+
+
+def _class_shares(counts: dict[str, int]) -> str:
+    """The classes of the train split by their number of rows; of many classes the largest and the smallest."""
+    total = sum(counts.values())
+    ordered = sorted(counts, key=lambda name: -counts[name])
+    plain = {name: name if name == name.strip() and name.isprintable() else repr(name) for name in ordered}
+    shown = [f"{plain[name]} {counts[name]:,} ({counts[name] / total:.0%})" for name in ordered]
+    if len(shown) > CLASSES:
+        shown = [*shown[: CLASSES - 1], f"… {len(shown) - CLASSES:,} more …", shown[-1]]
+    return f"{', '.join(shown)} of train"
+
+
+def _epoch_line(epoch: dict[str, Any]) -> str:
+    line = f"{epoch['steps']:,} steps of {epoch['global_batch_size']:,} examples"
+    return line if epoch["max_t"] is None else f"{line}; a trial ends after {epoch['max_t']:.3g} epochs"
 
 
 def _cost_line(cost: dict[str, Any]) -> str:

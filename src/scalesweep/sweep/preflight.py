@@ -75,6 +75,19 @@ class Plan:
     def rung_count(self) -> int:
         return rung_count(self.rungs, self.spec.early_terminate.max_t)
 
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return the steps of an epoch for the smallest and the largest batch of the space, and `max_t` in epochs.
+
+        `max_t` is None where it counts neither steps nor tokens, because it then depends on the configuration.
+        """
+        early, tokens, found = self.spec.early_terminate, self.tokens_per_example * self.train_examples, []
+        for batch in sorted({min(_batches(self.spec)), max(_batches(self.spec))}):
+            steps = -(-self.train_examples // batch)
+            per_epoch = {"steps": steps, "tokens": tokens}.get(early.time_attr)
+            found.append({"global_batch_size": batch, "steps": steps, "max_t": per_epoch and early.max_t / per_epoch})
+        return found
+
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain data, for `plan --json`."""
         spec = self.spec
@@ -94,6 +107,7 @@ class Plan:
                 **self.data_summary,
                 "notes": [*self.data_notes, *([self.past_note] if self.past_note else [])],
             },
+            "epochs": self.epochs,
             "baseline": asdict(self.baseline),
             "cost_at_most": asdict(self.cost),
         }
@@ -346,8 +360,8 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         data=_absolute_data(spec, base),
         data_keys={size.name: keys[size.tokenizer_fingerprint].name for size in sizes},
         data_fingerprint=prepared.fingerprint,
-        data_summary=prepared.summary,
-        data_notes=list(prepared.notes),
+        data_summary=_counted(prepared.summary, data.meta["splits"]),
+        data_notes=[*prepared.notes, *_token_notes(sizes, keys)],
         classes=classes,
         train_examples=len(lengths),
         tokens_per_example=float(lengths.mean()),
@@ -357,6 +371,27 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         past=tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier),
         past_note=past_note,
     )
+
+
+def _counted(summary: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary of the data with the examples and tokens of each split, which causal-lm lays documents out in."""
+    splits = summary["splits"].items()
+    counts = {split: {key: figures[split][key] for key in ("examples", "tokens")} for split in figures}
+    return {**summary, "splits": {split: {**rows, **counts[split]} for split, rows in splits}}
+
+
+def _token_notes(sizes: Sequence[ResolvedSize], folders: dict[str, Path]) -> list[str]:
+    """Return what each tokenizer did to the texts. `folders`: tokenizer fingerprint → token folder."""
+    from scalesweep.data.tokens import TokenizedData, token_notes
+
+    notes = []
+    for fingerprint, folder in folders.items():
+        names = ", ".join(size.name for size in sizes if size.tokenizer_fingerprint == fingerprint)
+        whose = f"tokenizer of {names}: " if len(folders) > 1 else ""
+        notes += [whose + note for note in token_notes(TokenizedData.open(folder).meta)]
+    if len(folders) > 1:
+        notes.append(f"examples and tokens are those of the tokenizer of {sizes[0].name}")
+    return notes
 
 
 def _absolute_data(spec: SweepSpec, base: Path) -> DataSpec:
@@ -376,9 +411,9 @@ def _cost(spec: SweepSpec, sizes: list[ResolvedSize], tokens_per_example: float,
     counted = {early.time_attr: at_most}
     tokens, flops = counted.get("tokens"), counted.get("flops")
     if early.time_attr == "steps" and at_most is not None:
-        tokens = at_most * _largest_batch(spec) * tokens_per_example
+        tokens = at_most * max(_batches(spec)) * tokens_per_example
     if tokens is not None:
-        rows = _largest_batch(spec)
+        rows = max(_batches(spec))
         batches = tokens / (rows * tokens_per_example)
         flops = batches * max(_training_flops(size, rows, tokens_per_example) for size in sizes)
     prices = [price for size in sizes if (price := spec.price(size.name)) is not None]
@@ -405,7 +440,8 @@ def _least(*bounds: Any) -> float | None:
     return min((bound for bound in bounds if bound), default=None)
 
 
-def _largest_batch(spec: SweepSpec) -> int:
+def _batches(spec: SweepSpec) -> list[int]:
+    """Return the batch sizes of the space; of a range its ends."""
     batch = spec.search_space.parameters.get("global_batch_size")
-    sizes: list[Any] = (batch.choices() or [batch.max]) if batch else []
-    return max((int(value) for value in sizes if value is not None), default=spec.training.global_batch_size)
+    sizes: list[Any] = (batch.choices() or [batch.min, batch.max]) if batch else []
+    return [int(value) for value in sizes if value is not None] or [spec.training.global_batch_size]
