@@ -367,8 +367,6 @@ BAD = [
     in_sweep("GPU memory too small to train in full", "resources:", "resources:\n  gpu_memory_gib: 0.0001", "ladder[0].model",
              "size small needs at least", "train its head only", at="MODELS/bert\n    layers", problems=2,
              space=[("[full, head, gradual]", "[full, gradual]")]),
-    in_sweep("tied head trained alone", "MODELS/gpt2\n    layers", "MODELS/opt\n    layers", P + "unfreezing",
-             "size small has no head that can train alone", "remove head and gradual from unfreezing", at="  unfreezing: {values", before=CAUSAL),
     # ---- the metric
     in_sweep("unknown metric", "name: eval_loss", "name: eval_los", "metric.name", "'eval_los' is unknown", "did you mean 'eval_loss'?"),
     in_sweep("metric of another task", "name: eval_loss, goal: minimize", "name: eval_perplexity", "metric.name",
@@ -590,6 +588,20 @@ def test_the_sweep_that_is_broken_below_is_right(folder: Path, models: Path) -> 
     assert checked(write(folder, models)).cost.trials == 6
     assert checked(write(folder, models, CAUSAL, CAUSAL_SPACE)).cost.trials == 6
     assert checked(write(folder, models, DEPTHS, DEPTH_NAMES)).cost.trials == 6
+
+
+def test_a_tied_head_trains_with_the_highest_block_and_plan_says_what_it_holds(folder: Path, models: Path) -> None:
+    assert checked(write(folder, models)).ladder_notes == []  # a classifier's head is its own
+    assert checked(write(folder, models, CAUSAL, CAUSAL_SPACE)).ladder_notes == []  # full trains everything at once
+    made = checked(write(folder, models, [*CAUSAL, ("MODELS/gpt2\n    layers", "MODELS/opt\n    layers")]))
+    none, norm = made.ladder_notes
+    assert none.startswith(
+        "small: the output layer is tied to the embeddings, so the head holds no parameters; the highest block"
+    )
+    assert "large: the output layer is tied to the embeddings, so the head holds only transformer.ln_f.weight and " in norm
+    assert "transformer.ln_f.bias (64 parameters)" in norm
+    assert "unfreezing (head, gradual) trains the head alone" in norm
+    assert [(size.head_groups, size.group_params[-1]) for size in made.sizes] == [(2, 0), (2, 64)]
 
 
 def test_the_cases_are_many_and_distinct() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from jobs import job, reports
 from scalesweep.data.batches import BatchPlan
 from scalesweep.spec import TrialConfig
 from scalesweep.training.cadence import Cadence
-from scalesweep.training.loop import Trainer
+from scalesweep.training.loop import Trainer, train
+from tiny_models import save_tiny
 from tiny_sweeps import tiny_sweep
 
 GROUPS = 5
@@ -113,6 +117,23 @@ def test_lp_ft_and_chain_thaw_train_what_they_say(mode: str, trained: list[set[i
         }
         assert moved == expected
     trainer.close()
+
+
+def test_the_first_stage_of_a_tied_decoder_learns(tmp_path: Path) -> None:
+    """Its final norm alone could not: the loss falls further with the highest block, and nothing below it moves."""
+    spec = tiny_sweep("gpt2", "causal-lm", save_tiny("gpt2", tmp_path / "model", "causal-lm", initializer_range=0.2))
+    made = job({"unfreezing": "head", "max_t": 12, "rungs": [], "learning_rate": 1e-2, "dropout": 0.0}, sweep=spec)
+    assert made.head_groups == 2
+    losses = {}
+    for heads in (1, 2):
+        trainer = Trainer(replace(made, head_groups=heads))
+        before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+        *_, last = train(trainer)
+        losses[heads] = last.metrics["eval_loss"]
+        moved = {name for name, parameter in trainer.parameters.items() if not torch.equal(before[name], parameter)}
+        assert moved <= {name for group in trainer.groups[-heads:] for name in group.parameter_names}
+        assert any(".h.2." in name for name in moved) == (heads == 2)
+    assert losses[2] < losses[1] - 0.1
 
 
 @pytest.mark.parametrize("mode", ["lp_ft", "chain_thaw"])

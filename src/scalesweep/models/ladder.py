@@ -25,6 +25,7 @@ from scalesweep.errors import OutsideError, ScalesweepError, UserError, shell
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.models.flops import flop_profile
 from scalesweep.models.groups import blocks, layer_groups
+from scalesweep.models.unfreezing import head_groups
 from scalesweep.models.weights import (
     PICKLED,
     READ_WITH_WEIGHTS,
@@ -60,6 +61,8 @@ class ResolvedSize:
     n_params_embedding: int  # lookup tables: token, position and type embeddings
     group_params: tuple[int, ...]  # per layer group, bottom to top; a tied parameter counts once, in its lowest group
     group_names: tuple[str, ...]
+    head_parameters: tuple[str, ...]  # of the group `head`
+    head_groups: int  # groups, from the top, that train as the head; 2 if the head holds no matrix
     vocab_size: int
     max_positions: int | None  # the size of the position table in tokens; None if unbounded
     min_gpus: int
@@ -257,6 +260,8 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
         n_params_embedding=sum(tables.values()),
         group_params=tuple(sum(parameters[name].numel() for name in group.parameter_names) for group in groups),
         group_names=tuple(group.name for group in groups),
+        head_parameters=groups[-1].parameter_names,
+        head_groups=head_groups(model, groups),
         vocab_size=vocab_size,
         max_positions=_max_positions(model, text_config),
         min_gpus=size.min_gpus,

@@ -187,7 +187,8 @@ MANIFEST: dict[str, Field] = {
     "ladder": Field(
         "list",
         "per size: `name`, `model`, `layers`, `n_layers`, `model_type`, `hidden_size`, `n_params`, `n_params_embedding`, "
-        "`group_params`, `group_names`, `vocab_size`, `max_positions`, `min_gpus`, `accelerator_type`, `tokenizer_fingerprint`; "
+        "`group_params`, `group_names`, `head_parameters`, `head_groups` (groups, from the top, that train as the head; older records "
+        "have neither), `vocab_size`, `max_positions`, `min_gpus`, `accelerator_type`, `tokenizer_fingerprint`; "
         "`flops` (the measured profile: `forwards`, `recomputed`, `gradients`, `estimated`); `entry` (the size as the user wrote "
         "it, local paths absolute); `data_key` (its tokenized data in a node's cache)",
     ),

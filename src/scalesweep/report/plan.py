@@ -27,6 +27,8 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
             size["name"], entry.model, str(size["n_layers"]), str(size["hidden_size"]), *counts, str(size["min_gpus"])
         )
     console.print(ladder)
+    for note in plan["ladder_notes"]:
+        console.print(note, style="dim")
     if plan["hopeless"]:
         modes: dict[str, list[str]] = {}
         for size, mode in plan["hopeless"]:

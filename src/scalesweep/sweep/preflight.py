@@ -68,6 +68,23 @@ class Plan:
         return f"<Plan {self.spec.name}: sizes {sizes}; {len(self.spec.search_space.parameters)} parameters>"
 
     @property
+    def ladder_notes(self) -> list[str]:
+        """Remarks on the sizes: heads that can't learn alone."""
+        modes = [mode for mode in unfreezing_modes(self.spec) if mode in ("head", *THAWING_MODES)]
+        heads: dict[tuple[tuple[str, ...], int], list[str]] = {}
+        for size in self.sizes if modes else ():
+            if size.head_groups > 1:
+                heads.setdefault((size.head_parameters, size.group_params[-1]), []).append(size.name)
+        notes = []
+        for (held, count), names in heads.items():
+            holds = f"only {' and '.join(held)} ({count:,} parameters)" if held else "no parameters"
+            tied = f"{', '.join(names)}: the output layer is tied to the embeddings, so the head holds {holds}"
+            notes.append(
+                f"{tied}; the highest block trains with it where unfreezing ({', '.join(modes)}) trains the head alone"
+            )
+        return notes
+
+    @property
     def rungs(self) -> list[int | float]:
         return rung_levels(self.spec)
 
@@ -98,6 +115,7 @@ class Plan:
             "space": {name: parameter.model_dump(exclude_none=True) for name, parameter in spec.search_space.ordered()},
             "defaults": {name: info.default for name, info in PARAMETERS.items() if name not in spec.search_space.parameters},
             "ladder": [asdict(size) for size in self.sizes],
+            "ladder_notes": self.ladder_notes,
             "hopeless": [list(found) for found in self.hopeless],
             "rungs": {"time_attr": spec.early_terminate.time_attr, "levels": self.rungs, "max_t": spec.early_terminate.max_t},
             "data": {
@@ -242,11 +260,6 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
         except UserError as error:
             faults.append(_Fault(("search_space", "parameters", knob), f"{error.message} (SIZE)", error.hint))
     modes = unfreezing_modes(spec)
-    starting_with_head = [mode for mode in modes if mode in ("head", *THAWING_MODES)]
-    if resolved.group_params[-1] == 0 and starting_with_head:
-        message = "SIZE has no head that can train alone: its output layer is tied to the embeddings"
-        hint = f"remove {' and '.join(starting_with_head)} from unfreezing, or the size from the ladder"
-        faults.append(_Fault(("search_space", "parameters", "unfreezing"), message, hint))
     if len(hopeless_combinations(spec, [resolved])) == len(modes):
         memory, needed = spec.resources.gpu_memory_gib, min(_memory_gib(resolved, mode) for mode in modes)
         message = f"SIZE needs at least {needed:.3g} GiB for weights, gradients and optimizer, but a GPU has {memory:g} GiB"
@@ -262,7 +275,7 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
 
 def _memory_gib(size: ResolvedSize, mode: str) -> float:
     """Return the least memory of one worker, in GiB. Every mode but `head` trains all groups in the end."""
-    trained = size.group_params[-1] if mode == "head" else size.n_params
+    trained = sum(size.group_params[-size.head_groups :]) if mode == "head" else size.n_params
     return training_memory_bytes(size.n_params, trained) / GIB
 
 

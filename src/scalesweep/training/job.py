@@ -46,6 +46,7 @@ class TrialJob:
     thaw_at: tuple[float, ...] | None = None  # shares of the run at which unfreezing stages begin; replaces the cadence
     price: float | None = None  # dollars per GPU hour
     cache_gib: float | None = None  # disk for cached activations on a node; None: a share of the free disk
+    head_groups: int = 1  # layer groups, from the top, that train as the head
     shared_modes: tuple[str, ...] = ()  # unfreezing modes of this sweep, whose trials share cached activations
 
 
@@ -122,6 +123,7 @@ def job_from_manifest(
         "checkpoint_dir": str(checkpoint_dir) if checkpoint_dir else None,
         "saves_first": "rungs" if spec.early_terminate.variant == "promotion" else "never",
         "price": spec.price(config.model_size),
+        "head_groups": entry.get("head_groups", 1),
         "cache_gib": spec.resources.cache_gib,
         "shared_modes": tuple(str(mode) for mode in (unfreezing.choices() or [] if unfreezing else [])),
     }

@@ -102,7 +102,7 @@ class Trainer:
         self.groups = base.groups
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = make_optimizer(self.parameters, self.groups, config, self.device)
-        self.cadence = Cadence(config, len(self.groups), self.plan, job.thaw_at)
+        self.cadence = Cadence(config, len(self.groups), self.plan, job.thaw_at, job.head_groups)
         self.untouched = len(self.groups)  # groups below this one have the weights of the checkpoint
         share = -(-config.global_batch_size // peers.world)
         self.micro_batch = MicroBatch(job, cache_dir(), self.device, share)

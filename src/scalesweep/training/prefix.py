@@ -50,11 +50,15 @@ _layouts: dict[str, tuple[torch.dtype, int]] = {}  # dtype and number of values 
 _tallies: dict[str, Tally] = {}
 
 
-def cuts_of(mode: str, n_groups: int) -> list[int]:
-    """The cuts that occur in trials of an unfreezing mode. Below cut 2 there is no block, so nothing is worth caching."""
+def cuts_of(mode: str, n_groups: int, heads: int = 1) -> list[int]:
+    """The cuts that occur in trials of an unfreezing mode, if the `heads` top groups train as the head.
+
+    Below cut 2 there is no block, so nothing is worth caching.
+    """
+    first = n_groups - heads
     if mode == "gradual":
-        return list(range(2, n_groups))
-    return [] if mode == "full" else [n_groups - 1]
+        return list(range(2, first + 1))
+    return [] if mode == "full" or first < 2 else [first]
 
 
 class PrefixCache:
@@ -93,8 +97,8 @@ class PrefixCache:
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self._common = [FORMAT, precision, kind, torch.__version__, transformers.__version__]
         modes = {*job.shared_modes, job.config.unfreezing}
-        self.cuts = sorted({cut for mode in modes for cut in cuts_of(mode, len(groups))})
-        self.own_cuts = cuts_of(job.config.unfreezing, len(groups))
+        self.cuts = sorted({cut for mode in modes for cut in cuts_of(mode, len(groups), job.head_groups)})
+        self.own_cuts = cuts_of(job.config.unfreezing, len(groups), job.head_groups)
         self.notes: list[str] = []
         self.computed: list[tuple[int, int, int]] = []  # (tokens, first group, cut) of each computed example, for the FLOPs
         self._stores: dict[tuple[int, Path, str], PrefixStore] = {}
