@@ -303,6 +303,7 @@ GOOD = '{"text": "a", "label": 1}\n'
         ("commas.csv", b"text,label\nfine,0\n\ngood, really,1\n", ":4: the row has 3 cells, but the header names 2 columns"),
         ("latin.csv", "text,label\nfine,0\nété,1\n".encode("latin-1"), ":3: the byte 0xe9 is not UTF-8"),
         ("empty.csv", b"", "empty"),
+        ("header.csv", b"text,label\n", "holds no rows"),
         ("twice.csv", b'text,label\n"two\nlines",1,2\n', ":2: the row that begins here has 3 cells"),
         # Stray quote marks: one behind text, one that nothing closes, one that happens to be closed by a later one.
         ("behind.csv", b'text,label\nfine,0\n"Titanic" is long,1\n', ":3: a quoted cell of the row that begins here"),

@@ -43,6 +43,8 @@ def load_rows(spec: DataSpec, base: Path, notes: list[str] | None = None) -> dic
             loaded = {"train": datasets.Dataset(read_file(path, spec, [] if notes is None else notes))}
     except OSError as error:
         raise OutsideError(f"{spec.path} can't be read: {error}") from error
+    if not any(rows.num_rows for rows in loaded.values()):
+        raise DataProblem(PATH, f"{spec.path} holds no rows")
     needed = set(resolve(spec.splits, list(loaded)).values())
     return {name: _select(rows, spec, name) for name, rows in loaded.items() if name in needed}
 

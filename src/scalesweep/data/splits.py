@@ -158,8 +158,9 @@ def split_rows(
         rows |= chosen
     for split, taken in rows.items():
         if not taken.size:
+            message = f"no usable rows are left for split {split!r}; {kept.size:,} rows are usable in all"
             raise DataProblem(
-                (*SPLITS_KEY, split), f"no usable rows are left for split {split!r}", "; ".join(dropped_words(counts))
+                (*SPLITS_KEY, split), message, "; ".join(dropped_words(counts)) or "add rows, or change the sizes"
             )
     return Splits(
         rows={split: np.sort(rows[split]) for split in SPLITS if split in rows},
