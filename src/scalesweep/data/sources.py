@@ -44,7 +44,7 @@ def load_rows(spec: DataSpec, base: Path, notes: list[str] | None = None) -> dic
     except OSError as error:
         raise OutsideError(f"{spec.path} can't be read: {error}") from error
     if not any(rows.num_rows for rows in loaded.values()):
-        raise DataProblem(PATH, f"{spec.path} holds no rows")
+        raise DataProblem(PATH, f"{spec.path} can't be read: it holds no rows", "check that it is the right file")
     needed = set(resolve(spec.splits, list(loaded)).values())
     return {name: _select(rows, spec, name) for name, rows in loaded.items() if name in needed}
 
