@@ -120,6 +120,15 @@ def test_seeds_and_repeated_rows_are_curves_of_one_configuration() -> None:
         assert table.best == pytest.approx(2.25)
 
 
+def test_run_ids_of_a_csv_are_words(tmp_path: Path) -> None:
+    one = make_frame().query("optimizer == 'adam' and lr == 0.001")
+    other = one.assign(config="01", steps=[150, 300, 400])
+    pd.concat([one.assign(config="001"), other]).to_csv(tmp_path / "curves.csv", index=False)
+    table = source(read_table(tmp_path / "curves.csv"))
+    reports = sorted(table.curve({"optimizer": "adam", "lr": 1e-3}, seed).fidelity.tolist() for seed in range(2))
+    assert reports == [[100, 200, 400], [150, 300, 400]]
+
+
 def test_run_ids_part_what_the_parameters_do_not() -> None:
     one = make_frame().query("optimizer == 'adam' and lr == 0.001")
     table = source(pd.concat([one.assign(config="a"), one.assign(config="b", steps=one["steps"] * 2, loss=one["loss"] + 1)]))

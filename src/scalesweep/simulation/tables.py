@@ -67,7 +67,9 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: the file does not exist", f"did you mean {path.parent / near}?" if near else "check the path")
     try:
         if kind == ".csv":
-            return pd.read_csv(path, keep_default_na=False, na_values=_EMPTY, float_precision="round_trip", low_memory=False)
+            missing = {"keep_default_na": False, "na_values": _EMPTY}
+            words = {"config": str}  # an id as written: run 001 is not run 1
+            return pd.read_csv(path, **missing, dtype=words, float_precision="round_trip", low_memory=False)
         return pd.read_parquet(path)
     except Exception as error:  # noqa: BLE001 - parsers and decompressors raise many kinds of errors for a damaged file
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
