@@ -138,10 +138,10 @@ def space(run_cap: int, **changes: Any) -> SweepSpec:
 def simulated(policy: str, trials: int, seed: int) -> Usage:
     spec = space(trials)
     source, clock = ParametricSource(FAMILIES[FAMILY], spec), Clock()
-    driver = SweepDriver(spec, "minimize", {}, GPUS, clock, seed)
+    driver = SweepDriver(spec, {}, GPUS, clock, seed)
     old = driver.conductor
     kept = Kept(driver.record)
-    driver.conductor = POLICIES[policy](old.spec, old.goal, kept, old.proposer, lambda: GPUS, Everywhere(), clock)
+    driver.conductor = POLICIES[policy](old.spec, kept, old.proposer, lambda: GPUS, Everywhere(), clock)
     simulate(driver, source, Cluster(GPUS), clock, budget_gpu_hours=1e9, seed=seed)
     return of_events(driver.record, kept.events)
 
@@ -215,11 +215,9 @@ def live_ours(trials: int, folder: Path) -> tuple[Usage, list[tuple[str, dict[st
         search={"sampler": "random"},
         early_terminate={"type": "asha", "time_attr": "steps", "grace_period": REPORTS, "max_t": REPORTS},
     )
-    record = Record(manifest(spec, "minimize", {}))
+    record = Record(manifest(spec, {}))
     kept = Kept(record)
-    conductor = Conductor(
-        spec, "minimize", kept, Proposer(spec, "minimize", new_study()), lambda: GPUS, Everywhere(), time.time
-    )
+    conductor = Conductor(spec, kept, Proposer(spec, new_study()), lambda: GPUS, Everywhere(), time.time)
     log = folder / "ours.jsonl"
 
     def payload(trial: Any) -> dict[str, Any]:

@@ -80,8 +80,8 @@ def seconds(params: Mapping[str, Any]) -> float:
 def conductor_of(spec: SweepSpec, storage: BaseStorage, writer: Memory, clock: Clock) -> Conductor:
     """A conductor that has loaded the record."""
     record = writer.record
-    proposer = Proposer(spec, "minimize", storage, record.by_number(), spec.metric.name, n_params=N_PARAMS)
-    return Conductor(spec, "minimize", writer, proposer, lambda: GPUS, Everywhere(), clock)
+    proposer = Proposer(spec, storage, record.by_number(), n_params=N_PARAMS)
+    return Conductor(spec, writer, proposer, lambda: GPUS, Everywhere(), clock)
 
 
 def one_trial(conductor: Conductor, clock: Clock, rng: np.random.Generator) -> tuple[float, list[float]]:
@@ -142,7 +142,7 @@ def measure(sampler: str, journal: bool, path: str, trials: int, cap_seconds: fl
     with Path(path).open(encoding="utf-8") as file:
         events = [json.loads(line) for line in file]
     spec, clock = spec_of(sampler), Clock(float(events[-1]["time"]))
-    writer = Memory(replay(manifest(spec, "minimize", N_PARAMS), events))
+    writer = Memory(replay(manifest(spec, N_PARAMS), events))
     del events
     with tempfile.TemporaryDirectory() as folder:
         storage: BaseStorage = InMemoryStorage()

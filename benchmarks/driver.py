@@ -111,9 +111,7 @@ def ours(trials: int, seconds: float, folder: Path) -> dict[str, Any]:
     from scalesweep.sweep.trainable import placement
 
     spec = space(trials)
-    writer = RecordWriter(
-        folder / "run", {"schema_version": SCHEMA_VERSION, "name": "trivial", **manifest(spec, "minimize", {})}
-    )
+    writer = RecordWriter(folder / "run", {"schema_version": SCHEMA_VERSION, "name": "trivial", **manifest(spec, {})})
     meter = Meter(trials)
     waits: list[float] = []
 
@@ -126,8 +124,8 @@ def ours(trials: int, seconds: float, folder: Path) -> dict[str, Any]:
 
         def close(self, record: Record) -> None: ...
 
-    proposer = Proposer(spec, "minimize", new_study_storage(folder / "run" / "study.log"))
-    conductor = Conductor(spec, "minimize", writer, proposer, lambda: GPUS, Everywhere(), time.time, [Ends()])
+    proposer = Proposer(spec, new_study_storage(folder / "run" / "study.log"))
+    conductor = Conductor(spec, writer, proposer, lambda: GPUS, Everywhere(), time.time, [Ends()])
     decided: list[float] = []
     report = conductor.report
 

@@ -48,7 +48,6 @@ class Family:
     name: str
     spec: SweepSpec
     source: Source
-    goal: str
     cluster: Cluster
     budget_gpu_hours: float
     trend: bool  # the best settings or the order of the sizes depend on the size
@@ -104,7 +103,7 @@ def _family(name: str, spec: SweepSpec, source: Source, trend: bool, real: bool 
     configs = len(source.configs) if isinstance(source, TableSource) else np.inf
     budget = min(FULL_TRIALS, SHARE * configs) * float(np.median(gpu_seconds)) / 3600
     cluster = Cluster(GPUS, min(STARTUP_SECONDS, STARTUP_SHARE * float(np.median(seconds))))
-    return Family(name, spec, source, spec.metric.goal or "minimize", cluster, budget, trend, real)
+    return Family(name, spec, source, cluster, budget, trend, real)
 
 
 # ---- modelled -----------------------------------------------------------------------------------------------------------
@@ -132,7 +131,7 @@ def _table(
         "budget": {"run_cap": 10_000},
     }
     spec = sweep_from_dict(data, foreign=True)
-    return _family(name, spec, TableSource(frame, spec, "minimize", efficiency=0.9, name=name), trend)
+    return _family(name, spec, TableSource(frame, spec, efficiency=0.9, name=name), trend)
 
 
 def _recorded(path: Path) -> pd.DataFrame:
@@ -255,7 +254,7 @@ def _quickstart() -> Family:
     """This project's own sweep: real trials of the engine, all run to the end."""
     frame = _recorded(OWN)
     spec = load_sweep(ROOT / "sweeps" / "quickstart.yaml")
-    source = TableSource(frame, spec, spec.metric.goal or "minimize", efficiency=0.9, name="quickstart")
+    source = TableSource(frame, spec, efficiency=0.9, name="quickstart")
     return _family("quickstart", spec, source, trend=False)  # after 36 steps no size trend is visible
 
 

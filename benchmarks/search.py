@@ -157,10 +157,10 @@ def run(job: Job) -> dict[str, Any]:
         with contextlib.redirect_stdout(io.StringIO()):  # tools that print
             driver: Any
             if is_rival(job.method):
-                driver = RIVALS[job.method.name].make(family.spec, family.goal, job.seed, source.n_params)
+                driver = RIVALS[job.method.name].make(family.spec, job.seed, source.n_params)
             else:
                 spec = our_spec(family, budget, job.method.changes)
-                driver = SweepDriver(spec, family.goal, source.n_params, cluster.gpus, clock, job.seed)
+                driver = SweepDriver(spec, source.n_params, cluster.gpus, clock, job.seed)
             metered = Metered(driver, source, cluster.startup_seconds, job.cap_seconds)
             if is_rival(job.method):
                 driver.cost_of = metered.cost

@@ -26,7 +26,7 @@ from scalesweep.cli import cli
 from scalesweep.errors import EXIT_CODES
 from scalesweep.record.fields import EVENTS, MANIFEST, REPORT
 from scalesweep.spec import space, sweep
-from scalesweep.training.metrics import METRICS
+from scalesweep.spec.metrics import METRICS
 from scalesweep.training.schedules import SCHEDULES
 
 ROOT = Path(__file__).parents[1]

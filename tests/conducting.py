@@ -90,8 +90,8 @@ class Documented(RecordWriter):
 
 def conductor(folder: Path, spec: SweepSpec, slots: int, clock: Clock | None = None, resume: bool = False) -> Conductor:
     writer = Documented(folder / "run", None if resume else MANIFEST)
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), writer.record.by_number(), "eval_loss")
-    return Conductor(spec, "minimize", writer, proposer, lambda: slots, Workers(), clock=clock or Clock())
+    proposer = Proposer(spec, InMemoryStorage(), writer.record.by_number())
+    return Conductor(spec, writer, proposer, lambda: slots, Workers(), clock=clock or Clock())
 
 
 def report(made: Conductor, name: str, step: int, loss: float) -> bool:

@@ -397,7 +397,7 @@ def test_simulate_refuses(arguments: list[str], says: str, tmp_path: Path) -> No
 
 def test_a_replay_tells_what_differs_by_its_exit_code(tmp_path: Path) -> None:
     spec = sweep_from_dict(sweep_dict(search={"sampler": "random", "seed": 1}))
-    drawn = Proposer(spec, "minimize", InMemoryStorage()).propose(0, "t0000")
+    drawn = Proposer(spec, InMemoryStorage()).propose(0, "t0000")
     assert drawn is not None
     manifest = make_manifest(spec=spec.model_dump(mode="json"))
     for name, params in (("same", drawn.params), ("other", {**drawn.params, "learning_rate": 0.5})):

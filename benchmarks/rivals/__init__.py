@@ -34,10 +34,10 @@ class Entry:
             return f"not installed: {self.checkout} does not name a folder (see benchmarks/rivals.txt)"
         return None
 
-    def make(self, spec: SweepSpec, goal: str, seed: int, n_params: Mapping[str, float]) -> Rival:
+    def make(self, spec: SweepSpec, seed: int, n_params: Mapping[str, float]) -> Rival:
         if reason := self.missing():
             raise ModuleNotFoundError(reason)
-        return getattr(import_module(f".{self.module}", __name__), self.factory)(spec, goal, seed, n_params)
+        return getattr(import_module(f".{self.module}", __name__), self.factory)(spec, seed, n_params)
 
 
 _CARBS = ("torch", "pyro", "sklearn", "wandb", "seaborn", "loguru", "cattr")

@@ -87,9 +87,9 @@ class Rival:
     cost_of: Callable[[str], float] | None = None
     """GPU seconds of a trial so far, for tools that use the cost. The caller of the simulation may set it."""
 
-    def __init__(self, spec: SweepSpec, goal: str, seed: int, n_params: Mapping[str, float]) -> None:
-        self.spec, self.goal, self.seed, self.n_params = spec, goal, seed, n_params
-        self.sign = 1.0 if goal == "maximize" else -1.0
+    def __init__(self, spec: SweepSpec, seed: int, n_params: Mapping[str, float]) -> None:
+        self.spec, self.goal, self.seed, self.n_params = spec, spec.goal, seed, n_params
+        self.sign = -spec.loss_sign
         early = spec.early_terminate
         self.max_t = float(early.max_t)
         self.min_t = float(early.grace_period or early.max_t)

@@ -427,16 +427,14 @@ def simulate(
         raise click.UsageError("Missing option '--curves': a run folder, a table, or family:NAME")
     from scalesweep.report.simulation import check_plot_path, plot_simulation, print_simulation, simulation_json
     from scalesweep.report.terminal import step_progress
-    from scalesweep.simulation.run import Options, goal_of, open_variants, run_simulation
-    from scalesweep.training.metrics import METRICS
+    from scalesweep.simulation.run import Options, open_variants, run_simulation
 
     if plot is not None:
         check_plot_path(plot)
     options = Options(workers, seeds, gpu_hours, startup, failures, processes)
-    goals = {name: metric.goal for name, metric in METRICS.items()}
-    variants = open_variants(spec, curves, overrides, against, goals, efficiency)
+    variants = open_variants(spec, curves, overrides, against, efficiency)
     with step_progress("simulating") as progress:
-        result = run_simulation(variants, curves, goal_of(variants[0].spec, goals), options, progress)
+        result = run_simulation(variants, curves, options, progress)
     if plot is not None:
         plot_simulation(result, plot)
     if as_json:

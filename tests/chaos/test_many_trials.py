@@ -58,9 +58,9 @@ def test_many_trials_of_a_second_on_32_gpus(tmp_path: Path, monkeypatch: pytest.
     }
     spec = sweep_from_dict(document)
     run_dir = tmp_path / "run"
-    writer = RecordWriter(run_dir, {"schema_version": SCHEMA_VERSION, "name": "load", **manifest(spec, "minimize", {})})
-    proposer = Proposer(spec, "minimize", new_study_storage(run_dir / "study.log"))
-    conductor = Conductor(spec, "minimize", writer, proposer, lambda: GPUS, Everywhere(), time.time, [])
+    writer = RecordWriter(run_dir, {"schema_version": SCHEMA_VERSION, "name": "load", **manifest(spec, {})})
+    proposer = Proposer(spec, new_study_storage(run_dir / "study.log"))
+    conductor = Conductor(spec, writer, proposer, lambda: GPUS, Everywhere(), time.time, [])
     for key, value in TUNE_SETTINGS.items():
         monkeypatch.setenv(key, value)
     ray.init(

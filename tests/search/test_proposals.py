@@ -50,13 +50,13 @@ def drive(proposer: Proposer, first: int, count: int, infeasible: Collection[tup
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_rebuilt_study_goes_on_as_the_first_would_have(sampler: str, tmp_path: Path) -> None:
     spec = sweep(search={"sampler": sampler, "n_startup_trials": 5, "seed": 3})
-    undisturbed = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
+    undisturbed = Proposer(spec, InMemoryStorage())
     expected = drive(undisturbed, 0, 16)
 
-    first = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
+    first = Proposer(spec, InMemoryStorage())
     before = drive(first, 0, 9)
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
-    rebuilt = Proposer(spec, "minimize", storage, before, metric="eval_loss")
+    rebuilt = Proposer(spec, storage, before)
     after = drive(rebuilt, 9, 7)
     assert [trial.params for trial in before + after] == [trial.params for trial in expected]
     assert len({"unfreeze_interval" in trial.params for trial in expected}) == 2
@@ -73,11 +73,11 @@ def test_a_rebuilt_study_goes_on_as_the_first_would_have(sampler: str, tmp_path:
 
 def test_a_running_trial_survives_the_rebuild_and_can_be_told() -> None:
     spec = sweep()
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
+    proposer = Proposer(spec, InMemoryStorage())
     trials = drive(proposer, 0, 3)
     params = proposer.propose(3, "t3").params
     running = Trial(3, "t3", params, {}, 0.0, reports=[Report(4, 4, 0, 0.0, 0.0, 0.0, {"eval_loss": 0.5}, (1,))])
-    rebuilt = Proposer(spec, "minimize", InMemoryStorage(), [*trials, running], metric="eval_loss")
+    rebuilt = Proposer(spec, InMemoryStorage(), [*trials, running])
     rebuilt.report(3, 8, 0.4)
     rebuilt.tell(3, State.PRUNED, 0.4)
     frozen = rebuilt.study.trials[3]
@@ -125,7 +125,7 @@ BOTH = {("L1", "gradual"), ("L2", "full")}
 def test_what_ran_out_of_memory_is_not_proposed_again_and_a_rebuilt_study_agrees(sampler: str, tmp_path: Path) -> None:
     spec = sweep(search={"sampler": sampler, "n_startup_trials": 5, "seed": 3})
     hopeless = [("L2", "gradual")]
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", hopeless=hopeless)
+    proposer = Proposer(spec, InMemoryStorage(), hopeless=hopeless)
     expected = drive(proposer, 0, 30, BOTH)
     drawn = [combination_of(trial) for trial in expected]
     assert {trial.state for trial in expected if combination_of(trial) in BOTH} == {State.INFEASIBLE}
@@ -134,19 +134,19 @@ def test_what_ran_out_of_memory_is_not_proposed_again_and_a_rebuilt_study_agrees
     assert set(drawn) == BOTH | {("L1", "full"), ("L1", "head"), ("L2", "head")}
 
     for cut in (9, 20):
-        first = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", hopeless=hopeless)
+        first = Proposer(spec, InMemoryStorage(), hopeless=hopeless)
         before = drive(first, 0, cut, BOTH)
         storage = JournalStorage(JournalFileBackend(str(tmp_path / f"{cut}.log")))
-        rebuilt = Proposer(spec, "minimize", storage, before, "eval_loss", hopeless)
+        rebuilt = Proposer(spec, storage, before, hopeless)
         after = drive(rebuilt, cut, 30 - cut, BOTH)
         assert [trial.params for trial in before + after] == [trial.params for trial in expected]
         assert [trial.user_attrs.get("trial") for trial in rebuilt.study.trials[:cut]] == [trial.name for trial in before]
 
 
 def test_optuna_sees_what_ran_out_of_memory_as_a_violated_constraint_and_what_was_not_run_as_failed() -> None:
-    proposer = Proposer(sweep(), "minimize", InMemoryStorage(), metric="eval_loss", hopeless=[("L1", "full")])
+    proposer = Proposer(sweep(), InMemoryStorage(), hopeless=[("L1", "full")])
     trials = {trial.name: trial for trial in drive(proposer, 0, 30, BOTH)}
-    rebuilt = Proposer(sweep(), "minimize", InMemoryStorage(), trials.values(), "eval_loss")
+    rebuilt = Proposer(sweep(), InMemoryStorage(), trials.values())
     for made in (proposer, rebuilt):
         seen = {frozen.user_attrs["trial"]: frozen for frozen in made.study.trials if "trial" in frozen.user_attrs}
         assert list(seen) == list(trials)
@@ -164,7 +164,7 @@ def test_optuna_sees_what_ran_out_of_memory_as_a_violated_constraint_and_what_wa
 
 
 def test_a_head_that_does_not_fit_forbids_its_size() -> None:
-    proposer = Proposer(sweep(), "minimize", InMemoryStorage(), metric="eval_loss", hopeless=[("L2", "head")])
+    proposer = Proposer(sweep(), InMemoryStorage(), hopeless=[("L2", "head")])
     assert {trial.params["model_size"] for trial in drive(proposer, 0, 20)} == {"L1"}
 
 
@@ -173,7 +173,7 @@ def test_any_other_mode_forbids_itself_alone(mode: str) -> None:
     modes = ["full", "head", "gradual", "chain_thaw", "lp_ft"]
     space = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": modes}}
     spec = sweep(search_space={"parameters": space}, search={"sampler": "random"})
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
+    proposer = Proposer(spec, InMemoryStorage())
     drawn = [combination_of(trial) for trial in drive(proposer, 0, 60, {("L2", mode)})]
     assert drawn.count(("L2", mode)) == 1
     assert set(drawn) == {(size, other) for size in ("L1", "L2") for other in modes}
@@ -192,7 +192,7 @@ def test_where_almost_nothing_fits_what_does_is_chosen_outright() -> None:
     hopeless.remove(("L7", "head"))
     proposals = []
     for _ in range(2):  # the choice is a function of the seed and the number
-        proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", hopeless=hopeless)
+        proposer = Proposer(spec, InMemoryStorage(), hopeless=hopeless)
         proposals.append([proposer.propose(number, f"t{number}", num_gpus=[2]) for number in range(12)])
     assert proposals[0] == proposals[1]
     drawn = {(p.params["model_size"], p.params["unfreezing"]) for p in proposals[0] if p is not None}
@@ -202,7 +202,7 @@ def test_where_almost_nothing_fits_what_does_is_chosen_outright() -> None:
 
 
 def test_nothing_is_proposed_where_nothing_can_run() -> None:
-    proposer = Proposer(sweep(), "minimize", InMemoryStorage(), metric="eval_loss", hopeless=[("L1", "head")])
+    proposer = Proposer(sweep(), InMemoryStorage(), hopeless=[("L1", "head")])
     drive(proposer, 0, 10, {("L2", "full"), ("L2", "gradual")})
     proposal = proposer.propose(10, "t10")
     assert proposal is not None
@@ -253,7 +253,7 @@ def test_combinations_are_those_that_the_space_can_draw(parameters: dict[str, An
         others = [other for other in expected if other != found]
         if any(mode == "head" and size == found[0] for size, mode in others):
             continue
-        proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", hopeless=others)
+        proposer = Proposer(spec, InMemoryStorage(), hopeless=others)
         for number in range(4):
             proposal = proposer.propose(number, f"t{number}")
             assert proposal is not None
@@ -277,7 +277,7 @@ def test_any_fidelity_is_a_step_of_its_own_in_the_study(time_attr: str, fideliti
     whole = time_attr == "tokens"
     early = {"time_attr": time_attr, "grace_period": 1 if whole else 0.05, "max_t": 400 if whole else 4e14}
     spec = sweep(early_terminate=early, resources={"dollars_per_gpu_hour": 2.0})
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
+    proposer = Proposer(spec, InMemoryStorage())
     proposal = proposer.propose(0, "t0")
     assert proposal is not None
     reports = []
@@ -286,7 +286,7 @@ def test_any_fidelity_is_a_step_of_its_own_in_the_study(time_attr: str, fideliti
         reports.append(Report(fidelity, 0, 0, 0.0, 0.0, 0.0, {"eval_loss": value}))
     proposer.tell(0, State.PRUNED, 0.4)
     trial = Trial(0, "t0", proposal.params, {}, 0.0, state=State.PRUNED, reports=reports)
-    rebuilt = Proposer(spec, "minimize", InMemoryStorage(), [trial], "eval_loss")
+    rebuilt = Proposer(spec, InMemoryStorage(), [trial])
     for made in (proposer, rebuilt):
         assert made.study.trials[0].intermediate_values == dict(zip(steps, (0.5, 0.4), strict=True))
 
@@ -295,7 +295,7 @@ def test_any_fidelity_is_a_step_of_its_own_in_the_study(time_attr: str, fideliti
 
 
 def test_conditional_parameters_exist_exactly_when_their_condition_holds() -> None:
-    proposer = Proposer(sweep(), "minimize", InMemoryStorage(), metric="eval_loss")
+    proposer = Proposer(sweep(), InMemoryStorage())
     for trial in drive(proposer, 0, 30):
         assert ("unfreeze_interval" in trial.params) == (trial.params["unfreezing"] == "gradual")
 
@@ -306,13 +306,13 @@ def test_a_size_never_gets_fewer_gpus_than_it_needs() -> None:
     spec = sweep(
         ladder=ladder, search_space={"parameters": {"num_gpus": {"values": [1, 2, 4]}, "model_size": {"values": ["L1", "L2"]}}}
     )
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
+    proposer = Proposer(spec, InMemoryStorage())
     drawn = {(trial.params["model_size"], trial.params["num_gpus"]) for trial in drive(proposer, 0, 60)}
     assert drawn == {("L1", 1), ("L1", 2), ("L1", 4), ("L2", 2), ("L2", 4)}
 
 
 def test_a_diverged_trial_is_pruned_with_its_values() -> None:
-    proposer = Proposer(sweep(), "minimize", InMemoryStorage(), metric="eval_loss")
+    proposer = Proposer(sweep(), InMemoryStorage())
     proposer.propose(0, "t0")
     proposer.report(0, 4, float("nan"))
     proposer.tell(0, State.PRUNED, float("nan"))

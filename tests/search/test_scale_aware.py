@@ -231,7 +231,7 @@ def test_a_rebuilt_proposer_proposes_the_same() -> None:
     spec = spec_of()
 
     def proposer(trials: list[Trial]) -> Proposer:
-        return Proposer(spec, "minimize", InMemoryStorage(), trials, "eval_loss", n_params=N_PARAMS)
+        return Proposer(spec, InMemoryStorage(), trials, n_params=N_PARAMS)
 
     live, trials, order = proposer([]), [], 0
     for number in range(14):

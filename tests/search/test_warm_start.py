@@ -50,8 +50,8 @@ def earlier(folder: Path, trials: int = 12, spec: SweepSpec | None = None, **cha
     writer = RecordWriter(folder, {**MANIFEST, **changes})
     spec = spec or sweep(budget={"run_cap": trials}, search={"sampler": "random", "seed": 7})
     clock = Clock(1000.0)
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
-    made = Conductor(spec, "minimize", writer, proposer, lambda: 2, Everywhere(), clock)
+    proposer = Proposer(spec, InMemoryStorage())
+    made = Conductor(spec, writer, proposer, lambda: 2, Everywhere(), clock)
     for number in range(trials):
         trial = made.next_trial()
         assert trial is not None
@@ -68,7 +68,7 @@ def earlier(folder: Path, trials: int = 12, spec: SweepSpec | None = None, **cha
 
 
 def past_of(spec: SweepSpec, base: Path = Path()) -> list[Past]:
-    return [Past.of(name, trial, "eval_loss") for name, trial in earlier_trials(spec, "minimize", base, read_record)[0]]
+    return [Past.of(name, trial, "eval_loss") for name, trial in earlier_trials(spec, base, read_record)[0]]
 
 
 def warm(folder: Path, *sources: Path, **search: Any) -> SweepSpec:  # noqa: ARG001
@@ -84,7 +84,7 @@ def begun(folder: Path, spec: SweepSpec) -> RecordWriter:
 def proposer_of(spec: SweepSpec, record: Record, cold: bool = False) -> Proposer:
     past = [] if cold else record.past
     trials = record.by_number()
-    return Proposer(spec, "minimize", InMemoryStorage(), trials, "eval_loss", n_params=record.n_params, past=past)
+    return Proposer(spec, InMemoryStorage(), trials, n_params=record.n_params, past=past)
 
 
 # ---- effect on samplers ----------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_complete_at_a_smaller_end_is_part_of_the_way(tmp_path: Path) -> None:
     source = earlier(tmp_path / "a")
     data = sweep_dict(search={"warm_start": [str(source)]}, early_terminate__={"max_t": 36})
     spec = sweep_from_dict(data)
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", past=past_of(spec))
+    proposer = Proposer(spec, InMemoryStorage(), past=past_of(spec))
     assert {trial.state for trial in proposer.study.trials} == {TrialState.PRUNED}
 
 
@@ -149,7 +149,7 @@ def test_past_trials_are_none_of_the_sweep(tmp_path: Path) -> None:
     spec = warm(tmp_path, earlier(tmp_path / "a"), sampler="scale_aware")
     writer = begun(tmp_path / "new", spec)
     clock = Clock(2000.0)
-    made = Conductor(spec, "minimize", writer, proposer_of(spec, writer.record), lambda: 2, Everywhere(), clock)
+    made = Conductor(spec, writer, proposer_of(spec, writer.record), lambda: 2, Everywhere(), clock)
     record = writer.record
     assert pick_of(record, spec) is None
     assert best(record) is None
@@ -196,7 +196,7 @@ def test_a_warm_sweep_simulated_is_decided_again_as_it_was(sampler: str, early: 
     record, events = driven(spec, source, seed=4, past=past)
     assert len(record.past) == 12
     assert [trial.params for trial in record.by_number()] != [t.params for t in driven(spec, source, seed=4)[0].by_number()]
-    replayed = replay_decisions(events, manifest(_seeded(spec, 4), "minimize", source.n_params, past))
+    replayed = replay_decisions(events, manifest(_seeded(spec, 4), source.n_params, past))
     assert replayed.differences == []
     assert replayed.decisions > 12
 
@@ -216,7 +216,7 @@ class _Kept:
 
 def driven(spec: SweepSpec, source: ParametricSource, seed: int, past: Any = ()) -> tuple[Record, list[dict[str, Any]]]:
     clock = Clock(1000.0)
-    driver = SweepDriver(spec, "minimize", source.n_params, 4, clock, seed, past)
+    driver = SweepDriver(spec, source.n_params, 4, clock, seed, past)
     made = driver.conductor
     kept = _Kept(driver.record)
     kept.events = [{"event": "session", "time": 1000.0, "resumed": False}]
@@ -253,7 +253,7 @@ def space(**changes: Any) -> dict[str, Any]:
 def test_trials_outside_the_space_are_left_out_and_counted(changes: Any, fits: Any, why: str, tmp_path: Path) -> None:
     source = earlier(tmp_path / "a", trials=16)
     spec = sweep(search={"warm_start": ["a"]}, search_space=space(**changes))
-    used, note = earlier_trials(spec, "minimize", tmp_path, read_record)
+    used, note = earlier_trials(spec, tmp_path, read_record)
     trials = read_record(source).by_number()
     expected = [f"a/{trial.name}" for trial in trials if trial.reports and fits(trial.params)]
     assert [name for name, _ in used] == expected
@@ -278,7 +278,7 @@ def test_two_folders_of_one_name_stay_apart(tmp_path: Path) -> None:
 
 
 def test_a_sweep_without_earlier_ones_is_as_it_was(tmp_path: Path) -> None:
-    assert earlier_trials(sweep(), "minimize", tmp_path, read_record) == ([], "")
+    assert earlier_trials(sweep(), tmp_path, read_record) == ([], "")
     assert sweep().search.warm_start == []
 
 

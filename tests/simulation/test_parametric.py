@@ -217,8 +217,8 @@ def test_other_sizes_are_spread_over_the_familys_range_and_a_goal_turns_the_valu
     data = family_spec("trend")
     data["ladder"] = [{"name": size, "model": "none"} for size in ("s", "m", "l")]
     data["search_space"]["parameters"]["model_size"] = {"values": ["s", "m", "l"]}
-    spec = sweep_from_dict(data)
-    loss, likelihood = ParametricSource(FAMILIES["trend"], spec), ParametricSource(FAMILIES["trend"], spec, "maximize")
+    metrics = ({"name": "eval_loss"}, {"name": "likelihood", "goal": "maximize"})
+    loss, likelihood = (ParametricSource(FAMILIES["trend"], sweep_from_dict({**data, "metric": metric})) for metric in metrics)
     assert loss.n_params == pytest.approx({"s": 70e6, "m": math.sqrt(70e6 * 1.4e9), "l": 1.4e9})
     assert likelihood.final({"model_size": "m"}) == pytest.approx(math.exp(-loss.final({"model_size": "m"})))
     assert likelihood.best > likelihood.median

@@ -94,7 +94,7 @@ def drawn() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def source(drawn: list[dict[str, Any]]) -> RecordSource:
-    return RecordSource(make_record([complete(params) for params in drawn]), make_spec(), "minimize")
+    return RecordSource(make_record([complete(params) for params in drawn]), make_spec())
 
 
 def test_what_was_run_to_the_end_is_known_exactly(source: RecordSource, drawn: list[dict[str, Any]]) -> None:
@@ -141,7 +141,7 @@ def test_best_median_and_rank(source: RecordSource, drawn: list[dict[str, Any]])
     assert (source.best, source.median) == (finals[0], np.median(finals))
     assert [source.true_rank(value) for value in (finals[0], finals[7], 99.0, math.nan)] == [1, 8, 41, 41]
     assert source.n_params == {"L1": 12_000_000, "L4": 18_873_216, "L6": 22_713_216}
-    high = RecordSource(make_record([complete(params) for params in drawn[:8]]), make_spec(metric="eval_accuracy"), "maximize")
+    high = RecordSource(make_record([complete(params) for params in drawn[:8]]), make_spec(metric="eval_accuracy"))
     accuracies = [1 - loss_at(params, 360) / 2 for params in drawn[:8]]
     assert (high.best, high.median) == (max(accuracies), np.median(accuracies))
     assert high.true_rank(max(accuracies)) == 1
@@ -150,7 +150,7 @@ def test_best_median_and_rank(source: RecordSource, drawn: list[dict[str, Any]])
 def test_trials_that_did_not_end_teach_the_model_alone(drawn: list[dict[str, Any]]) -> None:
     pruned = [(params, [loss_at(params, 40)], "PRUNED", "rung") for params in drawn[20:30]]
     diverged = [({**params, "learning_rate": 1e-2}, [0.9, math.nan], "FAIL", "diverged") for params in drawn[30:]]
-    source = RecordSource(make_record([*map(complete, drawn[:20]), *pruned, *diverged]), make_spec(), "minimize")
+    source = RecordSource(make_record([*map(complete, drawn[:20]), *pruned, *diverged]), make_spec())
     assert len(source.finals) == 20
     assert source.curve(drawn[25], 0).fidelity.tolist() == list(FIDELITIES)  # of the model, to the end
     worst = max(loss for params in drawn[:30] for loss in complete(params)[1])
@@ -163,14 +163,14 @@ def test_a_report_that_was_repeated_after_a_restart_counts_once(drawn: list[dict
     record = make_record([complete(params) for params in drawn[:6]])
     trial = record.by_number()[0]
     trial.reports.insert(2, trial.reports[1])
-    assert RecordSource(record, make_spec(), "minimize").curve(drawn[0], 0).fidelity.tolist() == list(FIDELITIES)
+    assert RecordSource(record, make_spec()).curve(drawn[0], 0).fidelity.tolist() == list(FIDELITIES)
 
 
 def test_five_trials_have_to_have_ended(drawn: list[dict[str, Any]]) -> None:
     with pytest.raises(UserError, match=r"4 of 4 trials ran to the end.*at least 5 are needed") as caught:
-        RecordSource(make_record([complete(params) for params in drawn[:4]]), make_spec(), "minimize")
+        RecordSource(make_record([complete(params) for params in drawn[:4]]), make_spec())
     assert "larger budget" in caught.value.hint
-    assert len(RecordSource(make_record([complete(params) for params in drawn[:5]]), make_spec(), "minimize").finals) == 5
+    assert len(RecordSource(make_record([complete(params) for params in drawn[:5]]), make_spec()).finals) == 5
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_record_of_another_sweep_is_refused(
     drawn: list[dict[str, Any]], spec: dict[str, Any], message: str, hint: str
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        RecordSource(make_record([complete(params) for params in drawn[:6]]), make_spec(**spec), "minimize")
+        RecordSource(make_record([complete(params) for params in drawn[:6]]), make_spec(**spec))
     assert hint in caught.value.hint
 
 
@@ -194,7 +194,7 @@ def test_a_parameter_that_the_sweep_fixes_is_looked_up_where_it_was_searched(dra
     space = {**SPACE, "model_size": {"value": "L6"}, "dropout": {"value": 0.1}}
     record = make_record([complete(params) for params in drawn])
     record.by_number()[0].config["dropout"] = 0.3
-    source = RecordSource(record, make_spec(space), "minimize")
+    source = RecordSource(record, make_spec(space))
     assert any("its trials had dropout = 0.3, not 0.1" in note for note in source.notes)
     own = next(params for params in drawn if params["model_size"] == "L6")
     assert source.final({**own, "dropout": 0.1}) == loss_at(own, 360)

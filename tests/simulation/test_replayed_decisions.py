@@ -67,8 +67,8 @@ class Session(SweepDriver):
     ) -> None:
         self.metric, self.record, self.left = spec.metric.name, record.record, dies_at
         trials = self.record.by_number()
-        proposer = Proposer(spec, "minimize", new_study(), trials, self.metric, n_params=n_params)
-        self.conductor = Conductor(spec, "minimize", record, proposer, lambda: gpus, Everywhere(), clock)
+        proposer = Proposer(spec, new_study(), trials, n_params=n_params)
+        self.conductor = Conductor(spec, record, proposer, lambda: gpus, Everywhere(), clock)
 
     def report(self, name: str, fidelity: float, value: float, last: bool) -> bool:
         if self.left == 0:
@@ -86,7 +86,7 @@ def simulated(
     """A sweep's events and manifest. Each of `dies_at` ends a session after that many reports."""
     spec = spec_of(way, **budget)
     source = ParametricSource(FAMILIES["trend"], spec)
-    clock, made = Clock(1000.0), manifest(spec, "minimize", source.n_params)
+    clock, made = Clock(1000.0), manifest(spec, source.n_params)
     kept = Kept(Record(made))
     for reports in (*dies_at, -1):
         driver = Session(spec, source.n_params, gpus, clock, kept, reports)

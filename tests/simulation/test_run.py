@@ -27,7 +27,6 @@ from scalesweep.simulation.run import (
     SeedRun,
     Simulation,
     budget_of,
-    goal_of,
     open_variants,
     run_simulation,
 )
@@ -49,7 +48,7 @@ def trend(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ran(path: Path, options: Options = SMALL, curves: str = "family:trend", **how: Any) -> Simulation:
     variants = open_variants(path, curves, **how)
-    return run_simulation(variants, curves, goal_of(variants[0].spec, {"eval_loss": "minimize"}), options)
+    return run_simulation(variants, curves, options)
 
 
 def told(simulation: Simulation) -> list[list[Any]]:
@@ -85,7 +84,7 @@ def test_names_of_the_user_are_printed_as_they_are(
 def test_processes_change_nothing(trend: Path) -> None:
     done: list[tuple[int, int]] = []
     variants = open_variants(trend, "family:trend")
-    both = run_simulation(variants, "family:trend", "minimize", replace(SMALL, processes=2), lambda *at: done.append(at))
+    both = run_simulation(variants, "family:trend", replace(SMALL, processes=2), lambda *at: done.append(at))
     assert str(told(both)) == str(told(ran(trend)))
     assert done == [(1, 2), (2, 2)]
 
@@ -251,9 +250,9 @@ def test_a_run_folder(tmp_path: Path, trend: Path) -> None:
     """Curves from the run folder of a simulated sweep without stopped trials."""
     variant = open_variants(trend, "family:trend", ["early_terminate={type: none, max_t: 2430}", "budget.run_cap=12"])[0]
     spec, clock = variant.spec, Clock()
-    made = manifest(spec, "minimize", variant.source.n_params)
+    made = manifest(spec, variant.source.n_params)
     made |= {"schema_version": SCHEMA_VERSION, "time_attr": "steps", "max_t": 2430, "spec": spec.model_dump(mode="json")}
-    driver = SweepDriver(spec, "minimize", variant.source.n_params, 4, clock, 0)
+    driver = SweepDriver(spec, variant.source.n_params, 4, clock, 0)
     driver.conductor.writer = writer = RecordWriter(tmp_path / "run", made)
     driver.record = writer.record
     simulate(driver, variant.source, Cluster(4), clock, 1000.0)
@@ -269,7 +268,7 @@ def test_efficiency_is_what_more_gpus_cost(tmp_path: Path) -> None:
     spent = []
     for efficiency in (1.0, 0.5):
         variants = open_variants(spec, str(table), efficiency=efficiency)
-        result = run_simulation(variants, "", "minimize", Options(workers=2, seeds=1, gpu_hours=100))
+        result = run_simulation(variants, "", Options(workers=2, seeds=1, gpu_hours=100))
         spent.append(result.outcomes[0].seeds[0].run.spent_gpu_hours)
     assert spent[1] > 1.1 * spent[0]
 
@@ -278,11 +277,11 @@ def test_a_goal_that_nothing_tells() -> None:
     def spec(name: str, **metric: str) -> SweepSpec:
         return sweep_from_dict({**TABLE, "metric": {"name": name, **metric}}, foreign=True)
 
-    assert goal_of(spec("score", goal="maximize"), {}) == "maximize"
-    assert goal_of(spec("eval_accuracy"), {"eval_accuracy": "maximize"}) == "maximize"
-    assert [goal_of(spec(name), {}) for name in ("valLoss", "perplexity", "top1_error")] == ["minimize"] * 3
+    assert spec("score", goal="maximize").goal == "maximize"
+    assert spec("eval_accuracy").goal == "maximize"
+    assert [spec(name).goal for name in ("valLoss", "perplexity", "top1_error")] == ["minimize"] * 3
     with pytest.raises(UserError, match="direction of score is unknown") as caught:
-        goal_of(spec("score"), {})
+        _ = spec("score").goal
     assert "metric.goal" in caught.value.hint
 
 

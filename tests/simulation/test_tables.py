@@ -45,7 +45,8 @@ def make_frame(steps: tuple[int, ...] = (100, 200, 400)) -> pd.DataFrame:
 
 
 def source(frame: pd.DataFrame | None = None, goal: str = "minimize", **spec: Any) -> TableSource:
-    return TableSource(make_frame() if frame is None else frame, make_spec(**spec), goal)
+    spec["metric"] = {"name": "loss", "goal": goal}
+    return TableSource(make_frame() if frame is None else frame, make_spec(**spec))
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------------
@@ -175,12 +176,12 @@ def test_a_fidelity_in_gpu_seconds_or_dollars_is_the_cost() -> None:
 
 def test_gpus_that_the_table_does_not_know() -> None:
     space = {**SPACE, "num_gpus": {"values": [1, 2, 4]}}
-    table = TableSource(make_frame(), make_spec(space), "minimize", efficiency=0.8)
+    table = TableSource(make_frame(), make_spec(space), efficiency=0.8)
     curves = [table.curve({"optimizer": "adam", "lr": 1e-3, "num_gpus": gpus}, 0) for gpus in (1, 2, 4)]
     assert [curve.gpu_seconds[-1] for curve in curves] == pytest.approx([400, 400 / 0.8, 400 / 0.8**2])
     assert all(curve.value.tolist() == curves[0].value.tolist() for curve in curves)
     with pytest.raises(UserError, match="efficiency"):
-        TableSource(make_frame(), make_spec(space), "minimize", efficiency=1.2)
+        TableSource(make_frame(), make_spec(space), efficiency=1.2)
 
 
 def test_gpus_that_the_table_knows_are_looked_up() -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from scalesweep.training.metrics import METRICS, Totals, compute_metrics, loss_sum
+from scalesweep.spec.metrics import METRICS
+from scalesweep.training.metrics import COMPUTE, Totals, compute_metrics, loss_sum
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -29,8 +30,12 @@ def test_classification_metrics_are_scikit_learns(classes: int, seed: int) -> No
     assert got["eval_matthews"] == pytest.approx(sk.matthews_corrcoef(true, predicted))
 
 
+def test_every_metric_of_the_table_is_computed() -> None:
+    assert COMPUTE.keys() == METRICS.keys()
+
+
 def test_a_constant_prediction_has_no_correlation() -> None:
-    assert METRICS["eval_matthews"].compute(Totals(1.0, 4, confusion=np.array([[2.0, 0.0], [2.0, 0.0]]))) == 0.0
+    assert COMPUTE["eval_matthews"](Totals(1.0, 4, confusion=np.array([[2.0, 0.0], [2.0, 0.0]]))) == 0.0
 
 
 def test_language_modelling_loss_predicts_the_next_token_and_skips_padding() -> None:
@@ -52,5 +57,5 @@ def test_bits_per_byte_does_not_depend_on_how_text_is_cut_into_tokens() -> None:
     single = Totals(nll=100 * math.log(8), count=100, n_bytes=100)
     pairs = Totals(nll=50 * math.log(64), count=50, n_bytes=100)
     assert single.mean_nll != pytest.approx(pairs.mean_nll)
-    bits = METRICS["eval_bits_per_byte"].compute
+    bits = COMPUTE["eval_bits_per_byte"]
     assert bits(single) == pytest.approx(bits(pairs)) == pytest.approx(3.0)

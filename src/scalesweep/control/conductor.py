@@ -66,7 +66,6 @@ class Running:
 @dataclass
 class Conductor:
     spec: SweepSpec
-    goal: str
     writer: Writer
     proposer: Proposer
     slots: Callable[[], int]  # workers that the cluster can hold at once
@@ -94,7 +93,7 @@ class Conductor:
             pauses,
             lambda name: str(self.record.trials[name].config["model_size"]),
         )
-        self.sign = -1.0 if self.goal == "minimize" else 1.0
+        self.sign = -self.spec.loss_sign  # rungs compare values that are higher for better trials
         self.metric = self.spec.metric.name
         # Unfinished trials of earlier sessions run first, in order.
         self.unfinished = [trial for trial in self.record.by_number() if not trial.state.ended]

@@ -245,8 +245,8 @@ def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     from scalesweep.models.ladder import load_tokenizer, quiet
+    from scalesweep.spec.metrics import LANGUAGE_MODELLING
     from scalesweep.training.loop import validation_logits
-    from scalesweep.training.metrics import LANGUAGE_MODELLING
 
     auto = AutoModelForCausalLM if job.task == LANGUAGE_MODELLING else AutoModelForSequenceClassification
     with quiet():

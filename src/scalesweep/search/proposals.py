@@ -155,10 +155,8 @@ class Proposer:
     def __init__(
         self,
         spec: SweepSpec,
-        goal: str,
         storage: BaseStorage,
         trials: Iterable[Trial] = (),
-        metric: str = "",
         hopeless: Iterable[Combination] = (),
         n_params: Mapping[str, float] | None = None,
         past: Sequence[Past] = (),
@@ -171,16 +169,16 @@ class Proposer:
             past: trials of earlier sweeps for the warm start; they must be in the space.
         """
         self.spec = spec
-        self.metric = metric
+        self.metric = spec.metric.name
         self._hopeless = set(hopeless)
         self.model = ScaleAware(spec, n_params or {}, rung_levels(spec))
-        self._sign = -1.0 if goal == "maximize" else 1.0
+        self._sign = spec.loss_sign
         self._combinations = combinations(spec)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(storage=storage, study_name=spec.name, direction=goal)
+        self.study = optuna.create_study(storage=storage, study_name=spec.name, direction=spec.goal)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study.set_metric_names([metric or spec.metric.name])
+            self.study.set_metric_names([self.metric])
         self._open: dict[int, tuple[optuna.Trial, Combination, str]] = {}
         known = list(trials)
         for earlier in past if spec.search.sampler != "scale_aware" else ():  # whose own model uses them

@@ -69,11 +69,11 @@ def new_study() -> InMemoryStorage:
     return InMemoryStorage()
 
 
-def manifest(spec: SweepSpec, goal: str, n_params: Mapping[str, float], past: Sequence[Past] = ()) -> dict[str, Any]:
+def manifest(spec: SweepSpec, n_params: Mapping[str, float], past: Sequence[Past] = ()) -> dict[str, Any]:
     """The parts of a launch's manifest that readers of a simulated record need."""
     ladder = [{"name": size.name, "n_params": n_params.get(size.name)} for size in spec.sizes()]
     return {
-        "metric": {"name": spec.metric.name, "goal": goal},
+        "metric": {"name": spec.metric.name, "goal": spec.goal},
         "ladder": ladder,
         "spec": spec.model_dump(),
         "past": [asdict(earlier) for earlier in past],
@@ -86,7 +86,6 @@ class SweepDriver:
     def __init__(
         self,
         spec: SweepSpec,
-        goal: str,
         n_params: Mapping[str, float],
         gpus: int,
         clock: Clock,
@@ -95,9 +94,9 @@ class SweepDriver:
     ) -> None:
         spec = spec.model_copy(update={"search": spec.search.model_copy(update={"seed": seed})})
         self.metric = spec.metric.name
-        self.record = Record(manifest(spec, goal, n_params, past))
-        proposer = Proposer(spec, goal, new_study(), n_params=n_params, past=self.record.past)
-        self.conductor = Conductor(spec, goal, Memory(self.record), proposer, lambda: gpus, Everywhere(), clock)
+        self.record = Record(manifest(spec, n_params, past))
+        proposer = Proposer(spec, new_study(), n_params=n_params, past=self.record.past)
+        self.conductor = Conductor(spec, Memory(self.record), proposer, lambda: gpus, Everywhere(), clock)
 
     def next_trial(self, free: int) -> Start | None:  # noqa: ARG002
         trial = self.conductor.next_trial()

@@ -199,12 +199,12 @@ class ParametricSource:
     Args:
         family: the numbers of the law.
         spec: provides the space, the sizes, the fidelity and the rungs. The parameter counts of sizes come from the family's
-            table; if it lacks one, they are spread geometrically over its range, in ladder order.
-        goal: with `maximize` the value is exp(−loss), the likelihood per token, instead of the loss.
+            table; if it lacks one, they are spread geometrically over its range, in ladder order. With a metric
+            to maximize, the value is exp(−loss), the likelihood per token, instead of the loss.
     """
 
-    def __init__(self, family: Family, spec: SweepSpec, goal: str = "minimize") -> None:
-        self.family, self.spec, self.goal = family, spec, goal
+    def __init__(self, family: Family, spec: SweepSpec) -> None:
+        self.family, self.spec = family, spec
         self.notes: list[str] = [f"these curves are modelled, not measured: {family.description}"]
         names = [size.name for size in spec.sizes()]
         spread = np.geomspace(min(family.sizes.values()), max(family.sizes.values()), len(names))
@@ -252,7 +252,7 @@ class ParametricSource:
 
     def true_rank(self, value: float) -> int:
         """The rank of `value` among 20,000 random configurations: 1 + the number of better ones."""
-        loss = value if self.goal == "minimize" else -np.log(value)
+        loss = value if self.spec.goal == "minimize" else -np.log(value)
         return 1 + int(np.searchsorted(self._random[self._random < np.inf], loss))
 
     def random_losses(self, count: int, seed: int) -> Array:
@@ -305,7 +305,7 @@ class ParametricSource:
     # ---- the law ----------------------------------------------------------------------------------------------------
 
     def _shown(self, loss: Any) -> Any:
-        return loss if self.goal == "minimize" else np.exp(-loss)
+        return loss if self.spec.goal == "minimize" else np.exp(-loss)
 
     def _final_loss(self, x: Columns) -> Array:
         return self._loss(x, self._steps(x, self._fidelity[-1:]), np.ones((1, 1)))[:, 0]

@@ -29,17 +29,16 @@ class RecordSource:
     itself is counted in GPU time. Costs are as recorded: they include a trial's loading, but not the start of its workers.
     """
 
-    def __init__(self, record: Record, spec: SweepSpec, goal: str, name: str = "record") -> None:
+    def __init__(self, record: Record, spec: SweepSpec, name: str = "record") -> None:
         """
         Args:
             record: of a sweep with the same `time_attr` and `max_t`, whose space has every parameter of the spec's.
-            goal: `minimize` or `maximize`.
             name: prefix of notes and errors.
 
         Raises:
             UserError: the record does not fit the spec, or fewer than 5 of its trials ran to the end.
         """
-        self.name, self.minimize = name, goal == "minimize"
+        self.name, self.minimize = name, spec.goal == "minimize"
         self.notes: list[str] = []
         self._record, self._spec = record, spec
         self._metric, self._max_t = spec.metric.name, float(spec.early_terminate.max_t)

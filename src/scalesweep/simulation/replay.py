@@ -152,15 +152,13 @@ class _Replay:
         ladder = self.manifest.get("ladder", [])
         n_params = {entry["name"]: float(entry["n_params"]) for entry in ladder if entry.get("n_params")}
         hopeless = [(size, mode) for size, mode in self.manifest.get("hopeless", [])]
-        metric = self.manifest["metric"]
         trials, past = self.record.by_number(), self.record.past
-        return Proposer(self.spec, metric["goal"], new_study(), trials, metric["name"], hopeless, n_params, past)
+        return Proposer(self.spec, new_study(), trials, hopeless, n_params, past)
 
     def _begin(self) -> _Conductor:
         """A new conductor with the record, as at the start of a session."""
-        goal = self.manifest["metric"]["goal"]
         self.stale = False
-        self.conductor = _Conductor(self.spec, goal, self, self._proposer(), lambda: 0, Everywhere(), self.clock)
+        self.conductor = _Conductor(self.spec, self, self._proposer(), lambda: 0, Everywhere(), self.clock)
         return self.conductor
 
     def _now(self) -> _Conductor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -34,7 +34,6 @@ GOAL_REGRET = 0.05
 BAND = (0.1, 0.9)  # quantiles over seeds
 DEFAULT_TRIALS = 50  # default budget, in full trials of median cost
 DRAWN = 200  # random configurations for the median cost
-LOWER_IS_BETTER = ("loss", "perplexity", "error")
 
 Progress = Callable[[int, int], None]
 Array = np.ndarray
@@ -65,30 +64,11 @@ class Variant:
     notes: tuple[str, ...] = ()
 
 
-def goal_of(spec: SweepSpec, known: Mapping[str, Literal["minimize", "maximize"]]) -> Literal["minimize", "maximize"]:
-    """The direction of the sweep's metric. `known` has the directions of scalesweep's own metrics.
-
-    Raises:
-        UserError: neither the sweep nor the metric's name determines it.
-    """
-    name = spec.metric.name
-    if spec.metric.goal is not None:
-        return spec.metric.goal
-    if name in known:
-        return known[name]
-    if any(word in name.lower() for word in LOWER_IS_BETTER):
-        return "minimize"
-    raise UserError(
-        f"the direction of {name} is unknown", "write metric.goal: minimize or maximize, or use --set metric.goal=minimize"
-    )
-
-
 def open_variants(
     spec_path: Path,
     curves: str,
     overrides: Sequence[str] = (),
     against: Sequence[str] = (),
-    known_goals: Mapping[str, Literal["minimize", "maximize"]] | None = None,
     efficiency: float = 0.9,
 ) -> list[Variant]:
     """The sweep and each sweep that it is compared with, on the same curves.
@@ -97,7 +77,6 @@ def open_variants(
         curves: a run folder, a table, or `family:NAME`.
         overrides: `KEY=VALUE` strings for all sweeps.
         against: for each further sweep, `KEY=VALUE` strings joined by commas.
-        known_goals: see `goal_of`.
         efficiency: of twice as many GPUs, if the curves do not contain it.
 
     Raises:
@@ -107,17 +86,17 @@ def open_variants(
     told = [_settings(text) for text in against]
     foreign = kind == "table"
     specs = [load_sweep(spec_path, [*overrides, *settings], foreign=foreign) for settings in ((), *told)]
-    goal = goal_of(specs[0], known_goals or {})
+    _ = specs[0].goal  # an unknown one is refused before the curves are read
     # The curves are read once for all sweeps.
     content: Any = read_record(curves) if kind == "record" else read_table(Path(curves)) if kind == "table" else None
 
     def source_for(spec: SweepSpec) -> Source:
         if kind == "family":
-            return _family_source(curves.removeprefix(FAMILY), spec, goal)
+            return _family_source(curves.removeprefix(FAMILY), spec)
         name = folder.name if isinstance(folder := place(curves), UrlPath) else folder.resolve().name
         if kind == "record":
-            return RecordSource(content, spec, goal, name=name)
-        return TableSource(content, spec, goal, efficiency, name=name)
+            return RecordSource(content, spec, name=name)
+        return TableSource(content, spec, efficiency, name=name)
 
     first = source_for(specs[0])
     if not math.isfinite(first.median) or first.median == first.best:
@@ -126,21 +105,21 @@ def open_variants(
         )
     keys = list(dict.fromkeys(setting.partition("=")[0] for settings in told for setting in settings))
     own = [f"{key}={_value_at(specs[0], key)}" for key in keys]
-    variants = [Variant(_label(own) or specs[0].name, (), specs[0], first, *_past_of(specs[0], goal, spec_path.parent))]
+    variants = [Variant(_label(own) or specs[0].name, (), specs[0], first, *_past_of(specs[0], spec_path.parent))]
     for settings, text, spec in zip(told, against, specs[1:], strict=True):
         _check_comparable(specs[0], spec, text)
         source = first
         if _trains(spec) != _trains(specs[0]):
             source = source_for(spec)
             vars(source).update(best=first.best, median=first.median)  # one scale of regret for all sweeps, not computed again
-        past = _past_of(spec, goal, spec_path.parent)
+        past = _past_of(spec, spec_path.parent)
         variants.append(Variant(_label(settings), tuple(settings), spec, source, *past))
     return variants
 
 
-def _past_of(spec: SweepSpec, goal: str, base: Path) -> tuple[tuple[Past, ...], tuple[str, ...]]:
+def _past_of(spec: SweepSpec, base: Path) -> tuple[tuple[Past, ...], tuple[str, ...]]:
     """The trials of `search.warm_start` that a launch would use, and the note on them."""
-    earlier, note = earlier_trials(spec, goal, base, read_record)
+    earlier, note = earlier_trials(spec, base, read_record)
     return tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier), (note,) if note else ()
 
 
@@ -169,7 +148,7 @@ def _kind_of(curves: str) -> Literal["family", "record", "table"]:
     raise UserError(f"--curves {curves}: the run folder or table does not exist", hint)
 
 
-def _family_source(name: str, spec: SweepSpec, goal: str) -> Source:
+def _family_source(name: str, spec: SweepSpec) -> Source:
     time_attr = spec.early_terminate.time_attr
     if time_attr not in WHOLE:
         hint = f"set early_terminate.time_attr to one of {', '.join(WHOLE)}"
@@ -178,7 +157,7 @@ def _family_source(name: str, spec: SweepSpec, goal: str) -> Source:
     for schedule in scheduler.choices() or [] if scheduler else []:
         if schedule not in RATES:
             raise UserError(f"lr_scheduler_type: {schedule!r} is not a schedule", did_you_mean(str(schedule), RATES))
-    return ParametricSource(FAMILIES[name], spec, goal)
+    return ParametricSource(FAMILIES[name], spec)
 
 
 def _settings(text: str) -> list[str]:
@@ -277,10 +256,10 @@ class SeedRun:
         return float(self.run.gpu_hours[np.argmax(there)]) if there.any() else math.inf
 
 
-def run_seed(variant: Variant, goal: str, budget: float, options: Options, seed: int) -> SeedRun:
+def run_seed(variant: Variant, budget: float, options: Options, seed: int) -> SeedRun:
     spec, clock = variant.spec, Clock()
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"gpu_hours": budget})})
-    driver = SweepDriver(spec, goal, variant.source.n_params, options.workers, clock, seed, variant.past)
+    driver = SweepDriver(spec, variant.source.n_params, options.workers, clock, seed, variant.past)
     cluster = Cluster(options.workers, options.startup_seconds, options.failures_per_gpu_hour)
     run = simulate(driver, variant.source, cluster, clock, budget, seed)
     ended = np.isnan(run.wall_hours) & ~np.isnan(run.regret)
@@ -425,9 +404,7 @@ class Simulation:
         return np.linspace(0, longest, points + 1)[1:]
 
 
-def run_simulation(
-    variants: Sequence[Variant], curves: str, goal: str, options: Options, progress: Progress | None = None
-) -> Simulation:
+def run_simulation(variants: Sequence[Variant], curves: str, options: Options, progress: Progress | None = None) -> Simulation:
     """Simulate every variant with every seed. The result does not depend on the number of processes.
 
     Raises:
@@ -441,7 +418,7 @@ def run_simulation(
     start = first.spec.search.seed
     jobs = [(at, seed) for at in range(len(variants)) for seed in range(start, start + options.seeds)]
     done: dict[tuple[int, int], SeedRun] = {}
-    for job, result in _each(variants, goal, budget, options, jobs):
+    for job, result in _each(variants, budget, options, jobs):
         done[job] = result
         if progress is not None:
             progress(len(done), len(jobs))
@@ -449,9 +426,10 @@ def run_simulation(
     for at, variant in enumerate(variants):
         last = variant.source.true_rank(math.nan)
         seeds = [done[job] for job in jobs if job[0] == at]
-        outcomes.append(Outcome(variant.label, variant.settings, seeds, goal == "minimize", None if last is None else last - 1))
+        known = None if last is None else last - 1
+        outcomes.append(Outcome(variant.label, variant.settings, seeds, first.spec.goal == "minimize", known))
     notes = list(dict.fromkeys(note for variant in variants for note in (*variant.source.notes, *variant.notes)))
-    about = first.spec.name, curves, first.spec.metric.name, goal
+    about = first.spec.name, curves, first.spec.metric.name, first.spec.goal
     return Simulation(*about, options, budget, budget_from, first.source.best, first.source.median, notes, outcomes)
 
 
@@ -464,18 +442,16 @@ def _check_workers(spec: SweepSpec, workers: int) -> None:
 
 
 Job = tuple[int, int]  # variant, seed
-_Setting = tuple[Sequence[Variant], str, float, Options]
+_Setting = tuple[Sequence[Variant], float, Options]
 _setting: _Setting | None = None  # the setting of a child process
 
 
-def _each(
-    variants: Sequence[Variant], goal: str, budget: float, options: Options, jobs: Sequence[Job]
-) -> Iterator[tuple[Job, SeedRun]]:
+def _each(variants: Sequence[Variant], budget: float, options: Options, jobs: Sequence[Job]) -> Iterator[tuple[Job, SeedRun]]:
     if min(options.processes, len(jobs)) == 1:
         for place, seed in jobs:
-            yield (place, seed), run_seed(variants[place], goal, budget, options, seed)
+            yield (place, seed), run_seed(variants[place], budget, options, seed)
         return
-    setting: _Setting = (variants, goal, budget, options)
+    setting: _Setting = (variants, budget, options)
     workers = min(options.processes, len(jobs))
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(setting,))
     try:
@@ -498,5 +474,5 @@ def _begin(setting: _Setting) -> None:
 
 def _work(job: Job) -> SeedRun:
     assert _setting is not None
-    variants, goal, budget, options = _setting
-    return run_seed(variants[job[0]], goal, budget, options, job[1])
+    variants, budget, options = _setting
+    return run_seed(variants[job[0]], budget, options, job[1])

@@ -85,11 +85,10 @@ class TableSource:
     space's range, on its scale. Parameters are weighted by their importance for the final value.
     """
 
-    def __init__(self, frame: pd.DataFrame, spec: SweepSpec, goal: str, efficiency: float = 0.9, name: str = "table") -> None:
+    def __init__(self, frame: pd.DataFrame, spec: SweepSpec, efficiency: float = 0.9, name: str = "table") -> None:
         """
         Args:
             frame: see the module for its columns.
-            goal: `minimize` or `maximize`.
             efficiency: of twice as many GPUs, if the table has no `num_gpus`.
             name: prefix of notes and errors.
 
@@ -102,7 +101,7 @@ class TableSource:
                 "0.9 means a loss of 10 % per doubling of GPUs",
             )
         self.name, self.efficiency = name, efficiency
-        self.minimize = goal == "minimize"
+        self.minimize = spec.goal == "minimize"
         self.notes: list[str] = []
         self.n_params: dict[str, float] = {}
         self._spec, self._max_t = spec, float(spec.early_terminate.max_t)

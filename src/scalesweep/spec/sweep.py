@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from scalesweep.errors import Problem
+from scalesweep.errors import Problem, UserError
 from scalesweep.spec.loading import Document, KeyPath, key_text
+from scalesweep.spec.metrics import Goal, goal_of
 from scalesweep.spec.space import Scalar, SearchSpace
 
 Task = Literal["sequence-classification", "causal-lm"]
@@ -132,7 +133,7 @@ class DepthLadder(_Checkpoint):
 
 class MetricSpec(_Strict):
     name: str = Field("eval_loss", description="metric that rungs, sampler and leaderboard compare")
-    goal: Literal["minimize", "maximize"] | None = Field(
+    goal: Goal | None = Field(
         None, description="direction of the metric. It follows from the metric; the other direction is an error."
     )
 
@@ -414,6 +415,24 @@ class SweepSpec(_Strict):
         """The file that the search space was read from; None if it is part of the sweep file."""
         space = self._documents[1] if self._documents else None
         return space.file if space else None
+
+    @property
+    def goal(self) -> Goal:
+        """The direction of the metric, as the sweep states it or the metric's name shows it.
+
+        Raises:
+            UserError: neither shows it, which happens only for metrics of a table.
+        """
+        goal = self.metric.goal or goal_of(self.metric.name)
+        if goal is None:
+            hint = "write metric.goal: minimize or maximize, or use --set metric.goal=minimize"
+            raise UserError(f"the direction of {self.metric.name} is unknown", hint)
+        return goal
+
+    @property
+    def loss_sign(self) -> float:
+        """The sign that turns the metric into a loss, which is lower for better trials."""
+        return 1.0 if self.goal == "minimize" else -1.0
 
     def sizes(self) -> list[LadderSize]:
         """Return the sizes of the ladder in the user's order, which is smallest first."""

@@ -20,15 +20,12 @@ class Earlier(Protocol):
     def by_number(self) -> list[Any]: ...
 
 
-def earlier_trials(
-    spec: SweepSpec, goal: str, base: Path, read: Callable[[Path | str], Earlier]
-) -> tuple[list[tuple[str, Any]], str]:
+def earlier_trials(spec: SweepSpec, base: Path, read: Callable[[Path | str], Earlier]) -> tuple[list[tuple[str, Any]], str]:
     """Return the trials to start from, each with a unique name, and a sentence that counts them.
 
     Both are empty without `search.warm_start`.
 
     Args:
-        goal: direction of the sweep's metric, `minimize` or `maximize`.
         base: folder that relative paths start from. A path that is not there starts from the working directory, as for data.
         read: a function that reads the record of a run folder.
 
@@ -52,7 +49,7 @@ def earlier_trials(
         except UserError as error:
             problems.append(spec.problem(at, error.message, error.hint))
             continue
-        if problem := _incomparable(spec, goal, record.manifest, written, index):
+        if problem := _incomparable(spec, record.manifest, written, index):
             problems.append(problem)
             continue
         name = PurePosixPath(folder.partition("?")[0]).name
@@ -88,10 +85,10 @@ def _folder(written: str, base: Path) -> str:
     return str((there[0] if there else Path(written)).resolve())
 
 
-def _incomparable(spec: SweepSpec, goal: str, manifest: Mapping[str, Any], written: str, index: int) -> Problem | None:
+def _incomparable(spec: SweepSpec, manifest: Mapping[str, Any], written: str, index: int) -> Problem | None:
     """Return the problem if a record's values can't be compared with this sweep's, else None."""
     metric = manifest.get("metric", {})
-    theirs, ours = f"{metric.get('goal')} {metric.get('name')}", f"{goal} {spec.metric.name}"
+    theirs, ours = f"{metric.get('goal')} {metric.get('name')}", f"{spec.goal} {spec.metric.name}"
     if theirs != ours:
         message = f"{written} is a sweep to {theirs}, and this one is to {ours}"
         hint = f"remove it, or set metric.name: {metric.get('name')}"

@@ -57,7 +57,7 @@ def make_manifest(plan: Plan) -> dict[str, Any]:
         "name": spec.name,
         "created": time.time(),
         "spec": spec.model_dump(mode="json"),
-        "metric": {"name": spec.metric.name, "goal": plan.goal},
+        "metric": {"name": spec.metric.name, "goal": spec.goal},
         "time_attr": spec.early_terminate.time_attr,
         "max_t": spec.early_terminate.max_t,
         "rungs": plan.rungs,
@@ -333,15 +333,14 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     record, manifest = writer.record, writer.record.manifest
     folder = working_folder(writer.run_dir)
     run_dir = folder if isinstance(writer.run_dir, Path) else writer.run_dir
-    metric, goal = manifest["metric"]["name"], manifest["metric"]["goal"]
     storage = new_study_storage(folder / "study.log")
     hopeless = [(size, mode) for size, mode in manifest.get("hopeless", [])]
-    proposer = Proposer(spec, goal, storage, record.by_number(), metric, hopeless, record.n_params, record.past)
+    proposer = Proposer(spec, storage, record.by_number(), hopeless, record.n_params, record.past)
     shown = displays(True) if sinks is None else sinks
     workers = TrialWorkers(manifest, spec, slots)
     checkpoints = CheckpointSweeper(run_dir / "checkpoints", record)
     conductor = Conductor(
-        spec, goal, writer, proposer, slots, workers, time.time, [*shown, *make_trackers(record, folder), checkpoints]
+        spec, writer, proposer, slots, workers, time.time, [*shown, *make_trackers(record, folder), checkpoints]
     )
 
     def payload(trial: Trial) -> dict[str, Any]:
@@ -375,7 +374,7 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
         raise KeyboardInterrupt
     if best(record) is None:
         raise NothingUsableError(
-            f"the sweep ended ({record.ended_reason}), and no trial has a usable {metric}",
+            f"the sweep ended ({record.ended_reason}), and no trial has a usable {record.metric}",
             "\n".join(failures(record)) or "increase the budget, or lower grace_period",
         )
     return record

@@ -19,10 +19,10 @@ from scalesweep.search.survival import rung_count
 from scalesweep.spec import PARAMETERS, LadderSize, SweepSpec, earlier_trials, gpu_choices, rung_levels, unfreezing_modes
 from scalesweep.spec.config import KNOBS, default_of
 from scalesweep.spec.loading import KeyPath
+from scalesweep.spec.metrics import LANGUAGE_MODELLING, METRICS
 from scalesweep.spec.space import THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.training.baseline import Baseline, guessing, strictest
-from scalesweep.training.metrics import LANGUAGE_MODELLING, METRICS
 from scalesweep.training.schedules import SCHEDULES
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ class Plan:
     """A checked sweep: its spec, and the facts found about its models and data."""
 
     spec: SweepSpec
-    goal: str
     sizes: tuple[ResolvedSize, ...]
     ladder: dict[str, LadderSize]  # of the spec, with absolute local paths
     data: DataSpec  # of the spec, with an absolute local path
@@ -111,7 +110,7 @@ class Plan:
         return {
             "sweep": spec.name,
             "task": spec.task,
-            "metric": {"name": spec.metric.name, "goal": self.goal},
+            "metric": {"name": spec.metric.name, "goal": spec.goal},
             "space": {name: parameter.model_dump(exclude_none=True) for name, parameter in spec.search_space.ordered()},
             "defaults": {name: info.default for name, info in PARAMETERS.items() if name not in spec.search_space.parameters},
             "ladder": [asdict(size) for size in self.sizes],
@@ -131,14 +130,11 @@ class Plan:
         }
 
 
-def check_static(spec: SweepSpec, slots: int | None) -> str:
+def check_static(spec: SweepSpec, slots: int | None) -> None:
     """Run the checks that need neither models nor data.
 
     Args:
         slots: workers that the cluster can hold; None if not known yet.
-
-    Returns:
-        The metric's goal, `minimize` or `maximize`.
 
     Raises:
         SpecError: with every problem found.
@@ -165,8 +161,6 @@ def check_static(spec: SweepSpec, slots: int | None) -> str:
         problems += _check_slots(spec, slots)
     if problems:
         raise SpecError(problems)
-    assert metric is not None
-    return metric.goal
 
 
 def _check_slots(spec: SweepSpec, slots: int) -> list[Problem]:
@@ -331,8 +325,8 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
     from scalesweep.models.ladder import load_tokenizer
     from scalesweep.storage import cache_dir
 
-    goal = check_static(spec, slots)
-    earlier, past_note = earlier_trials(spec, goal, base, read_record)
+    check_static(spec, slots)
+    earlier, past_note = earlier_trials(spec, base, read_record)
     try:
         prepared = prepare(spec.data, spec.task, base)
     except DataProblem as error:
@@ -367,7 +361,6 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
     lengths = data.train.lengths
     return Plan(
         spec=spec,
-        goal=goal,
         sizes=tuple(sizes),
         ladder=ladder,
         data=_absolute_data(spec, base),

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalesweep.data.tokens import TokenizedData
-from scalesweep.training.metrics import LANGUAGE_MODELLING, METRICS, Totals, compute_metrics
+from scalesweep.spec.metrics import LANGUAGE_MODELLING, METRICS
+from scalesweep.training.metrics import Totals, compute_metrics
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,12 @@ from scalesweep.models.ladder import load_tokenizer, quiet
 from scalesweep.models.replay import NotReplayable
 from scalesweep.models.unfreezing import apply_unfreezing
 from scalesweep.spec import LadderSize, TrialConfig
+from scalesweep.spec.metrics import LANGUAGE_MODELLING
 from scalesweep.storage import STORAGE_SECONDS, UrlPath, cache_dir, patiently, place
 from scalesweep.training import checkpoint
 from scalesweep.training.cadence import Cadence
 from scalesweep.training.job import TrainReport, TrialJob, open_data
-from scalesweep.training.metrics import LANGUAGE_MODELLING, Totals, compute_metrics, loss_sum
+from scalesweep.training.metrics import Totals, compute_metrics, loss_sum
 from scalesweep.training.micro_batch import MicroBatch, is_out_of_memory
 from scalesweep.training.peers import ALONE, Peers
 from scalesweep.training.precision import Precision

@@ -1,7 +1,7 @@
 """Validation metrics, from sums over all examples: the same for any number of workers and any shards.
 
 No metric contains a regularizer: the loss is plain cross-entropy without label smoothing, so trials are comparable.
-The module imports nothing heavy; `METRICS` is the table of names.
+`spec/metrics.py` has the table of names; `COMPUTE` has the function of each.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scalesweep.spec.metrics import METRICS
+
 if TYPE_CHECKING:
     import torch
-
-CLASSIFICATION = "sequence-classification"
-LANGUAGE_MODELLING = "causal-lm"
 
 
 @dataclass
@@ -72,45 +71,19 @@ def bits_per_byte(totals: Totals) -> float:
     return totals.nll / math.log(2) / totals.n_bytes
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One row of the table. `per_token` metrics can't rank sizes with different tokenizers."""
-
-    tasks: tuple[str, ...]
-    goal: Literal["minimize", "maximize"]
-    compute: Callable[[Totals], float]
-    help: str
-    per_token: bool = False
-
-
-METRICS: dict[str, Metric] = {
-    "eval_loss": Metric(
-        (CLASSIFICATION, LANGUAGE_MODELLING),
-        "minimize",
-        lambda totals: totals.mean_nll,
-        "cross-entropy without label smoothing, in nats per example, or per predicted token (causal-lm)",
-        per_token=True,
-    ),
-    "eval_accuracy": Metric((CLASSIFICATION,), "maximize", accuracy, "share of examples classified correctly"),
-    "eval_f1_macro": Metric(
-        (CLASSIFICATION,), "maximize", f1_macro, "mean F1 of the classes that occur in the data or in the predictions"
-    ),
-    "eval_matthews": Metric(
-        (CLASSIFICATION,), "maximize", matthews, "Matthews correlation, for any number of classes (Gorodkin, 2004)"
-    ),
-    "eval_perplexity": Metric((LANGUAGE_MODELLING,), "minimize", perplexity, "exponential of the loss", per_token=True),
-    "eval_bits_per_byte": Metric(
-        (LANGUAGE_MODELLING,),
-        "minimize",
-        bits_per_byte,
-        "cross-entropy in bits per UTF-8 byte of the text. It compares sizes with different tokenizers.",
-    ),
+COMPUTE: dict[str, Callable[[Totals], float]] = {
+    "eval_loss": lambda totals: totals.mean_nll,
+    "eval_accuracy": accuracy,
+    "eval_f1_macro": f1_macro,
+    "eval_matthews": matthews,
+    "eval_perplexity": perplexity,
+    "eval_bits_per_byte": bits_per_byte,
 }
 
 
 def compute_metrics(task: str, totals: Totals) -> dict[str, float]:
     """All metrics of the task, by name."""
-    return {name: float(metric.compute(totals)) for name, metric in METRICS.items() if task in metric.tasks}
+    return {name: float(COMPUTE[name](totals)) for name, metric in METRICS.items() if task in metric.tasks}
 
 
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
