@@ -203,17 +203,17 @@ def test_the_record_page_shows_the_leaderboard_and_the_states_as_they_are() -> N
 def tree(text: str) -> list[str]:
     """Paths of a drawn tree: a folder's line stands for its `__init__.py`."""
     block = text[text.index("```\nsrc/scalesweep/\n") :].split("```")[1]
-    paths, folder = [], ""
+    paths: list[str] = []
+    folders: list[str] = []
     for line in block.strip().splitlines()[1:]:
-        found = re.fullmatch(r"(│?) *[├└]── (\S+) +(\S.*)", line)
+        found = re.fullmatch(r"((?:[│ ]   )*)[├└]── (\S+) +(\S.*)", line)
         assert found, f"{line!r} is not a line of the tree with a description"
-        nested = line.startswith(("│", " "))
+        folders = folders[: len(found[1]) // 4]
         name = found[2]
         if name.endswith("/"):
-            folder = name
-            paths.append(f"{name}__init__.py")
-        else:
-            paths.append(f"{folder}{name}" if nested else name)
+            folders.append(name)
+            name = "__init__.py"
+        paths.append("".join(folders) + name)
     return paths
 
 

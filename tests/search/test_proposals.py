@@ -95,7 +95,7 @@ def test_given_points_come_first_in_order_with_any_sampler_and_a_rebuilt_study_a
     early = {"type": "asha", "time_attr": "steps", "grace_period": 4, "max_t": 8}
     search = {"sampler": sampler, "n_startup_trials": 3, "seed": 3, "points_to_evaluate": points}
     spec = sweep(search=search, ladder=ladder, early_terminate=early, budget={"run_cap": 12})
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss")
+    proposer = Proposer(spec, InMemoryStorage())
     trials = drive(proposer, 0, 9)
     assert trials[0].params == whole
     assert [{name: trial.params[name] for name in point} for trial, point in zip(trials, points, strict=False)] == points
@@ -103,14 +103,14 @@ def test_given_points_come_first_in_order_with_any_sampler_and_a_rebuilt_study_a
     assert all(set(trial.params) >= {"model_size", "num_gpus", "unfreezing", "learning_rate"} for trial in trials)
     assert len({trial.params["learning_rate"] for trial in trials}) == 9
     for cut in (1, 2, 5):
-        rebuilt = Proposer(spec, "minimize", InMemoryStorage(), trials[:cut], metric="eval_loss")
+        rebuilt = Proposer(spec, InMemoryStorage(), trials[:cut])
         assert [trial.params for trial in drive(rebuilt, cut, 9 - cut)] == [trial.params for trial in trials[cut:]]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "scale_aware"])
 def test_a_given_point_that_cannot_run_gives_its_turn_to_the_sampler(sampler: str) -> None:
     spec = sweep(search={"sampler": sampler, "points_to_evaluate": [{"model_size": "L2", "unfreezing": "full"}]})
-    proposer = Proposer(spec, "minimize", InMemoryStorage(), metric="eval_loss", hopeless=[("L2", "full")])
+    proposer = Proposer(spec, InMemoryStorage(), hopeless=[("L2", "full")])
     [first] = drive(proposer, 0, 1)
     assert combination_of(first) != ("L2", "full")
 

@@ -17,9 +17,11 @@ from scalesweep.record import Report, State, Trial
 from scalesweep.search.encoding import Encoder
 from scalesweep.search.history import Seen
 from scalesweep.search.proposals import Proposer
-from scalesweep.search.scale_aware import ScaleAware, log_improvement
+from scalesweep.search.samplers import Ask
+from scalesweep.search.samplers.scale_aware import Sampler as ScaleAware
+from scalesweep.search.samplers.scale_aware import log_improvement
 from scalesweep.search.surrogate import CostModel, Surrogate, fit_theta, normal_scores
-from scalesweep.spec import SweepSpec, rung_levels
+from scalesweep.spec import SweepSpec
 from sweeps import sweep
 
 Params = dict[str, Any]
@@ -48,7 +50,7 @@ def spec_of(priors: Params | None = None, early: Params | None = None, **search:
 
 def model_of(spec: SweepSpec | None = None) -> ScaleAware:
     spec = spec or spec_of()
-    return ScaleAware(spec, N_PARAMS, rung_levels(spec))
+    return ScaleAware(spec, N_PARAMS)
 
 
 def distance(params: Params) -> float:
@@ -99,7 +101,7 @@ def trials_to_find(spec: SweepSpec, most: int) -> int:
     """
     model, finals = model_of(spec), []
     for number in range(most):
-        params = model.propose(number, anything)
+        params = model.choose(Ask(number, anything))
         assert params is not None
         if distance(params) < 0.08:
             return number + 1
@@ -222,9 +224,9 @@ def test_cost_goes_by_size() -> None:
 def test_a_proposal_follows_from_seed_number_and_record() -> None:
     for made in (model_of, knowing):
         one, other = made(), made()
-        assert one.propose(30, anything) == other.propose(30, anything) == one.propose(30, anything)
-        assert one.propose(31, anything) != one.propose(30, anything)
-        assert made(spec_of(seed=1)).propose(30, anything) != one.propose(30, anything)
+        assert one.choose(Ask(30, anything)) == other.choose(Ask(30, anything)) == one.choose(Ask(30, anything))
+        assert one.choose(Ask(31, anything)) != one.choose(Ask(30, anything))
+        assert made(spec_of(seed=1)).choose(Ask(30, anything)) != one.choose(Ask(30, anything))
 
 
 def test_a_rebuilt_proposer_proposes_the_same() -> None:
@@ -250,20 +252,20 @@ def test_a_rebuilt_proposer_proposes_the_same() -> None:
         if number % 4:  # every fourth runs on
             trial.state = State.COMPLETE if number % 3 == 2 else State.PRUNED
             live.tell(number, trial.state, value)
-    assert live.model.knows
+    assert live.sampler.knows
 
 
 def test_trials_that_run_at_once_are_no_twins() -> None:
     model, model_of_others = knowing(), knowing()
     proposals = []
     for number in range(24, 34):
-        params = model.propose(number, anything)
+        params = model.choose(Ask(number, anything))
         assert params is not None
         proposals.append(params)
         model.history.add(f"t{number}", params)
     places = [(p["model_size"], p["learning_rate"], p["weight_decay"]) for p in proposals]
     assert len(set(places)) == 10
-    alone = [model_of_others.propose(number, anything) for number in range(24, 34)]
+    alone = [model_of_others.choose(Ask(number, anything)) for number in range(24, 34)]
     rates, nearer = (np.log10([p["learning_rate"] for p in each if p is not None]) for each in (proposals, alone))
     apart, near = (np.subtract(*np.percentile(each, [75, 25])) for each in (rates, nearer))  # one is drawn without the models
     assert apart > near  # running trials keep others away
@@ -274,7 +276,7 @@ def test_what_runs_is_improved_upon_and_not_repeated() -> None:
     model = knowing(count=30)
     running: list[Params] = []
     for number in range(30, 40):
-        params = model.propose(number, anything)
+        params = model.choose(Ask(number, anything))
         assert params is not None
         model.history.add(f"t{number}", params)
         running.append(params)
@@ -289,16 +291,16 @@ def test_what_runs_is_improved_upon_and_not_repeated() -> None:
 
 def test_a_share_of_trials_is_drawn_without_the_models() -> None:
     model = knowing(count=30)
-    far = sum(distance(model.propose(number, anything) or BEST) > 0.3 for number in range(30, 90))
+    far = sum(distance(model.choose(Ask(number, anything)) or BEST) > 0.3 for number in range(30, 90))
     assert 1 <= far <= 20
 
 
 def test_a_space_that_is_used_up_has_nothing_more_to_propose() -> None:
     space = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": ["full", "head"]}, "num_gpus": {"values": [1, 2]}}
     spec = sweep(search_space={"parameters": space}, search={"sampler": "scale_aware", "n_startup_trials": 3})
-    model = ScaleAware(spec, {}, rung_levels(spec))
+    model = ScaleAware(spec, {})
     seen = []
-    while (params := model.propose(len(seen), anything)) is not None:
+    while (params := model.choose(Ask(len(seen), anything))) is not None:
         seen.append((params["model_size"], params["unfreezing"]))
         name = f"t{len(seen)}"
         model.history.add(name, params)
@@ -311,27 +313,27 @@ def test_a_space_that_is_used_up_has_nothing_more_to_propose() -> None:
 def test_only_what_is_allowed(made: Callable[[], ScaleAware]) -> None:
     model = made()
     for number in range(24, 34):
-        params = model.propose(number, lambda params: params["model_size"] == "L2", num_gpus=[2])
+        params = model.choose(Ask(number, lambda params: params["model_size"] == "L2", num_gpus=[2]))
         assert params is not None
         assert (params["model_size"], params["num_gpus"]) == ("L2", 2)
-    assert model.propose(24, lambda params: False) is None  # noqa: ARG005
+    assert model.choose(Ask(24, lambda params: False)) is None  # noqa: ARG005
 
 
 def test_what_costs_more_than_is_left_is_not_proposed() -> None:
     model = knowing()
     for left, sizes in ((81 * 2, {"L1"}), (81 * 8, {"L1", "L2"}), (math.inf, set(N_PARAMS))):
-        found = [model.propose(number, anything, left=left) for number in range(24, 44)]
+        found = [model.choose(Ask(number, anything, left=left)) for number in range(24, 44)]
         assert {params["model_size"] for params in found if params is not None} <= sizes
         assert None not in found
-    assert model.propose(24, anything, left=81 * 0.3) is None
-    assert model.propose(24, anything, left=0.0) is None
+    assert model.choose(Ask(24, anything, left=81 * 0.3)) is None
+    assert model.choose(Ask(24, anything, left=0.0)) is None
 
 
 def test_cost_counts_as_much_as_is_asked() -> None:
     cheap = []
     for weight in (0.0, 5.0):
         model = knowing(spec_of(cost_weight=weight))
-        found = [model.propose(number, anything) for number in range(24, 44)]
+        found = [model.choose(Ask(number, anything)) for number in range(24, 44)]
         cheap.append(sum(params is not None and params["model_size"] == "L1" for params in found))
     assert cheap[1] >= 17  # all but those that are drawn without the models
     assert cheap[0] < 10
@@ -342,9 +344,9 @@ def test_cost_counts_as_much_as_is_asked() -> None:
 
 def test_the_first_trial_is_what_the_user_believes() -> None:
     priors = {"model_size": "L2", "learning_rate": 3e-4, "weight_decay": 0.11, "num_gpus": 2}
-    params = model_of(spec_of(priors)).propose(0, anything)
+    params = model_of(spec_of(priors)).choose(Ask(0, anything))
     assert params == {**priors, "learning_rate": pytest.approx(3e-4), "weight_decay": pytest.approx(0.11)}
-    assert model_of(spec_of(priors)).propose(1, anything) != params
+    assert model_of(spec_of(priors)).choose(Ask(1, anything)) != params
 
 
 def test_a_right_belief_helps_and_a_wrong_one_does_not_forbid() -> None:

@@ -94,8 +94,8 @@ def test_the_models_know_the_past_from_the_first_trial_on(tmp_path: Path) -> Non
     spec = warm(tmp_path, earlier(tmp_path / "a"), sampler="scale_aware")
     record = begun(tmp_path / "new", spec).record
     proposer, cold = proposer_of(spec, record), proposer_of(spec, record, cold=True)
-    assert proposer.model.knows
-    assert not cold.model.knows
+    assert proposer.sampler.knows
+    assert not cold.sampler.knows
     assert len(proposer.study.trials) == 0  # they do not belong to this sweep
     numbers = range(4)
     drawn = [proposer.propose(number, f"t{number:04d}").params for number in numbers]
@@ -164,7 +164,7 @@ def test_past_trials_are_none_of_the_sweep(tmp_path: Path) -> None:
     assert {name for rung in made.rungs.of(0) for name in rung} <= set(record.trials)
     picked = pick_of(read_record(tmp_path / "new"), spec)
     assert picked is not None
-    assert picked.name == made.proposer.model.pick()
+    assert picked.name == made.proposer.sampler.pick()
     assert picked.name in record.trials
     assert record.gpu_seconds == sum(trial.gpu_seconds for trial in record.trials.values())
 

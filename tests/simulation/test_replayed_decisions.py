@@ -122,7 +122,7 @@ def test_budgets_stop_trials_again() -> None:
 def test_a_larger_budget_extends_a_sweep_that_has_ended_and_is_replayed() -> None:
     spec, more = spec_of("tpe", run_cap=12), spec_of("tpe", run_cap=30)
     source = ParametricSource(FAMILIES["trend"], spec)
-    clock, made = Clock(1000.0), manifest(spec, "minimize", source.n_params)
+    clock, made = Clock(1000.0), manifest(spec, source.n_params)
     kept = Kept(Record(made))
     for session in (spec, more):
         simulate(Session(session, source.n_params, 6, clock, kept, -1), source, Cluster(6), clock, 1000.0)

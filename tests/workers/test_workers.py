@@ -235,7 +235,7 @@ def test_an_error_in_training_is_a_failure_of_the_trial(pool: WorkerPool) -> Non
     with pytest.raises(TrialFailed, match="upside_down") as caught:
         group.begin(made("a", lr_scheduler_type="upside_down"))
     lines = caught.value.traceback.splitlines()
-    assert lines[0].startswith("ray::_Rank.begin() (pid="), "with the process, and without the codes of its colours"
+    assert lines[0].startswith("ray::Rank.begin() (pid="), "with the process, and without the codes of its colours"
     assert re.search(r'File ".*/scalesweep/training/schedules.py", line \d+, in ', caught.value.traceback)
     assert "upside_down" in lines[-1]
     pool.release("a")

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from scalesweep.record import Record, Trial
 from scalesweep.record.ranking import best
-from scalesweep.search.scale_aware import ScaleAware
-from scalesweep.spec import SweepSpec, rung_levels
+from scalesweep.search.samplers import BaseSampler, make_sampler
+from scalesweep.spec import SweepSpec
 
 
-def pick(record: Record, model: ScaleAware) -> Trial | None:
-    """The pick by the models, if the sweep uses them and has enough trials; otherwise the first of the ranking.
+def pick(record: Record, sampler: BaseSampler) -> Trial | None:
+    """The sampler's pick, if it has models and they know enough trials; otherwise the first of the ranking.
 
     The models may pick a trial with the best expected final value before it has run to the end, because promotion trains it
     to the end anyway.
     """
-    search = model.spec.search
-    name = model.pick() if search.sampler == "scale_aware" else None
+    name = sampler.pick()
     return best(record) if name is None else record.trials[name]
 
 
 def pick_of(record: Record, spec: SweepSpec) -> Trial | None:
-    """The pick from a record alone, with models fitted to it."""
-    if spec.search.sampler != "scale_aware":
-        return best(record)
-    model = ScaleAware(spec, record.n_params, rung_levels(spec))
-    model.history.take(record.by_number(), record.metric, 1.0 if record.minimize else -1.0, record.past)
-    return pick(record, model)
+    """The pick from a record alone, with a sampler that has seen all of it."""
+    sampler = make_sampler(spec, record.n_params)
+    sampler.take(record.by_number(), record.past)
+    return pick(record, sampler)

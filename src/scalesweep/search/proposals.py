@@ -24,8 +24,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from scalesweep.record import Past, State, Trial
-from scalesweep.search.scale_aware import ScaleAware
-from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices, rung_levels
+from scalesweep.search.samplers import Ask, make_sampler
+from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices
 from scalesweep.spec.config import WHOLE, default_of
 
 ATTEMPTS = 50  # most draws before a combination that can run is chosen directly
@@ -171,8 +171,7 @@ class Proposer:
         self.spec = spec
         self.metric = spec.metric.name
         self._hopeless = set(hopeless)
-        self.model = ScaleAware(spec, n_params or {}, rung_levels(spec))
-        self._sign = spec.loss_sign
+        self.sampler = make_sampler(spec, n_params or {})
         self._combinations = combinations(spec)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(storage=storage, study_name=spec.name, direction=spec.goal)
@@ -181,11 +180,11 @@ class Proposer:
             self.study.set_metric_names([self.metric])
         self._open: dict[int, tuple[optuna.Trial, Combination, str]] = {}
         known = list(trials)
-        for earlier in past if spec.search.sampler != "scale_aware" else ():  # whose own model uses them
+        for earlier in past if self.sampler.past_in_study else ():
             self._add_past(earlier)
         for trial in known:
             self._add(trial, storage)
-        self.model.history.take(known, self.metric, self._sign, past)
+        self.sampler.take(known, past)
 
     def _add_past(self, past: Past) -> None:
         """Add a trial of an earlier sweep for the sampler. Trials without a value are skipped."""
@@ -253,17 +252,10 @@ class Proposer:
         """Whether a combination can't run. If `head` does not fit, no mode fits; another mode says nothing about the others."""
         return found in self._hopeless or (found[0], "head") in self._hopeless
 
-    def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+    def _seed(self, number: int, attempt: int) -> int:
         search = self.spec.search
         key = [search.seed, number, attempt] if attempt else [search.seed, number]
-        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-        if search.sampler != "tpe":  # scale_aware chooses by its own model and needs no other sampler
-            return optuna.samplers.RandomSampler(seed=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=search.n_startup_trials
-            )
+        return int(np.random.SeedSequence(key).generate_state(1)[0])
 
     def can_run(self) -> bool:
         """Whether some combination of the space may still run."""
@@ -289,17 +281,17 @@ class Proposer:
         allowed = [fixed for found, fixed in self._combinations if not self._refused(found)]
         if not allowed:
             return None
-        drawn: dict[str, Any] | None = None
+        chosen: dict[str, Any] | None = None
         given, points = self._given(number), len(self.spec.search.points_to_evaluate)
         for attempt in range(ATTEMPTS + 1):
-            if drawn is None and not given and self.spec.search.sampler == "scale_aware":
-                drawn = self.model.propose(max(0, number - points), self._runs, num_gpus or (), left, paused)
-                if drawn is None:
+            if chosen is None and not given:
+                chosen = self.sampler.choose(Ask(max(0, number - points), self._runs, num_gpus or (), left, paused))
+                if chosen is None:
                     return None
-            self.study.sampler = self._sampler(number, attempt)
+            self.study.sampler = self.sampler.of_study(self._seed(number, attempt))
             fixed, given = given, {}  # a point that can't run is not tried again
-            if drawn is not None:
-                draw_params(self.spec, _labelled(drawn, fixed))
+            if chosen:
+                draw_params(self.spec, _labelled(chosen, fixed))
             elif num_gpus and "num_gpus" in self.spec.search_space.parameters:
                 fixed = {"num_gpus": num_gpus[number % len(num_gpus)]} | fixed
             if attempt == ATTEMPTS:
@@ -316,7 +308,7 @@ class Proposer:
             self.study.tell(trial, state=TrialState.FAIL)
         trial.set_user_attr("trial", name)
         self._open[number] = trial, found, name
-        self.model.history.add(name, params)
+        self.sampler.add(name, params)
         return Proposal(number, params)
 
     def _given(self, number: int) -> dict[str, Any]:
@@ -331,7 +323,7 @@ class Proposer:
         """Store an intermediate value, including the last one before a stop."""
         trial, _, name = self._open[number]
         trial.report(value, self._step(fidelity))
-        self.model.history.report(name, fidelity, self._sign * value, gpu_seconds)
+        self.sampler.report(name, fidelity, self.spec.loss_sign * value, gpu_seconds)
 
     def tell(self, number: int, state: State, value: float | None) -> None:
         """Close a trial with its state. `value` counts for COMPLETE only: Optuna takes a pruned trial's value from its reports."""
@@ -340,7 +332,7 @@ class Proposer:
             for constraint, violation in _VIOLATED.items():
                 trial.set_constraint(constraint, violation)
             self._hopeless.add(found)
-        self.model.history.ended(name, state)
+        self.sampler.ended(name, state)
         told = _STATES[state]
         self.study.tell(trial, value if told == TrialState.COMPLETE else None, state=told)
 

@@ -113,5 +113,5 @@ class SweepDriver:
         return self.conductor.finished()
 
     def pick(self) -> Mapping[str, Any] | None:
-        trial = pick(self.record, self.conductor.proposer.model)
+        trial = pick(self.record, self.conductor.proposer.sampler)
         return None if trial is None else trial.params

@@ -38,11 +38,12 @@ class RecordSource:
         Raises:
             UserError: the record does not fit the spec, or fewer than 5 of its trials ran to the end.
         """
-        self.name, self.minimize = name, spec.goal == "minimize"
+        self.name = name
         self.notes: list[str] = []
         self._record, self._spec = record, spec
         self._metric, self._max_t = spec.metric.name, float(spec.early_terminate.max_t)
         self._check_fits()
+        self.minimize = spec.goal == "minimize"
         trials = [trial for trial in record.by_number() if trial.reports]
         self._measured = {trial.name: self._measure(trial) for trial in trials}
         ended = [trial for trial in trials if self._ran_to_the_end(trial)]

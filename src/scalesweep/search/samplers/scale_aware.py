@@ -8,18 +8,19 @@ learning rate of a large size, as far as the two are correlated in the record.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import norm, qmc
 
-from scalesweep.record import State
+from scalesweep.record import Past, State, Trial
 from scalesweep.search.encoding import Encoder
 from scalesweep.search.history import History, Seen
+from scalesweep.search.samplers import Ask, BaseSampler
 from scalesweep.search.surrogate import MOST, MOST_FITTED, CostModel, Surrogate, chosen, fit_theta, normal_scores
-from scalesweep.spec import SweepSpec
+from scalesweep.spec import SweepSpec, rung_levels
 
 RANDOM, LOCAL = 500, 500  # candidates from the whole space, and near the best trials
 TOP = 10  # best trials with candidates near them
@@ -33,8 +34,6 @@ PRIOR_SD = 0.15  # of a user's prior on a number, on the unit interval of its ra
 PRIOR_FLOOR = -3.0  # lowest log density relative to the peak of a prior, so that nothing is ruled out
 PRIOR_WEIGHT = 10.0  # weight of a prior, in trials
 
-Allowed = Callable[[dict[str, Any]], bool]
-
 
 @dataclass
 class Beliefs:
@@ -46,13 +45,15 @@ class Beliefs:
     mean: np.ndarray  # its mean loss there
 
 
-class ScaleAware:
+class Sampler(BaseSampler):
     """The model-based sampler. It is rebuilt from the history alone, so a resumed sweep continues as without interruption."""
 
-    def __init__(self, spec: SweepSpec, n_params: Mapping[str, float], rungs: Sequence[float]) -> None:
-        self.spec, self.n_params = spec, n_params
+    past_in_study = False  # its own model uses them
+
+    def __init__(self, spec: SweepSpec, n_params: Mapping[str, float]) -> None:
+        super().__init__(spec, n_params)
         self.encoder = Encoder(spec, n_params)
-        self.history = History(self.encoder, rungs, spec.early_terminate.max_t)
+        self.history = History(self.encoder, rung_levels(spec), spec.early_terminate.max_t)
         # The number of workers changes a trial's speed, not its result, unless time itself is the fidelity.
         by_time = spec.early_terminate.time_attr in ("gpu_seconds", "dollars")
         self.without = frozenset() if by_time else frozenset({"num_gpus"})
@@ -68,6 +69,20 @@ class ScaleAware:
         self._same = np.where(np.isinf(self._twin), np.inf, NOTHING)
         self._theta: tuple[int, np.ndarray] | None = None
         self._beliefs: tuple[int, Beliefs | None] | None = None
+
+    # ---- the record -----------------------------------------------------------------------------------------------------
+
+    def take(self, trials: Sequence[Trial], past: Sequence[Past] = ()) -> None:
+        self.history.take(trials, self.spec.metric.name, self.spec.loss_sign, past)
+
+    def add(self, name: str, params: Mapping[str, Any]) -> None:
+        self.history.add(name, params)
+
+    def report(self, name: str, fidelity: float, loss: float, gpu_seconds: float) -> None:
+        self.history.report(name, fidelity, loss, gpu_seconds)
+
+    def ended(self, name: str, state: State) -> None:
+        self.history.ended(name, state)
 
     # ---- models ---------------------------------------------------------------------------------------------------------
 
@@ -128,37 +143,22 @@ class ScaleAware:
 
     # ---- proposing ------------------------------------------------------------------------------------------------------
 
-    def propose(
-        self,
-        number: int,
-        allowed: Allowed,
-        num_gpus: Collection[int] = (),
-        left: float = math.inf,
-        paused: Collection[str] = (),
-    ) -> dict[str, Any] | None:
-        """Parameters of the next trial; None if nothing allowed is left within the budget.
-
-        Args:
-            number: number of the trial, which seeds the draw.
-            allowed: whether a trial with given parameters can run.
-            num_gpus: allowed GPU counts; empty for all.
-            left: GPU seconds that the trial may take.
-            paused: names of trials that wait at a rung.
-        """
-        rng = np.random.default_rng([self.spec.search.seed, number])
+    def choose(self, ask: Ask) -> dict[str, Any] | None:
+        """Parameters of the next trial; None if nothing allowed is left within the budget."""
+        rng = np.random.default_rng([self.spec.search.seed, ask.number])
         beliefs = None if rng.random() < RANDOM_SHARE else self.beliefs()
         if beliefs is None:
-            units = self._design(number, rng)
+            units = self._design(ask.number, rng)
             score = -np.arange(len(units), dtype=float)
         else:
             units = self._candidates(beliefs, rng)
-            incumbent, model = self._as_if_ended(beliefs, paused)
+            incumbent, model = self._as_if_ended(beliefs, ask.paused)
             mean, sd = model.predict(self._at(self._features(units), -1))
             score = log_improvement(incumbent, mean, sd)
         costs = CostModel(self.encoder, self.size_range).fit(list(self.history.seen.values()))
         if costs.known:
             log_cost = costs.log_cost(units)
-            score = np.where(log_cost + math.log(self.history.levels[-1]) <= _log(left), score, -np.inf)
+            score = np.where(log_cost + math.log(self.history.levels[-1]) <= _log(ask.left), score, -np.inf)
             score = score - self.spec.search.cost_weight * log_cost * (beliefs is not None)
         if beliefs is not None:
             score = score + PRIOR_WEIGHT / (PRIOR_WEIGHT + self.history.judged) * self._log_prior(units)
@@ -167,10 +167,10 @@ class ScaleAware:
             if score[place] == -np.inf:
                 break
             params = self.encoder.params(units[place])
-            if num_gpus and params.get("num_gpus", None) not in (None, *num_gpus):
+            if ask.num_gpus and params.get("num_gpus", None) not in (None, *ask.num_gpus):
                 continue
             apart = np.abs(self.history.tried - self.encoder.units(params))
-            if (apart <= self._same).all(axis=1).any() or not allowed(params):
+            if (apart <= self._same).all(axis=1).any() or not ask.allowed(params):
                 continue
             if not (apart < self._twin).all(axis=1).any():
                 return params

@@ -1,0 +1,80 @@
+"""The samplers: a file per name of `spec.sweep.SAMPLERS`, whose class `Sampler` proposes the parameters of new trials.
+
+A sampler sees the trials in the order of the record and must depend on nothing else, so that a resumed sweep proposes as one
+without interruption. The study (`proposals.py`) keeps every proposal; a sampler of our own chooses before the study is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from scalesweep.record import Past, State, Trial
+from scalesweep.spec import SweepSpec
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The demands on a proposal.
+
+    `number` is the trial's number in the record and seeds the draw. `allowed` says whether a trial with given parameters can
+    run. `num_gpus` are the allowed GPU counts, empty for all. `left` is the most GPU seconds that the trial may take. `paused`
+    are the names of trials that wait at a rung.
+    """
+
+    number: int
+    allowed: Callable[[dict[str, Any]], bool] = lambda params: True  # noqa: ARG005
+    num_gpus: Collection[int] = ()
+    left: float = math.inf
+    paused: Collection[str] = ()
+
+
+class BaseSampler:
+    """A sampler that leaves everything to the study, which draws at random. The others override what they change."""
+
+    past_in_study = True  # whether the study holds the trials of a warm start, because its sampler learns from them
+
+    def __init__(self, spec: SweepSpec, n_params: Mapping[str, float]) -> None:
+        """
+        Args:
+            n_params: known parameter counts of sizes.
+        """
+        self.spec, self.n_params = spec, n_params
+
+    def of_study(self, seed: int) -> optuna.samplers.BaseSampler:
+        """The sampler with which the study draws what `choose` leaves open."""
+        import optuna
+
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    def choose(self, ask: Ask) -> dict[str, Any] | None:  # noqa: ARG002
+        """The parameters that the study shall take; empty if it draws them. None if nothing is left to propose."""
+        return {}
+
+    def take(self, trials: Sequence[Trial], past: Sequence[Past] = ()) -> None:
+        """Add trials of earlier sweeps, then those of a record."""
+
+    def add(self, name: str, params: Mapping[str, Any]) -> None:
+        """Add a proposed trial."""
+
+    def report(self, name: str, fidelity: float, loss: float, gpu_seconds: float) -> None:
+        """Add a report of a trial. A loss is lower for better trials."""
+
+    def ended(self, name: str, state: State) -> None:
+        """Close a trial."""
+
+    def pick(self) -> str | None:
+        """The trial to promote; None if the first of the ranking is."""
+        return None
+
+
+def make_sampler(spec: SweepSpec, n_params: Mapping[str, float]) -> BaseSampler:
+    """The sampler of a sweep, from the file of its name."""
+    made: BaseSampler = import_module(f"{__name__}.{spec.search.sampler}").Sampler(spec, n_params)
+    return made
