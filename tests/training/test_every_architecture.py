@@ -4,6 +4,7 @@ recomputed, checkpoint, resume, export. Three runs each, which the tests below r
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tiny_sweeps import tiny_sweep
 CASES = [(kind, "sequence-classification") for kind in TINY] + [(kind, "causal-lm") for kind in DECODERS]
 # Three blocks, embeddings and head: five groups, one more every other step. T5 has a decoder of three blocks more.
 CONFIG = {"unfreezing": "gradual", "unfreeze_interval": 2, "rungs": [5], "eval_interval": 1, "learning_rate": 3e-3}
+CHANGED = {"architectures", "id2label", "label2id", "problem_type"}  # of a config in an export
 RUNG, FOUR_THAWED = 5, 8  # steps
 
 every_architecture = pytest.mark.parametrize(("kind", "task"), CASES, ids=lambda value: value)
@@ -81,6 +83,11 @@ def test_an_exported_model_answers_as_the_trained_one(kind: str, task: str, tmp_
     logits = found.second.export(tmp_path / "export")
     assert np.isfinite(logits).all()
     verify(found.job, tmp_path / "export", logits)
+    before, after = (
+        json.loads((folder / "config.json").read_text()) for folder in (tiny_checkpoint(kind, task), tmp_path / "export")
+    )
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed <= CHANGED, "a model goes back as it came, but for its head"
 
 
 @every_architecture

@@ -377,10 +377,23 @@ def task_config(size: LadderSize, task: str, num_labels: int | None, id2label: M
         config.id2label, config.label2id = names, {label: index for index, label in names.items()}
         config.problem_type = "single_label_classification"
         assert config.num_labels == num_labels
-    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+    for part in _parts(config):
         if hasattr(part, "use_cache"):
             part.use_cache = False  # a cache of keys and values is for generation, and costs memory in training
     return config
+
+
+def _parts(config: Any) -> list[Any]:
+    """Return a config, and that of its language model where it is another one."""
+    text = config.get_text_config()
+    return [config] if text is config else [config, text]
+
+
+def restore_use_cache(config: Any, size: LadderSize) -> None:
+    """Give a trained model's config the checkpoint's own `use_cache`, for its export."""
+    for part, original in zip(_parts(config), _parts(load_config(size)), strict=True):
+        if hasattr(original, "use_cache"):
+            part.use_cache = original.use_cache
 
 
 def _check_weights(size: LadderSize) -> None:

@@ -23,7 +23,7 @@ from scalesweep.data.batches import BatchPlan, eval_order, micro_batches, shard,
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit, text_tokenizer
 from scalesweep.models.base import BaseModel, base_key
 from scalesweep.models.groups import LayerGroup
-from scalesweep.models.ladder import load_tokenizer, quiet
+from scalesweep.models.ladder import load_tokenizer, quiet, restore_use_cache
 from scalesweep.models.replay import NotReplayable
 from scalesweep.models.unfreezing import apply_unfreezing
 from scalesweep.spec import LadderSize, TrialConfig
@@ -458,12 +458,14 @@ class Trainer:
             float32 logits of the first `examples` validation examples, for comparison with a reloaded model.
         """
         self.model.eval()
+        logits = np.concatenate(list(validation_logits(self.model, self.job, examples)))
+        restore_use_cache(self.model.config, self.job.size)
         with quiet():
             self.model.save_pretrained(folder)
         # A classifier's texts are texts to the end. A language model's user may want its control words, as in a chat.
         tokenizer = self.tokenizer if self.language_modelling else text_tokenizer(self.tokenizer)
         tokenizer.save_pretrained(folder)
-        return np.concatenate(list(validation_logits(self.model, self.job, examples)))
+        return logits
 
 
 @torch.no_grad()
