@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
 from scalesweep.errors import OutsideError, ScalesweepError, UserError
-from scalesweep.workers.session import SOCKET_BYTES, ray_cluster, short_folder
+from scalesweep.workers.session import SOCKET_BYTES, ray_cluster, short_folder, usable_cpus
 
 
 def closed_port() -> int:
@@ -52,3 +53,29 @@ def test_a_long_folder_for_temporary_files_is_no_place_for_sockets(tmp_path: Pat
         with pytest.raises(OutsideError, match=f"{SOCKET_BYTES} bytes") as caught:
             short_folder(str(tmp_path / "missing"))
         assert f"; {name} is longer" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cpus"),
+    [
+        ("0::/\n", {"cpu.max": "100000 100000"}, 1),  # a container with a view of its own group
+        ("0::/\n", {"cpu.max": "max 100000"}, None),
+        ("0::/\n", {}, None),
+        ("0::/batch/job7\n", {"batch/cpu.max": "150000 100000", "batch/job7/cpu.max": "max 100000"}, 1),
+        ("0::/batch/job7\n", {"batch/cpu.max": "900000 100000", "batch/job7/cpu.max": "50000 100000"}, 1),
+        ("0::/batch/job7\n", {"cpu.max": "9900000 100000"}, None),  # more than the machine has
+        ("4:cpu,cpuacct:/\n1:memory:/x\n", {"cpu,cpuacct/cpu.cfs_quota_us": "120000"}, 1),
+        ("4:cpu,cpuacct:/docker/f00\n", {"cpu/cpu.cfs_quota_us": "120000"}, 1),  # a container of version 1 sees only its own
+        ("4:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1"}, None),
+    ],
+)
+def test_the_cpu_quota_of_a_container_counts(groups: str, files: dict[str, str], cpus: int | None, tmp_path: Path) -> None:
+    (tmp_path / "groups").write_text(groups)
+    for name, content in files.items():
+        path = tmp_path / "mount" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+        path.with_name("cpu.cfs_period_us").write_text("100000\n")
+    present = len(os.sched_getaffinity(0))
+    assert usable_cpus(tmp_path / "groups", tmp_path / "mount") == (present if cpus is None else cpus)
+    assert usable_cpus(tmp_path / "missing") == present

@@ -17,9 +17,31 @@ SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # longest path of a Uni
 OBJECT_STORE_BYTES = 100 * 1024**2  # enough for configs and reports, the only objects of a local cluster
 
 
-def usable_cpus() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cpus(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the number of CPUs that this process may use: those it may run on, at most the CPU quota of its container.
+
+    `groups` and `mount` are the kernel's lists of control groups. A quota of 1.5 CPUs counts as one.
+    """
+    present = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(present, int(min(_cpu_quotas(groups, mount), default=present))))
+
+
+def _cpu_quotas(groups: Path, mount: Path) -> Iterator[float]:
+    """Yield the quotas, in CPUs, of this process's control groups and all above them, in version 1 and 2."""
+    for line in groups.read_text().splitlines() if groups.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for root in (mount, mount / "unified") if not controllers else (mount / controllers, mount / "cpu"):
+            inner = root / path.strip("/")
+            for folder in [inner, *inner.parents][: len(inner.parts) - len(root.parts) + 1]:
+                with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no quota here
+                    if controllers:
+                        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                    else:
+                        quota, period = (folder / "cpu.max").read_text().split()
+                    if int(quota) > 0:
+                        yield int(quota) / int(period)
 
 
 def visible_gpus() -> int:
