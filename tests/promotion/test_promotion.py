@@ -88,13 +88,19 @@ def test_an_interrupted_promotion_continues_as_if_it_had_not_been_and_counts_all
 
 
 def test_ctrl_c_says_how_to_continue(run_dir: Path) -> None:
+    ended = threading.Event()
+
     def press() -> None:
         while not (run_dir / "promoted" / ".t0000.unfinished" / "settings.json").exists():
-            time.sleep(0.01)
+            if ended.wait(0.01):
+                return
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press).start()
-    done = run("promote", run_dir, "--max-t", "100000")
+    try:
+        done = run("promote", run_dir, "--max-t", "100000")
+    finally:
+        ended.set()
     assert done.returncode == 130
     assert f"continues from its last checkpoint with: scalesweep promote '{run_dir}' --max-t 100000\n" in done.stderr
 
