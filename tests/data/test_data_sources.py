@@ -357,9 +357,13 @@ def rows_of(base: Path, name: str, **changes) -> list[tuple[str, str]]:
 
 
 def test_a_tab_separated_file_is_read_without_quoting_unless_it_is_quoted(tmp_path):
-    plain = sorted((f'{"" if n % 3 else chr(34)}case {n}{chr(34) * (n % 2)} of "many"', "ab"[n % 2]) for n in range(12))
+    plain = sorted(
+        (f'{"" if n % 3 else chr(34)}case {n}{chr(34) * (n % 2)} of "many{chr(34) * (n % 2)}', "ab"[n % 2]) for n in range(12)
+    )
     (tmp_path / "plain.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in plain))
     assert rows_of(tmp_path, "plain.tsv") == plain
+    notes = prepare(spec("plain.tsv", splits=HALVES), TASK, tmp_path).notes
+    assert "plain.tsv: 2 texts begin and end with a quote mark" in notes[0]
     # pandas puts only the cells that need it in quotes; the other writers quote all of them.
     quoted = [("two\nlines", "a"), ('said "no"', "b"), ("ta\tb", "a"), ("plain", "b"), ("five", "a"), ("six", "b")]
     for name, how in (("needed", 0), ("all", 1), ("words", 2)):

@@ -131,7 +131,11 @@ class _Record(NamedTuple):
 def _read_tsv(file: _File) -> pyarrow.Table:
     """Read without quoting, or with it where the file shows that it is quoted and the user has not decided."""
     try:
-        return _read_csv(file, "\t", "none")
+        table = _read_csv(file, "\t", "none")
+        if file.spec.quoting is None and (wrapped := _wrapped(table, text_columns(file.spec))):
+            note = f"{file.name}: {wrapped:,} texts begin and end with a quote mark, which is read as part of the text"
+            file.notes.append(f"{note}; data.quoting: minimal takes it off")
+        return table
     except (BadLine, DataProblem) as error:
         if file.spec.quoting is not None:
             raise
@@ -143,6 +147,12 @@ def _read_tsv(file: _File) -> pyarrow.Table:
         note = f"{file.name} is quoted ({where}), so quote marks around cells are no part of the texts"
         file.notes.append(f"{note}; data.quoting: minimal or none decides it")
         return table
+
+
+def _wrapped(table: pyarrow.Table, columns: Sequence[str]) -> int:
+    """The number of cells that begin and end with a quote mark."""
+    cells = (cell for column in columns for cell in table.column(column).to_pylist())
+    return sum(1 for cell in cells if cell and len(cell) > 1 and cell[0] == cell[-1] == '"')
 
 
 def _read_csv(file: _File, delimiter: str, quoting: str) -> pyarrow.Table:

@@ -237,7 +237,9 @@ def _label_cells(rows: datasets.Dataset, table: pyarrow.Table, column: str) -> t
     word = _is_text(cells.type) or types.is_boolean(cells.type) or types.is_temporal(cells.type)
     message = f"column {column!r} holds {cells.type}, but a class is a whole number or text"
     if not (number or word or types.is_null(cells.type)):
-        raise DataProblem(LABEL, message, "give each row one class; several labels per row are not supported")
+        several = types.is_nested(cells.type)
+        hint = "give each row one class; several labels per row are not supported" if several else "write it as text"
+        raise DataProblem(LABEL, message, hint)
     values = [None if is_missing(cell) else cell for cell in cells.to_pylist()]
     broken = next((value for value in values if number and value is not None and value != value // 1), None)
     if broken is not None:
