@@ -70,12 +70,11 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
         usable &= labels >= 0
 
     rows_left = np.flatnonzero(usable)
-    groups = [cells.groups[row] for row in rows_left] if spec.group is not None else []
-    group_ids, ungrouped = _group_ids(groups) if spec.group is not None else (None, 0)
+    groups, ungrouped, group_notes = _number_groups(spec, cells, rows_left)
     splits = split_rows(
         keys=[normalise(*(texts[row] or "" for texts in cells.texts)) for row in rows_left],
         labels=labels[rows_left],
-        groups=group_ids,
+        groups=groups,
         sources=[cells.sources[row] for row in rows_left],
         wanted=spec.splits,
         seed=spec.split_seed,
@@ -93,9 +92,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     }
     if spec.group is not None:
         summary["ungrouped"] = ungrouped
-        if ungrouped:
-            notes.append(f"{ungrouped:,} rows have no value in {spec.group!r}; each is a group of its own")
-        notes += _word_notes(spec.group, Counter(group for group in groups if group is not None), "group")
+    notes += group_notes
     if classes:
         notes += _count_classes(summary, label_arrays, classes)
     return PreparedText(
@@ -306,13 +303,18 @@ def _same_number(one: str, other: str) -> bool:
         return False
 
 
-def _group_ids(groups: Sequence[str | None]) -> tuple[np.ndarray, int]:
-    """The group number of each row, and the count of rows without a group, each of which is a group of its own."""
+def _number_groups(spec: DataSpec, cells: _Cells, rows: np.ndarray) -> tuple[np.ndarray | None, int, list[str]]:
+    """The group number of each of `rows`, the count of those without a group (each is a group of its own), and notes."""
+    if spec.group is None:
+        return None, 0, []
+    groups = [cells.groups[row] for row in rows]
     number: dict[str, int] = {}
     ids = np.array([-1 if group is None else number.setdefault(group, len(number)) for group in groups], dtype=np.int64)
     alone = np.flatnonzero(ids < 0)
     ids[alone] = len(number) + np.arange(alone.size)
-    return ids, alone.size
+    notes = [f"{alone.size:,} rows have no value in {spec.group!r}; each is a group of its own"] if alone.size else []
+    named = Counter(group for group in groups if group is not None)
+    return ids, alone.size, notes + _word_notes(spec.group, named, "group")
 
 
 def _fingerprint(columns: Sequence[dict[str, list[str]]], labels: dict[str, np.ndarray], classes: Sequence[str]) -> str:

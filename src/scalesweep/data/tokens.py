@@ -78,7 +78,7 @@ def tokenize(
         "max_length": spec.max_length,
     }
     pattern = _control_words(tokenizer)
-    if any(pattern.search(text) for column in _columns(prepared) for texts in column.values() for text in texts):
+    if any(_with_words(prepared, split, pattern) for split in prepared.texts):
         identity["control_words"] = "text"  # older folders hold control tokens there; all others are as before
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir / f"tokens-{key}"
@@ -112,16 +112,18 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _columns(prepared: PreparedText) -> list[dict[str, list[str]]]:
-    return [prepared.texts] if prepared.pairs is None else [prepared.texts, prepared.pairs]
-
-
 def _control_words(tokenizer: Any) -> re.Pattern[str]:
     """A pattern of the words that the tokenizer reads as control tokens."""
     tokens = [token for token in tokenizer.added_tokens_decoder.values() if token.special and token.content]
     # One that is matched after normalizing may be written in other letters.
     flags = re.IGNORECASE if any(token.normalized for token in tokens) else re.NOFLAG
     return re.compile("|".join(re.escape(token.content) for token in tokens) or r"(?!)", flags)
+
+
+def _with_words(prepared: PreparedText, split: str, pattern: re.Pattern[str]) -> int:
+    """The number of rows of a split with a match of `pattern`."""
+    columns = [prepared.texts[split]] if prepared.pairs is None else [prepared.texts[split], prepared.pairs[split]]
+    return sum(any(map(pattern.search, row)) for row in zip(*columns, strict=True))
 
 
 def text_tokenizer(tokenizer: Any) -> Any:
@@ -189,9 +191,12 @@ def _write(
     total, done = sum(len(texts) for texts in prepared.texts.values()), 0
     for split, texts in prepared.texts.items():
         parts: dict[str, list[np.ndarray]] = {"tokens": [], "lengths": [], "bytes": [], "types": []}
-        rows = zip(*(column[split] for column in _columns(prepared)), strict=True)
-        figures = {"rows": len(texts), "truncated": 0, "unknown_tokens": 0}
-        figures["control_words"] = sum(any(map(pattern.search, row)) for row in rows)
+        figures = {
+            "rows": len(texts),
+            "truncated": 0,
+            "unknown_tokens": 0,
+            "control_words": _with_words(prepared, split, pattern),
+        }
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             some = texts[start : start + TEXTS_AT_ONCE]
             if task == "causal-lm":
