@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections import Counter
 from types import SimpleNamespace
 
@@ -11,8 +12,11 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler
 
 from scalesweep.record import Mark
-from scalesweep.search.survival import Point, Rungs, draw_bracket, pareto_order, rung_count
+from scalesweep.search import samplers, survival
+from scalesweep.search.survival import Point, Rungs, draw_bracket, rung_count
+from scalesweep.search.survival.pareto import pareto_order
 from scalesweep.spec import rung_levels
+from scalesweep.spec.sweep import SAMPLERS, SURVIVAL_RULES
 from sweeps import sweep
 
 STREAMS = 1200
@@ -202,7 +206,7 @@ def test_within_a_front_the_best_value_is_first_and_the_farthest_next() -> None:
 def test_a_cheap_trial_survives_where_the_metric_alone_would_stop_it() -> None:
     actions = {}
     for rule in ("metric", "pareto"):
-        rungs = Rungs([10], 3, 90, rule)  # type: ignore[arg-type]
+        rungs = Rungs([10], 3, 90, rule)
         for number in range(5):
             rungs.report(f"t{number}", 10, 5.0 - number, cost=100.0 + number)
         actions[rule] = [rungs.report("cheap", 10, 0.5, cost=1.0).action, rungs.report("bad", 10, 0.4, cost=200.0).action]
@@ -258,3 +262,8 @@ def test_stopping_by_size() -> None:
     assert rungs.report("small3", 1, 4.0).action == "stop"
     assert rungs.report("small2", 9, 5.0).action == "continue"
     assert rungs.report("large0", 9, 4.0).action == "stop", "at the last rung, all are compared"
+
+
+def test_every_row_of_the_tables_has_a_file_and_every_file_a_row() -> None:
+    for package, table in ((survival, SURVIVAL_RULES), (samplers, SAMPLERS)):
+        assert {module.name for module in pkgutil.iter_modules(package.__path__)} == set(table)

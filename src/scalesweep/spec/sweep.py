@@ -195,13 +195,16 @@ VARIANTS: dict[Variant, str] = {
     "1/`reduction_factor` of those that reached the rung (Li et al., 2018, Alg. 2). A waiting trial that may continue comes "
     "before new trials. Needs a rung before `max_t`.",
 }
-Survival = Literal["metric", "by_size", "pareto"]
-SURVIVAL_RULES: dict[Survival, str] = {
+SURVIVAL_RULES: dict[str, str] = {  # each has a file of its name in search/survival/
     "metric": "the best by the metric at the rung (ASHA: Li et al., 2018, arXiv 1810.05934)",
     "by_size": "the best of each model size; at the last rung before `max_t`, the best of all sizes",
     "pareto": "the best by metric and GPU seconds at once: non-dominated sorting, then an ε-net (MO-ASHA: Schmucker et al., "
     "2021, arXiv 2106.12639)",
 }
+if TYPE_CHECKING:
+    Survival = str
+else:  # the words that the key may have
+    Survival = Literal[tuple(SURVIVAL_RULES)]
 
 
 class EarlyTerminateSpec(_Strict):
@@ -242,7 +245,7 @@ SAMPLERS: dict[str, str] = {  # each has a file of its name in search/samplers/
 }
 if TYPE_CHECKING:
     Sampler = str
-else:  # the words that the key may have
+else:
     Sampler = Literal[tuple(SAMPLERS)]
 
 

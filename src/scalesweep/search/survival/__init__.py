@@ -1,14 +1,16 @@
-"""The survival rules: asynchronous successive halving (ASHA; Li et al., 2018) as a pure function of the reports.
+"""Asynchronous successive halving (ASHA; Li et al., 2018) as a pure function of the reports.
 
-Values are "higher is better"; the caller negates a metric that is minimized. Costs are GPU seconds.
+A file per survival rule of `spec.sweep.SURVIVAL_RULES` has its class `Rule`. Values are "higher is better"; the caller negates a
+metric that is minimized. Costs are GPU seconds.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Literal
 
 import numpy as np
@@ -17,7 +19,6 @@ from scalesweep.record import Mark
 from scalesweep.record.curves import between, cost_between
 
 Action = Literal["continue", "stop", "pause", "complete"]
-Rule = Literal["metric", "by_size", "pareto"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,41 @@ class Verdict:
         return self.marks[-1].rung if self.marks else None
 
 
+class BaseRule:
+    """The rule by the metric alone. The others override what they change."""
+
+    def group(self, size: str, last: bool) -> str:  # noqa: ARG002
+        """The group within which a trial of a model size is judged at a rung; empty for all trials.
+
+        Args:
+            last: the rung is the last one before `max_t`.
+        """
+        return ""
+
+    def first(self, names: Collection[str], points: Mapping[str, Point], order: Sequence[tuple[float, str]]) -> tuple[str, int]:
+        """The best of `names`, and the number of better trials in `order`. `points` contains all of them."""
+        best = min((-points[name].value, name) for name in names)
+        return best[1], bisect_left(order, best)
+
+    def passes(
+        self,
+        trial: str,  # noqa: ARG002
+        here: Point,
+        there: Mapping[str, Point],  # noqa: ARG002
+        peers: Sequence[tuple[float, str]],
+        reduction_factor: float,
+    ) -> tuple[bool, float | None]:
+        """Whether a trial passes a rung that others have reached, and the value required there.
+
+        Args:
+            here: the trial's point at the rung.
+            there: the points of all others of its bracket at the rung.
+            peers: loss and name of those of its group, the best first.
+        """
+        cutoff = float(np.nanpercentile([-loss for loss, _ in peers], (1 - 1 / reduction_factor) * 100))
+        return here.value >= cutoff, cutoff
+
+
 def rung_count(levels: Sequence[float], max_t: float) -> int:
     """The number of rungs including the end: `max_t` is the last rung even if it is not in the halving sequence."""
     return len(levels) if levels and levels[-1] >= max_t else len(levels) + 1
@@ -61,13 +97,7 @@ class Rungs:
     """The points recorded at each rung, which can be rebuilt from the reports of a record, and the resulting verdicts.
 
     Each bracket has its own rungs. A report that passes several rungs is judged at each of them in order, with the value
-    interpolated at the rung. The trial stops at the first rung that it does not pass.
-
-    - `metric` decides as Ray's `ASHAScheduler` for reports at the rungs: a trial stops if its value is below the
-      (1 − 1/reduction_factor) quantile of the values recorded at the rung so far. The first trial at a rung always passes.
-    - `by_size` compares only trials of the same model size at every rung except the last, where all are compared. Early
-      values of different sizes differ by their speed of starting, so the order within a size is more predictive.
-    - `pareto` uses the rank in `pareto_order` instead (MO-ASHA: Schmucker et al., 2021, arXiv 2106.12639).
+    interpolated at the rung. The trial stops at the first rung that it does not pass. The first trial at a rung always passes.
     """
 
     def __init__(
@@ -75,20 +105,21 @@ class Rungs:
         levels: Sequence[float],
         reduction_factor: float,
         max_t: float,
-        rule: Rule = "metric",
+        rule: str = "metric",
         pauses: bool = False,
         size_of: Callable[[str], str] = lambda trial: "",  # noqa: ARG005
     ) -> None:
         """
         Args:
+            rule: name of the survival rule.
             pauses: a trial waits at each rung until it is promoted, and is never stopped there.
-            size_of: returns a trial's model size, for `by_size`.
+            size_of: returns a trial's model size.
         """
         self.levels = [level for level in levels if level < max_t]
         self.end = rung_count(levels, max_t)
         self.reduction_factor = reduction_factor
         self.max_t = max_t
-        self.rule = rule
+        self.rule: BaseRule = import_module(f"{__name__}.{rule}").Rule()
         self.pauses = pauses
         self.size_of = size_of
         self.recorded: dict[int, list[dict[str, Point]]] = {}  # by bracket
@@ -162,7 +193,7 @@ class Rungs:
                         waiting.setdefault("" if closing else self._group(name, index), []).append(name)
                 for group, names in sorted(waiting.items()):
                     order = self._orders[group, bracket, index]
-                    first, place = self._first(names, there, order)
+                    first, place = self.rule.first(names, there, order)
                     if place < int(len(order) / self.reduction_factor):
                         return first
         return None
@@ -172,12 +203,12 @@ class Rungs:
         for index in reversed(range(len(self.levels))):
             there = {name: rungs[index][name] for rungs in self.recorded.values() for name in paused if name in rungs[index]}
             if there:
-                return self._first(list(there), there, [])[0]
+                return self.rule.first(list(there), there, [])[0]
         return None
 
     def _group(self, trial: str, index: int) -> str:
-        """The size within which a trial is judged at a rung; empty for all sizes."""
-        return self.size_of(trial) if self.rule == "by_size" and index < len(self.levels) - 1 else ""
+        """The group within which a trial is judged at a rung; empty for all trials."""
+        return self.rule.group(self.size_of(trial), last=index >= len(self.levels) - 1)
 
     def _keep(self, trial: str, bracket: int, index: int, here: Point) -> None:
         """Record a trial's point at a rung."""
@@ -185,69 +216,8 @@ class Rungs:
         for group in {"", self._group(trial, index)}:
             insort(self._orders.setdefault((group, bracket, index), []), (-here.value, trial))
 
-    def _first(
-        self, names: Collection[str], points: Mapping[str, Point], order: Sequence[tuple[float, str]]
-    ) -> tuple[str, int]:
-        """The best of `names`, and the number of better trials in `order`. `points` contains all of them."""
-        if self.rule == "pareto":
-            ranked = pareto_order(points)
-            first = min(names, key=ranked.index)
-            return first, ranked.index(first)
-        best = min((-points[name].value, name) for name in names)
-        return best[1], bisect_left(order, best)
-
     def _passes(self, trial: str, here: Point, bracket: int, index: int) -> tuple[bool, float | None]:
         peers = self._orders.get((self._group(trial, index), bracket, index))
         if self.pauses or not peers:
             return True, None
-        if self.rule == "pareto":
-            there = {**self.of(bracket)[index], trial: here}
-            return pareto_order(there).index(trial) <= len(there) / self.reduction_factor, None
-        cutoff = float(np.nanpercentile([-loss for loss, _ in peers], (1 - 1 / self.reduction_factor) * 100))
-        return here.value >= cutoff, cutoff
-
-
-def pareto_order(points: Mapping[str, Point]) -> list[str]:
-    """All trials ordered by value and cost together, best first, as in MO-ASHA (Schmucker et al., 2021).
-
-    Fronts of the non-dominated sorting follow one another. Within a front the order is an ε-net: first the trial with the
-    best value, then always the trial farthest from those chosen, both axes scaled to the range at the rung. So the first few
-    trials cover the front.
-    """
-    finite = {name: point for name, point in points.items() if math.isfinite(point.value) and math.isfinite(point.cost)}
-    order: list[str] = []
-    for front in _fronts(finite):
-        order += _spread(front, finite)
-    return order + sorted(points.keys() - finite.keys())
-
-
-def _fronts(points: Mapping[str, Point]) -> list[list[str]]:
-    fronts: list[list[str]] = []
-    cheapest: list[float] = []  # lowest cost of each front so far; ascending
-    previous: tuple[Point, int] | None = None
-    # From the best value down, a front dominates a point exactly if its cheapest member costs no more.
-    for name in sorted(points, key=lambda name: (-points[name].value, points[name].cost, name)):
-        point = points[name]
-        at = previous[1] if previous is not None and previous[0] == point else bisect_right(cheapest, point.cost)
-        if at == len(fronts):
-            fronts.append([])
-            cheapest.append(point.cost)
-        fronts[at].append(name)
-        cheapest[at] = point.cost
-        previous = point, at
-    return fronts
-
-
-def _spread(front: Sequence[str], points: Mapping[str, Point]) -> list[str]:
-    """Order a front farthest-first: each trial is the farthest from those before it. `front` begins with the best value."""
-    every = np.array([(point.value, point.cost) for point in points.values()])
-    span = np.ptp(every, axis=0)
-    places = np.array([(points[name].value, points[name].cost) for name in front]) / np.where(span > 0, span, 1.0)
-    distance = np.full(len(front), np.inf)
-    order, at = [0], 0
-    while len(order) < len(front):
-        distance = np.minimum(distance, np.linalg.norm(places - places[at], axis=1))
-        distance[at] = -1.0
-        at = int(distance.argmax())
-        order.append(at)
-    return [front[index] for index in order]
+        return self.rule.passes(trial, here, self.of(bracket)[index], peers, self.reduction_factor)
