@@ -54,6 +54,16 @@ def test_names_of_the_user_are_printed_as_they_are(capsys: pytest.CaptureFixture
         assert word in text
 
 
+def test_a_narrow_terminal_folds_no_number(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan()
+    monkeypatch.setenv("COLUMNS", "60")
+    print_plan(made.spec, made.as_json())
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 60
+    for size in made.sizes:
+        assert f"  {size.n_params:,}  {size.n_params_embedding:,}  " in text
+
+
 # ---- cost at most ------------------------------------------------------------------------------------------------------------
 
 

@@ -19,8 +19,10 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     console.print(headed(spec.name, f"  {spec.task}, {plan['metric']['goal']} {spec.metric.name}\n"))
 
     ladder = Table(title="ladder", title_justify="left", box=None, pad_edge=False)
-    for column in ("size", "model", "blocks", "hidden", "parameters", "embeddings", "least GPUs"):
-        ladder.add_column(column, justify="left" if column in ("size", "model") else "right", overflow="fold")
+    for column in ("size", "model"):
+        ladder.add_column(column, overflow="fold")
+    for column in ("blocks", "hidden", "parameters", "embeddings", "least\nGPUs"):
+        ladder.add_column(column, justify="right", no_wrap=True)  # half a number would read as another one
     for size, entry in zip(plan["ladder"], spec.sizes(), strict=True):
         counts = (f"{size['n_params']:,}", f"{size['n_params_embedding']:,}")
         ladder.add_row(
@@ -38,7 +40,8 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
         console.print(f"never tried, they need more than the {memory} of a GPU: {listed}", style="dim")
 
     space = Table(title="\nsearch space", title_justify="left", box=None, pad_edge=False)
-    for column in ("parameter", "values", "when"):
+    space.add_column("parameter", no_wrap=True)
+    for column in ("values", "when"):
         space.add_column(column, overflow="fold")
     for name, parameter in spec.search_space.ordered():
         wanted = {other: v if isinstance(v, list) else [v] for other, v in parameter.when.items()}
