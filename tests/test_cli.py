@@ -6,7 +6,9 @@ import csv
 import getpass
 import io
 import json
+import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +112,19 @@ def test_the_installed_command_is_the_same(run_dir: Path, tmp_path: Path) -> Non
         here = run(*words, cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (here.returncode, here.stdout, here.stderr)
         assert done.returncode == code
+
+
+def test_the_shell_completes_commands_and_options_as_the_reference_shows() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    command = str(Path(sys.executable).parent / "scalesweep")
+    scripts = dict(re.findall(r"\| (\w+) \|.*_SCALESWEEP_COMPLETE=(\w+) scalesweep", page))
+    assert scripts == {"bash": "bash_source", "zsh": "zsh_source", "fish": "fish_source"}
+    script = subprocess.run(
+        [command], env={**os.environ, "_SCALESWEEP_COMPLETE": "bash_source"}, capture_output=True, text=True
+    )
+    assert "complete -o nosort -F _scalesweep_completion scalesweep" in script.stdout
+    asked = {**os.environ, "_SCALESWEEP_COMPLETE": "bash_complete", "COMP_WORDS": "scalesweep resume --nu", "COMP_CWORD": "2"}
+    assert subprocess.run([command], env=asked, capture_output=True, text=True).stdout == "plain,--num-gpus\n"
 
 
 # ---- wrong commands ----------------------------------------------------------------------------------------------------------

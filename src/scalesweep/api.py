@@ -23,7 +23,8 @@ class Sweep:
     """
 
     def __init__(self, spec: SweepSpec, base: Path | None = None) -> None:
-        """`base` is the folder that relative paths in the sweep start from; default: the working directory."""
+        """A relative path in the sweep starts at `base` if it exists there, else at the working folder. `base` is the sweep
+        file's folder; default: the working folder."""
         self.spec = spec
         self.base = base or Path.cwd()
 
@@ -33,7 +34,9 @@ class Sweep:
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         """Load a sweep file. `overrides` are `KEY=VALUE` strings, as for `--set`. Raises SpecError."""
-        return cls(load_sweep(path, overrides), Path(path).parent)
+        from scalesweep.sweep.preflight import static_problems
+
+        return cls(load_sweep(path, overrides, also=lambda spec: static_problems(spec, None)), Path(path).parent)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Sweep:

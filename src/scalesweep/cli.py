@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,13 +42,8 @@ def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> Pat
 _spec_argument = click.argument("spec", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
 _run_argument = click.argument("run_dir", metavar="RUN_DIR", callback=_place)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
-_set_option = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the sweep file, e.g. --set budget.gpu_hours=40. Repeatable.",
-)
+_set = partial(click.option, "--set", "overrides", multiple=True, metavar="KEY=VALUE")
+_set_option = _set(help="Override a key of the sweep file, e.g. --set budget.gpu_hours=40. Repeatable.")
 _address_option = click.option(
     "--address",
     metavar="ADDR",
@@ -104,13 +100,28 @@ def plan(spec: Path, overrides: tuple[str, ...], cluster: Path | None, num_gpus:
     import json
 
     from scalesweep.report.plan import print_plan
-    from scalesweep.spec import load_sweep
 
-    checked = _checked_plan(load_sweep(spec, overrides), spec.parent, None, num_gpus, cluster, planning=True)
+    slots = None if cluster else partial(_slots, num_gpus=num_gpus, planning=True)
+    checked = _checked_plan(_load(spec, overrides, slots), spec.parent, None, num_gpus, cluster, planning=True)
     if as_json:
         click.echo(json.dumps(checked.as_json(), indent=2, ensure_ascii=False))
     else:
         print_plan(checked.spec, checked.as_json())
+
+
+def _slots(spec: SweepSpec, num_gpus: int | None, planning: bool = False) -> int:
+    """The workers of a local cluster. With `planning`, of a cluster as large as `resources.max_gpus`."""
+    from scalesweep.sweep.launch import local_slots
+
+    return max(local_slots(spec, num_gpus), planning * (spec.resources.max_gpus or 0))
+
+
+def _load(path: Path, overrides: tuple[str, ...], slots: Callable[[SweepSpec], int] | None) -> SweepSpec:
+    """Load a sweep. One error reports every problem that needs neither models nor data. `slots` are None if not known yet."""
+    from scalesweep.spec import load_sweep
+    from scalesweep.sweep.preflight import static_problems
+
+    return load_sweep(path, overrides, also=lambda spec: static_problems(spec, slots(spec) if slots else None))
 
 
 def _checked_plan(
@@ -127,7 +138,6 @@ def _checked_plan(
     """
     from scalesweep.report.terminal import step_progress
     from scalesweep.sweep.cluster import workers_by_file
-    from scalesweep.sweep.launch import local_slots
     from scalesweep.sweep.preflight import check_static, preflight
 
     if cluster_file is not None:
@@ -135,7 +145,7 @@ def _checked_plan(
             raise click.UsageError("--cluster describes a remote cluster: give its --address, and leave out --num-gpus")
         slots: int | None = workers_by_file(spec, cluster_file)
     else:
-        slots = None if address else max(local_slots(spec, num_gpus), planning * (spec.resources.max_gpus or 0))
+        slots = None if address else _slots(spec, num_gpus, planning)
     check_static(spec, slots)  # first, because preflight takes seconds to import its libraries
     with step_progress("checking models and data") as progress:
         return preflight(spec, slots, base, progress)
@@ -179,11 +189,10 @@ def launch(
     if address is not None and is_job_address(address):
         _refuse_gpus(num_gpus)
         _launch_job(spec, run_dir, address, cluster, overrides, as_json)
-    from scalesweep.spec import load_sweep
     from scalesweep.sweep.launch import check_unused
     from scalesweep.sweep.launch import launch as run
 
-    loaded = load_sweep(spec, overrides)
+    loaded = _load(spec, overrides, None if address else partial(_slots, num_gpus=num_gpus))
     folder = run_dir or Path("runs") / loaded.name
     check_unused(folder)  # before models and data are read
     checked = _checked_plan(loaded, spec.parent, address, num_gpus, cluster)
@@ -194,13 +203,7 @@ def launch(
 @_run_argument
 @_address_option
 @_gpus_option
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a budget or a limit from here on, e.g. --set budget.run_cap=60. Repeatable.",
-)
+@_set(help="Change a budget or a limit from here on, e.g. --set budget.run_cap=60. Repeatable.")
 @_json_option
 def resume(
     run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, overrides: tuple[str, ...], as_json: bool
@@ -250,12 +253,11 @@ def _launch_job(
     """
     import json
 
-    from scalesweep.spec import load_sweep
     from scalesweep.sweep.cluster import workers_by_file
     from scalesweep.sweep.jobs import Jobs, check_paths, shared_folder
     from scalesweep.sweep.preflight import check_static
 
-    spec = load_sweep(spec_path, overrides)
+    spec = _load(spec_path, overrides, None)
     if cluster is not None:
         workers_by_file(spec, cluster)
     check_static(spec, None)

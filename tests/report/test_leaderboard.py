@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from records import make_events, make_manifest, make_record
-from scalesweep.record import Record
+from events import report
+from records import START, make_events, make_manifest, make_record
+from scalesweep.record import Record, RecordWriter, read_record
 from scalesweep.report import words
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json, render_leaderboard
 from scalesweep.report.prices import paid, paid_in_all
@@ -114,6 +116,31 @@ def test_a_failed_trial_shows_the_first_line_of_its_error_and_the_file_of_the_wh
         text = " ".join(text_at(record, width).split())
         assert "t0007 failed: RayActorError: node lost (traceback: runs/x/errors/t0007-1.txt)" in text
         assert "t0008 infeasible: 4 GPUs never free" in text
+
+
+def test_what_has_not_ended_runs_only_while_a_process_does(tmp_path: Path) -> None:
+    def shown() -> str:
+        return " ".join(text_at(read_record(tmp_path / "run"), 200).split())
+
+    writer = RecordWriter(tmp_path / "run", make_manifest())
+    for event in make_events():
+        writer.append(event)
+    config = {**CONFIG, "num_gpus": 2}
+    for number, name in ((10, "t0010"), (11, "t0011")):
+        writer.append({"event": "trial", "time": START + 900, "trial": name, "number": number, "params": {}, "config": config})
+    writer.append({"event": "start", "time": START + 901, "trial": "t0010", "attempt": 1})
+    writer.append(report("t0010", 40, 0.7, 1, action="pause") | {"time": START + 902})
+    assert "1 running, 1 waiting, 1 paused, 2 complete" in shown()
+    assert "No process runs" not in shown()
+    writer.close()
+    assert "12 trials: 3 unfinished, 2 complete" in shown()
+    assert f"No process runs this sweep; `scalesweep resume {tmp_path}/run` continues it." in shown()
+    assert "running" not in shown()
+    lease = tmp_path / "run" / "lease-000002.json"
+    lease.write_text("{}")  # of a driver on another host
+    assert "1 running" in shown()
+    os.utime(lease, (START, START))  # it was killed
+    assert "3 unfinished" in shown()
 
 
 def test_csv_quotes_what_needs_it() -> None:

@@ -85,7 +85,9 @@ def test_ends_say_why() -> None:
     assert "[1:12] t0004 failed · diverged: eval_loss is NaN at step 80 · 91 GPU s" in lines
     assert "[0:58] t0007 failed · error: RayActorError: node lost · 0 GPU s" in lines  # the first line of the error only
     assert "[1:00] t0008 infeasible · placement: 4 GPUs never free" in lines
-    assert lines[-1].startswith("[1:40] not finished: 2 done · 4 stopped · 2 failed · 1 infeasible · 1 running · 1,550 GPU s")
+    assert lines[-1].startswith(
+        "[1:40] not finished: 2 done · 4 stopped · 2 failed · 1 infeasible · 1 unfinished · 1,550 GPU s"
+    )
 
 
 def test_the_whole_sweep_is_shown_as_trials_end_and_not_too_often() -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save, save_file
 
 from scalesweep.errors import SpecError, UserError
 from scalesweep.spec import load_sweep
-from scalesweep.sweep.preflight import Plan, check_static, preflight
+from scalesweep.sweep.preflight import Plan, check_static, preflight, static_problems
 from tiny_models import WORDS, save_tiny, tiny_tokenizer
 
 torch.set_num_threads(1)
@@ -569,7 +569,7 @@ def line_of(path: Path, marker: str, models: Path) -> int:
 
 def checked(path: Path, overrides: tuple[str, ...] = (), slots: int = SLOTS) -> Plan:
     """The checks that `plan` and `launch` make before Ray starts."""
-    spec = load_sweep(path, overrides)
+    spec = load_sweep(path, overrides, also=lambda spec: static_problems(spec, slots))
     check_static(spec, slots)
     return preflight(spec, slots, path.parent)
 
@@ -686,8 +686,14 @@ def test_all_that_is_wrong_in_both_files_is_shown_in_one_go(folder: Path, models
     path = write(
         folder,
         models,
-        sweep=[("grace_period: 4", "grace_period: 13"), ("run_cap: 6", "dollars: 5"), ("test: 20", "test: 0")],
-        space=[(RATE, "    min: 0.0\n    max: 1.0e-2"), ("[full, head, gradual]", "[full, heat, gradual]")],
+        sweep=[
+            *[("grace_period: 4", "grace_period: 13"), ("run_cap: 6", "dollars: 5"), ("test: 20", "test: 0")],
+            ("eval_loss", "eval_los"),
+        ],
+        space=[
+            *[(RATE, "    min: 0.0\n    max: 1.0e-2"), ("[full, head, gradual]", "[full, heat, gradual]")],
+            ("[linear, cosine]", "[lin, cosine]"),
+        ],
     )
     with pytest.raises(SpecError) as caught:
         checked(path)
@@ -695,7 +701,9 @@ def test_all_that_is_wrong_in_both_files_is_shown_in_one_go(folder: Path, models
         "early_terminate.grace_period",
         "budget.dollars",
         "data.splits.test",
+        "metric.name",
         "parameters.learning_rate.min",
+        "parameters.lr_scheduler_type.values[0]",
         "parameters.unfreezing.values[1]",
     }
     assert_one_screen(str(caught.value))

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from scalesweep.report import words
+
 PIPELINES = {"sequence-classification": "text-classification", "causal-lm": "text-generation"}  # of transformers, by task
 
 
@@ -38,8 +40,10 @@ def model_card(provenance: dict[str, Any]) -> str:
     unit = final["config"]["time_attr"].replace("_", " ").replace("gpu", "GPU")
     workers = f"{final['workers']} worker" + "s" * (final["workers"] != 1)
     learnt = " + ".join(final["train_on"])
-    test = "\n".join(f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in provenance["test"].items())
-    validation = "\n".join(f"| {name.removeprefix('eval_')} | {value:.4f} |" for name, value in trial["validation"].items())
+    test = "\n".join(f"| {name.removeprefix('eval_')} | {words.score(value)} |" for name, value in provenance["test"].items())
+    validation = "\n".join(
+        f"| {name.removeprefix('eval_')} | {words.score(value)} |" for name, value in trial["validation"].items()
+    )
     config = "\n".join(
         f"| `{name}` | {code(str(value)).replace('|', bar)} |" for name, value in final["config"].items() if value is not None
     )

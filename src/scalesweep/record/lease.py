@@ -139,6 +139,20 @@ class Lease:
         self._lock.close()
 
 
+def driven(run_dir: Path | UrlPath) -> bool:
+    """Whether a process runs the sweep of a run folder, as far as a reader can see.
+
+    It has touched its lease within `LEASE_SECONDS`, by this host's clock. A driver that ends cleanly removes its lease.
+    """
+    files = _OnObjects(run_dir) if isinstance(run_dir, UrlPath) else _OnFiles(run_dir)
+    try:
+        leases = [run_dir / name for name in files.leases()]
+        touched = [lease.mtime() if isinstance(lease, UrlPath) else lease.stat().st_mtime for lease in leases]
+    except FileNotFoundError:  # the folder, or a lease that its driver removed just now
+        return False
+    return any(then is not None and time.time() - then < LEASE_SECONDS for then in touched)
+
+
 class _OnFiles:
     """Leases as files in a folder that hosts share."""
 

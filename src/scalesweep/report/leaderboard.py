@@ -16,8 +16,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from scalesweep.errors import command
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.fronts import hypervolume, pareto_front
+from scalesweep.record.lease import driven
 from scalesweep.record.ranking import By
 from scalesweep.record.table import columns, entry
 from scalesweep.report import words
@@ -65,7 +67,7 @@ class _Column:
     right: bool = False
 
 
-def _columns(record: Record, by: By) -> list[_Column]:
+def _columns(record: Record, by: By, over: bool) -> list[_Column]:
     time_attr = record.manifest["time_attr"]
 
     def reached(row: Row) -> str:
@@ -92,14 +94,14 @@ def _columns(record: Record, by: By) -> list[_Column]:
         _Column("", 1, lambda row: "★" if row.pareto else ""),
         _Column("trial", 0, lambda row: row.trial.name),
         _Column(record.metric, 0, lambda row: words.score(row.metric), right=True),
-        _Column("reached", 3, reached),
-        _Column("size", 2, size),
+        _Column("reached", 4, reached),
+        _Column("size", 3, size),
         _Column("GPUs", 9, lambda row: str(row.trial.config.get("num_gpus", words.MISSING)), right=True),
-        _Column("unfreezing", 4, lambda row: words.unfreezing(row.trial.config)),
+        _Column("unfreezing", 5, lambda row: words.unfreezing(row.trial.config)),
         _Column("schedule", 10, lambda row: str(row.trial.config.get("lr_scheduler_type", words.MISSING))),
-        _Column("lr", 5, lambda row: words.rate(row.trial.config), right=True),
+        _Column("lr", 2, lambda row: words.rate(row.trial.config), right=True),
         _Column("GPU s", 7, cost, right=True),
-        _Column("state", 6, lambda row: words.STATES[row.trial.state]),
+        _Column("state", 6, lambda row: words.activity(row.trial, over)),
         _Column("reason", 8, lambda row: row.trial.stop_reason or ""),
     ]
     if start_price(record) is not None:
@@ -112,9 +114,9 @@ def render_leaderboard(record: Record, by: By = "rung", width: int = 100, limit:
 
     `limit` shows the first rows only and says how many follow.
     """
-    rows = rank(record, by)
+    rows, over = rank(record, by), _over(record)
     shown = rows if limit is None else rows[:limit]
-    kept, dropped = _fitting([(column, [column.cell(row) for row in shown]) for column in _columns(record, by)], width)
+    kept, dropped = _fitting([(column, [column.cell(row) for row in shown]) for column in _columns(record, by, over)], width)
     # One cell of padding and one of the box between two columns; `_fitting` counts on these two.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column, _ in kept:
@@ -125,7 +127,14 @@ def render_leaderboard(record: Record, by: By = "rung", width: int = 100, limit:
         table.add_row(*cells, style=style)
     legend = Text("\n".join(_legend(record, by, len(rows) - len(shown), dropped)), style="dim")
     failed = [Text(line, "red") for line in words.failures(record)]
-    return Group(_title(record), table, legend, *failed, *_found(record))
+    if over and record.status != "ended":
+        failed.insert(0, Text(f"No process runs this sweep; `{command('resume', record.folder)}` continues it.", "yellow"))
+    return Group(_title(record, over), table, legend, *failed, *_found(record))
+
+
+def _over(record: Record) -> bool:
+    """Whether nothing runs any more: the sweep has ended, or the record was read and no process writes to its folder."""
+    return record.status == "ended" or (record.folder is not None and not driven(record.folder))
 
 
 def _fitting(columns: list[tuple[_Column, list[str]]], width: int) -> tuple[list[tuple[_Column, list[str]]], list[str]]:
@@ -143,9 +152,10 @@ def _fitting(columns: list[tuple[_Column, list[str]]], width: int) -> tuple[list
     return kept, dropped
 
 
-def _title(record: Record) -> Text:
-    counts = Counter(trial.state for trial in record.trials.values())
-    states = ", ".join(f"{counts[state]} {words.STATES[state]}" for state in State if counts[state])
+def _title(record: Record, over: bool) -> Text:
+    counts = Counter(words.activity(trial, over) for trial in record.trials.values())
+    ended = [words.STATES[state] for state in State if state.ended]
+    states = ", ".join(f"{counts[word]} {word}" for word in (*words.ACTIVITIES, *ended) if counts[word])
     direction = "lower is better" if record.minimize else "higher is better"
     trials = f"{len(record.trials)} trial{'s' if len(record.trials) != 1 else ''}"
     parts = [f"{record.metric} ({direction})", f"{trials}: {states}" if states else "no trials yet"]

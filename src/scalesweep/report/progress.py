@@ -126,7 +126,7 @@ class ProgressSink:
         self._stop()
         if self._view is not None and record.status != "ended":
             with self._lock:
-                line = f"[{words.clock(record.elapsed_seconds)}] not finished: {_summary(self._view)}"
+                line = f"[{words.clock(record.elapsed_seconds)}] not finished: {_summary(self._view, over=True)}"
             self._console.print(Text(line)) if self._on_terminal else print(line, file=self._stream, flush=True)
 
     def _stop(self) -> None:
@@ -307,20 +307,18 @@ def _status(view: _View) -> str:
     return f"── {' | '.join(part for part in parts if part)}"
 
 
-def _counts(view: _View) -> str:
+def _counts(view: _View, over: bool = False) -> str:
     words_of = ((State.COMPLETE, "done"), (State.PRUNED, "stopped"), (State.FAIL, "failed"), (State.INFEASIBLE, "infeasible"))
     parts = [f"{view.states[state]} {word}" for state, word in words_of if view.states[state] or state is not State.INFEASIBLE]
-    waiting = sum(not trial.placed and not trial.paused for trial in view.running.values())
-    paused = sum(trial.paused for trial in view.running.values())
-    parts.append(f"{view.states[State.RUNNING] - waiting - paused} running")
-    parts += [f"{number} {word}" for number, word in ((waiting, "waiting"), (paused, "paused")) if number]
+    doing = Counter(words.activity(trial, over) for trial in view.running.values())
+    parts += [f"{doing[word]} {word}" for word in words.ACTIVITIES if doing[word] or (word == "running" and not over)]
     return " · ".join(parts)
 
 
-def _summary(view: _View) -> str:
+def _summary(view: _View, over: bool = False) -> str:
     best = view.standing.best
     cost = f"{view.gpu_seconds:,.0f} GPU s"
-    return f"{_counts(view)} · {cost}" + (f" | best: {view.best(best)} ({words.brief(best.trial)})" if best else "")
+    return f"{_counts(view, over)} · {cost}" + (f" | best: {view.best(best)} ({words.brief(best.trial)})" if best else "")
 
 
 def _display(view: _View, now: float, width: int) -> RenderableType:

@@ -14,6 +14,8 @@ from scalesweep.spec.space import THAWING_MODES
 MISSING = "–"
 ERRORS_SHOWN = 3
 TRIALS_NAMED = 3  # of those that ended with one error
+UNFINISHED = "unfinished"
+ACTIVITIES = ("running", "waiting", "paused", UNFINISHED)  # of trials that have not ended
 UNITS = {"gpu_seconds": "GPU seconds"}  # where the fidelity's name does not read as its unit
 STATES = {
     State.RUNNING: "running",
@@ -114,6 +116,14 @@ def summary(config: Mapping[str, Any]) -> str:
 def ladder_size(config: Mapping[str, Any], record: Record) -> dict[str, Any]:
     """The ladder's entry that a configuration chose; empty where the manifest has none."""
     return next((entry for entry in record.manifest["ladder"] if entry["name"] == config.get("model_size")), {})
+
+
+def activity(trial: Trial, over: bool) -> str:
+    """The state of a trial in one word. A trial that has not ended is running, waiting for workers or paused at a rung; it is
+    unfinished where the session is `over`, so that nothing runs."""
+    if trial.state.ended:
+        return STATES[trial.state]
+    return UNFINISHED if over else "paused" if trial.paused else STATES[trial.state] if trial.placed else "waiting"
 
 
 def state(trial: Trial) -> str:

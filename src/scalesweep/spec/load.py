@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from scalesweep.spec.checks import check
 from scalesweep.spec.loading import Document, KeyPath, neighbours, parse_yaml, read_yaml
 from scalesweep.spec.space import Parameter
 from scalesweep.spec.sweep import SPLITS, DepthLadder, LadderSize, SweepSpec
+
+Checks = Callable[[SweepSpec], list[Problem]]
 
 _WANTED = {  # pydantic's error type → the type in words
     "float_type": "a number",
@@ -37,7 +39,7 @@ _BOUNDS = {
 }
 
 
-def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = False) -> SweepSpec:
+def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = False, also: Checks | None = None) -> SweepSpec:
     """Read a sweep file and the search space it names.
 
     Args:
@@ -46,6 +48,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = 
         foreign: for `simulate` on a table, which trains nothing. The space may hold parameters that training does not know
             (the table's columns, with any name and range). `model_size` may take any words; a number becomes text. `task`,
             `data` and `ladder` are optional; placeholders replace them. All other checks apply.
+        also: further checks of the typed sweep, so that one error reports their problems too.
 
     Raises:
         SpecError: with file, line, key and remedy of every problem.
@@ -63,7 +66,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = 
         if not file.exists():
             raise SpecError([document.problem(("search_space",), f"{shown} not found", neighbours(Path(shown)))])
         space_document = read_yaml(file, "search space", shown)
-    return _build(document, space_document, foreign)
+    return _build(document, space_document, foreign, also)
 
 
 def sweep_from_dict(data: dict[str, Any], foreign: bool = False, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -143,7 +146,7 @@ def _typed(data: dict[str, Any], documents: tuple[Document, Document | None], fo
     return spec
 
 
-def _build(document: Document, space_document: Document | None, foreign: bool) -> SweepSpec:
+def _build(document: Document, space_document: Document | None, foreign: bool, also: Checks | None = None) -> SweepSpec:
     data = {**_placeholders(document.data), **document.data} if foreign else dict(document.data)
     problems: list[Problem] = []
     if space_document is not None:
@@ -164,11 +167,16 @@ def _build(document: Document, space_document: Document | None, foreign: bool) -
     except ValidationError as error:
         wrong = _by_path(error, data)
         problems = [_from_pydantic(path, items, located, space_document is not None) for path, items in wrong.items()]
-        raise SpecError([*problems, *_beyond(problems, list(wrong), data, (document, space_document), foreign)]) from None
-    problems = check(spec)
+        beyond = _beyond(problems, list(wrong), data, (document, space_document), foreign, also)
+        raise SpecError([*problems, *beyond]) from None
+    problems = _checked(spec, also)
     if problems:
         raise SpecError(problems)
     return spec
+
+
+def _checked(spec: SweepSpec, also: Checks | None) -> list[Problem]:
+    return [*check(spec), *(also(spec) if also else [])]
 
 
 def _beyond(
@@ -177,6 +185,7 @@ def _beyond(
     data: dict[str, Any],
     documents: tuple[Document, Document | None],
     foreign: bool,
+    also: Checks | None,
 ) -> list[Problem]:
     """Check the rest of a sweep in which some keys are wrong, so that one run reports as many problems as possible.
 
@@ -196,7 +205,9 @@ def _beyond(
         return []
     keys = [problem.key for problem in problems]
     names = {key.rpartition(".")[2] for key in keys}
-    return [p for p in check(spec) if p.key.rpartition(".")[2] not in names and not any(k.startswith(p.key) for k in keys)]
+    return [
+        p for p in _checked(spec, also) if p.key.rpartition(".")[2] not in names and not any(k.startswith(p.key) for k in keys)
+    ]
 
 
 def _by_path(error: ValidationError, data: dict[str, Any]) -> dict[KeyPath, list[Any]]:

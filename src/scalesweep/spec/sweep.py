@@ -270,7 +270,8 @@ class SearchSpec(_Strict):
     )
     warm_start: list[str] = Field(
         default_factory=list,
-        description="run folders of earlier sweeps to learn from, relative to the sweep file or to the working folder. Metric, "
+        description="run folders of earlier sweeps to learn from. A relative path starts at the sweep file's folder if it exists there, "
+        "else at the working folder. Metric, "
         "goal and `time_attr` must be the same. Trials that this space could not have drawn are left out.",
     )
     seed: int = Field(0, ge=0, description="seed of proposals and brackets")

@@ -130,14 +130,11 @@ class Plan:
         }
 
 
-def check_static(spec: SweepSpec, slots: int | None) -> None:
-    """Run the checks that need neither models nor data.
+def static_problems(spec: SweepSpec, slots: int | None) -> list[Problem]:
+    """Return the problems that need neither models nor data, of a sweep whose file may have other problems too.
 
     Args:
         slots: workers that the cluster can hold; None if not known yet.
-
-    Raises:
-        SpecError: with every problem found.
     """
     problems: list[Problem] = []
     metric = METRICS.get(spec.metric.name)
@@ -156,15 +153,29 @@ def check_static(spec: SweepSpec, slots: int | None) -> None:
             key = ("value",) if scheduler and scheduler.value is not None else ("values", index)
             path = (*at, "lr_scheduler_type", *key)
             problems.append(spec.problem(path, f"{value!r} is not a schedule", did_you_mean(str(value), SCHEDULES)))
+    return problems if slots is None else problems + _check_slots(spec, slots)
 
-    if slots is not None:
-        problems += _check_slots(spec, slots)
+
+def check_static(spec: SweepSpec, slots: int | None) -> None:
+    """Run the checks that need neither models nor data.
+
+    Args:
+        slots: workers that the cluster can hold; None if not known yet.
+
+    Raises:
+        SpecError: with every problem found.
+    """
+    problems = static_problems(spec, slots)
     if problems:
         raise SpecError(problems)
 
 
 def _check_slots(spec: SweepSpec, slots: int) -> list[Problem]:
     problems = []
+    parameter = spec.search_space.parameters.get("num_gpus")
+    counts: list[Any] = (parameter.choices() or [parameter.min, parameter.max]) if parameter else []
+    if not all(isinstance(count, int) for count in counts):
+        return []  # reported with the file's problems
     largest = max(gpu_choices(spec))
     if largest > slots:
         listed = spec.search_space.parameters["num_gpus"].values if "num_gpus" in spec.search_space.parameters else None
@@ -224,7 +235,7 @@ def metric_row(spec: SweepSpec) -> Any:
 def absolute(size: LadderSize, base: Path | None = None) -> LadderSize:
     """Make the path of a local model folder absolute, because workers run in other directories.
 
-    A relative path starts from `base`, else from the working directory.
+    A relative path starts at `base` (the sweep file's folder) if it exists there, else at the working folder.
     """
     for folder in (base or Path(), Path()):
         if (path := folder / Path(size.model).expanduser()).is_dir():
