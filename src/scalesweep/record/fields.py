@@ -149,7 +149,7 @@ EVENTS: dict[str, Event] = {
             "reason": Field(
                 "text",
                 "`budget: run_cap`, `budget: time`, `budget: gpu_hours`, `budget: dollars`, `nothing that fits is left to try`, "
-                "or `nothing that fits the budget is left to try`",
+                "`nothing that fits the budget is left to try`, or `every configuration of the search space was tried`",
             ),
             "hypervolume": Field(
                 "number or null",

@@ -48,6 +48,11 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
         when = ", ".join(f"{other} is {' or '.join(map(str, values))}" for other, values in wanted.items())
         space.add_row(name, parameter.describe(), when)
     console.print(space)
+    if (held := plan["configurations"]) is not None:
+        beyond = f", so the sweep ends after {held:,}, below its run_cap" if held < (spec.budget.run_cap or 0) else ""
+        console.print(
+            f"the space holds {held:,} configuration{'s' if held > 1 else ''}; none is trained twice{beyond}", style="dim"
+        )
     if points := spec.search.points_to_evaluate:
         console.print(
             f"tried first: {len(points)} point{'s' if len(points) > 1 else ''} of search.points_to_evaluate", style="dim"

@@ -4,16 +4,17 @@ A proposal depends only on the record's trials, the seed, the trial's number, an
 (which the record contains). The sampler is seeded again for each number, so a rebuilt study makes the same proposals as one
 without interruption.
 
-A combination of size and unfreezing mode that can't run is not proposed. If a draw has such a combination, it stays in the
-study as a failed trial, which samplers ignore, and the trial is drawn again. So the study has more trials than the record and
-numbers them differently. The user attribute `trial` is the name in the record.
+A combination of size and unfreezing mode that can't run is not proposed, and no configuration is proposed twice. Such a draw
+stays in the study as a failed trial, which samplers ignore, and the trial is drawn again. So the study has more trials than the
+record and numbers them differently. The user attribute `trial` is the name in the record.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,12 @@ from optuna.trial import TrialState
 from scalesweep.record import Past, State, Trial
 from scalesweep.search.samplers import Ask, make_sampler
 from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices
-from scalesweep.spec.config import WHOLE, default_of
+from scalesweep.spec.config import WHOLE
+from scalesweep.spec.configurations import ANY, Combination, combination, identity, points
 
 ATTEMPTS = 50  # most draws before a combination that can run is chosen directly
+REPEATS = 5  # draws of earlier configurations before a new one is chosen directly
+UNTRIED = 1000  # points among which that one is drawn
 _STATES = {
     State.RUNNING: TrialState.RUNNING,
     State.COMPLETE: TrialState.COMPLETE,
@@ -90,15 +94,6 @@ def draw_params(spec: SweepSpec, draw: Draw) -> dict[str, Any]:
 
 def _gpus_label(least: int) -> str:
     return f"num_gpus (at least {least})"
-
-
-Combination = tuple[str, str]  # model size, unfreezing mode
-
-
-def combination(spec: SweepSpec, params: dict[str, Any]) -> Combination:
-    """The model size and unfreezing mode of a trial, which determine its memory."""
-    size, mode = (params.get(name, default_of(spec, name, params)) for name in ("model_size", "unfreezing"))
-    return str(size), str(mode)
 
 
 def combinations(spec: SweepSpec) -> list[tuple[Combination, dict[str, Any]]]:
@@ -178,6 +173,7 @@ class Proposer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names([self.metric])
+        self._tried: set[Hashable] = set()  # what each trial of this sweep trains
         self._open: dict[int, tuple[optuna.Trial, Combination, str]] = {}
         known = list(trials)
         for earlier in past if self.sampler.past_in_study else ():
@@ -232,6 +228,7 @@ class Proposer:
         reports = [(report.fidelity, report.metrics[self.metric]) for report in trial.reports]
         constraints = _VIOLATED if trial.state is State.INFEASIBLE else None
         self._add_frozen(trial.name, trial.params, reports, state, constraints)
+        self._tried.add(identity(self.spec, trial.params))
         found = combination(self.spec, trial.params)
         if trial.state is State.INFEASIBLE:
             self._hopeless.add(found)
@@ -261,6 +258,25 @@ class Proposer:
         """Whether some combination of the space may still run."""
         return any(not self._refused(found) for found, _ in self._combinations)
 
+    def exhausted(self) -> bool:
+        """Whether every configuration of the space that can run was proposed."""
+        return self.can_run() and next(self._untried(), None) is None
+
+    def _untried(self, num_gpus: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
+        """Points of the space that can run and were not proposed. One with a continuous range always counts."""
+        for params in points(self.spec):
+            fits = not num_gpus or params.get("num_gpus") in (None, *num_gpus)
+            if fits and self._runs(params) and (ANY in params.values() or identity(self.spec, params) not in self._tried):
+                yield params
+
+    def _choose_untried(self, number: int, num_gpus: Sequence[int] | None) -> dict[str, Any]:
+        """One of the untried points, under its names in the study. Continuous ranges are left out."""
+        untried = list(itertools.islice(self._untried(num_gpus), UNTRIED))
+        fixed: dict[str, Any] = {}
+        rng = np.random.default_rng([self.spec.search.seed, number])
+        draw_params(self.spec, _labelled(untried[rng.integers(len(untried))], fixed))
+        return {label: value for label, value in fixed.items() if value is not ANY}
+
     def propose(
         self,
         number: int,
@@ -269,7 +285,7 @@ class Proposer:
         left: float = math.inf,
         paused: Collection[str] = (),
     ) -> Proposal | None:
-        """Propose the next trial; None if nothing in the space can run.
+        """Propose the next trial; None if nothing in the space can run, or all of it was proposed.
 
         Args:
             number: the trial's number in the record.
@@ -282,19 +298,24 @@ class Proposer:
         if not allowed:
             return None
         chosen: dict[str, Any] | None = None
-        given, points = self._given(number), len(self.spec.search.points_to_evaluate)
-        for attempt in range(ATTEMPTS + 1):
-            if chosen is None and not given:
-                chosen = self.sampler.choose(Ask(max(0, number - points), self._runs, num_gpus or (), left, paused))
-                if chosen is None:
+        given, users, repeats = self._given(number), len(self.spec.search.points_to_evaluate), 0
+        if next(self._untried(num_gpus), None) is None:
+            return None
+        for attempt in range(ATTEMPTS + 2):
+            if chosen is None and not given and repeats < REPEATS:
+                chosen = self.sampler.choose(Ask(max(0, number - users), self._runs, num_gpus or (), left, paused))
+                if chosen is None and math.isfinite(left):
                     return None
+                repeats = REPEATS if chosen is None else repeats  # none of the sampler's candidates is new
             self.study.sampler = self.sampler.of_study(self._seed(number, attempt))
             fixed, given = given, {}  # a point that can't run is not tried again
             if chosen:
                 draw_params(self.spec, _labelled(chosen, fixed))
             elif num_gpus and "num_gpus" in self.spec.search_space.parameters:
                 fixed = {"num_gpus": num_gpus[number % len(num_gpus)]} | fixed
-            if attempt == ATTEMPTS:
+            if repeats >= REPEATS or attempt > ATTEMPTS:
+                fixed = self._choose_untried(number, num_gpus)
+            elif attempt == ATTEMPTS:
                 rng = np.random.default_rng([self.spec.search.seed, number])
                 fixed |= allowed[rng.integers(len(allowed))]
             if fixed:
@@ -302,11 +323,14 @@ class Proposer:
             trial = self.study.ask()
             params = draw_params(self.spec, _suggest_from(trial))
             found = combination(self.spec, params)
-            if not self._refused(found):
+            repeated = identity(self.spec, params) in self._tried
+            if not self._refused(found) and not repeated:
                 break
-            trial.set_user_attr("not run", f"{found[1]} of {found[0]} can't run")
+            repeats += repeated
+            trial.set_user_attr("not run", "proposed before" if repeated else f"{found[1]} of {found[0]} can't run")
             self.study.tell(trial, state=TrialState.FAIL)
         trial.set_user_attr("trial", name)
+        self._tried.add(identity(self.spec, params))
         self._open[number] = trial, found, name
         self.sampler.add(name, params)
         return Proposal(number, params)

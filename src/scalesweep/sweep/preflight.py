@@ -18,6 +18,7 @@ from scalesweep.record import Past, read_record
 from scalesweep.search.survival import rung_count
 from scalesweep.spec import PARAMETERS, LadderSize, SweepSpec, earlier_trials, gpu_choices, rung_levels, unfreezing_modes
 from scalesweep.spec.config import KNOBS, default_of
+from scalesweep.spec.configurations import space_size
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.metrics import LANGUAGE_MODELLING, METRICS
 from scalesweep.spec.space import THAWING_MODES
@@ -59,6 +60,7 @@ class Plan:
     cost: Cost
     hopeless: list[tuple[str, str]]  # (size, unfreezing mode) pairs that can't fit in GPU memory; the search skips them
     baseline: Baseline  # the score of guessing, on the validation split
+    configurations: int | None = None  # different trials that the space holds; None without a limit
     past: tuple[Past, ...] = ()  # trials of earlier sweeps to learn from
     past_note: str = ""  # a sentence that counts them
 
@@ -113,6 +115,7 @@ class Plan:
             "metric": {"name": spec.metric.name, "goal": spec.goal},
             "space": {name: parameter.model_dump(exclude_none=True) for name, parameter in spec.search_space.ordered()},
             "defaults": {name: info.default for name, info in PARAMETERS.items() if name not in spec.search_space.parameters},
+            "configurations": self.configurations,
             "ladder": [asdict(size) for size in self.sizes],
             "ladder_notes": self.ladder_notes,
             "hopeless": [list(found) for found in self.hopeless],
@@ -370,6 +373,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
             baselines.append(guessing(spec.task, TokenizedData.open(folder), len(classes) or len(tokenizer)))
     data = TokenizedData.open(keys[sizes[0].tokenizer_fingerprint])
     lengths = data.train.lengths
+    configurations = space_size(spec, hopeless)
     return Plan(
         spec=spec,
         sizes=tuple(sizes),
@@ -382,7 +386,8 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         classes=classes,
         train_examples=len(lengths),
         tokens_per_example=float(lengths.mean()),
-        cost=_cost(spec, sizes, float(lengths.mean()), slots),
+        cost=_cost(spec, sizes, float(lengths.mean()), slots, configurations),
+        configurations=configurations,
         hopeless=hopeless,
         baseline=strictest(baselines, spec.metric.name),
         past=tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier),
@@ -418,12 +423,15 @@ def _absolute_data(spec: SweepSpec, base: Path) -> DataSpec:
     return spec.data
 
 
-def _cost(spec: SweepSpec, sizes: list[ResolvedSize], tokens_per_example: float, slots: int | None) -> Cost:
-    """Bound the cost: every trial runs to the end, on the largest size, trained in full.
+def _cost(
+    spec: SweepSpec, sizes: list[ResolvedSize], tokens_per_example: float, slots: int | None, configurations: int | None
+) -> Cost:
+    """Bound the cost: every trial runs to the end, on the largest size, trained in full. No configuration is trained twice.
 
     The bound in dollars uses the highest price of a size, the bound in hours the lowest.
     """
-    trials, early, budget = spec.budget.run_cap, spec.early_terminate, spec.budget
+    early, budget = spec.early_terminate, spec.budget
+    trials = min((limit for limit in (budget.run_cap, configurations) if limit is not None), default=None)
     at_most = None if trials is None else trials * early.max_t  # total fidelity of all trials
     counted = {early.time_attr: at_most}
     tokens, flops = counted.get("tokens"), counted.get("flops")

@@ -21,6 +21,7 @@ from scalesweep.search.history import History, Seen
 from scalesweep.search.samplers import Ask, BaseSampler
 from scalesweep.search.surrogate import MOST, MOST_FITTED, CostModel, Surrogate, chosen, fit_theta, normal_scores
 from scalesweep.spec import SweepSpec, rung_levels
+from scalesweep.spec.configurations import without_influence
 
 RANDOM, LOCAL = 500, 500  # candidates from the whole space, and near the best trials
 TOP = 10  # best trials with candidates near them
@@ -54,9 +55,7 @@ class Sampler(BaseSampler):
         super().__init__(spec, n_params)
         self.encoder = Encoder(spec, n_params)
         self.history = History(self.encoder, rung_levels(spec), spec.early_terminate.max_t)
-        # The number of workers changes a trial's speed, not its result, unless time itself is the fidelity.
-        by_time = spec.early_terminate.time_attr in ("gpu_seconds", "dollars")
-        self.without = frozenset() if by_time else frozenset({"num_gpus"})
+        self.without = without_influence(spec)
         known = [n_params[size.name] for size in spec.sizes() if size.name in n_params]
         self.size_range = math.log(max(known) / min(known)) if len(known) > 1 else 0.0
         levels = np.log(np.array(self.history.levels, float))
