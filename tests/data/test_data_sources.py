@@ -363,7 +363,7 @@ def test_a_tab_separated_file_is_read_without_quoting_unless_it_is_quoted(tmp_pa
     (tmp_path / "plain.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in plain))
     assert rows_of(tmp_path, "plain.tsv") == plain
     notes = prepare(spec("plain.tsv", splits=HALVES), TASK, tmp_path).notes
-    assert "plain.tsv: 2 texts begin and end with a quote mark" in notes[0]
+    assert "plain.tsv: 4 texts begin with a quote mark" in notes[0]
     # pandas puts only the cells that need it in quotes; the other writers quote all of them.
     quoted = [("two\nlines", "a"), ('said "no"', "b"), ("ta\tb", "a"), ("plain", "b"), ("five", "a"), ("six", "b")]
     for name, how in (("needed", 0), ("all", 1), ("words", 2)):
@@ -387,6 +387,14 @@ def test_the_dialect_is_a_key(tmp_path):
     (tmp_path / "b.csv").write_text('text,label\n"so,1\nand,0\nso",1\nbad,1\nworse,0\nworst,0\nlast,1\n')
     assert "b.csv:2:" in problem(tmp_path, path="b.csv").message
     assert ("so,1\nand,0\nso", "1") in rows_of(tmp_path, "b.csv", quoting="minimal")
+    # Without labels, documents of several lines are right, and lines that look like rows are not.
+    halves = spec("c.csv", label=None, splits=HALVES)
+    poem = "old pond\nfrog leaps in\nwater's sound\nthe end"
+    (tmp_path / "c.csv").write_text(f'text\n"{poem}"\n"so\nit"\nplain\nlast\n')
+    assert poem in [text for texts in prepare(halves, "causal-lm", tmp_path).texts.values() for text in texts]
+    (tmp_path / "c.csv").write_text('text,id\n"so,1\nand,2\nbut,3\nend",4\nplain,5\nlast,6\n')
+    with pytest.raises(DataProblem, match=r"c\.csv:2: .* 3 line breaks"):
+        prepare(halves, "causal-lm", tmp_path)
     (tmp_path / "twice.csv").write_text("text,text,label\na,b,c\n")
     assert "several columns" in problem(tmp_path, path="twice.csv").message
     frame().to_parquet(tmp_path / "c.parquet")

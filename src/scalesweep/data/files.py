@@ -132,9 +132,9 @@ def _read_tsv(file: _File) -> pyarrow.Table:
     """Read without quoting, or with it where the file shows that it is quoted and the user has not decided."""
     try:
         table = _read_csv(file, "\t", "none")
-        if file.spec.quoting is None and (wrapped := _wrapped(table, text_columns(file.spec))):
-            note = f"{file.name}: {wrapped:,} texts begin and end with a quote mark, which is read as part of the text"
-            file.notes.append(f"{note}; data.quoting: minimal takes it off")
+        if file.spec.quoting is None and (count := _beginning_with_a_quote(table, text_columns(file.spec))):
+            note = f"{file.name}: {count:,} texts begin with a quote mark, which is read as part of the text"
+            file.notes.append(f"{note}; data.quoting: minimal reads it as quoting")
         return table
     except (BadLine, DataProblem) as error:
         if file.spec.quoting is not None:
@@ -149,10 +149,9 @@ def _read_tsv(file: _File) -> pyarrow.Table:
         return table
 
 
-def _wrapped(table: pyarrow.Table, columns: Sequence[str]) -> int:
-    """The number of cells that begin and end with a quote mark."""
-    cells = (cell for column in columns for cell in table.column(column).to_pylist())
-    return sum(1 for cell in cells if cell and len(cell) > 1 and cell[0] == cell[-1] == '"')
+def _beginning_with_a_quote(table: pyarrow.Table, columns: Sequence[str]) -> int:
+    """The number of cells that begin with a quote mark."""
+    return sum((cell or "").startswith('"') for column in columns for cell in table.column(column).to_pylist())
 
 
 def _read_csv(file: _File, delimiter: str, quoting: str) -> pyarrow.Table:
@@ -275,11 +274,11 @@ def _swallowed_rows(record: _Record, delimiter: str, width: int) -> list[list[st
 def _refuse_swallowed(suspects: Sequence[tuple[int, list[list[str]]]], label: int | None, known: set[str]) -> None:
     """Refuse a record whose lines are rows of their own, each with a label (in column `label`) that other rows have.
 
-    `suspects`: first line and rows of each. `known`: labels of the records of one line. Without a label column, three lines
-    of the right width are enough: in a text, every line would have to hold the same number of delimiters.
+    `suspects`: first line and rows of each. `known`: labels of the records of one line. Without a label column, four lines
+    of the right width are evidence enough, because in a text each would hold the same number of delimiters by chance.
     """
     for line, rows in suspects:
-        if len(rows) > 2 if label is None else all(row[label] in known for row in rows):
+        if len(rows) > 3 and len(rows[0]) > 1 if label is None else all(row[label] in known for row in rows):
             message = f"a quoted cell begins in this row and holds {len(rows) - 1} line breaks, and each line looks like a row"
             hint = "if quote marks are part of the texts, set data.quoting: none; if the cell is right, minimal"
             raise BadLine(line, message, hint)
