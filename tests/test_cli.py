@@ -20,7 +20,9 @@ from optuna.storages import InMemoryStorage
 
 from command_line import refused, run
 from records import RUNGS, START, TRIALS, make_events, make_manifest
+from scalesweep import resume
 from scalesweep.cli import cli
+from scalesweep.errors import UserError
 from scalesweep.record import RecordWriter, read_record
 from scalesweep.record.fields import EVENTS
 from scalesweep.search.proposals import Proposer
@@ -203,6 +205,8 @@ def test_a_larger_budget_and_nothing_else_extends_a_sweep_that_has_ended(tmp_pat
     assert "budget.run_cap: must be a whole number, not 'x'" in refusal("budget.run_cap=x")
     for setting in ("search.seed=1", "resources.placement=spread", "training={}", "early_terminate.max_t=99"):
         assert "can't change in a sweep that has begun" in refusal(setting, "budget.run_cap=60")
+    with pytest.raises(UserError, match="can't change in a sweep that has begun"):
+        resume(tmp_path / "run", ["search.seed=1"])
     assert read_record(tmp_path / "run").status == "ended", "a refusal changes nothing"
 
     sets = ("--set", "budget.run_cap=60", "--set", "budget.gpu_hours=null", "--set", "resources.max_failures=5")

@@ -120,4 +120,5 @@ def resume(
     from scalesweep.report.progress import displays
     from scalesweep.sweep import launch
 
-    return launch.resume(place(run_dir), address, num_gpus, displays(progress), overrides)
+    sinks = None if progress is True else displays(progress)  # None also shows which models and data the folder names
+    return launch.resume(place(run_dir), address, num_gpus, sinks, overrides)
