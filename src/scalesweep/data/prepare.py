@@ -123,7 +123,7 @@ def _word_notes(column: str, counts: Counter[str], what: str, known: Sequence[st
     `known`: words that the user has listed, so a word for nothing among them is meant.
     """
     notes = [
-        f"{counts[word]:,} rows have the {what} {word!r} in {column!r}; leave the cell empty if that means none"
+        f"{counts[word]:,} rows have the word {word!r} as their {what} in {column!r}; empty the cell if it stands for a missing value"
         for word in counts
         if word.strip().casefold() in WORDS_FOR_NOTHING and word not in known
     ]
