@@ -590,3 +590,15 @@ def test_a_small_space_ends_the_sweep_once_all_of_it_was_tried(tmp_path: Path) -
     made.end_sweep()
     assert made.record.ended_reason == "every configuration of the search space was tried"
     assert [trial.params["model_size"] for trial in made.record.by_number()] in (["L1", "L2"], ["L2", "L1"])
+
+
+def test_the_untrained_model_is_recorded_and_decides_nothing(tmp_path: Path) -> None:
+    made = conductor(tmp_path, sweep(), slots=1)
+    name = start(made)
+    assert report(made, name, 0, float("nan"))
+    assert report(made, name, 4, 0.5)
+    size = made.record.trials[name].config["model_size"]
+    again = read_record(tmp_path / "run")
+    assert [found.keys() for found in (made.record.untrained, again.untrained)] == [{size}, {size}]
+    assert again.untrained[size]["eval_loss"] != again.untrained[size]["eval_loss"]
+    assert [r.fidelity for r in again.trials[name].reports] == [4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from rich.console import Console
 
 from records import curve, make_events, make_record
 from scalesweep.record import Record
-from scalesweep.report.findings import beats_guessing, findings
+from scalesweep.report.findings import beats_guessing, findings, unusable, worth_promoting
 from scalesweep.report.leaderboard import render_leaderboard
+from scalesweep.report.terminal import where_it_is
 
 GUESS = {"guess": "class shares in train", "metrics": {"eval_loss": 0.6811, "eval_accuracy": 0.578}}
 
@@ -43,6 +45,46 @@ def test_a_sweep_in_which_no_trial_beats_guessing_says_so() -> None:
         expected = f"No trial beats guessing: the best eval_loss is 0.4400 (t0001); guessing from class shares in train reaches {value:.4f}"
         assert found(record)["best"] == expected
         assert expected in shown(record)
+
+
+def untrained(**losses: float) -> list[dict[str, Any]]:
+    return [
+        {"event": "untrained", "time": 1.0, "trial": "t0000", "model_size": size, "metrics": {"eval_loss": loss}}
+        for size, loss in losses.items()
+    ]
+
+
+def test_the_untrained_model_is_a_floor_beside_guessing() -> None:
+    above = make_record([*make_events(), *untrained(L1=0.9, L6=0.6, L4=float("nan"))], baseline=GUESS)
+    assert "below guessing (0.6811); untrained, L6 has 0.6000; eval_accuracy" in found(above)["best"]
+    assert worth_promoting(above)
+    assert found(make_record([*make_events(), *untrained(L1=0.9)], baseline=GUESS)) == found(make_record(baseline=GUESS))
+    assert "scalesweep promote" in where_it_is("runs/x", Path("runs/x"), above)
+    below = make_record([*make_events(), *untrained(L1=0.9, L6=0.4)], baseline=GUESS)
+    expected = "No trial beats the untrained model: the best eval_loss is 0.4400 (t0001); L6 reaches 0.4000 without training"
+    assert found(below)["best"] == expected
+    assert expected in shown(below)
+    for poor in (below, make_record(baseline={"guess": "class shares in train", "metrics": {"eval_loss": 0.3}})):
+        assert not worth_promoting(poor)
+        assert "promote RUN" not in where_it_is("RUN", Path("RUN"), poor)
+
+
+def diverging(losses: list[float]) -> list[dict[str, Any]]:
+    made = curve(0, "L4", losses)
+    made[0]["config"]["learning_rate"] = 5.0
+    return [*made, {"event": "end", "time": 9.0, "trial": "t0000", "state": "PRUNED", "reason": "diverged", "error": None}]
+
+
+def test_a_sweep_without_a_usable_trial_says_why() -> None:
+    nan = float("nan")
+    at_once, hint = unusable(make_record(diverging([nan])))
+    assert "every trial diverged at its first report: its eval_loss was not a finite number" in at_once
+    assert "a larger budget does not help: lower learning_rate below 5.0e+00" in hint
+    assert "every trial diverged after a while" in unusable(make_record(diverging([0.5, nan])))[0]
+    broken, hint = unusable(make_record([*diverging([nan]), *untrained(L4=nan)]))
+    assert "the untrained model of L4 has no finite eval_loss" in broken
+    assert "mixed_precision" in hint
+    assert unusable(make_record([]))[1] == "increase the budget, or lower grace_period"
 
 
 @pytest.mark.parametrize(("goal", "better"), [("minimize", 0.5), ("maximize", 0.7)])

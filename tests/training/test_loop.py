@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,15 @@ def test_diverging_training_reports_what_it_is() -> None:
     config = {"learning_rate": 5.0, "max_t": 8, "rungs": [], "eval_interval": 4, "adam_epsilon": 1e-12, "max_grad_norm": 0.0}
     found = list(reports(job(config, sweep=tiny_sweep())))
     assert all(not math.isfinite(report.metrics["eval_loss"]) or report.metrics["eval_loss"] > 1 for report in found)
+
+
+def test_a_job_first_reports_the_untrained_model_and_trains_as_without(tmp_path: Path) -> None:
+    made = job(
+        {"max_t": 4, "rungs": [], "eval_interval": 2, "dropout": 0.1, "learning_rate": 1e-3}, tmp_path, sweep=tiny_sweep()
+    )
+    first, *rest = reports(replace(made, untrained=True, checkpoint_dir=None))
+    assert (first.step, first.fidelity, first.tokens) == (0, 0, 0)
+    assert first.metrics["eval_loss"] == pytest.approx(Trainer(made).evaluate()["eval_loss"])
+    assert rest == list(reports(made))
+    resumed = list(reports(replace(made, untrained=True)))
+    assert [report.step for report in resumed] == [4]

@@ -401,7 +401,8 @@ class Conductor:
     def report(self, name: str, fidelity: float, metrics: dict[str, float], notes: Sequence[str] = (), **counts: Any) -> bool:
         """Record a report and decide. Returns whether the trial continues.
 
-        `counts` are recorded unchanged: step, tokens, flops and the trial's other counters.
+        `counts` are recorded unchanged: step, tokens, flops and the trial's other counters. A report of fidelity 0 is the
+        value of the untrained model, and no decision follows from it.
         """
         for note in notes:
             if note not in self.record.notes:
@@ -409,6 +410,9 @@ class Conductor:
         trial = self.record.trials[name]
         if trial.state.ended:
             return False
+        if not fidelity:
+            self._emit("untrained", trial=name, model_size=trial.config["model_size"], metrics=metrics)
+            return True
         if trial.last is not None and fidelity <= trial.last.fidelity:
             # After a restart, a report may repeat an earlier one. Without a step since then, it is the report of the checkpoint.
             self._emit("repeated", trial=name, fidelity=fidelity, first_step_at=counts.get("first_step_at", 0.0))

@@ -52,6 +52,9 @@ def choose(record: Record, run_dir: Path | UrlPath, name: str) -> Trial:
         raise UserError(f"trial {name} is {trial.state} and can't be promoted", hint)
     if trial.last is None:
         raise UserError(f"trial {name} has no report yet", "choose a trial that the leaderboard ranks")
+    if not trial.finite(record.metric):
+        hint = "choose a trial that the leaderboard ranks; a longer run of this configuration diverges as well"
+        raise UserError(f"trial {name} diverged: it never had a finite {record.metric}", hint)
     return trial
 
 
@@ -214,6 +217,9 @@ def _train(job: TrialJob, work: Unfinished, progress: Progress | None, address: 
             report, logits = train_on_workers(job, work.model, show, address)
     except JobFailed as failure:
         raise work.failed(str(failure), failure.traceback) from None
+    if not np.isfinite(logits).all():
+        hint = "choose another trial; this configuration is on the edge of divergence, and a longer run went over it"
+        raise UserError(f"the final run of {job.trial} diverged: its predictions are not finite numbers", hint)
     verify(job, work.model, logits)
     return report
 

@@ -109,6 +109,14 @@ EVENTS: dict[str, Event] = {
         },
     ),
     "report": Event("A trial was evaluated, and the search decided.", REPORT),
+    "untrained": Event(
+        "The first trial of a size was evaluated before its first step. Older records have no such event.",
+        {
+            "trial": _TRIAL,
+            "model_size": Field("text", "size of the model"),
+            "metrics": Field("mapping", "the task's metrics (`eval_…`) of the untrained model on the validation split"),
+        },
+    ),
     "died": Event(
         "A process of the trial is gone or hangs. The trial continues from its checkpoint on other workers, with another `start`.",
         {"trial": _TRIAL, "traceback": _TRACEBACK, "wall_seconds": _WALL, "gpu_seconds": _GPU},

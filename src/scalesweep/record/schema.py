@@ -5,6 +5,7 @@ A record is a list of events in order of time. The state of a trial is the sum o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -102,6 +103,10 @@ class Trial:
     def last(self) -> Report | None:
         return self.reports[-1] if self.reports else None
 
+    def finite(self, metric: str) -> bool:
+        """Whether any report has a finite value."""
+        return any(math.isfinite(report.metrics[metric]) for report in self.reports)
+
     @property
     def judged(self) -> Report | None:
         """The report at which the trial was judged at its highest rung, or its last report before any rung."""
@@ -155,6 +160,7 @@ class Record:
     folder: Path | UrlPath | None = None  # the run folder that it was read from
     boot_gpu_seconds: float = 0.0  # of workers' starts, which belong to no trial
     trial_gpu_seconds: dict[str, float] = field(default_factory=dict)  # of all trials, by model size
+    untrained: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics before training, by model size
     _last_event: float | None = None  # of the running session
     _reports: int = 0
 
@@ -262,6 +268,8 @@ class Record:
             trial.error, trial.paused = event.get("error"), False
         elif kind == "note":
             self.notes.append(event["text"])
+        elif kind == "untrained":
+            self.untrained[event["model_size"]] = event["metrics"]
         elif kind == "worker":
             self.boot_gpu_seconds += event["gpu_seconds"]
         if kind in ("start", "report", "died", "yielded", "end"):

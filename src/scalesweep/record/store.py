@@ -45,7 +45,7 @@ def encode(value: Any) -> Any:
 
 
 def _decode_metrics(event: dict[str, Any]) -> dict[str, Any]:
-    if event.get("event") == "report":
+    if event.get("event") in ("report", "untrained"):
         event["metrics"] = {key: float(value) for key, value in event["metrics"].items()}
         if isinstance(event.get("cutoff"), str):
             event["cutoff"] = float(event["cutoff"])

@@ -5,6 +5,7 @@ Each finding is a label and a sentence. All of them read the record and the one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from scalesweep.record import Record, Row, State, rank
@@ -18,7 +19,7 @@ GOOD_NEEDED = 3  # trials; fewer don't make a range
 LEVELS_SHOWN = 6  # values of one setting; more don't fit a line
 COMPARED = {"model_size": "size", "unfreezing": "unfreezing", "lr_scheduler_type": "schedule"}
 
-NO_BETTER = "No trial beats guessing"
+NO_BETTER = "No trial beats"
 
 Finding = tuple[str, str]
 
@@ -46,19 +47,64 @@ def beats_guessing(record: Record, value: float) -> bool | None:
     return bool(value < guess if record.minimize else value > guess)
 
 
+def floor(record: Record) -> tuple[str, float] | None:
+    """The size whose untrained model is best in the sweep's metric, and its value; None where the record has none."""
+    values = [(metrics[record.metric], size) for size, metrics in record.untrained.items()]
+    finite = [(value, size) for value, size in values if math.isfinite(value)]
+    value, size = (min if record.minimize else max)(finite, default=(math.nan, ""))
+    return (size, value) if size else None
+
+
+def worth_promoting(record: Record) -> bool:
+    """Whether the best trial beats guessing and the untrained model, as far as the record knows them."""
+    row = rank(record)[0] if record.trials else None
+    if row is None or row.rank is None or row.metric is None:
+        return False
+    untrained = floor(record)
+    learnt = untrained is None or (row.metric < untrained[1] if record.minimize else row.metric > untrained[1])
+    return learnt and beats_guessing(record, row.metric) is not False
+
+
+def unusable(record: Record) -> tuple[str, str]:
+    """Why no trial of an ended sweep is usable, and what to do."""
+    reported = [trial for trial in record.trials.values() if trial.reports]
+    metric, ended = record.metric, f"the sweep ended ({record.ended_reason})"
+    broken = [size for size, metrics in record.untrained.items() if not math.isfinite(metrics[metric])]
+    if broken:
+        hint = "set training.mixed_precision to no; if it stays so, the checkpoint can't be used"
+        return f"{ended}; the untrained model of {', '.join(broken)} has no finite {metric}, so no training can", hint
+    if reported and all(trial.stop_reason == "diverged" for trial in reported):
+        at_once = all(not trial.finite(metric) for trial in reported)
+        rates = [trial.config["learning_rate"] for trial in reported if "learning_rate" in trial.config]
+        lowest = f" below {min(rates):.1e}, the lowest that was tried" if rates else ""
+        when = "at its first report" if at_once else "after a while"
+        return (
+            f"{ended}; every trial diverged {when}: its {metric} was not a finite number",
+            f"a larger budget does not help: lower learning_rate{lowest}, or set training.mixed_precision to no",
+        )
+    hint = "\n".join(words.failures(record)) or "increase the budget, or lower grace_period"
+    return f"{ended}, and no trial has a usable {metric}", hint
+
+
 def _best(record: Record, row: Row) -> str:
     assert row.metric is not None  # ranked rows have one
     text = f"{row.trial.name}, {words.brief(row.trial)}: {record.metric} {words.score(row.metric)}"
+    untrained = floor(record)
+    if untrained is not None and (row.metric >= untrained[1] if record.minimize else row.metric <= untrained[1]):
+        text = f"the best {record.metric} is {words.score(row.metric)} ({row.trial.name})"
+        return f"{NO_BETTER} the untrained model: {text}; {untrained[0]} reaches {words.score(untrained[1])} without training"
     baseline = record.manifest.get("baseline")
     if baseline is None:
         return text
     guess = baseline["metrics"][record.metric]
     if not beats_guessing(record, row.metric):
         text = f"the best {record.metric} is {words.score(row.metric)} ({row.trial.name})"
-        return f"{NO_BETTER}: {text}; guessing from {baseline['guess']} reaches {words.score(guess)}"
+        return f"{NO_BETTER} guessing: {text}; guessing from {baseline['guess']} reaches {words.score(guess)}"
     gap = abs(row.metric - guess)
     share = f" ({gap / abs(guess):.1%})" if guess else ""
     text += f", {words.score(gap)}{share} {'below' if record.minimize else 'above'} guessing ({words.score(guess)})"
+    if untrained is not None and beats_guessing(record, untrained[1]):  # then it is the stricter floor
+        text += f"; untrained, {untrained[0]} has {words.score(untrained[1])}"
     report, also = row.trial.judged, "eval_accuracy"
     if report is not None and also in report.metrics and also in baseline["metrics"] and also != record.metric:
         text += f"; {also} {words.score(report.metrics[also])} (guessing {words.score(baseline['metrics'][also])})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -255,6 +256,9 @@ def _event_words(event: dict[str, Any], view: _View) -> str:
     record, kind = view.record, event["event"]
     if kind == "session":
         return f"sweep {record.manifest['name']} resumes: {_counts(view)}; {STARTING}"
+    if kind == "untrained":
+        finite = math.isfinite(event["metrics"][record.metric])
+        return "" if finite else f"the untrained model of {event['model_size']} has no finite {record.metric}"
     if kind == "note":
         return str(event["text"])
     if kind == "sweep_ended":

@@ -14,6 +14,7 @@ from scalesweep.record import Record, best
 from scalesweep.record.final_length import final_length
 from scalesweep.record.ranking import By
 from scalesweep.report import words
+from scalesweep.report.findings import worth_promoting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +60,8 @@ def where_it_is(run_dir: str, folder: Path, record: Record | None = None) -> str
     }
     if record is not None and length is not None and length.short:
         rows["next"] += f"  # trains {words.final_length(length, record)}, because the trials were short"
+    if record is not None and not worth_promoting(record):
+        rows["next"] = "nothing to promote: change learning_rate or the data, and launch again"
     return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
 
 

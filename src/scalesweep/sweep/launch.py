@@ -321,9 +321,9 @@ class TrialWorkers:
 
 
 def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Sink] | None) -> Record:
+    from scalesweep.report.findings import unusable
     from scalesweep.report.progress import displays
     from scalesweep.report.trackers import make_trackers
-    from scalesweep.report.words import failures
     from scalesweep.search.proposals import Proposer
     from scalesweep.sweep.bridge import run_tune
     from scalesweep.sweep.study import new_study_storage
@@ -343,10 +343,20 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
         spec, writer, proposer, slots, workers, time.time, [*shown, *make_trackers(record, folder), checkpoints]
     )
 
+    first: dict[str, str] = {}  # size → the trial that also evaluates the untrained model
+
     def payload(trial: Trial) -> dict[str, Any]:
         reached = trial.last.fidelity if trial.last else 0.0
         where = run_dir / "checkpoints" / trial.name
         job = job_from_manifest(manifest, trial.name, TrialConfig(**trial.config), where, reached=reached)
+        size = str(trial.config["model_size"])
+        if (
+            trial.last is None
+            and size not in record.untrained
+            and first.get(size) not in conductor.running.keys() - {trial.name}
+        ):
+            first[size] = trial.name
+            job = replace(job, untrained=True)
         if conductor.may_give_way(trial.name):
             job = replace(job, saves_first="reports")
         return {"trial": trial.name, "lease": workers.leases[trial.name], "job": job}
@@ -373,10 +383,7 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     if conductor.interrupted:
         raise KeyboardInterrupt
     if best(record) is None:
-        raise NothingUsableError(
-            f"the sweep ended ({record.ended_reason}), and no trial has a usable {record.metric}",
-            "\n".join(failures(record)) or "increase the budget, or lower grace_period",
-        )
+        raise NothingUsableError(*unusable(record))
     return record
 
 

@@ -46,6 +46,7 @@ class TrialJob:
     thaw_at: tuple[float, ...] | None = None  # shares of the run at which unfreezing stages begin; replaces the cadence
     price: float | None = None  # dollars per GPU hour
     cache_gib: float | None = None  # disk for cached activations on a node; None: a share of the free disk
+    untrained: bool = False  # also report the metrics before the first step
     head_groups: int = 1  # layer groups, from the top, that train as the head
     shared_modes: tuple[str, ...] = ()  # unfreezing modes of this sweep, whose trials share cached activations
 

@@ -357,6 +357,16 @@ class Trainer:
             self.notes += self.prefix.notes
             self.prefix.computed, self.prefix.notes = [], []
 
+    def untrained(self) -> TrainReport:
+        """A report of the metrics before the first step. Its time does not count in the fidelity."""
+        began = time.monotonic()
+        self.model.train()
+        apply_unfreezing(self.model, self.groups, self.cadence.trainable)  # as in a step, which the micro-batch size depends on
+        self.untouched = min(self.untouched, self.cadence.lowest)  # the cache then keeps what later evaluations read
+        metrics = self.evaluate()
+        self._began += time.monotonic() - began
+        return self.position(metrics)
+
     def position(self, metrics: dict[str, float]) -> TrainReport:
         """A report of the current position with these metrics."""
         total = self.total_steps or math.ceil(self.step / max(self.progress, 1e-9))
@@ -509,13 +519,15 @@ def train(trainer: Trainer) -> Iterator[TrainReport]:
     Evaluations run every `eval_interval` steps, at the first step that reaches a rung, and at the end. A checkpoint is written
     when the caller asks for the next report, because most trials of a sweep are stopped at a report and need none. If a trial
     may be paused, at a rung or at any report, the checkpoint is written before the report is yielded. A restored trial first
-    yields the report of its checkpoint again.
+    yields the report of its checkpoint again. A job with `untrained` first yields a report of step 0.
     """
     config = trainer.config
     heartbeat, saved = trainer.job.heartbeat_steps, time.monotonic()
     restored = trainer.restore()
     if restored is not None:
         yield restored
+    elif trainer.job.untrained:
+        yield trainer.untrained()
     while not trainer.ended:
         before, began = trainer.fidelity, time.monotonic()
         trainer.train_step()
