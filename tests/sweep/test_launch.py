@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from command_line import refused
 from scalesweep.errors import OutsideError, ScalesweepError, UserError
-from scalesweep.workers.session import SOCKET_BYTES, ray_cluster, short_folder, usable_cpus
+from scalesweep.workers.session import SOCKET_BYTES, check_address, ray_cluster, short_folder, usable_cpus
 
 
 def closed_port() -> int:
@@ -41,6 +42,24 @@ def test_an_address_that_cannot_be_used_is_refused_at_once(
         pass
     assert caught.value.hint
     assert ("RAY_ADDRESS" in caught.value.hint) == (address == "auto")
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray start` leaves the address of a cluster on its nodes, also when the cluster ends by a loss of power."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{closed_port()}")
+    with pytest.raises(OutsideError, match=r"no Ray cluster answers at 127.0.0.1:[0-9]+, this node's last cluster"):
+        check_address("auto", processes=tmp_path)
+    (tmp_path / "17").mkdir()
+    (tmp_path / "17" / "comm").write_text("gcs_server\n")
+    check_address("auto", processes=tmp_path)  # a head runs here, and Ray finds it by itself
+
+
+def test_following_a_job_of_a_cluster_that_is_gone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port()}")
+    assert "no Ray cluster answers at RAY_ADDRESS=" in refused("attach", "runs/x", "--address", "auto", code=4)
 
 
 def test_a_long_folder_for_temporary_files_is_no_place_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from scalesweep.errors import OutsideError, Problem, SpecError, UserError, comma
 from scalesweep.spec import SweepSpec
 from scalesweep.spec.loading import KeyPath
 from scalesweep.storage import UrlPath
+from scalesweep.workers.session import check_address
 
 PORTS = {"http": 80, "https": 443, "ray": 10001}  # scheme of an address → its default port
 RUN_DIR = "scalesweep_run_dir"  # key of the job's metadata that holds the run folder
@@ -91,6 +92,8 @@ class Jobs:
             _knock(address)
             for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray would take these instead of the address
                 os.environ.pop(name, None)
+        elif address == "auto" and not is_job_address(os.environ.get("RAY_ADDRESS")):
+            check_address(address)
         with self._answers():
             try:
                 from ray.job_submission import JobSubmissionClient

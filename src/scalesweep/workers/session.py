@@ -88,7 +88,7 @@ def ray_cluster(address: str | None, num_gpus: int | None = None) -> Iterator[No
         OutsideError: if no cluster answers, or a node has other package versions.
     """
     if address:
-        _check_address(address)
+        check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     import ray
@@ -126,7 +126,17 @@ def ray_cluster(address: str | None, num_gpus: int | None = None) -> Iterator[No
         ray.shutdown()
 
 
-def _check_address(address: str) -> None:
+def _last_cluster(processes: Path) -> str:
+    """Return the address that `ray start` has left on this node; empty if it left none, or a head runs here."""
+    for path in processes.glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):  # the process has ended
+            if path.read_text().startswith("gcs_server"):
+                return ""
+    last = _ray_folder() / "ray_current_cluster"
+    return last.read_text().strip() if last.is_file() else ""
+
+
+def check_address(address: str, processes: Path = Path("/proc")) -> None:
     """Check quickly that a cluster can answer at the address. Ray itself would try for minutes.
 
     For `auto`, Ray takes the address in RAY_ADDRESS if there is one, as in a Ray job.
@@ -138,9 +148,12 @@ def _check_address(address: str) -> None:
     named, hint = f"--address {address}", ""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "")
-        if address in ("", "auto"):
-            return
         named, hint = f"RAY_ADDRESS={address}", "unset RAY_ADDRESS, so that 'auto' finds the cluster of this node"
+        if address in ("", "auto"):
+            address = _last_cluster(processes)
+            named, hint = f"{address}, this node's last cluster", "start one with `ray start`, or leave --address out"
+            if not address:
+                return
     if address.startswith(("ray://", "http://", "https://")):
         hint = (
             hint
