@@ -143,7 +143,7 @@ def stock_gaps(plan: Any, trials: int) -> list[float]:
         jobs = {}
         for num_gpus in (1, 2):
             config = trial_config(plan.spec, {"model_size": "L2", "num_gpus": num_gpus, "learning_rate": 1e-3})
-            jobs[num_gpus] = job_from_manifest(manifest, "stock", config, None)
+            jobs[num_gpus] = job_from_manifest(manifest, plan.spec, "stock", config, None)
         space = [{"num_gpus": 1 + number % 2, "job": jobs[1 + number % 2]} for number in range(trials)]
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"
         collect = Collect()
@@ -180,7 +180,7 @@ def trainer(plan: Any, frozen_groups: int, **config: Any) -> Any:
     base = trial_config(plan.spec, {"model_size": "L6", "learning_rate": 1e-3, "dropout": 0.1, "unfreezing": "gradual"})
     thawed = len(plan.sizes[-1].group_names) - 1 - frozen_groups  # beside the head
     manifest = make_manifest(plan)
-    job = job_from_manifest(manifest, "bench", base.model_copy(update=config), None, thaw_at=(0.0,) * thawed)
+    job = job_from_manifest(manifest, plan.spec, "bench", base.model_copy(update=config), None, thaw_at=(0.0,) * thawed)
     return Trainer(job)
 
 

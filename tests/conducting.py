@@ -12,7 +12,7 @@ from optuna.storages import InMemoryStorage
 from scalesweep.control.conductor import Conductor
 from scalesweep.record import RecordWriter, Trial
 from scalesweep.record.fields import EVENTS
-from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.record.manifest import SCHEMA_VERSION
 from scalesweep.search.proposals import Proposer
 from scalesweep.spec import SweepSpec
 

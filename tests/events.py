@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.record.manifest import SCHEMA_VERSION
 
 MANIFEST = {"schema_version": SCHEMA_VERSION, "name": "s", "metric": {"name": "eval_loss", "goal": "minimize"}}
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from scalesweep.record import Manifest
 from scalesweep.spec import sweep_from_dict, trial_config
 from scalesweep.storage import UrlPath
 from scalesweep.sweep.launch import make_manifest
@@ -17,11 +18,11 @@ from sweeps import sweep_dict
 
 
 @functools.cache
-def manifest_of(data: str) -> dict[str, Any]:
+def manifest_of(data: str) -> Manifest:
     return make_manifest(preflight(sweep_from_dict(json.loads(data)), slots=4, base=Path.cwd()))
 
 
-def manifest(**changes: Any) -> dict[str, Any]:
+def manifest(**changes: Any) -> Manifest:
     return manifest_of(json.dumps(sweep_dict(**changes)))
 
 
@@ -30,8 +31,9 @@ def job(
 ) -> TrialJob:
     """A job of the tiny sweep; `config` overrides fields of its TrialConfig."""
     made = manifest(**(sweep or {}))
-    filled = trial_config(sweep_from_dict(made["spec"]), {}).model_copy(update=config)
-    return job_from_manifest(made, "t0000", filled, checkpoint_dir, **changes)
+    spec = sweep_from_dict(made.spec)
+    filled = trial_config(spec, {}).model_copy(update=config)
+    return job_from_manifest(made, spec, "t0000", filled, checkpoint_dir, **changes)
 
 
 def reports(job: TrialJob) -> Iterator[Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from scalesweep.record import Record
-from scalesweep.record.schema import SCHEMA_VERSION, replay
+from scalesweep.record.manifest import SCHEMA_VERSION
+from scalesweep.record.schema import replay
 
 START = 1_700_000_000.0
 RUNGS = [40, 120, 360]

@@ -5,7 +5,7 @@ FLOPs come from a profile that `models/flops.py` measures on the model itself, n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,22 @@ def training_memory_bytes(n_params: float, trainable_params: float) -> float:
 def dollars(gpu_seconds: float, dollars_per_gpu_hour: float | None) -> float | None:
     """Return the price of `gpu_seconds`, or None without a price per hour."""
     return None if dollars_per_gpu_hour is None else gpu_seconds / 3600 * dollars_per_gpu_hour
+
+
+def bill(
+    start_gpu_seconds: float, start_price: float | None, by_size: Mapping[str, float], price: Callable[[str], float | None]
+) -> float | None:
+    """Return the dollars of a sweep; None without any price.
+
+    Args:
+        start_gpu_seconds: of the start of workers, which belongs to no trial.
+        start_price: dollars per GPU hour for them.
+        by_size: GPU seconds of trials, by model size.
+        price: returns the dollars per GPU hour of a size.
+    """
+    parts = [dollars(start_gpu_seconds, start_price), *(dollars(seconds, price(name)) for name, seconds in by_size.items())]
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
 
 
 def workers_of_node(gpus: float, cpus: float, cpus_per_worker: int, on_gpus: bool) -> int:

@@ -15,7 +15,7 @@ from ray import tune
 
 from scalesweep.control.conductor import Conductor
 from scalesweep.record import read_record
-from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.record.manifest import SCHEMA_VERSION
 from scalesweep.record.store import RecordWriter, read_events
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, manifest

@@ -16,6 +16,7 @@ from command_line import run
 from scalesweep.errors import UserError
 from scalesweep.promotion.promote import checked_config, choose
 from scalesweep.record import read_record
+from scalesweep.spec import sweep_from_dict
 from scalesweep.training.job import job_from_manifest
 
 OLD = Path(__file__).parent / "old_run"
@@ -48,7 +49,7 @@ def test_promotion_picks_from_it_and_makes_its_job(old_run: Path) -> None:
     trial = choose(record, old_run, "t0000")
     config = checked_config(record, trial, old_run)
     assert (config.learning_rate, config.unfreezing, config.max_t) == (0.00034324115020458297, "head", 8)
-    job = job_from_manifest(record.manifest, trial.name, config, None)
+    job = job_from_manifest(record.manifest, sweep_from_dict(record.manifest.spec), trial.name, config, None)
     assert (job.data.path, job.classes) == (str(old_run.parent / "data.jsonl"), ("neg", "pos"))
     assert (job.size.layers, job.metric, job.minimize) == (1, "eval_loss", True)
 

@@ -13,9 +13,9 @@ from ray.tune.schedulers import ASHAScheduler
 
 from scalesweep.record import Mark
 from scalesweep.search import samplers, survival
-from scalesweep.search.survival import Point, Rungs, draw_bracket, rung_count
+from scalesweep.search.survival import Point, Rungs, draw_bracket
 from scalesweep.search.survival.pareto import pareto_order
-from scalesweep.spec import rung_levels
+from scalesweep.spec import rung_count, rung_levels
 from scalesweep.spec.sweep import SAMPLERS, SURVIVAL_RULES
 from sweeps import sweep
 

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from scalesweep.control.conductor import Conductor
 from scalesweep.errors import SpecError
 from scalesweep.record import Past, Record, RecordWriter, State, best, rank, read_record
-from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.record.manifest import SCHEMA_VERSION
 from scalesweep.search.pick import pick_of
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, SweepDriver, manifest

@@ -16,7 +16,7 @@ import yaml
 from scalesweep.control.conductor import Conductor
 from scalesweep.errors import UserError
 from scalesweep.record import Record, RecordWriter
-from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.record.manifest import SCHEMA_VERSION
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, SweepDriver, manifest, new_study
 from scalesweep.simulation.parametric import FAMILIES, ParametricSource, family_spec

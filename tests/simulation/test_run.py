@@ -16,7 +16,7 @@ import yaml
 
 from scalesweep.errors import UserError
 from scalesweep.record import RecordWriter
-from scalesweep.record.schema import SCHEMA_VERSION
+from scalesweep.record.manifest import SCHEMA_VERSION
 from scalesweep.report.simulation import print_simulation
 from scalesweep.simulation.driver import SweepDriver, manifest
 from scalesweep.simulation.parametric import family_spec

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from scalesweep.control.nodes import NodeWatch
 from scalesweep.control.pool import Pool
-from scalesweep.costs import dollars
+from scalesweep.costs import bill, dollars
 from scalesweep.errors import ScalesweepError
 from scalesweep.record import Mark, Record, State, Trial
 from scalesweep.record.fronts import hypervolume, pareto_front
@@ -165,8 +165,8 @@ class Conductor:
         for trial, seconds in self._since_last_event(now):
             name = trial.config["model_size"]
             spent[name] = spent.get(name, 0.0) + seconds
-        starts = dollars(self.record.boot_gpu_seconds, self.spec.price(self.spec.sizes()[0].name)) or 0.0
-        return starts + sum(dollars(seconds, self.spec.price(name)) or 0.0 for name, seconds in spent.items())
+        first = self.spec.price(self.spec.sizes()[0].name)
+        return bill(self.record.boot_gpu_seconds, first, spent, self.spec.price) or 0.0
 
     def _dollars(self, trial: Trial, gpu_seconds: float) -> float | None:
         return dollars(gpu_seconds, self.spec.price(trial.config["model_size"]))

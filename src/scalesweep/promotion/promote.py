@@ -22,7 +22,7 @@ from scalesweep.report import words
 from scalesweep.search.pick import pick_of
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
 from scalesweep.storage import UrlPath, place
-from scalesweep.training.job import TrialJob, job_from_manifest, ladder_entry
+from scalesweep.training.job import TrialJob, job_from_manifest
 from scalesweep.workers.one_job import JobFailed, train_here, train_on_workers
 
 PROVENANCE = "provenance.json"
@@ -39,7 +39,7 @@ def choose(record: Record, run_dir: Path | UrlPath, name: str) -> Trial:
         if record.status != "ended":
             hint = f"finish it: {command('resume', run_dir)}; or name the trial yourself: --trial NAME"
             raise UserError(f"the sweep in {run_dir} has not ended, so its best trial is not known yet", hint)
-        trial = pick_of(record, sweep_from_dict(record.manifest["spec"]))
+        trial = pick_of(record, sweep_from_dict(record.manifest.spec))
         if trial is None:
             hint = f"see how each trial ended: {command('leaderboard', run_dir)}"
             raise UserError(f"no trial in {run_dir} has a usable {record.metric}", hint)
@@ -71,7 +71,7 @@ def checked_config(record: Record, trial: Trial, run_dir: Path | UrlPath) -> Tri
     except (ValidationError, TypeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("config",), "msg": str(error)}
         raise UserError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint) from None
-    sizes = [entry["name"] for entry in record.manifest["ladder"]]
+    sizes = [size.name for size in record.manifest.ladder]
     if config.model_size not in sizes:
         raise UserError(
             f"{where}: model_size {config.model_size!r} is not a size of the ladder", did_you_mean(config.model_size, sizes)
@@ -138,11 +138,12 @@ def promote(
         say(f"the final run trains {words.final_length(length, record)}: {length.reason}")
     settings = {"config": final.model_dump(), "train_on": list(train_on)}
     with closing(Unfinished(output, settings, discard=force)) as work:
-        entry = ladder_entry(record.manifest, final.model_size)
-        trained = entry["group_params"][-1] if final.unfreezing == "head" else entry["n_params"]
-        work.check_space(entry["n_params"], trained)
+        size = record.manifest.size(final.model_size).json
+        trained = size["group_params"][-1] if final.unfreezing == "head" else size["n_params"]
+        work.check_space(size["n_params"], trained)
         job = job_from_manifest(
             record.manifest,
+            sweep_from_dict(record.manifest.spec),
             trial.name,
             final,
             (work.folder / CHECKPOINT).resolve(),
@@ -228,7 +229,7 @@ def thaws(trial: Trial, record: Record) -> tuple[float, ...]:
     """Return the shares of a full run at which the trial's unfreezing stages began. A final run has no validation to detect them."""
     stage, found = 0, []
     for report in trial.reports:
-        share = report.fidelity / record.manifest["max_t"]
+        share = report.fidelity / record.manifest.max_t
         found += [share] * (int(report.metrics["unfreezing_stage"]) - stage)
         stage = int(report.metrics["unfreezing_stage"])
     return tuple(found)
@@ -283,26 +284,26 @@ def _provenance(
     named: bool,
 ) -> dict[str, Any]:
     manifest = record.manifest
-    entry = ladder_entry(manifest, config.model_size)
+    size = manifest.size(config.model_size)
     judged = trial.judged
     assert judged is not None
     return {
-        "sweep": {"name": manifest["name"], "id": manifest["id"], "git": manifest["git"], "run_dir": run_dir.name},
+        "sweep": {"name": manifest.name, "id": manifest.id, "git": manifest["git"], "run_dir": run_dir.name},
         "trial": {
             "name": trial.name,
             "named": named,
             "state": str(trial.state),
             "rung": trial.rung,
-            "rungs": manifest["rung_count"],
+            "rungs": manifest.rung_count,
             "fidelity": judged.fidelity,
             "validation": {name: value for name, value in judged.metrics.items() if name.startswith("eval_")},
             "params": trial.params,
         },
-        "task": manifest["spec"]["task"],
+        "task": manifest.spec["task"],
         "metric": manifest["metric"],
-        "baseline": manifest.get("baseline"),
-        "base_model": {"model": entry["model"], "layers": entry["layers"], "revision": entry["entry"]["revision"]},
-        "n_params": entry["n_params"],
+        "baseline": manifest.baseline,
+        "base_model": {"model": size.model, "layers": size.layers, "revision": size.revision},
+        "n_params": size.n_params,
         "final_run": {
             "config": config.model_dump(),
             "train_on": list(train_on),
@@ -315,10 +316,8 @@ def _provenance(
             "workers": config.num_gpus,
         },
         "test": {name: value for name, value in report.metrics.items() if name.startswith("eval_")},
-        "data": {
-            key: manifest["data"][key] for key in ("source", "fingerprint", "classes", "splits") if key in manifest["data"]
-        },
-        "versions": {"sweep": manifest["versions"], "final_run": package_versions()},
+        "data": {key: manifest.data[key] for key in ("source", "fingerprint", "classes", "splits") if key in manifest.data},
+        "versions": {"sweep": manifest.versions, "final_run": package_versions()},
         "test_reads": test_reads,
         "seeds": manifest["seeds"],
     }

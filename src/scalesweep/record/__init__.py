@@ -1,10 +1,12 @@
 """The record of a sweep, and the ranking of its trials."""
 
+from scalesweep.record.manifest import Manifest
 from scalesweep.record.ranking import Row, best, rank
 from scalesweep.record.schema import Mark, Past, Record, Report, State, Trial
 from scalesweep.record.store import RecordWriter, read_manifest, read_record
 
 __all__ = [
+    "Manifest",
     "Mark",
     "Past",
     "Record",

@@ -32,7 +32,7 @@ def final_length(record: Record, trial: Trial, train_on: Sequence[str]) -> Final
     The witness is the trial itself, or the best one that reached `max_t`. If its loss was still falling or no better than
     guessing, the final run lasts EPOCHS, but at least and at most LONGER times `max_t`.
     """
-    max_t, attr = record.manifest["max_t"], record.manifest["time_attr"]
+    max_t, attr = record.manifest.max_t, record.manifest.time_attr
     candidates = [trial, *(row.trial for row in rank(record))]
     witness = next((one for one in candidates if one.last is not None and one.last.fidelity >= max_t), None)
     if witness is None or witness.last is None:
@@ -69,11 +69,11 @@ def _still_improving(trial: Trial, guess: float | None) -> str:
 
 
 def _guess(record: Record) -> float | None:
-    metrics = (record.manifest.get("baseline") or {}).get("metrics", {})
+    metrics = (record.manifest.baseline or {}).get("metrics", {})
     return metrics.get("eval_loss")
 
 
 def _examples(record: Record, splits: Sequence[str]) -> int:
     """Return the rows of these splits; 0 if the manifest does not state them."""
-    stated = record.manifest["data"].get("splits", {})
+    stated = record.manifest.data.get("splits", {})
     return sum(int(stated[name].get("rows", 0)) for name in splits if isinstance(stated.get(name), dict))

@@ -30,8 +30,8 @@ def order_flips(record: Record) -> list[Flips]:
 
     Only trials that continued are compared, and these are the better ones. Trials stopped at a rung might flip more often.
     """
-    max_t = float(record.manifest["max_t"])
-    levels = [*(float(level) for level in record.manifest["rungs"] if level < max_t), max_t]
+    max_t = float(record.manifest.max_t)
+    levels = [*(float(level) for level in record.manifest.rungs if level < max_t), max_t]
     curves = []
     for trial in record.by_number():
         if trial.state in (State.FAIL, State.INFEASIBLE) or trial.stop_reason == "diverged":

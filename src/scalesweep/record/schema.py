@@ -6,18 +6,17 @@ A record is a list of events in order of time. The state of a trial is the sum o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from scalesweep.record.manifest import Manifest
 from scalesweep.storage import UrlPath
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-SCHEMA_VERSION = 2
 
 
 class State(StrEnum):
@@ -151,7 +150,7 @@ class Record:
     """A whole sweep: the manifest (`sweep.json`, with budgets and limits as last changed) and every trial, built from the
     events."""
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     trials: dict[str, Trial] = field(default_factory=dict)
     status: str = "new"  # new | running | ended
     ended_reason: str | None = None
@@ -163,6 +162,10 @@ class Record:
     untrained: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics before training, by model size
     _last_event: float | None = None  # of the running session
     _reports: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.manifest, Manifest):  # the JSON of a file will do
+            self.manifest = Manifest(self.manifest)
 
     def __repr__(self) -> str:
         where = f", in {self.folder}" if self.folder is not None else ""
@@ -184,16 +187,16 @@ class Record:
 
     @property
     def metric(self) -> str:
-        return str(self.manifest["metric"]["name"])
+        return self.manifest.metric
 
     @property
     def minimize(self) -> bool:
-        return bool(self.manifest["metric"]["goal"] == "minimize")
+        return self.manifest.minimize
 
     @property
     def n_params(self) -> dict[str, float]:
         """The known parameter counts of model sizes."""
-        return {size["name"]: size["n_params"] for size in self.manifest["ladder"] if size.get("n_params")}
+        return self.manifest.n_params
 
     @property
     def past(self) -> list[Past]:
@@ -223,7 +226,7 @@ class Record:
         """Apply one event. Unknown kinds are ignored, so a reader accepts the additions of a newer writer."""
         kind, when = event["event"], float(event["time"])
         if kind == "settings":
-            self.manifest = _changed(self.manifest, event["changed"])
+            self.manifest = self.manifest.with_limits(event["changed"])
             self.status, self.ended_reason = "running", None
             return
         if kind == "session":
@@ -282,18 +285,9 @@ class Record:
             trial.gpu_seconds = gpu_seconds
 
 
-def _changed(manifest: dict[str, Any], changed: dict[str, list[Any]]) -> dict[str, Any]:
-    """The manifest with other budgets and limits in its spec."""
-    spec = dict(manifest["spec"])
-    for key, (_, value) in changed.items():
-        section, _, name = key.partition(".")
-        spec[section] = {**spec[section], name: value}
-    return {**manifest, "spec": spec}
-
-
-def replay(manifest: dict[str, Any], events: Iterable[dict[str, Any]]) -> Record:
+def replay(manifest: Mapping[str, Any], events: Iterable[dict[str, Any]]) -> Record:
     """The record built from these events."""
-    record = Record(manifest)
+    record = Record(Manifest(manifest))
     for event in events:
         record.apply(event)
     return record

@@ -15,14 +15,15 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from scalesweep.errors import OutsideError, UserError, command
 from scalesweep.record.lease import Lease
-from scalesweep.record.schema import SCHEMA_VERSION, Record, replay
+from scalesweep.record.manifest import SCHEMA_VERSION, Manifest
+from scalesweep.record.schema import Record, replay
 from scalesweep.storage import STORAGE_SECONDS, UrlPath, cannot_write, patiently, place, without_secrets
 
 MANIFEST = "sweep.json"
@@ -105,7 +106,7 @@ def read_events(run_dir: Path | UrlPath) -> list[dict[str, Any]]:
     return events
 
 
-def read_manifest(run_dir: Path | UrlPath) -> dict[str, Any]:
+def read_manifest(run_dir: Path | UrlPath) -> Manifest:
     """The manifest of a run folder.
 
     Raises:
@@ -131,7 +132,7 @@ def read_manifest(run_dir: Path | UrlPath) -> dict[str, Any]:
             f"{path} has record version {version}, but this scalesweep reads version {SCHEMA_VERSION}",
             f"use the scalesweep version that wrote it ({manifest.get('versions', {}).get('scalesweep', 'unknown')})",
         )
-    return dict(manifest)
+    return Manifest(manifest)
 
 
 def began(run_dir: Path | UrlPath) -> bool:
@@ -203,7 +204,7 @@ class RecordWriter:
     """The only writer of a run folder. It holds the folder's lease until closed, and keeps `record` equal to the file."""
 
     def __init__(
-        self, run_dir: Path | UrlPath, manifest: dict[str, Any] | None = None, storage_seconds: float = STORAGE_SECONDS
+        self, run_dir: Path | UrlPath, manifest: Mapping[str, Any] | None = None, storage_seconds: float = STORAGE_SECONDS
     ) -> None:
         """Open a new folder (with `manifest`) or an existing one.
 
@@ -222,7 +223,7 @@ class RecordWriter:
                         hint = f"it has ended; its results: `{command('leaderboard', run_dir)}`"
                     hint += ", or choose another --run-dir"
                     raise UserError(f"{run_dir} already contains a sweep", hint)
-                write_atomic(run_dir / MANIFEST, json.dumps(encode(manifest), indent=2, ensure_ascii=False) + "\n")
+                write_atomic(run_dir / MANIFEST, json.dumps(encode(dict(manifest)), indent=2, ensure_ascii=False) + "\n")
             if isinstance(run_dir, Path):
                 _cut_half_line(run_dir / EVENTS)
             self.record = read_record(run_dir)

@@ -30,7 +30,7 @@ def throughput(record: Record) -> list[Throughput]:
         if trial.last is not None and trial.last.train_seconds > 0 and trial.config.get("unfreezing") == "full":
             trained.setdefault((trial.config["model_size"], trial.config["num_gpus"]), []).append(trial)
     rates = {key: _rate(trials) for key, trials in trained.items()}
-    order = [entry["name"] for entry in record.manifest["ladder"]]
+    order = [size.name for size in record.manifest.ladder]
     rows = []
     for size, gpus in sorted(rates, key=lambda key: (order.index(key[0]), key[1])):
         rate, single = rates[size, gpus], rates.get((size, 1))

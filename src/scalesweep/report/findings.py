@@ -40,7 +40,7 @@ def findings(record: Record) -> list[Finding]:
 
 def beats_guessing(record: Record, value: float) -> bool | None:
     """Whether a value of the sweep's metric is better than guessing; None where the record has no baseline."""
-    baseline = record.manifest.get("baseline")
+    baseline = record.manifest.baseline
     if baseline is None:
         return None
     guess = baseline["metrics"][record.metric]
@@ -93,7 +93,7 @@ def _best(record: Record, row: Row) -> str:
     if untrained is not None and (row.metric >= untrained[1] if record.minimize else row.metric <= untrained[1]):
         text = f"the best {record.metric} is {words.score(row.metric)} ({row.trial.name})"
         return f"{NO_BETTER} the untrained model: {text}; {untrained[0]} reaches {words.score(untrained[1])} without training"
-    baseline = record.manifest.get("baseline")
+    baseline = record.manifest.baseline
     if baseline is None:
         return text
     guess = baseline["metrics"][record.metric]
@@ -144,7 +144,7 @@ def _saved(record: Record) -> Iterable[str]:
     for trial in stopped:
         assert trial.last is not None
         if trial.last.fidelity:
-            saved += trial.gpu_seconds * (record.manifest["max_t"] / trial.last.fidelity - 1)
+            saved += trial.gpu_seconds * (record.manifest.max_t / trial.last.fidelity - 1)
     if saved and record.gpu_seconds:
         yield (
             f"{len(stopped)} of {ended} trials ended early; in full, the sweep would have used about "
@@ -155,7 +155,7 @@ def _saved(record: Record) -> Iterable[str]:
 def _reliability(record: Record) -> Iterable[str]:
     for flips in order_flips(record):
         if flips.pairs >= PAIRS_NEEDED:
-            at = words.amount(flips.fidelity, record.manifest["time_attr"])
+            at = words.amount(flips.fidelity, record.manifest.time_attr)
             kinds = (
                 (flips.flipped_within, flips.pairs_within, "same-size"),
                 (flips.flipped_between, flips.pairs_between, "cross-size"),

@@ -36,7 +36,7 @@ def leaderboard_json(record: Record, by: By = "rung", limit: int | None = None) 
     `metric` was reached at `fidelity`; `gpu_seconds`, `wall_seconds`, `tokens` and `flops` are the trial's totals.
     """
     rows: list[dict[str, Any]] = [_finite(entry(row)) for row in rank(record, by)[:limit]]
-    return {"sweep": record.manifest["name"], "metric": record.metric, "trials": rows}
+    return {"sweep": record.manifest.name, "metric": record.metric, "trials": rows}
 
 
 def leaderboard_csv(record: Record, by: By = "rung", limit: int | None = None) -> str:
@@ -68,7 +68,7 @@ class _Column:
 
 
 def _columns(record: Record, by: By, over: bool) -> list[_Column]:
-    time_attr = record.manifest["time_attr"]
+    time_attr = record.manifest.time_attr
 
     def reached(row: Row) -> str:
         if row.fidelity is None:
@@ -162,7 +162,7 @@ def _title(record: Record, over: bool) -> Text:
     gpu_seconds = record.gpu_seconds
     total = paid_in_all(record)
     parts.append(f"{gpu_seconds:,.0f} GPU s" + (f", ${total:,.2f}" if total is not None else ""))
-    return Text.assemble((str(record.manifest["name"]), "bold"), " · ", " · ".join(parts))
+    return Text.assemble((str(record.manifest.name), "bold"), " · ", " · ".join(parts))
 
 
 def _legend(record: Record, by: By, hidden_rows: int, dropped: list[str]) -> list[str]:
@@ -170,7 +170,7 @@ def _legend(record: Record, by: By, hidden_rows: int, dropped: list[str]) -> lis
     lines = [f"Ranked {order}. ★ no other trial beats it in both {record.metric} and GPU seconds."]
     if hidden_rows:
         lines.insert(0, f"… and {hidden_rows:,} more trials")
-    if record.manifest["spec"].get("early_terminate", {}).get("survival") == "pareto" and (area := hypervolume(record)):
+    if record.manifest.spec.get("early_terminate", {}).get("survival") == "pareto" and (area := hypervolume(record)):
         lines.append(f"Front of {record.metric} and GPU seconds: {len(pareto_front(record))} ★, hypervolume {area:.4g}.")
     named = [title for title in reversed(dropped) if title]
     if named:

@@ -16,11 +16,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from scalesweep.costs import dollars
 from scalesweep.errors import first_line
 from scalesweep.record import Record, Row, State, Trial
 from scalesweep.report import words
-from scalesweep.report.prices import paid_in_all, price, start_price
+from scalesweep.report.prices import paid_in_all
 from scalesweep.report.standing import Standing
 from scalesweep.report.terminal import console
 from scalesweep.report.trackers import Sink
@@ -149,27 +148,17 @@ class _View:
         self.standing = Standing(record)
         self.states: Counter[State] = Counter(trial.state for trial in record.trials.values())
         self.running: dict[str, Trial] = {t.name: t for t in record.trials.values() if t.state is State.RUNNING}
-        self.gpu_seconds = record.gpu_seconds
-        self.paid = paid_in_all(record) or 0.0
         self.seen_at = 0.0
         self.status_at = -STATUS_SECONDS  # seconds of the sweep at which a status line was last shown
         self.led_by = self.standing.best.trial.name if self.standing.best else None
-        self._cost = {trial.name: trial.gpu_seconds for trial in record.trials.values()}
         self._rung = {trial.name: trial.rung for trial in record.trials.values()}
         self._top_rungs = Counter(self._rung.values())
 
     def take(self, event: dict[str, Any]) -> None:
         kind = event["event"]
-        if kind == "worker":
-            self.gpu_seconds += event["gpu_seconds"]
-            self.paid += dollars(event["gpu_seconds"], start_price(self.record)) or 0.0
         if kind not in ("trial", "start", "report", "end"):
             return
         trial = self.record.trials[event["trial"]]
-        spent = trial.gpu_seconds - self._cost.get(trial.name, 0.0)
-        self.gpu_seconds += spent
-        self.paid += dollars(spent, price(self.record, trial.config)) or 0.0
-        self._cost[trial.name] = trial.gpu_seconds
         if kind == "trial":
             self.states[trial.state] += 1
             self.running[trial.name] = trial
@@ -184,24 +173,26 @@ class _View:
 
     @property
     def time_attr(self) -> str:
-        return str(self.record.manifest["time_attr"])
+        return self.record.manifest.time_attr
 
     def reached(self) -> list[int]:
         """Return the number of trials that reached each rung."""
-        numbers = range(1, len(self.record.manifest["rungs"]) + 1)
+        numbers = range(1, len(self.record.manifest.rungs) + 1)
         return [sum(self._top_rungs[top] for top in numbers if top >= number) for number in numbers]
 
     def uses(self, elapsed: float) -> list[Use]:
         ended = sum(number for state, number in self.states.items() if state.ended)
-        return budget_uses(self.record.manifest["spec"]["budget"], ended, elapsed, self.gpu_seconds, self.paid)
+        return budget_uses(
+            self.record.manifest.budget, ended, elapsed, self.record.gpu_seconds, paid_in_all(self.record) or 0.0
+        )
 
     def at(self, fidelity: float) -> str:
         """'120/360 steps'."""
-        return f"{words.count(fidelity)}/{words.amount(self.record.manifest['max_t'], self.time_attr)}"
+        return f"{words.count(fidelity)}/{words.amount(self.record.manifest.max_t, self.time_attr)}"
 
     def best(self, row: Row) -> str:
         """'t0003 eval_loss 0.5120 at rung 2/2 (guessing: 0.6811)'."""
-        guess = (self.record.manifest.get("baseline") or {"metrics": {}})["metrics"].get(self.record.metric)
+        guess = (self.record.manifest.baseline or {"metrics": {}})["metrics"].get(self.record.metric)
         beside = f" (guessing: {words.score(guess)})" if guess is not None else ""
         return f"{row.trial.name} {self.record.metric} {words.score(row.metric)} at {words.rung(row.rung, self.record)}{beside}"
 
@@ -217,7 +208,7 @@ def _lines(event: dict[str, Any], view: _View) -> list[str]:
     record, kind = view.record, event["event"]
     head = f"[{words.clock(record.elapsed_seconds)}]"
     if kind == "session" and not event["resumed"]:
-        return [f"{head} sweep {record.manifest['name']} starts", *_opening(record)]
+        return [f"{head} sweep {record.manifest.name} starts", *_opening(record)]
     text = _event_words(event, view)
     lines = [f"{head} {text}"] if text else []
     if kind == "end" and record.elapsed_seconds - view.status_at >= STATUS_SECONDS and record.status == "running":
@@ -228,17 +219,15 @@ def _lines(event: dict[str, Any], view: _View) -> list[str]:
 
 def _opening(record: Record) -> list[str]:
     """The sweep in a few lines, before its first trial: what is searched, how trials are judged, what they must beat."""
-    manifest, budget = record.manifest, record.manifest["spec"]["budget"]
-    sizes = " · ".join(f"{size['name']} {words.count(size['n_params'])}" for size in manifest["ladder"] if size.get("n_params"))
-    space = manifest["spec"].get("search_space", {}).get("parameters", {})
+    manifest, budget = record.manifest, record.manifest.budget
+    sizes = " · ".join(f"{name} {words.count(count)}" for name, count in manifest.n_params.items())
+    space = manifest.parameters
     varied = [name for name, parameter in space.items() if parameter.get("value") is None]
-    factor = manifest["spec"]["early_terminate"]["reduction_factor"]
-    unit = words.unit(manifest["time_attr"])
-    rungs = f"{words.level(manifest['max_t'])} {unit} for every trial"
-    if levels := ", ".join(words.level(level) for level in manifest["rungs"] if level < manifest["max_t"]):
-        rungs = (
-            f"judged at {levels} {unit}, where about 1 in {factor:g} continues; the end is at {words.level(manifest['max_t'])}"
-        )
+    factor = manifest.spec["early_terminate"]["reduction_factor"]
+    unit = words.unit(manifest.time_attr)
+    rungs = f"{words.level(manifest.max_t)} {unit} for every trial"
+    if levels := ", ".join(words.level(level) for level in manifest.rungs if level < manifest.max_t):
+        rungs = f"judged at {levels} {unit}, where about 1 in {factor:g} continues; the end is at {words.level(manifest.max_t)}"
     limits = ", ".join(use.left for use in budget_uses(budget, 0, 0.0, 0.0, 0.0))
     rows = {
         "sizes": f"{sizes} parameters" if sizes else "",
@@ -255,7 +244,7 @@ def _event_words(event: dict[str, Any], view: _View) -> str:
     """One event in words; empty for events that mean nothing to a reader on their own."""
     record, kind = view.record, event["event"]
     if kind == "session":
-        return f"sweep {record.manifest['name']} resumes: {_counts(view)}; {STARTING}"
+        return f"sweep {record.manifest.name} resumes: {_counts(view)}; {STARTING}"
     if kind == "untrained":
         finite = math.isfinite(event["metrics"][record.metric])
         return "" if finite else f"the untrained model of {event['model_size']} has no finite {record.metric}"
@@ -321,7 +310,7 @@ def _counts(view: _View, over: bool = False) -> str:
 
 def _summary(view: _View, over: bool = False) -> str:
     best = view.standing.best
-    cost = f"{view.gpu_seconds:,.0f} GPU s"
+    cost = f"{view.record.gpu_seconds:,.0f} GPU s"
     return f"{_counts(view, over)} · {cost}" + (f" | best: {view.best(best)} ({words.brief(best.trial)})" if best else "")
 
 
@@ -343,8 +332,8 @@ def _display(view: _View, now: float, width: int) -> RenderableType:
     if uses:
         screen.add_row("left", f"{' · '.join(use.left for use in uses)} ({words.clock(elapsed)} elapsed)")
     screen.add_row("trials", _counts(view))
-    if record.manifest["rungs"]:
-        levels = zip(record.manifest["rungs"], view.reached(), strict=True)
+    if record.manifest.rungs:
+        levels = zip(record.manifest.rungs, view.reached(), strict=True)
         text = " → ".join(f"{number} at {words.count(level)}" for level, number in levels)
         screen.add_row("rungs", f"{text} {words.unit(view.time_attr)}")
     if best := view.standing.best:
@@ -354,14 +343,14 @@ def _display(view: _View, now: float, width: int) -> RenderableType:
     more = sum(not trial.paused for trial in view.running.values()) - len(running)
     if more:
         screen.add_row("", f"… and {more} more running")
-    return Group(Text(f"sweep {record.manifest['name']}", "bold"), screen)
+    return Group(Text(f"sweep {record.manifest.name}", "bold"), screen)
 
 
 def _running_line(trial: Trial, view: _View, bar_width: int) -> str:
     config = words.brief(trial)
     if trial.last is None:
         return f"{'starting' if trial.attempts else 'waiting'} · {config}"
-    share = trial.last.fidelity / view.record.manifest["max_t"]
+    share = trial.last.fidelity / view.record.manifest.max_t
     value = words.score(trial.last.metrics[view.record.metric])
     return f"{_bar(share, bar_width)} {view.at(trial.last.fidelity)} · {value} · {config}"
 

@@ -29,6 +29,6 @@ TRACKERS: dict[str, Callable[[Record, Path], Sink | None]] = {
 
 def make_trackers(record: Record, run_dir: Path) -> list[Sink]:
     """Return the sinks that the sweep's `tracking:` enables."""
-    wanted = record.manifest["spec"]["tracking"]
+    wanted = record.manifest.spec["tracking"]
     sinks = (make(record, run_dir) for name, make in TRACKERS.items() if name in wanted)
     return [sink for sink in sinks if sink is not None]

@@ -34,7 +34,7 @@ PATIENCE = 2.0  # seconds before `close` prints that it waits
 
 def make(record: Record, run_dir: Path) -> WandbTracker | None:
     """Return the tracker that `tracking.wandb` describes, or None if it is disabled."""
-    mode = record.manifest["spec"]["tracking"]["wandb"]["mode"]
+    mode = record.manifest.wandb["mode"]
     if mode == "auto":
         # W&B's own environment variable applies too.
         mode = {"dryrun": "offline", "run": "online"}.get(asked := os.environ.get("WANDB_MODE", ""), asked) or "auto"
@@ -269,26 +269,26 @@ class WandbTracker:
 
 def _run_id(record: Record, name: str) -> str:
     """Return an id that is equal in all sessions of a sweep, so that a resumed session continues the same runs."""
-    return re.sub(r"[^A-Za-z0-9_-]", "-", f"{record.manifest['id'][:16]}-{name}")
+    return re.sub(r"[^A-Za-z0-9_-]", "-", f"{record.manifest.id[:16]}-{name}")
 
 
 def _shared(record: Record) -> dict[str, Any]:
-    wandb_spec = record.manifest["spec"]["tracking"]["wandb"]
-    return {"project": wandb_spec["project"], "entity": wandb_spec.get("entity"), "group": record.manifest["name"]}
+    wandb_spec = record.manifest.wandb
+    return {"project": wandb_spec["project"], "entity": wandb_spec.get("entity"), "group": record.manifest.name}
 
 
 def _sweep_run(record: Record) -> _Run:
-    manifest, spec = record.manifest, record.manifest["spec"]
+    manifest, spec = record.manifest, record.manifest.spec
     kept = ("metric", "time_attr", "max_t", "rungs", "seeds", "versions")
     config = {key: manifest.get(key) for key in kept}
-    config |= {"data_fingerprint": manifest["data"].get("fingerprint"), "ladder": [size["name"] for size in manifest["ladder"]]}
-    config |= {"early_terminate": spec["early_terminate"], "budget": spec["budget"], "sweep_id": manifest["id"]}
+    config |= {"data_fingerprint": manifest.data.get("fingerprint"), "ladder": [size.name for size in manifest.ladder]}
+    config |= {"early_terminate": spec["early_terminate"], "budget": spec["budget"], "sweep_id": manifest.id}
     init = {
         **_shared(record),
         "id": _run_id(record, "sweep"),
-        "name": manifest["name"],
+        "name": manifest.name,
         "job_type": "sweep",
-        "tags": list(spec["tracking"]["wandb"].get("tags", [])),
+        "tags": list(manifest.wandb.get("tags", [])),
         "config": config,
     }
     return _Run(init, step_metric="elapsed_seconds")  # the best value may get worse when a trial reaches a higher rung
@@ -307,11 +307,11 @@ def _trial_run(trial: Trial, record: Record, rows: list[tuple[int, dict[str, Any
         "n_layers": size.get("n_layers"),
         "hidden_size": size.get("hidden_size"),
         "model": Path(str(size.get("model", ""))).name,  # the last part only: a local folder would reveal the machine
-        "data_fingerprint": manifest["data"].get("fingerprint"),
-        "sweep_id": manifest["id"],
+        "data_fingerprint": manifest.data.get("fingerprint"),
+        "sweep_id": manifest.id,
     }
     chosen = (trial.config.get("model_size"), f"{trial.config.get('num_gpus', 1)}-gpu", trial.config.get("unfreezing"))
-    tags = [str(tag) for tag in chosen if tag] + list(manifest["spec"]["tracking"]["wandb"].get("tags", []))
+    tags = [str(tag) for tag in chosen if tag] + list(manifest.wandb.get("tags", []))
     init = {
         **_shared(record),
         "id": _run_id(record, trial.name),

@@ -60,7 +60,7 @@ def amount(fidelity: float, time_attr: str) -> str:
 def final_length(length: FinalLength, record: Record) -> str:
     """'142 steps (3 epochs)', the latter if the trials' epochs are known."""
     epochs = f" ({length.epochs:.2g} epochs)" if length.epochs else ""
-    return f"{level(length.max_t)} {unit(record.manifest['time_attr'])}{epochs}"
+    return f"{level(length.max_t)} {unit(record.manifest.time_attr)}{epochs}"
 
 
 def unit(time_attr: str) -> str:
@@ -74,7 +74,7 @@ def level(fidelity: float) -> str:
 
 
 def rung(number: int, record: Record) -> str:
-    return f"rung {number}/{record.manifest['rung_count']}" if number else "no rung"
+    return f"rung {number}/{record.manifest.rung_count}" if number else "no rung"
 
 
 def unfreezing(config: Mapping[str, Any]) -> str:
@@ -113,9 +113,9 @@ def summary(config: Mapping[str, Any]) -> str:
     return " · ".join(str(part) for part in parts)
 
 
-def ladder_size(config: Mapping[str, Any], record: Record) -> dict[str, Any]:
-    """The ladder's entry that a configuration chose; empty where the manifest has none."""
-    return next((entry for entry in record.manifest["ladder"] if entry["name"] == config.get("model_size")), {})
+def ladder_size(config: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
+    """The ladder's row that a configuration chose; empty where the manifest has none."""
+    return next((size.json for size in record.manifest.ladder if size.name == config.get("model_size")), {})
 
 
 def activity(trial: Trial, over: bool) -> str:
@@ -156,7 +156,7 @@ def failures(record: Record) -> list[str]:
 def guess(record: Record) -> str:
     """The score that a trial must beat: 'eval_loss 0.6811, eval_accuracy 0.5783 (guessing from class shares in train)';
     empty where the record has none."""
-    baseline = record.manifest.get("baseline")
+    baseline = record.manifest.baseline
     if baseline is None:
         return ""
     shown = ", ".join(

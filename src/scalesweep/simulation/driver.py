@@ -10,7 +10,8 @@ from typing import Any
 from optuna.storages import InMemoryStorage
 
 from scalesweep.control.conductor import Conductor
-from scalesweep.record import Past, Record, Trial
+from scalesweep.record import Manifest, Past, Record, Trial
+from scalesweep.record.manifest import new_manifest
 from scalesweep.search.pick import pick
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.simulator import Clock, Start
@@ -69,15 +70,10 @@ def new_study() -> InMemoryStorage:
     return InMemoryStorage()
 
 
-def manifest(spec: SweepSpec, n_params: Mapping[str, float], past: Sequence[Past] = ()) -> dict[str, Any]:
-    """The parts of a launch's manifest that readers of a simulated record need."""
+def manifest(spec: SweepSpec, n_params: Mapping[str, float], past: Sequence[Past] = ()) -> Manifest:
+    """The manifest of a simulated sweep."""
     ladder = [{"name": size.name, "n_params": n_params.get(size.name)} for size in spec.sizes()]
-    return {
-        "metric": {"name": spec.metric.name, "goal": spec.goal},
-        "ladder": ladder,
-        "spec": spec.model_dump(),
-        "past": [asdict(earlier) for earlier in past],
-    }
+    return new_manifest(spec, ladder, [asdict(earlier) for earlier in past])
 
 
 class SweepDriver:

@@ -51,7 +51,7 @@ class RecordSource:
             hint = "run that sweep with early_terminate: {type: none}, or with a larger budget"
             ran = f"{len(ended)} of {len(record.trials)} trials ran to the end ({self._max_t:g})"
             raise UserError(f"{name}: {ran}, and at least {LEAST} are needed", hint)
-        self.n_params = {entry["name"]: float(entry["n_params"]) for entry in record.manifest["ladder"]}
+        self.n_params = {name: float(count) for name, count in record.n_params.items()}
         self._encoding = self._encode(trials)
         self._exact: dict[tuple[Token | None, ...], Curve] = {}
         for trial in ended:
@@ -96,8 +96,7 @@ class RecordSource:
             if manifest[key] != value:
                 message = f"{self.name}: its {key} is {manifest[key]}, but that of the sweep is {value}"
                 raise UserError(message, f"set early_terminate.{key} to {manifest[key]}, because schedules depend on it")
-        searched = manifest["spec"].get("search_space") or {}
-        known = set(searched.get("parameters", {})).union(*(trial.params for trial in self._record.trials.values()))
+        known = set(manifest.parameters).union(*(trial.params for trial in self._record.trials.values()))
         for name, parameter in self._spec.search_space.parameters.items():
             if name not in known and parameter.kind != "constant":
                 hint = f"{did_you_mean(name, known)}; or fix the parameter with value:"

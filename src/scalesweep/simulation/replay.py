@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scalesweep.control.conductor import Conductor, Running
-from scalesweep.record import Record, State, Trial, read_manifest
+from scalesweep.record import Manifest, Record, State, Trial, read_manifest
 from scalesweep.record.store import read_events
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, new_study
@@ -36,7 +36,7 @@ class ReplayResult:
 
 
 def replay_decisions(
-    source: Path | UrlPath | Iterable[dict[str, Any]], manifest: dict[str, Any] | None = None, spec: SweepSpec | None = None
+    source: Path | UrlPath | Iterable[dict[str, Any]], manifest: Manifest | None = None, spec: SweepSpec | None = None
 ) -> ReplayResult:
     """Repeat every proposal and every rung decision of a record, in the order of the live sweep.
 
@@ -56,7 +56,7 @@ def replay_decisions(
     else:
         events = list(source)
     assert manifest is not None
-    return _Replay(events, manifest, spec or sweep_from_dict(manifest["spec"])).run()
+    return _Replay(events, manifest, spec or sweep_from_dict(manifest.spec)).run()
 
 
 class _Conductor(Conductor):
@@ -90,7 +90,7 @@ class _Conductor(Conductor):
 class _Replay:
     """The record up to the replayed event. The conductor writes to it, and each write is compared with the record."""
 
-    def __init__(self, events: Sequence[dict[str, Any]], manifest: dict[str, Any], spec: SweepSpec) -> None:
+    def __init__(self, events: Sequence[dict[str, Any]], manifest: Manifest, spec: SweepSpec) -> None:
         self.events, self.spec, self.manifest = events, spec, manifest
         self.at = 0  # the next event
         self.record = Record(manifest)
@@ -149,11 +149,9 @@ class _Replay:
         self.at += 1
 
     def _proposer(self) -> Proposer:
-        ladder = self.manifest.get("ladder", [])
-        n_params = {entry["name"]: float(entry["n_params"]) for entry in ladder if entry.get("n_params")}
-        hopeless = [(size, mode) for size, mode in self.manifest.get("hopeless", [])]
+        n_params = {name: float(count) for name, count in self.manifest.n_params.items()}
         trials, past = self.record.by_number(), self.record.past
-        return Proposer(self.spec, new_study(), trials, hopeless, n_params, past)
+        return Proposer(self.spec, new_study(), trials, self.manifest.hopeless, n_params, past)
 
     def _begin(self) -> _Conductor:
         """A new conductor with the record, as at the start of a session."""
@@ -172,7 +170,7 @@ class _Replay:
 
     def _settings(self, event: dict[str, Any]) -> None:
         self._take(event)
-        self.spec = sweep_from_dict(self.record.manifest["spec"])
+        self.spec = sweep_from_dict(self.record.manifest.spec)
 
     def _session(self, event: dict[str, Any]) -> None:
         self._take(event)

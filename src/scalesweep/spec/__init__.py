@@ -1,7 +1,7 @@
 """Typed and checked user input: the sweep, the search space, and one trial's configuration."""
 
 from scalesweep.spec.checks import allowed_gpus, gpu_choices, unfreezing_modes
-from scalesweep.spec.config import TrialConfig, rung_levels, trial_config
+from scalesweep.spec.config import TrialConfig, rung_count, rung_levels, trial_config
 from scalesweep.spec.limits import change_limits
 from scalesweep.spec.load import load_sweep, sweep_from_dict
 from scalesweep.spec.space import PARAMETERS, Parameter, SearchSpace
@@ -21,6 +21,7 @@ __all__ = [
     "gpu_choices",
     "load_sweep",
     "price_of",
+    "rung_count",
     "rung_levels",
     "sweep_from_dict",
     "trial_config",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -82,6 +83,11 @@ def rung_levels(spec: SweepSpec) -> list[int | float]:
         return [math.ceil(level) for level in levels]
     # Floating-point error must not turn max_t into a rung before the end.
     return [early.max_t if math.isclose(level, early.max_t, rel_tol=1e-9) else level for level in levels]
+
+
+def rung_count(levels: Sequence[float], max_t: float) -> int:
+    """Return the number of rungs including the end: `max_t` is the last rung even if it is not in the halving sequence."""
+    return len(levels) if levels and levels[-1] >= max_t else len(levels) + 1
 
 
 def default_of(spec: SweepSpec, name: str, params: dict[str, Any]) -> Any:

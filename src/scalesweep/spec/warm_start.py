@@ -15,7 +15,8 @@ from scalesweep.spec.sweep import SweepSpec
 class Earlier(Protocol):
     """The part of a `Record` that this module needs; it may not import the record itself."""
 
-    manifest: dict[str, Any]
+    @property
+    def manifest(self) -> Mapping[str, Any]: ...
 
     def by_number(self) -> list[Any]: ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 import signal
@@ -20,9 +19,9 @@ from typing import Any
 from scalesweep.control.conductor import Conductor, Sink
 from scalesweep.costs import workers_of_node
 from scalesweep.errors import NothingUsableError, UserError, command
-from scalesweep.record import Record, RecordWriter, Trial, best, read_manifest
+from scalesweep.record import Manifest, Record, RecordWriter, Trial, best, read_manifest
+from scalesweep.record.manifest import new_manifest
 from scalesweep.record.provenance import git_revision, package_versions, who
-from scalesweep.record.schema import SCHEMA_VERSION
 from scalesweep.record.store import began, clear_unless_began
 from scalesweep.spec import SweepSpec, TrialConfig, change_limits, gpu_choices, trial_config
 from scalesweep.storage import UrlPath, check_writable, working_folder
@@ -48,24 +47,15 @@ def local_slots(spec: SweepSpec, num_gpus: int | None) -> int:
     return workers_of_node(gpus, usable_cpus(), spec.resources.cpus_per_worker, on_gpus=gpus > 0)
 
 
-def make_manifest(plan: Plan) -> dict[str, Any]:
+def make_manifest(plan: Plan) -> Manifest:
     """Return the manifest of a new record: everything that describes and reproduces the sweep."""
-    spec = plan.spec
-    return {
-        "schema_version": SCHEMA_VERSION,
+    ladder = [
+        {**asdict(size), "entry": plan.ladder[size.name].model_dump(), "data_key": plan.data_keys[size.name]}
+        for size in plan.sizes
+    ]
+    launched = {
         "id": uuid.uuid4().hex,
-        "name": spec.name,
         "created": time.time(),
-        "spec": spec.model_dump(mode="json"),
-        "metric": {"name": spec.metric.name, "goal": spec.goal},
-        "time_attr": spec.early_terminate.time_attr,
-        "max_t": spec.early_terminate.max_t,
-        "rungs": plan.rungs,
-        "rung_count": plan.rung_count,
-        "ladder": [
-            {**asdict(size), "entry": plan.ladder[size.name].model_dump(), "data_key": plan.data_keys[size.name]}
-            for size in plan.sizes
-        ],
         "data": {
             "source": plan.data.model_dump(),
             "fingerprint": plan.data_fingerprint,
@@ -75,11 +65,10 @@ def make_manifest(plan: Plan) -> dict[str, Any]:
         },
         "hopeless": plan.hopeless,
         "baseline": asdict(plan.baseline),
-        "past": [asdict(past) for past in plan.past],
-        "seeds": {"search": spec.search.seed, "training": spec.training.seed, "split": spec.data.split_seed},
         "versions": package_versions(),
         "git": git_revision(),
     }
+    return new_manifest(plan.spec, ladder, [asdict(past) for past in plan.past], launched)
 
 
 class Slots:
@@ -174,7 +163,7 @@ def resume(
     """
     read_manifest(run_dir)
     with closing(RecordWriter(run_dir)) as writer:
-        spec, changed = change_limits(writer.record.manifest["spec"], overrides)
+        spec, changed = change_limits(writer.record.manifest.spec, overrides)
         if writer.record.status == "ended":
             _check_extended(writer.record, spec, changed)
         if changed:
@@ -241,19 +230,19 @@ def _checked_slots(spec: SweepSpec) -> Slots:
 class TrialWorkers:
     """The sweep's workers, leased to trials. The conductor uses the worker pool through this class."""
 
-    def __init__(self, manifest: dict[str, Any], spec: SweepSpec, slots: Slots) -> None:
-        from scalesweep.training.job import job_from_manifest, ladder_entry
+    def __init__(self, manifest: Manifest, spec: SweepSpec, slots: Slots) -> None:
+        from scalesweep.training.job import job_from_manifest
         from scalesweep.workers.group import Lease
         from scalesweep.workers.pool import WorkerPool
 
         self.spec, self.slots = spec, slots
         self.leases: dict[str, Lease] = {}
         self.booted: list[float] = []  # start times of workers in seconds, not yet passed to the conductor
-        self._entry = functools.partial(ladder_entry, manifest)
-        small = [entry["name"] for entry in manifest["ladder"] if 4 * entry["n_params"] <= WARM_BYTES]
+        self._size = manifest.size
+        small = [size.name for size in manifest.ladder if 4 * (size.n_params or 0) <= WARM_BYTES]
         first_jobs = [
-            job_from_manifest(manifest, "", trial_config(spec, {"model_size": name}), None)
-            for name in small or [manifest["ladder"][0]["name"]]
+            job_from_manifest(manifest, spec, "", trial_config(spec, {"model_size": name}), None)
+            for name in small or [manifest.ladder[0].name]
         ]
         # A cluster that grows may show its GPUs only later.
         grows = spec.resources.max_gpus is not None
@@ -285,8 +274,7 @@ class TrialWorkers:
         return self.pool.idle()
 
     def _accelerator_type(self, trial: Trial) -> str | None:
-        kind: str | None = self._entry(trial.config["model_size"])["entry"]["accelerator_type"]
-        return kind
+        return self._size(trial.config["model_size"]).accelerator_type
 
     def names(self, holder: str) -> list[str]:
         return list(self.leases[holder].workers)
@@ -334,8 +322,7 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     folder = working_folder(writer.run_dir)
     run_dir = folder if isinstance(writer.run_dir, Path) else writer.run_dir
     storage = new_study_storage(folder / "study.log")
-    hopeless = [(size, mode) for size, mode in manifest.get("hopeless", [])]
-    proposer = Proposer(spec, storage, record.by_number(), hopeless, record.n_params, record.past)
+    proposer = Proposer(spec, storage, record.by_number(), manifest.hopeless, record.n_params, record.past)
     shown = displays(True) if sinks is None else sinks
     workers = TrialWorkers(manifest, spec, slots)
     checkpoints = CheckpointSweeper(run_dir / "checkpoints", record)
@@ -348,7 +335,7 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     def payload(trial: Trial) -> dict[str, Any]:
         reached = trial.last.fidelity if trial.last else 0.0
         where = run_dir / "checkpoints" / trial.name
-        job = job_from_manifest(manifest, trial.name, TrialConfig(**trial.config), where, reached=reached)
+        job = job_from_manifest(manifest, spec, trial.name, TrialConfig(**trial.config), where, reached=reached)
         size = str(trial.config["model_size"])
         if (
             trial.last is None
@@ -389,7 +376,7 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
 
 def _note_changed_versions(conductor: Conductor) -> None:
     """Note in the record if a resumed sweep runs with other package versions than before."""
-    before, now = conductor.record.manifest["versions"], package_versions()
+    before, now = conductor.record.manifest.versions, package_versions()
     changed = [f"{name} {before.get(name)} → {version}" for name, version in now.items() if before.get(name) != version]
     if changed:
         conductor.note(f"versions changed since the launch: {', '.join(changed)}")

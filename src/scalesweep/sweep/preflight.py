@@ -15,8 +15,16 @@ from scalesweep.costs import GIB, training_memory_bytes
 from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_you_mean
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.record import Past, read_record
-from scalesweep.search.survival import rung_count
-from scalesweep.spec import PARAMETERS, LadderSize, SweepSpec, earlier_trials, gpu_choices, rung_levels, unfreezing_modes
+from scalesweep.spec import (
+    PARAMETERS,
+    LadderSize,
+    SweepSpec,
+    earlier_trials,
+    gpu_choices,
+    rung_count,
+    rung_levels,
+    unfreezing_modes,
+)
 from scalesweep.spec.config import KNOBS, default_of
 from scalesweep.spec.configurations import space_size
 from scalesweep.spec.loading import KeyPath

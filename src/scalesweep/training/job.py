@@ -5,13 +5,14 @@ The module imports nothing heavy, because the process that places workers passes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scalesweep.costs import FlopProfile
 from scalesweep.errors import OutsideError
-from scalesweep.spec import LadderSize, TrialConfig, sweep_from_dict
+from scalesweep.spec import LadderSize, SweepSpec, TrialConfig
 from scalesweep.spec.sweep import DataSpec
 from scalesweep.storage import UrlPath, cache_dir
 
@@ -97,16 +98,16 @@ def open_data(job: TrialJob) -> TokenizedData:
     return TokenizedData.open(folder)
 
 
-def ladder_entry(manifest: dict[str, Any], size: str) -> dict[str, Any]:
-    """The entry of a ladder size in a run folder's manifest."""
-    return next(dict(entry) for entry in manifest["ladder"] if entry["name"] == size)
-
-
 def job_from_manifest(
-    manifest: dict[str, Any], trial: str, config: TrialConfig, checkpoint_dir: Path | UrlPath | None, **changes: Any
+    manifest: Mapping[str, Any],
+    spec: SweepSpec,
+    trial: str,
+    config: TrialConfig,
+    checkpoint_dir: Path | UrlPath | None,
+    **changes: Any,
 ) -> TrialJob:
-    """The job that trains `config` in the sweep of `manifest`. `changes` override fields of the job."""
-    entry, spec = ladder_entry(manifest, config.model_size), sweep_from_dict(manifest["spec"])
+    """The job that trains `config` in the sweep of `manifest` and `spec`. `changes` override fields of the job."""
+    entry = next(row for row in manifest["ladder"] if row["name"] == config.model_size)
     unfreezing = spec.search_space.parameters.get("unfreezing")
     fields: dict[str, Any] = {
         "trial": trial,
@@ -119,8 +120,8 @@ def job_from_manifest(
         "tokenizer_fingerprint": entry["tokenizer_fingerprint"],
         "classes": tuple(manifest["data"]["classes"]),
         "threads": spec.resources.cpus_per_worker,
-        "metric": manifest["metric"]["name"],
-        "minimize": manifest["metric"]["goal"] == "minimize",
+        "metric": spec.metric.name,
+        "minimize": spec.goal == "minimize",
         "checkpoint_dir": str(checkpoint_dir) if checkpoint_dir else None,
         "saves_first": "rungs" if spec.early_terminate.variant == "promotion" else "never",
         "price": spec.price(config.model_size),

@@ -17,6 +17,7 @@ import numpy as np
 
 from scalesweep.record import Mark
 from scalesweep.record.curves import between, cost_between
+from scalesweep.spec import rung_count
 
 Action = Literal["continue", "stop", "pause", "complete"]
 
@@ -76,11 +77,6 @@ class BaseRule:
         """
         cutoff = float(np.nanpercentile([-loss for loss, _ in peers], (1 - 1 / reduction_factor) * 100))
         return here.value >= cutoff, cutoff
-
-
-def rung_count(levels: Sequence[float], max_t: float) -> int:
-    """The number of rungs including the end: `max_t` is the last rung even if it is not in the halving sequence."""
-    return len(levels) if levels and levels[-1] >= max_t else len(levels) + 1
 
 
 def draw_bracket(brackets: int, seed: int, number: int) -> int:
