@@ -10,7 +10,7 @@ from scalesweep.errors import Problem, did_you_mean, nearest
 from scalesweep.spec.config import rung_levels
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.points import check_points
-from scalesweep.spec.space import ALIASES, PARAMETERS, THAWING_MODES, VALUE_ALIASES, Parameter, ParameterInfo
+from scalesweep.spec.space import ALIASES, KEY_ALIASES, PARAMETERS, THAWING_MODES, VALUE_ALIASES, Parameter, ParameterInfo
 from scalesweep.spec.sweep import SPLITS, LadderSize, SweepSpec
 
 
@@ -38,6 +38,8 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
             continue
         if info is None:
             hint = f"scalesweep calls it {ALIASES[name]!r}" if name in ALIASES else did_you_mean(name, PARAMETERS)
+            if name in KEY_ALIASES and name not in ALIASES:
+                hint = f"it is a key of the sweep file, not of the space: {KEY_ALIASES[name]}"
             problems.append(spec.problem((*at, name), "unknown parameter", hint))
             continue
         found = _check_shape(spec, (*at, name), parameter) or _check_values(spec, (*at, name), parameter, info)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from scalesweep.errors import Problem, SpecError, UserError, did_you_mean
 from scalesweep.spec.checks import check
 from scalesweep.spec.loading import Document, KeyPath, neighbours, parse_yaml, read_yaml
-from scalesweep.spec.space import Parameter
+from scalesweep.spec.space import ALIASES, KEY_ALIASES, PARAMETERS, Parameter
 from scalesweep.spec.sweep import SPLITS, DepthLadder, LadderSize, SweepSpec
 
 Checks = Callable[[SweepSpec], list[Problem]]
@@ -232,6 +232,17 @@ def _is_branch(part: str) -> bool:
     return part in {"int", "float", "str", "bool", "constrained-float"} or "[" in part
 
 
+def _elsewhere(path: KeyPath) -> str:
+    """The hint for a key that has its place elsewhere, or under another name; empty if there is none."""
+    word = str(path[-1])
+    if word in KEY_ALIASES:
+        return f"scalesweep's key for it is {KEY_ALIASES[word]}"
+    parameter = ALIASES.get(word, word)
+    if len(path) == 1 or path[0] == "training":
+        return f"it belongs to the search space, as {parameter}: {{value: …}}" if parameter in PARAMETERS else ""
+    return ""
+
+
 def _from_pydantic(path: KeyPath, items: list[Any], located: Any, space_in_file: bool) -> Problem:
     item = items[0]
     kind, context, value = item["type"], item.get("ctx", {}), item.get("input")
@@ -240,7 +251,7 @@ def _from_pydantic(path: KeyPath, items: list[Any], located: Any, space_in_file:
     if kind == "extra_forbidden":
         message = "unknown key"
         known = _known_keys(path[:-1])
-        hint = did_you_mean(str(path[-1]), known) if known else "leave it out"
+        hint = _elsewhere(path) or (did_you_mean(str(path[-1]), known) if known else "leave it out")
     elif kind == "missing":
         message = "is missing"
         hint = f"add '{path[-1]}'{about or '; sweeps/quickstart.yaml is an example'}"

@@ -155,6 +155,32 @@ ALIASES = {
     "grad_clip": "max_grad_norm",
 }
 # The same for the words of a parameter, in lower case and with `_` for `-`.
+# Names of `TrainingArguments` and other tools for what is a key of the sweep file here. Only hints use them.
+_LENGTH = "early_terminate.max_t, the length of a trial; `plan` prints it in epochs"
+_BATCH = "training.global_batch_size, the examples of a step over all workers; training.micro_batch_size is a worker's share"
+KEY_ALIASES = {
+    **dict.fromkeys(("num_train_epochs", "num_epochs", "epochs", "max_epochs"), _LENGTH),
+    **dict.fromkeys(
+        ("max_steps", "num_train_steps", "num_training_steps", "steps"), "early_terminate.max_t with time_attr: steps"
+    ),
+    **dict.fromkeys(("per_device_train_batch_size", "train_batch_size", "batch_size"), _BATCH),
+    "gradient_accumulation_steps": "training.micro_batch_size; accumulation follows from it and from global_batch_size",
+    **dict.fromkeys(
+        ("eval_steps", "eval_strategy", "evaluation_strategy", "logging_steps"), "training.eval_interval, in steps"
+    ),
+    **dict.fromkeys(("save_steps", "save_strategy"), "training.checkpoint_interval, in steps"),
+    **dict.fromkeys(("fp16", "bf16", "precision", "amp"), "training.mixed_precision: auto, no, fp16 or bf16"),
+    "metric_for_best_model": "metric.name",
+    "greater_is_better": "metric.goal: maximize or minimize",
+    "data_seed": "data.split_seed",
+    "report_to": "tracking",
+    "run_name": "name",
+    "output_dir": "the option --run-dir of `launch`",
+    **dict.fromkeys(("model", "model_name", "model_name_or_path", "checkpoint"), "ladder.model"),
+    **dict.fromkeys(("max_seq_length", "max_seq_len"), "data.max_length"),
+    **dict.fromkeys(("num_trials", "n_trials", "num_samples"), "budget.run_cap"),
+    **dict.fromkeys(("timeout", "time_budget_s"), "budget.time"),
+}
 VALUE_ALIASES = {
     "unfreezing": {
         "all": "full",
