@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import resource
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file
 
 from command_line import refused, run
 from jobs import manifest
+from scalesweep import storage
 from scalesweep.errors import OutsideError
 from scalesweep.promotion.promote import promote
 from scalesweep.promotion.summary import after_promotion
@@ -134,6 +136,18 @@ def test_space_is_checked_before_the_training(tmp_path: Path) -> None:
         with pytest.raises(OutsideError, match=r"GiB free, and the final run needs 2.24e\+05 GiB") as caught:
             work.check_space(10**13, 10**13)  # two checkpoints of 12 bytes per parameter
     assert "free some space" in caught.value.hint
+
+
+def test_waiting_for_a_full_disk_is_reported_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.01)
+    tries = iter([OSError(errno.ENOSPC, "No space left on device")] * 3)
+
+    def write() -> None:
+        if (error := next(tries, None)) is not None:
+            raise error
+
+    storage.patiently(write, 300)
+    assert caplog.messages == ["waiting up to 300 s for the storage: [Errno 28] No space left on device"]
 
 
 @contextmanager

@@ -165,7 +165,7 @@ def check_address(address: str, processes: Path = Path("/proc")) -> None:
         hint = hint or "write 'auto' on a node of the cluster, or its head's HOST:6379"
         raise UserError(f"{named} is not HOST:PORT", hint)
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:
         hint = hint or "run `ray status` to see whether a cluster is up; without --address, a local cluster is started"
         raise OutsideError(f"no Ray cluster answers at {named.removeprefix('--address ')} ({error})", hint) from None
