@@ -36,7 +36,7 @@ def run_dir(tmp_path: Path) -> Path:
     """A run folder, with a blank in its name, whose only trial was trained to the end."""
     folder = tmp_path / "my runs"
     folder.mkdir()
-    made = manifest(**tiny_sweep())
+    made = dict(manifest(**tiny_sweep()))
     (folder / "sweep.json").write_text(json.dumps(made))
     params = {"unfreezing": "head", "learning_rate": 0.003}
     config = trial_config(sweep_from_dict(made["spec"]), params).model_dump() | {"prefix_cache": "off"}
