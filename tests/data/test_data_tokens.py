@@ -17,8 +17,9 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from processes import READY
+from scalesweep.data.prepare import prepare
 from scalesweep.data.problems import DataProblem
-from scalesweep.data.tokens import TokenizedData, TokenizedSplit, prepare, text_tokenizer, tokenize
+from scalesweep.data.tokens import TokenizedData, TokenizedSplit, text_tokenizer, tokenize
 from scalesweep.errors import OutsideError, UserError
 from scalesweep.spec.sweep import DataSpec
 
@@ -76,10 +77,8 @@ def test_classification_equals_direct_calls(tmp_path, wordpiece, text):
         rows = np.arange(len(split))[::-1]
         texts = [prepared.texts[split.name][row] for row in rows]
         pairs = [prepared.pairs[split.name][row] for row in rows] if prepared.pairs else None
-        direct = wordpiece(
-            texts, pairs, truncation=True, max_length=24, padding=True, return_tensors="np", pad_to_multiple_of=8
-        )
-        batch = split.batch(rows, pad_id=wordpiece.pad_token_id, pad_to_multiple=8)
+        direct = wordpiece(texts, pairs, truncation=True, max_length=24, padding=True, return_tensors="np")
+        batch = split.batch(rows, pad_id=wordpiece.pad_token_id)
         np.testing.assert_array_equal(batch["input_ids"], direct["input_ids"])
         np.testing.assert_array_equal(batch["attention_mask"], direct["attention_mask"])
         assert ("token_type_ids" in batch) == (pairs is not None)
@@ -331,7 +330,8 @@ CRASH = """
 import sys, time
 from pathlib import Path
 from transformers import AutoTokenizer
-from scalesweep.data.tokens import prepare, tokenize
+from scalesweep.data.prepare import prepare
+from scalesweep.data.tokens import tokenize
 from scalesweep.spec.sweep import DataSpec
 folder, model, spec = Path(sys.argv[1]), sys.argv[2], DataSpec.model_validate_json(sys.argv[3])
 def stop(done, total):

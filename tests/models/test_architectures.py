@@ -10,8 +10,8 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
 from scalesweep.errors import UserError
-from scalesweep.models.architectures import ARCHITECTURES, KNOBS, apply_knobs, knob_fields
-from scalesweep.spec.space import PARAMETERS
+from scalesweep.models.architectures import ARCHITECTURES, apply_knobs, knob_fields
+from scalesweep.spec.space import KNOBS, PARAMETERS
 from tiny_models import LAYERS, TINY, tiny_config, tiny_inputs
 
 torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from torch import nn
 from processes import READY
 from scalesweep.errors import UserError
 from scalesweep.models import base as module_under_test
-from scalesweep.models.base import BaseModel
+from scalesweep.models.base import BaseWeights
 from scalesweep.models.groups import layer_groups
 from scalesweep.models.ladder import load_model
 from scalesweep.spec.sweep import LadderSize
@@ -37,8 +37,8 @@ def size_of(folder: Path | str, layers: int | None = None) -> LadderSize:
     return LadderSize(name="size", model=str(folder), layers=layers)
 
 
-def classifier(folder: Path | str, cache: Path, layers: int | None = None, seed: int = 0) -> BaseModel:
-    return BaseModel.open(size_of(folder, layers), CLASSIFY, 2, seed, None, cache)
+def classifier(folder: Path | str, cache: Path, layers: int | None = None, seed: int = 0) -> BaseWeights:
+    return BaseWeights.open(size_of(folder, layers), CLASSIFY, 2, seed, None, cache)
 
 
 def tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -91,7 +91,7 @@ def test_a_copy_equals_a_loaded_model(name: str, task: str, layers: int | None, 
     state = torch.get_rng_state()
     loaded = load_model(size, task, labels, knobs_of(name), 5, names)
     for _ in range(2):  # the one that puts it into the cache, and one that finds it there
-        base = BaseModel.open(size, task, labels, 5, names, tmp_path / "cache")
+        base = BaseWeights.open(size, task, labels, 5, names, tmp_path / "cache")
         assert base.exact
         made = base.make(knobs_of(name), CPU)
         assert_same(made, loaded)
@@ -110,7 +110,7 @@ def test_the_bundled_model(layers: int, tmp_path: Path) -> None:
 def test_an_exported_copy_is_what_an_exported_loaded_model_is(name: str, tmp_path: Path) -> None:
     """GPT-NeoX saves its output layer under another name than it has in the model."""
     size = size_of(tiny_checkpoint(name, "causal-lm"))
-    BaseModel.open(size, "causal-lm", None, 0, None, tmp_path / "cache").make({}, CPU).save_pretrained(tmp_path / "one")
+    BaseWeights.open(size, "causal-lm", None, 0, None, tmp_path / "cache").make({}, CPU).save_pretrained(tmp_path / "one")
     load_model(size, "causal-lm", None, {}, 0).save_pretrained(tmp_path / "other")
     files = [{path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in ("one", "other")]
     assert files[0] == files[1]
@@ -144,7 +144,7 @@ def test_an_unknown_knob_is_refused_as_by_loading(tmp_path: Path) -> None:
 
 def test_ties_are_kept(tmp_path: Path) -> None:
     size = size_of(tiny_checkpoint("gpt2", "causal-lm"))
-    model = BaseModel.open(size, "causal-lm", None, 0, None, tmp_path / "cache").make({}, CPU)
+    model = BaseWeights.open(size, "causal-lm", None, 0, None, tmp_path / "cache").make({}, CPU)
     assert model.lm_head.weight is model.transformer.wte.weight
     kept = load_file(next((tmp_path / "cache").glob("weights-*/model.safetensors")))
     assert not any("lm_head" in name for name in kept)
@@ -157,7 +157,7 @@ def test_a_model_that_cannot_be_built_empty_is_loaded(tmp_path: Path, monkeypatc
     size = size_of(save_tiny("bert", tmp_path / "model"))
     monkeypatch.setattr(module_under_test, "_assemble", fail)
     for _ in range(2):
-        base = BaseModel.open(size, CLASSIFY, 2, 0, None, tmp_path / "cache")
+        base = BaseWeights.open(size, CLASSIFY, 2, 0, None, tmp_path / "cache")
         assert not base.exact
         assert_same(base.make({"dropout": 0.2}, CPU), load_model(size, CLASSIFY, 2, {"dropout": 0.2}, 0))
 
@@ -224,9 +224,9 @@ def test_seed_labels_and_depth_have_their_own(tmp_path: Path) -> None:
     base = classifier(folder, cache)
     assert classifier(folder, cache, seed=1).group_hashes[-1] != base.group_hashes[-1]
     assert classifier(folder, cache, seed=1).group_hashes[:-1] == base.group_hashes[:-1]
-    three = BaseModel.open(size_of(folder), CLASSIFY, 3, 0, None, cache)
+    three = BaseWeights.open(size_of(folder), CLASSIFY, 3, 0, None, cache)
     assert three.make({}, CPU).config.num_labels == 3
-    named = BaseModel.open(size_of(folder), CLASSIFY, 2, 0, {0: "no", 1: "yes"}, cache)
+    named = BaseWeights.open(size_of(folder), CLASSIFY, 2, 0, {0: "no", 1: "yes"}, cache)
     assert named.make({}, CPU).config.id2label == {0: "no", 1: "yes"}
 
 
@@ -327,5 +327,5 @@ def test_group_hashes_tell_one_changed_weight(name: str, tmp_path: Path) -> None
 
 def test_group_hashes_agree_between_tasks_below_the_head(tmp_path: Path) -> None:
     folder = save_tiny("llama", tmp_path / "model", "causal-lm")
-    language = BaseModel.open(size_of(folder), "causal-lm", None, 0, None, tmp_path / "cache")
+    language = BaseWeights.open(size_of(folder), "causal-lm", None, 0, None, tmp_path / "cache")
     assert classifier(folder, tmp_path / "cache").group_hashes[:-1] == language.group_hashes[:-1]

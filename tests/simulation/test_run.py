@@ -16,7 +16,6 @@ import yaml
 
 from scalesweep.errors import UserError
 from scalesweep.record import RecordWriter
-from scalesweep.record.manifest import SCHEMA_VERSION
 from scalesweep.report.simulation import print_simulation
 from scalesweep.simulation.driver import SweepDriver, manifest
 from scalesweep.simulation.parametric import family_spec
@@ -251,7 +250,6 @@ def test_a_run_folder(tmp_path: Path, trend: Path) -> None:
     variant = open_variants(trend, "family:trend", ["early_terminate={type: none, max_t: 2430}", "budget.run_cap=12"])[0]
     spec, clock = variant.spec, Clock()
     made = manifest(spec, variant.source.n_params)
-    made |= {"schema_version": SCHEMA_VERSION, "time_attr": "steps", "max_t": 2430, "spec": spec.model_dump(mode="json")}
     driver = SweepDriver(spec, variant.source.n_params, 4, clock, 0)
     driver.conductor.writer = writer = RecordWriter(tmp_path / "run", made)
     driver.record = writer.record

@@ -15,7 +15,7 @@ from scalesweep.control.nodes import NodeWatch
 from scalesweep.control.pool import Pool
 from scalesweep.costs import bill, dollars
 from scalesweep.errors import ScalesweepError
-from scalesweep.record import Mark, Record, State, Trial
+from scalesweep.record import Mark, Record, Sink, State, Trial
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs, draw_bracket
@@ -33,14 +33,6 @@ class Writer(Protocol):
     record: Record
 
     def append(self, event: dict[str, Any]) -> None: ...
-
-
-class Sink(Protocol):
-    """A follower of the record, such as the progress display or a tracker."""
-
-    def handle(self, event: dict[str, Any], record: Record) -> None: ...
-
-    def close(self, record: Record) -> None: ...
 
 
 @dataclass

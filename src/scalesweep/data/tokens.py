@@ -14,26 +14,23 @@ and `meta.json`, which is written last.
 from __future__ import annotations
 
 import copy
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalesweep.data.prepare import PreparedText, prepare
+from scalesweep.data.prepare import PreparedText
 from scalesweep.data.problems import DataProblem
 from scalesweep.errors import OutsideError, UserError
 from scalesweep.spec.sweep import DataSpec
-
-__all__ = ["TokenizedData", "TokenizedSplit", "prepare", "tokenize"]
+from scalesweep.storage import locked
 
 FORMAT = 1
 TEXTS_AT_ONCE = 1000
@@ -86,7 +83,7 @@ def tokenize(
         return folder
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(cache_dir / f"tokens-{key}.lock"):
+        with locked(cache_dir / f"tokens-{key}.lock"):
             if not folder.is_dir():
                 # A folder of this name was left by a process that died, because this process holds the lock.
                 unfinished = cache_dir / f"tokens-{key}.unfinished"
@@ -102,14 +99,6 @@ def tokenize(
             f"tokens can't be written to {cache_dir}: {error}", "check the free space and the permissions"
         ) from error
     return folder
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock. The system releases it when the process ends, even by a kill."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _control_words(tokenizer: Any) -> re.Pattern[str]:
@@ -382,8 +371,8 @@ class TokenizedSplit:
         """One triple for this split: (split, example numbers within it, their rows in `indices`)."""
         return [(self, np.asarray(indices, dtype=np.int64), np.arange(len(indices)))]
 
-    def batch(self, indices: np.ndarray, pad_id: int, pad_to_multiple: int = 1) -> dict[str, np.ndarray]:
-        """Examples padded on the right to the longest of them, rounded up to a multiple of `pad_to_multiple`.
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+        """Examples padded on the right to the longest of them.
 
         Returns int64 arrays: input_ids and attention_mask [n, width], token_type_ids [n, width] for sentence pairs, and
         labels. Labels are classes [n], or for causal-lm the input_ids with padding set to -100 [n, width]; the model shifts
@@ -391,7 +380,7 @@ class TokenizedSplit:
         """
         indices = np.asarray(indices, dtype=np.int64)
         lengths = self.lengths[indices].astype(np.int64)
-        width = -(-int(lengths.max(initial=0)) // pad_to_multiple) * pad_to_multiple
+        width = int(lengths.max(initial=0))
         columns = np.arange(width)
         real = columns < lengths[:, None]
         places = (self._offsets[indices][:, None] + columns)[real]

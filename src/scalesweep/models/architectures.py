@@ -20,8 +20,6 @@ from scalesweep.errors import UserError
 
 Fields = dict[str, tuple[str, ...]]
 
-KNOBS = ("dropout", "attention_dropout", "embedding_dropout", "classifier_dropout", "layerdrop")
-
 _BERT: Fields = {
     "dropout": ("hidden_dropout_prob",),
     "attention_dropout": ("attention_probs_dropout_prob",),

@@ -8,13 +8,12 @@ and checking the checkpoint, its config and its tokenizer for each trial.
 from __future__ import annotations
 
 import copy
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from scalesweep.models.groups import LayerGroup, layer_groups
 from scalesweep.models.ladder import AUTO_CLASSES, load_model, locate, quiet, set_padding, task_config
 from scalesweep.models.meta import leaves
 from scalesweep.spec.sweep import LadderSize
+from scalesweep.storage import locked
 
 FORMAT = 1
 NARROW = (torch.bfloat16, torch.float16)  # a float32 tensor that one of these represents exactly is stored in it
@@ -47,7 +47,7 @@ class _Stored:
     facts: dict[str, Any]
 
 
-class BaseModel:
+class BaseWeights:
     """A ladder size for one task, label set and seed. `open` creates one per process; `make` creates a model per trial."""
 
     def __init__(
@@ -81,7 +81,7 @@ class BaseModel:
         seed: int,
         id2label: Mapping[int, str] | None,
         cache: Path,
-    ) -> BaseModel:
+    ) -> BaseWeights:
         """The base model from the node's cache, which stores it first if it is not there yet.
 
         If several processes ask for the same model at once, one creates it and the others wait. If the cache can't be
@@ -94,11 +94,11 @@ class BaseModel:
         folder = Path(cache) / f"weights-{base_key(size, task, num_labels, seed, id2label)}"
         stored = _read(folder)
         if stored is None:
-            with _locked(folder.with_name(f"{folder.name}.lock")) as locked:
-                stored = _read(folder) if locked else None
+            with _locked(folder.with_name(f"{folder.name}.lock")) as alone:
+                stored = _read(folder) if alone else None
                 if stored is None:
                     made = _take(load_model(size, task, num_labels, {}, seed, id2label), task, size, config)
-                    stored = (_read(folder) if locked and _write(folder, made) else None) or made
+                    stored = (_read(folder) if alone and _write(folder, made) else None) or made
         return cls(size, task, num_labels, seed, id2label, config, stored)
 
     def make(self, knobs: Mapping[str, float | None], device: torch.device) -> Any:
@@ -281,15 +281,14 @@ def _origin(size: LadderSize) -> list[Any]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold an exclusive lock, which the system releases when the process ends. Yields False if no lock is available."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError:
-        yield False
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Hold an exclusive lock. Yields False if no lock is available."""
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
+        except OSError:
+            yield False
+            return
         yield True
 
 

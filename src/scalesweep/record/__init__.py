@@ -2,7 +2,7 @@
 
 from scalesweep.record.manifest import Manifest
 from scalesweep.record.ranking import Row, best, rank
-from scalesweep.record.schema import Mark, Past, Record, Report, State, Trial
+from scalesweep.record.schema import Mark, Past, Record, Report, Sink, State, Trial
 from scalesweep.record.store import RecordWriter, read_manifest, read_record
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "RecordWriter",
     "Report",
     "Row",
+    "Sink",
     "State",
     "Trial",
     "best",

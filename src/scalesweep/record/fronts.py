@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from scalesweep.record.ranking import rank
-from scalesweep.record.schema import Record, Trial
-
-Cost = Literal["gpu_seconds", "dollars", "wall_seconds"]
+from scalesweep.record.schema import Record
 
 
 @dataclass(frozen=True)
@@ -26,28 +23,31 @@ def pareto_front(record: Record) -> list[FrontPoint]:
     """The trials that no other trial beats in both metric and GPU seconds, the cheapest first."""
     rows = [row for row in rank(record) if row.pareto and row.metric is not None]
     front = [
-        FrontPoint(row.trial.name, row.metric, row.trial.gpu_seconds, _cost(row.trial, "dollars"), row.trial.wall_seconds)
+        FrontPoint(
+            row.trial.name,
+            row.metric,
+            row.trial.gpu_seconds,
+            row.trial.last.dollars if row.trial.last else None,
+            row.trial.wall_seconds,
+        )
         for row in rows
         if row.metric is not None
     ]
     return sorted(front, key=lambda point: point.gpu_seconds)
 
 
-def hypervolume(record: Record, by: Cost = "gpu_seconds") -> float | None:
-    """The exact area between the front of metric and cost and the reference point (Zitzler & Thiele, 1998, for two axes).
+def hypervolume(record: Record) -> float | None:
+    """The exact area between the front of metric and GPU seconds and the reference point (Zitzler & Thiele, 1998, for two axes).
 
-    The reference point has the worst metric and the highest cost of all ranked trials. So the area has units of metric × cost,
-    and is comparable between states of one sweep, not between sweeps. None if no trial is ranked or a cost is unknown.
+    The reference point has the worst metric and the highest cost of all ranked trials. So the area has units of metric × GPU
+    seconds, and is comparable between states of one sweep, not between sweeps. None if no trial is ranked.
     """
     sign = 1.0 if record.minimize else -1.0
     points = []
     for row in rank(record):
         if row.rank is None or row.metric is None:
             continue
-        cost = _cost(row.trial, by)
-        if cost is None:
-            return None
-        points.append((cost, sign * row.metric))
+        points.append((row.trial.gpu_seconds, sign * row.metric))
     if not points:
         return None
     dearest, level = max(cost for cost, _ in points), max(metric for _, metric in points)
@@ -57,9 +57,3 @@ def hypervolume(record: Record, by: Cost = "gpu_seconds") -> float | None:
             area += (dearest - cost) * (level - metric)
             level = metric
     return area
-
-
-def _cost(trial: Trial, by: Cost) -> float | None:
-    if by == "dollars":
-        return trial.last.dollars if trial.last else None
-    return trial.gpu_seconds if by == "gpu_seconds" else trial.wall_seconds

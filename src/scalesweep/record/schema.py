@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from scalesweep.record.manifest import Manifest
 from scalesweep.storage import UrlPath
@@ -283,6 +283,17 @@ class Record:
             size, gpu_seconds = str(trial.config.get("model_size")), max(trial.gpu_seconds, event.get("gpu_seconds", 0.0))
             self.trial_gpu_seconds[size] = self.trial_gpu_seconds.get(size, 0.0) + gpu_seconds - trial.gpu_seconds
             trial.gpu_seconds = gpu_seconds
+
+
+class Sink(Protocol):
+    """A follower of the record, such as the progress display or a tracker.
+
+    It receives each event right after it was written to the record, in the thread that writes.
+    """
+
+    def handle(self, event: dict[str, Any], record: Record) -> None: ...
+
+    def close(self, record: Record) -> None: ...
 
 
 def replay(manifest: Mapping[str, Any], events: Iterable[dict[str, Any]]) -> Record:

@@ -17,12 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from scalesweep.errors import first_line
-from scalesweep.record import Record, Row, State, Trial
+from scalesweep.record import Record, Row, Sink, State, Trial
 from scalesweep.report import words
 from scalesweep.report.prices import paid_in_all
 from scalesweep.report.standing import Standing
 from scalesweep.report.terminal import console
-from scalesweep.report.trackers import Sink
 
 RUNNING_SHOWN = 12  # lines for running trials; more would not fit on one screen
 REFRESH_PER_SECOND = 2

@@ -7,19 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
-from scalesweep.record import Record
+from scalesweep.record import Record, Sink
 from scalesweep.report import wandb_tracker
-
-
-class Sink(Protocol):
-    """Receives each event right after it was written to the record, in the thread that writes."""
-
-    def handle(self, event: dict[str, Any], record: Record) -> None: ...
-
-    def close(self, record: Record) -> None: ...
-
 
 # The key under `tracking:` in the sweep file → the function that makes its sink.
 TRACKERS: dict[str, Callable[[Record, Path], Sink | None]] = {

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from scalesweep.search.encoding import LOG_SPAN
 from scalesweep.spec import Parameter, SearchSpace
 
 Token = float | str
 ABSENT_WORD = -1.0  # the code of an absent word parameter; an absent number is NaN
-LOG_SPAN = 10  # listed numbers are compared on a log scale from this ratio of largest to smallest
 
 
 def token(value: Any) -> Token | None:

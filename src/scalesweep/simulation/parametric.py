@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from scalesweep.costs import FLOPS_PER_GPU_SECOND
 from scalesweep.simulation.source import Curve
 from scalesweep.spec.config import WHOLE, rung_levels
 from scalesweep.spec.space import UNFREEZING_MODES
@@ -36,7 +37,6 @@ REF_PARAMS = 4e8  # N and D to which the numbers below refer
 REF_TOKENS = 8e7
 GROUPS = 12  # layer groups that gradual unfreezing thaws one by one
 EVALUATIONS = 27  # evaluations of a curve, besides those at its rungs
-FLOPS_PER_GPU_SECOND = 1e14  # a third of an A100's bf16 peak
 
 # Learning rate ÷ peak at the share u of the run, without warm-up.
 RATES: dict[str, Callable[[Array], Array]] = {

@@ -35,12 +35,12 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 
+from scalesweep.costs import FLOPS_PER_GPU_SECOND
 from scalesweep.errors import UserError, did_you_mean, nearest
 from scalesweep.simulation.encoding import Encoding, is_number, token
 from scalesweep.simulation.source import Curve
 from scalesweep.spec import SweepSpec
 
-FLOPS_PER_SECOND = 1e14  # of one GPU: converts recorded FLOPs to GPU seconds
 SAME = 1e-6  # fidelities with a smaller relative difference are equal
 IMPORTANCE_FROM = 20  # configurations; importances from fewer are noise
 FLOOR = 0.05  # smallest weight of a parameter, relative to the largest
@@ -251,10 +251,10 @@ class TableSource:
         if time_attr == "gpu_seconds":
             return fidelity
         if "flops" in frame:
-            return self._numbers(frame, "flops", amount=True) / FLOPS_PER_SECOND
+            return self._numbers(frame, "flops", amount=True) / FLOPS_PER_GPU_SECOND
         if "n_params" in frame:
             tokens = self._numbers(frame, "tokens", amount=True) if "tokens" in frame else fidelity
-            return 6 * self._numbers(frame, "n_params", amount=True) * tokens / FLOPS_PER_SECOND
+            return 6 * self._numbers(frame, "n_params", amount=True) * tokens / FLOPS_PER_GPU_SECOND
         return fidelity
 
     def _collect(self, frame: pd.DataFrame, configs: list[dict[str, Any]], keys: np.ndarray) -> None:

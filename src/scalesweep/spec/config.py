@@ -4,52 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, create_model
 
-from scalesweep.spec.space import PARAMETERS
+from scalesweep.spec.space import KNOBS, PARAMETERS
 from scalesweep.spec.sweep import SweepSpec
 
 WHOLE = ("steps", "tokens", "flops")  # fidelities counted in whole numbers
-KNOBS = ("dropout", "attention_dropout", "embedding_dropout", "classifier_dropout", "layerdrop")
 
 
-class TrialConfig(BaseModel):
-    """Everything that training needs to know about a trial. Frozen and serializable as JSON.
+_TYPES = {"int": int, "float": float, "word": str}
 
-    A knob that is None keeps the checkpoint's value. `rungs` and `max_t` are amounts of the fidelity `time_attr`.
+if TYPE_CHECKING:
+
+    class _Drawn(BaseModel):
+        def __getattr__(self, name: str) -> Any: ...
+
+else:  # a field per row of the table
+    _Drawn = create_model(
+        "_Drawn",
+        **{name: (_TYPES[info.kind] | None if name in KNOBS else _TYPES[info.kind], ...) for name, info in PARAMETERS.items()},
+    )
+
+
+class TrialConfig(_Drawn):
+    """Everything that training needs to know about a trial: every parameter, and the settings that all trials share.
+
+    Frozen and serializable as JSON. A knob that is None keeps the checkpoint's value. `rungs` and `max_t` are amounts of the
+    fidelity `time_attr`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    model_size: str
-    num_gpus: int
-    unfreezing: str
-    unfreeze_cadence: str
-    unfreeze_interval: int
-    unfreeze_fraction: float
-    unfreeze_patience: int
-    thaw_warmup_steps: int
-    learning_rate: float
-    layerwise_lr_decay: float
-    lr_scheduler_type: str
-    warmup_ratio: float
-    decay_ratio: float
-    min_lr_ratio: float
-    lr_power: float
-    weight_decay: float
-    adam_beta1: float
-    adam_beta2: float
-    adam_epsilon: float
-    dropout: float | None
-    attention_dropout: float | None
-    embedding_dropout: float | None
-    classifier_dropout: float | None
-    layerdrop: float | None
-    label_smoothing_factor: float
-    max_grad_norm: float
-    global_batch_size: int
 
     micro_batch_size: int | None
     eval_interval: int | None

@@ -25,6 +25,7 @@ class ParameterInfo:
     high: float | None = None
     choices: tuple[str, ...] | None = None
     above_low: bool = False
+    knob: bool = False  # of regularization; without a value, the checkpoint's own holds
 
 
 # Modes of unfreezing, with what trains in which stage. A thaw leads from one stage to the next.
@@ -111,11 +112,11 @@ PARAMETERS: dict[str, ParameterInfo] = {
     "adam_beta1": ParameterInfo("float", 0.9, "decay of AdamW's first moment", 0.0, _BETA),
     "adam_beta2": ParameterInfo("float", 0.999, "decay of AdamW's second moment", 0.0, _BETA),
     "adam_epsilon": ParameterInfo("float", 1e-8, "AdamW epsilon", 0.0, 1.0),
-    "dropout": ParameterInfo("float", None, "dropout on hidden states", 0.0, _RATE),
-    "attention_dropout": ParameterInfo("float", None, "dropout on attention probabilities", 0.0, _RATE),
-    "embedding_dropout": ParameterInfo("float", None, "dropout on embeddings", 0.0, _RATE),
-    "classifier_dropout": ParameterInfo("float", None, "dropout before the classifier", 0.0, _RATE),
-    "layerdrop": ParameterInfo("float", None, "probability of skipping a whole block", 0.0, _RATE),
+    "dropout": ParameterInfo("float", None, "dropout on hidden states", 0.0, _RATE, knob=True),
+    "attention_dropout": ParameterInfo("float", None, "dropout on attention probabilities", 0.0, _RATE, knob=True),
+    "embedding_dropout": ParameterInfo("float", None, "dropout on embeddings", 0.0, _RATE, knob=True),
+    "classifier_dropout": ParameterInfo("float", None, "dropout before the classifier", 0.0, _RATE, knob=True),
+    "layerdrop": ParameterInfo("float", None, "probability of skipping a whole block", 0.0, _RATE, knob=True),
     "label_smoothing_factor": ParameterInfo("float", 0.0, "label smoothing, in the training loss alone", 0.0, _RATE),
     "max_grad_norm": ParameterInfo("float", 1.0, "largest norm of all gradients together; 0 switches clipping off", 0.0, 1e9),
     "global_batch_size": ParameterInfo(
@@ -126,6 +127,8 @@ PARAMETERS: dict[str, ParameterInfo] = {
         _BIG,
     ),
 }
+
+KNOBS = tuple(name for name, info in PARAMETERS.items() if info.knob)
 
 # Names for the same parameter in W&B, transformers and papers. Only hints use them.
 ALIASES = {

@@ -14,7 +14,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import tempfile
 import time
 import uuid
@@ -27,7 +26,7 @@ from scalesweep.errors import OutsideError, Problem, SpecError, UserError, comma
 from scalesweep.spec import SweepSpec
 from scalesweep.spec.loading import KeyPath
 from scalesweep.storage import UrlPath
-from scalesweep.workers.session import check_address
+from scalesweep.workers.session import check_address, knock
 
 PORTS = {"http": 80, "https": 443, "ray": 10001}  # scheme of an address → its default port
 RUN_DIR = "scalesweep_run_dir"  # key of the job's metadata that holds the run folder
@@ -282,7 +281,7 @@ def _knock(address: str) -> None:
     if not host:
         raise UserError(f"--address {address} has no host", "write for example http://HEAD:8265 or ray://HEAD:10001")
     try:
-        socket.create_connection((host, port), timeout=10).close()
+        knock(host, port)
     except OSError as error:
         hint = "run `ray status` on the head to see whether the cluster is up. Its dashboard listens on 127.0.0.1 unless --dashboard-host is set"
         raise OutsideError(f"no server answers at {address} ({error})", hint) from None

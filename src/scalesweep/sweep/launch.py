@@ -16,10 +16,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from scalesweep.control.conductor import Conductor, Sink
+from scalesweep.control.conductor import Conductor
 from scalesweep.costs import workers_of_node
 from scalesweep.errors import NothingUsableError, UserError, command
-from scalesweep.record import Manifest, Record, RecordWriter, Trial, best, read_manifest
+from scalesweep.record import Manifest, Record, RecordWriter, Sink, Trial, best, read_manifest
 from scalesweep.record.manifest import new_manifest
 from scalesweep.record.provenance import git_revision, package_versions, who
 from scalesweep.record.store import began, clear_unless_began

@@ -25,11 +25,11 @@ from scalesweep.spec import (
     rung_levels,
     unfreezing_modes,
 )
-from scalesweep.spec.config import KNOBS, default_of
+from scalesweep.spec.config import default_of
 from scalesweep.spec.configurations import space_size
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.metrics import LANGUAGE_MODELLING, METRICS
-from scalesweep.spec.space import THAWING_MODES
+from scalesweep.spec.space import KNOBS, THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.training.baseline import Baseline, guessing, strictest
 from scalesweep.training.schedules import SCHEDULES
@@ -342,8 +342,9 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         SpecError: with file, line, key and remedy of each problem.
         OutsideError: if a hub can't be reached.
     """
+    from scalesweep.data.prepare import prepare
     from scalesweep.data.problems import DataProblem
-    from scalesweep.data.tokens import TokenizedData, prepare, tokenize
+    from scalesweep.data.tokens import TokenizedData, tokenize
     from scalesweep.models.ladder import load_tokenizer
     from scalesweep.storage import cache_dir
 

@@ -83,7 +83,8 @@ def open_data(job: TrialJob) -> TokenizedData:
     Raises:
         OutsideError: the source has different data on this node from where the sweep was launched.
     """
-    from scalesweep.data.tokens import TokenizedData, prepare, tokenize
+    from scalesweep.data.prepare import prepare
+    from scalesweep.data.tokens import TokenizedData, tokenize
     from scalesweep.models.ladder import load_tokenizer
 
     folder = cache_dir() / job.data_key

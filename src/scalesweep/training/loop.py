@@ -21,7 +21,7 @@ import torch
 from scalesweep.costs import dollars
 from scalesweep.data.batches import BatchPlan, eval_order, micro_batches, shard, steps_for_tokens
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit, text_tokenizer
-from scalesweep.models.base import BaseModel, base_key
+from scalesweep.models.base import BaseWeights, base_key
 from scalesweep.models.groups import LayerGroup
 from scalesweep.models.ladder import load_tokenizer, quiet, restore_use_cache
 from scalesweep.models.replay import NotReplayable
@@ -45,15 +45,15 @@ COUNTERS = ("step", "tokens", "model_flops", "flops", "train_seconds", "untouche
 PARTS_OF_A_RUN = 10_000  # resolution of the schedule if a run is measured in FLOPs, seconds or dollars
 
 
-_base_models: dict[str, BaseModel] = {}  # a few: one per ladder size
+_base_models: dict[str, BaseWeights] = {}  # a few: one per ladder size
 
 
-def _base_model(job: TrialJob) -> BaseModel:
+def _base_model(job: TrialJob) -> BaseWeights:
     """The base model of the job's size. A checkpoint that changes on disk gets a new one."""
     wanted = (job.size, job.task, len(job.classes) or None, job.config.seed, dict(enumerate(job.classes)) or None)
     key = base_key(*wanted)
     if key not in _base_models:
-        _base_models[key] = BaseModel.open(*wanted, cache_dir())
+        _base_models[key] = BaseWeights.open(*wanted, cache_dir())
     return _base_models[key]
 
 
@@ -119,7 +119,7 @@ class Trainer:
         self._steps_since_report = 0
         self._mode_is_set = False
 
-    def _prefix_cache(self, base: BaseModel) -> PrefixCache | None:
+    def _prefix_cache(self, base: BaseWeights) -> PrefixCache | None:
         config, job = self.config, self.job
         if config.prefix_cache == "off":
             return None

@@ -165,10 +165,19 @@ def check_address(address: str, processes: Path = Path("/proc")) -> None:
         hint = hint or "write 'auto' on a node of the cluster, or its head's HOST:6379"
         raise UserError(f"{named} is not HOST:PORT", hint)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        knock(host.strip("[]"), int(port))
     except OSError as error:
         hint = hint or "run `ray status` to see whether a cluster is up; without --address, a local cluster is started"
         raise OutsideError(f"no Ray cluster answers at {named.removeprefix('--address ')} ({error})", hint) from None
+
+
+def knock(host: str, port: int) -> None:
+    """Check quickly that a server listens at an address.
+
+    Raises:
+        OSError: none does.
+    """
+    socket.create_connection((host, port), timeout=10).close()
 
 
 def _check_versions() -> None:
