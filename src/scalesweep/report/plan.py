@@ -76,6 +76,9 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     guess = f"{shown}: the score of guessing from {plan['baseline']['guess']}, which a trial must beat"
     console.print(headed("guess", f"  {guess}"))
     console.print(headed("cost", f"   at most {_cost_line(plan['cost_at_most'])}"))
+    if (hours := plan["hours_at_most"]) and plan["cost_at_most"]["gpu_hours"] is None:
+        speed = f"{hours['flops_per_second']:.2g} FLOPs per second of a worker ({hours['source']})"
+        console.print(headed("hours", f"  at most {hours['gpu_hours']:.2g} GPU hours of training at {speed}"))
 
 
 def _data_lines(data: dict[str, Any]) -> list[str]:

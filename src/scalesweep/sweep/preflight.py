@@ -6,7 +6,7 @@ The result is a `Plan`. It holds everything that launch needs and that `scaleswe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from scalesweep.costs import GIB, training_memory_bytes
 from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_you_mean
 from scalesweep.models.architectures import apply_knobs
-from scalesweep.record import Past, read_record
+from scalesweep.record import Past, Trial, read_record
 from scalesweep.spec import (
     PARAMETERS,
     LadderSize,
@@ -33,6 +33,7 @@ from scalesweep.spec.space import KNOBS, THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.training.baseline import Baseline, guessing, strictest
 from scalesweep.training.schedules import SCHEDULES
+from scalesweep.training.speed import Speed, speed_of_worker
 
 if TYPE_CHECKING:
     from scalesweep.models.ladder import ResolvedSize
@@ -68,6 +69,7 @@ class Plan:
     cost: Cost
     hopeless: list[tuple[str, str]]  # (size, unfreezing mode) pairs that can't fit in GPU memory; the search skips them
     baseline: Baseline  # the score of guessing, on the validation split
+    speed: Speed | None = None  # of a worker, measured or assumed
     configurations: int | None = None  # different trials that the space holds; None without a limit
     past: tuple[Past, ...] = ()  # trials of earlier sweeps to learn from
     past_note: str = ""  # a sentence that counts them
@@ -92,6 +94,13 @@ class Plan:
                 f"{tied}; the highest block trains with it where unfreezing ({', '.join(modes)}) trains the head alone"
             )
         return notes
+
+    @property
+    def hours(self) -> dict[str, Any] | None:
+        """The GPU hours that the FLOPs of the cost take, the speed of a worker, and its source; None without a bound of FLOPs."""
+        if self.cost.flops is None or self.speed is None:
+            return None
+        return {"gpu_hours": self.cost.flops / self.speed.flops_per_second / 3600, **asdict(self.speed)}
 
     @property
     def rungs(self) -> list[int | float]:
@@ -138,6 +147,7 @@ class Plan:
             "epochs": self.epochs,
             "baseline": asdict(self.baseline),
             "cost_at_most": asdict(self.cost),
+            "hours_at_most": self.hours,
         }
 
 
@@ -396,6 +406,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         train_examples=len(lengths),
         tokens_per_example=float(lengths.mean()),
         cost=_cost(spec, sizes, float(lengths.mean()), slots, configurations),
+        speed=speed_of_worker(spec, _speeds(trial for _, trial in earlier)),
         configurations=configurations,
         hopeless=hopeless,
         baseline=strictest(baselines, spec.metric.name),
@@ -467,6 +478,12 @@ def _cost(
 def _training_flops(size: ResolvedSize, rows: int, width: float) -> float:
     """Return the FLOPs of a step on `rows` examples of `width` tokens that trains the whole model."""
     return size.flops.forward(rows, width) + size.flops.backward(rows, width, [True] * len(size.group_names))
+
+
+def _speeds(trials: Iterable[Trial]) -> list[float]:
+    """Return the training FLOPs per GPU second of each trial that reported."""
+    last = [trial.last for trial in trials if trial.last is not None]
+    return [report.model_flops / report.gpu_seconds for report in last if report.model_flops and report.gpu_seconds]
 
 
 def _least(*bounds: Any) -> float | None:
