@@ -31,7 +31,7 @@ from scalesweep.spec import sweep_from_dict, trial_config
 from sweeps import sweep_dict
 
 COMMANDS = sorted(cli.commands)
-HEAVY = {"torch", "transformers", "ray", "optuna", "datasets", "wandb", "pandas", "sklearn", "matplotlib"}
+HEAVY = {"torch", "transformers", "ray", "optuna", "datasets", "wandb", "accelerate", "pandas", "sklearn", "matplotlib"}
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ LIBRARIES: dict[str, set[str]] = {
     "optuna": {"search", "sweep/study.py", "simulation/driver.py"},  # the latter two make the storage that a study lives in
     "tokenizers": {"data"},
     "torch": {"models", "training", "workers/rank.py"},
+    "accelerate": {"training"},
     "transformers": {"models", "training", "promotion"},
     "datasets": {"data"},
     "wandb": {"report/wandb_tracker.py"},
@@ -273,7 +274,7 @@ def test_docstrings_begin_with_the_noun() -> None:
     ],
 )
 def test_importing_a_room_loads_nothing_heavy(names: str, heavy: str) -> None:
-    always = "torch transformers datasets ray wandb pandas sklearn scipy"
+    always = "torch transformers accelerate datasets ray wandb pandas sklearn scipy"
     loaded = loaded_after(names.split()) & {*heavy.split(), *always.split()}
     assert not loaded
 

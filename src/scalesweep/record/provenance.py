@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 
-PACKAGES = ("scalesweep", "ray", "optuna", "torch", "transformers", "tokenizers", "datasets", "wandb", "numpy")
+PACKAGES = ("scalesweep", "ray", "optuna", "torch", "transformers", "tokenizers", "datasets", "accelerate", "wandb", "numpy")
 
 
 def package_versions() -> dict[str, str]:

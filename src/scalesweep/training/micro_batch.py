@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from scalesweep.training.job import TrialJob
 
@@ -21,9 +22,7 @@ CPU_MICRO_BATCH = 32  # main memory rarely limits the size, and larger pieces ar
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` means that a device or the CPU's allocator had too little memory."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, Exception) and should_reduce_batch_size(error))
 
 
 class MicroBatch:

@@ -7,10 +7,10 @@ and the precision come from the job alone.
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Iterable
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,9 +51,7 @@ class Precision:
             self.scaler.update()
 
     def free_memory(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        clear_device_cache(garbage_collection=True)
 
 
 def use_threads(count: int) -> None:
