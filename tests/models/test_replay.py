@@ -364,7 +364,7 @@ def test_no_tensor_is_kept_alive(name: str) -> None:
             hidden = replay.capture(range(2, cut + 1), inputs)
             logits = replay.forward(cut, hidden[cut], inputs).logits
             logits.sum().backward()
-            replay.check(cut, inputs, hidden[cut])
+            replay.check(cut, inputs)
             alive = [weakref.ref(tensor) for tensor in (*hidden.values(), logits)]
             del hidden, logits
             assert not [reference for reference in alive if reference() is not None]
@@ -463,23 +463,6 @@ def test_encoder_decoders_are_refused_at_once() -> None:
     model = tiny_model("t5")
     with pytest.raises(NotReplayable, match="several stacks of blocks"):
         Replay(model, layer_groups(model))
-
-
-def test_check_compares_what_a_cache_holds() -> None:
-    model, inputs = model_of("bert"), padded_inputs()
-    replay = Replay(model, layer_groups(model))
-    hidden = replay.capture([3], inputs)[3]
-    replay.check(3, inputs, hidden)
-    with pytest.raises(NotReplayable, match="belong to other weights or examples"):
-        replay.check(3, inputs, hidden.flip(0))
-    with pytest.raises(NotReplayable, match="belong to other weights or examples"):
-        replay.check(3, inputs, torch.full_like(hidden, torch.nan))
-    rounded = hidden.to(torch.float16).float()
-    with pytest.raises(NotReplayable):
-        replay.check(3, inputs, rounded)
-    replay.check(3, inputs, rounded, tolerance=1e-2)
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(NotReplayable, match="belong to other weights"):
-        replay.check(3, inputs, hidden.flip(0))
 
 
 def test_a_pass_that_leaves_out_the_block_is_noticed() -> None:
@@ -582,7 +565,9 @@ def test_a_real_checkpoint_cut_to_two_sizes() -> None:
     states, other_states = replay.capture([3, 5], inputs), other.capture([3, 5], inputs)  # 5 is the head of the smaller
     assert all(torch.equal(states[cut], other_states[cut]) for cut in (3, 5))
     for cut in (3, 5):
-        replay.check(cut, inputs, other_states[cut])
-        other.check(cut, inputs, states[cut])
+        for model, own, theirs in ((small, replay, other_states), (large, other, states)):
+            freeze(model, layer_groups(model), cut)
+            model.eval()
+            torch.testing.assert_close(own.forward(cut, theirs[cut], inputs).logits, model(**inputs).logits)
         with torch.autocast("cpu", torch.bfloat16):
             other.check(cut, inputs)

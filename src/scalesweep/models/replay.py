@@ -168,29 +168,23 @@ class Replay:
             raise NotReplayable(f"a forward pass of {type(self.model).__name__} did not run layer group {cut}")
         return output
 
-    def check(
-        self, cut: int, inputs: Mapping[str, Tensor], hidden: Tensor | None = None, tolerance: float | None = None
-    ) -> None:
+    def check(self, cut: int, inputs: Mapping[str, Tensor]) -> None:
         """Compare the logits of a full forward pass with those from hidden states, in evaluation mode.
 
         The hidden states are computed like cached ones: each example alone, without padding. The first comparison runs without
         autocast, where rounding is small, so a larger difference means missing state. The second runs under the active
-        autocast. It uses `hidden`, if given: the states that a cache holds for these inputs. This detects states of other
-        weights or examples. Logits of padding are ignored.
+        autocast, if there is one. Logits of padding are ignored.
 
         Raises:
             NotReplayable: the largest difference is above a tolerance (TOLERANCES, by dtype), relative to the largest
-                logit. `tolerance` replaces that of the second comparison.
+                logit.
         """
         kind = inputs["input_ids"].device.type
-        autocast = torch.is_autocast_enabled(kind)
         with torch.no_grad(), self._quiet():
             with torch.autocast(kind, enabled=False):
                 self._compare(cut, self._uneven(inputs))
-            if hidden is not None or autocast:
-                if tolerance is None and autocast:  # some models convert bfloat16 to float32 in their last step
-                    tolerance = TOLERANCES[torch.get_autocast_dtype(kind)]
-                self._compare(cut, inputs, hidden, tolerance)
+            if torch.is_autocast_enabled(kind):  # some models convert bfloat16 to float32 in their last step
+                self._compare(cut, inputs, TOLERANCES[torch.get_autocast_dtype(kind)])
 
     # ---- the parts --------------------------------------------------------------------------------------------------------
 
@@ -217,17 +211,12 @@ class Replay:
             rows.append(state.new_zeros(len(kept), state.shape[1]).masked_scatter(kept[:, None], state))
         return torch.stack(rows)
 
-    def _compare(
-        self, cut: int, inputs: Mapping[str, Tensor], hidden: Tensor | None = None, tolerance: float | None = None
-    ) -> None:
+    def _compare(self, cut: int, inputs: Mapping[str, Tensor], tolerance: float | None = None) -> None:
         name = f"{type(self.model).__name__}, run from the hidden states at layer group {cut},"
-        reason = "so the cached states belong to other weights or examples"
+        reason = "so its blocks pass on more than hidden states, or their output depends on the padding of a batch"
         try:
             full = _logits(self.model(**inputs), inputs)
-            if hidden is None:
-                hidden = self._one_by_one(cut, inputs)
-                reason = "so its blocks pass on more than hidden states, or their output depends on the padding of a batch"
-            replayed = _logits(self.forward(cut, hidden, inputs), inputs)
+            replayed = _logits(self.forward(cut, self._one_by_one(cut, inputs), inputs), inputs)
         except (NotReplayable, torch.OutOfMemoryError):
             raise
         except Exception as error:  # model code that lacks something its blocks pass on can raise anything
