@@ -18,7 +18,7 @@ An absent parameter counts as optimal. `FAMILIES` holds the numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -106,7 +106,9 @@ class Family:
     interval_loss: float = 0.004  # per squared octave
 
     # Schedule and regularization. A larger model needs more regularization.
-    schedule_loss: tuple[float, ...] = (0.002, 0.0, 0.0, 0.006, 0.0, 0.0, 0.003, 0.0, 0.0)  # in the order of RATES
+    schedule_loss: Mapping[str, float] = field(  # of the schedules with one
+        default_factory=lambda: {"linear": 0.002, "polynomial": 0.006, "slanted_triangular": 0.003}
+    )
     anneal_loss: float = 0.03  # at the full rate lr*; grows with the square root of the rate
     warmup_best: float = 0.06
     warmup_loss: float = 0.006  # per squared tenth of the run
@@ -343,7 +345,7 @@ class ParametricSource:
         if "lr_scheduler_type" in x:
             schedule, anneal = _code(x["lr_scheduler_type"]), f.anneal_loss * 2 ** (np.minimum(np.maximum(z, -4), 3) / 2)
             for code in set(schedule.flat):
-                now = anneal * RATES[_SCHEDULES[code]](u) + f.schedule_loss[code]
+                now = anneal * RATES[_SCHEDULES[code]](u) + f.schedule_loss.get(_SCHEDULES[code], 0.0)
                 above = np.where(schedule == code, above + now, above)
         size = f.bowl * np.log2(n / f.bowl_at) ** 2 if f.bowl else f.size_loss * 2 ** (-f.size_exponent * octaves)
         loss = f.floor + size + f.headroom * (1 - np.exp(-above / f.headroom))
