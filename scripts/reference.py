@@ -315,7 +315,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "values:sampler": lambda: values(sweep.SAMPLERS, "sampler"),
     "values:placement": lambda: values(sweep.PLACEMENTS, "placement"),
     "values:unfreezing": lambda: values(space.UNFREEZING_MODES, "unfreezing"),
-    "values:unfreeze_cadence": lambda: values(space.CADENCES, "unfreeze_cadence"),
+    "values:unfreeze_cadence": lambda: values({name: row.help for name, row in space.CADENCES.items()}, "unfreeze_cadence"),
     "values:lr_scheduler_type": lambda: values({name: row.help for name, row in SCHEDULES.items()}, "lr_scheduler_type"),
     "parameters": parameters,
     "metrics": metrics,

@@ -13,7 +13,8 @@ import torch
 from jobs import job, reports
 from scalesweep.data.batches import BatchPlan
 from scalesweep.spec import TrialConfig
-from scalesweep.training.cadence import Cadence
+from scalesweep.spec.space import CADENCES
+from scalesweep.training.cadence import STAGES, Cadence
 from scalesweep.training.loop import Trainer, train
 from tiny_models import save_tiny
 from tiny_sweeps import tiny_sweep
@@ -33,6 +34,10 @@ def thawed_by_step(cadence: Cadence, steps: int) -> list[int]:
         cadence.advance(step, step / steps)
         found.append(sum(cadence.trainable))
     return found
+
+
+def test_every_cadence_of_the_table_has_a_function() -> None:
+    assert STAGES.keys() == CADENCES.keys()
 
 
 def test_a_thaw_every_few_steps_every_epoch_or_at_shares_of_the_run() -> None:

@@ -21,6 +21,7 @@ from scalesweep.record.store import encode, events_path
 from scalesweep.report import words
 from scalesweep.search.pick import pick_of
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
+from scalesweep.spec.space import CADENCES
 from scalesweep.storage import UrlPath, place
 from scalesweep.training.job import TrialJob, job_from_manifest
 from scalesweep.workers.one_job import JobFailed, train_here, train_on_workers
@@ -150,7 +151,7 @@ def promote(
             train_on=train_on,
             evaluate_on="test",
             heartbeat_steps=5,
-            thaw_at=thaws(trial, record) if config.unfreeze_cadence == "plateau" else None,
+            thaw_at=thaws(trial, record) if CADENCES[config.unfreeze_cadence].by_metric else None,
         )
         report = _train(job, work, progress, address)
         reads, named = _earlier_reads(output) + 1, trial_name != "best"

@@ -9,7 +9,7 @@ from typing import Any
 from scalesweep.errors import first_line
 from scalesweep.record import Record, State, Trial
 from scalesweep.record.final_length import FinalLength
-from scalesweep.spec.space import THAWING_MODES
+from scalesweep.spec.space import CADENCES, THAWING_MODES
 
 MISSING = "–"
 ERRORS_SHOWN = 3
@@ -83,12 +83,7 @@ def unfreezing(config: Mapping[str, Any]) -> str:
     mode = config.get("unfreezing", MISSING)
     if mode not in THAWING_MODES:
         return str(mode)
-    cadence = config.get("unfreeze_cadence", "steps")
-    if cadence == "steps":
-        return f"{mode}/{config['unfreeze_interval']}"
-    if cadence == "fraction":
-        return f"{mode}/{config['unfreeze_fraction']:.3g}"
-    return f"{mode}/{cadence}" + (f" {config['unfreeze_patience']}" if cadence == "plateau" else "")
+    return f"{mode}/{CADENCES[config.get('unfreeze_cadence', 'steps')].short.format(**config)}"
 
 
 def rate(config: Mapping[str, Any]) -> str:

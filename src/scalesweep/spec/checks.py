@@ -10,7 +10,16 @@ from scalesweep.errors import Problem, did_you_mean, nearest
 from scalesweep.spec.config import rung_levels
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.points import check_points
-from scalesweep.spec.space import ALIASES, KEY_ALIASES, PARAMETERS, THAWING_MODES, VALUE_ALIASES, Parameter, ParameterInfo
+from scalesweep.spec.space import (
+    ALIASES,
+    CADENCES,
+    KEY_ALIASES,
+    PARAMETERS,
+    THAWING_MODES,
+    VALUE_ALIASES,
+    Parameter,
+    ParameterInfo,
+)
 from scalesweep.spec.sweep import SPLITS, LadderSize, SweepSpec
 
 
@@ -63,9 +72,11 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
 _NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "unfreeze_cadence": {"unfreezing": THAWING_MODES},
     "thaw_warmup_steps": {"unfreezing": THAWING_MODES},
-    "unfreeze_interval": {"unfreezing": THAWING_MODES, "unfreeze_cadence": ("steps",)},
-    "unfreeze_fraction": {"unfreezing": THAWING_MODES, "unfreeze_cadence": ("fraction",)},
-    "unfreeze_patience": {"unfreezing": THAWING_MODES, "unfreeze_cadence": ("plateau",)},
+    **{
+        row.parameter: {"unfreezing": THAWING_MODES, "unfreeze_cadence": (name,)}
+        for name, row in CADENCES.items()
+        if row.parameter is not None
+    },
 }
 
 
@@ -92,9 +103,9 @@ def _check_cadence(spec: SweepSpec) -> list[Problem]:
                 example = f"{other}: {{value: {words[0]}}}" if len(words) == 1 else f"{other}: {{values: [{', '.join(words)}]}}"
                 problems.append(spec.problem((*at, name), problem, f"add {example}, or remove {name}"))
             break
-    plateau = "plateau" in _words_drawn(spec, "unfreeze_cadence")
-    if plateau and not problems and spec.training.eval_interval is None and early.type == "none":
-        message = "plateau needs evaluations before the end of a trial, and there is none"
+    by_metric = [word for word in _words_drawn(spec, "unfreeze_cadence") if CADENCES[word].by_metric]
+    if by_metric and not problems and spec.training.eval_interval is None and early.type == "none":
+        message = f"{by_metric[0]} needs evaluations before the end of a trial, and there is none"
         problems.append(spec.problem((*at, "unfreeze_cadence"), message, "set training.eval_interval"))
     return problems
 

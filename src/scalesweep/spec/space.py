@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,13 +38,33 @@ UNFREEZING_MODES: dict[str, str] = {
     "lp_ft": "the head; then everything (Kumar et al., 2022, arXiv 2202.10054)",
 }
 THAWING_MODES = ("gradual", "chain_thaw", "lp_ft")  # the modes that unfreeze further layer groups during training
+
+
+class CadenceInfo(NamedTuple):
+    """One row of `CADENCES`. `training/cadence.py` has its function.
+
+    `parameter` is the one that it reads. `short` is its form in a line about a trial. With `by_metric`, thaws follow the
+    evaluations of the trial, so a run without evaluations takes them from an earlier one.
+    """
+
+    help: str
+    parameter: str | None
+    short: str
+    by_metric: bool = False
+
+
 # When a thaw comes.
-CADENCES: dict[str, str] = {
-    "steps": "every `unfreeze_interval` optimizer steps",
-    "epoch": "at the beginning of every epoch",
-    "fraction": "every `unfreeze_fraction` of the run",
-    "plateau": "after `unfreeze_patience` evaluations in a row that did not improve the sweep's metric. Evaluations are at rungs "
-    "and every `training.eval_interval` steps.",
+CADENCES: dict[str, CadenceInfo] = {
+    "steps": CadenceInfo("every `unfreeze_interval` optimizer steps", "unfreeze_interval", "{unfreeze_interval}"),
+    "epoch": CadenceInfo("at the beginning of every epoch", None, "epoch"),
+    "fraction": CadenceInfo("every `unfreeze_fraction` of the run", "unfreeze_fraction", "{unfreeze_fraction:.3g}"),
+    "plateau": CadenceInfo(
+        "after `unfreeze_patience` evaluations in a row that did not improve the sweep's metric. Evaluations are at rungs and "
+        "every `training.eval_interval` steps.",
+        "unfreeze_patience",
+        "plateau {unfreeze_patience}",
+        by_metric=True,
+    ),
 }
 
 _BETA, _RATE, _BIG = 0.9999999, 0.999, 10**9

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from scalesweep.data.batches import BatchPlan
 from scalesweep.models.unfreezing import stages, trainable_groups
 from scalesweep.spec import TrialConfig
+from scalesweep.spec.space import CADENCES
 
 
 class Cadence:
@@ -50,20 +52,13 @@ class Cadence:
         return True
 
     def _stage(self, step: int, progress: float) -> int:
-        config = self.config
         if self.thaw_at is not None:
             return sum(share <= progress + 1e-9 for share in self.thaw_at)
-        if config.unfreeze_cadence == "steps":
-            return step // config.unfreeze_interval
-        if config.unfreeze_cadence == "epoch":
-            return self.plan.epoch(step)
-        if config.unfreeze_cadence == "fraction":
-            return int(progress / config.unfreeze_fraction + 1e-9)
-        return self.stage  # plateau: `observe` advances the stage
+        return STAGES[self.config.unfreeze_cadence](self, step, progress)
 
     def observe(self, loss: float) -> None:
         """Record a validation value (lower is better). After `unfreeze_patience` values without gain the next stage begins."""
-        if self.config.unfreeze_cadence != "plateau" or self.thaw_at is not None:
+        if not CADENCES[self.config.unfreeze_cadence].by_metric or self.thaw_at is not None:
             return
         if loss < self.best:
             self.best, self.evaluations_without_gain = loss, 0
@@ -95,3 +90,12 @@ class Cadence:
         self.stage, self.evaluations_without_gain = state["stage"], state["without_gain"]
         self.best = math.inf if state["best"] is None else state["best"]
         self.thawed, self.trainable = list(state["thawed"]), tuple(state["trainable"])
+
+
+# The stage of step `step` (from 0) at `progress` (0 … 1) of the run, by the cadences of `spec.space.CADENCES`.
+STAGES: dict[str, Callable[[Cadence, int, float], int]] = {
+    "steps": lambda cadence, step, progress: step // cadence.config.unfreeze_interval,  # noqa: ARG005
+    "epoch": lambda cadence, step, progress: cadence.plan.epoch(step),  # noqa: ARG005
+    "fraction": lambda cadence, step, progress: int(progress / cadence.config.unfreeze_fraction + 1e-9),  # noqa: ARG005
+    "plateau": lambda cadence, step, progress: cadence.stage,  # noqa: ARG005 - `observe` advances it
+}
