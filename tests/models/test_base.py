@@ -121,7 +121,9 @@ def test_what_fits_half_precision_is_kept_so_without_loss(dtype: torch.dtype, tm
     folder = save_tiny("llama", tmp_path / "model")
     weights = {name: value.to(dtype) for name, value in load_file(folder / "model.safetensors").items()}
     name, odd = next(iter(weights.items()))
-    odd.flatten()[:4] = torch.tensor([-0.0, float("inf"), torch.finfo(dtype).max, torch.finfo(dtype).tiny], dtype=dtype)
+    odd.flatten()[:4] = torch.tensor(
+        [-0.0, torch.finfo(dtype).min, torch.finfo(dtype).max, torch.finfo(dtype).tiny], dtype=dtype
+    )
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}))

@@ -45,7 +45,7 @@ def make_frame(steps: tuple[int, ...] = (100, 200, 400)) -> pd.DataFrame:
 
 
 def source(frame: pd.DataFrame | None = None, goal: str = "minimize", **spec: Any) -> TableSource:
-    spec["metric"] = {"name": "loss", "goal": goal}
+    spec.setdefault("metric", {"name": "loss", "goal": goal})
     return TableSource(make_frame() if frame is None else frame, make_spec(**spec))
 
 
@@ -357,7 +357,7 @@ def test_taskset() -> None:
     for name in configs.columns.drop("config_id"):
         low, high = float(configs[name].min()), float(configs[name].max())
         space[name] = {"min": low, "max": high, "distribution": "log_uniform_values" if high > 10 * low else "uniform"}
-    table = source(frame, space=space, max_t=10_000, metric={"name": "valid_loss"})
+    table = source(frame, space=space, max_t=10_000, metric={"name": "valid_loss", "goal": "minimize"})
     finals = curves[curves["point"] == 50].set_index("config_id")["valid_loss"]
     assert len(table.configs) == 1000
     assert table.best == finals.min()

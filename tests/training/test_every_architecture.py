@@ -25,6 +25,7 @@ CASES = [(kind, "sequence-classification") for kind in TINY] + [(kind, "causal-l
 # Three blocks, embeddings and head: five groups, one more every other step. T5 has a decoder of three blocks more.
 CONFIG = {"unfreezing": "gradual", "unfreeze_interval": 2, "rungs": [5], "eval_interval": 1, "learning_rate": 3e-3}
 CHANGED = {"architectures", "id2label", "label2id", "problem_type"}  # of a config in an export
+TIED = {(kind, "causal-lm") for kind in ("gpt2", "opt", "gemma")}
 RUNG, FOUR_THAWED = 5, 8  # steps
 
 every_architecture = pytest.mark.parametrize(("kind", "task"), CASES, ids=lambda value: value)
@@ -67,7 +68,9 @@ def runs(kind: str, task: str) -> Runs:
 @every_architecture
 def test_groups_thaw_one_by_one(kind: str, task: str) -> None:
     thawed = [report.metrics["trainable_groups"] for report in runs(kind, task).cached]
-    assert thawed == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, *([6, 6] if kind == "t5" else [])]
+    # A tied head has no matrix of its own here, so the highest block trains with it from the start.
+    stages = [2, 3, 4, 5, 5] if (kind, task) in TIED else [1, 2, 3, 4, 5, *([6] if kind == "t5" else [])]
+    assert thawed == [stage for stage in stages for _ in range(2)]
 
 
 @every_architecture
