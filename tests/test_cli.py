@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,23 @@ def test_the_installed_command_is_the_same(run_dir: Path, tmp_path: Path) -> Non
         here = run(*words, cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (here.returncode, here.stdout, here.stderr)
         assert done.returncode == code
+
+
+def test_streams_that_are_closed_or_of_another_encoding(run_dir: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "scalesweep.cli", "leaderboard", str(run_dir)])
+
+    def code_of(line: str) -> str:
+        line = f"set -o pipefail; {line}; echo $?"
+        return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+
+    assert code_of(f"{command} 2>&-") == "0"
+    assert code_of(f"{command} >&-") == "0"
+    assert code_of(f"{command} | true") == "141"
+    done = subprocess.run(
+        shlex.split(command), env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"quick ? eval_loss" in done.stdout
 
 
 def test_the_shell_completes_commands_and_options_as_the_reference_shows() -> None:

@@ -6,6 +6,8 @@ The commands import heavy libraries inside their functions, which keeps `--help`
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +35,13 @@ class _Group(click.Group):
 
 def _say(text: str = "") -> None:
     click.echo(text, err=True)
+
+
+def _print_json(value: object) -> None:
+    """Print one JSON document to stdout. Where stdout is not UTF-8, other letters than ASCII are escaped."""
+    import json
+
+    click.echo(json.dumps(value, indent=2, ensure_ascii=(sys.stdout.encoding or "utf-8").lower() != "utf-8"))
 
 
 def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | UrlPath | None:  # noqa: ARG001
@@ -97,14 +106,13 @@ def plan(spec: Path, overrides: tuple[str, ...], cluster: Path | None, num_gpus:
     Reads the sweep file and the search space, finds the models and the data, and tokenizes the data once (later commands
     reuse the tokens). Prints the search space, the ladder, the rungs and the maximum cost. Trains nothing.
     """
-    import json
 
     from scalesweep.report.plan import print_plan
 
     slots = None if cluster else partial(_slots, num_gpus=num_gpus, planning=True)
     checked = _checked_plan(_load(spec, overrides, slots), spec.parent, None, num_gpus, cluster, planning=True)
     if as_json:
-        click.echo(json.dumps(checked.as_json(), indent=2, ensure_ascii=False))
+        _print_json(checked.as_json())
     else:
         print_plan(checked.spec, checked.as_json())
 
@@ -313,18 +321,15 @@ def _follow(jobs: Jobs, job: str, run_dir: str, as_json: bool = False, stopping:
         line = command("resume", run_dir, "--address", jobs.address)
         _say(f"\nstopped; nothing that was reported is lost. Continue with: {line}")
     if as_json and code == 0:
-        import json
-
         from scalesweep.record import read_record
         from scalesweep.report.leaderboard import leaderboard_json
 
-        click.echo(json.dumps(leaderboard_json(read_record(run_dir)), indent=2, ensure_ascii=False))
+        _print_json(leaderboard_json(read_record(run_dir)))
     sys.exit(0 if stopping and status == "STOPPED" else code)
 
 
 def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> None:
     """Run or resume a sweep, then show its leaderboard and what to do next."""
-    import json
 
     from scalesweep.report.leaderboard import leaderboard_json
     from scalesweep.report.terminal import print_leaderboard, where_it_is
@@ -338,7 +343,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
                 _say(f"\ninterrupted; nothing that was reported is lost. Continue with: {command('resume', run_dir)}")
         raise
     if as_json:
-        click.echo(json.dumps(leaderboard_json(record), indent=2, ensure_ascii=False))
+        _print_json(leaderboard_json(record))
         return
     print_leaderboard(record, limit=10)
     _say("\n" + where_it_is(str(run_dir), folder, record))
@@ -413,7 +418,6 @@ def simulate(
     Compare two settings:        … --curves family:trend --against search.sampler=random --plot regret.png
     Replay the decisions:        scalesweep simulate runs/x --replay    (exit code 3 if one differs)
     """
-    import json
     import os
 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -440,7 +444,7 @@ def simulate(
     if plot is not None:
         plot_simulation(result, plot)
     if as_json:
-        click.echo(json.dumps(simulation_json(result), indent=2, ensure_ascii=False, allow_nan=False))
+        _print_json(simulation_json(result))
     else:
         print_simulation(result)
     if plot is not None:
@@ -449,7 +453,6 @@ def simulate(
 
 def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
     """Repeat the decisions of a record and print the differences; exit code 3 if there are any."""
-    import json
     from dataclasses import asdict
 
     from scalesweep.report.simulation import print_replay
@@ -457,7 +460,7 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
 
     result = replay_decisions(run_dir)
     if as_json:
-        click.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        _print_json(asdict(result))
     else:
         print_replay(result)
     if result.differences:
@@ -480,7 +483,6 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
 
     ★ marks the Pareto front: no other trial beats these in both metric and GPU seconds.
     """
-    import json
 
     from scalesweep.record import read_record
     from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json
@@ -490,7 +492,7 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
         raise click.UsageError("--json and --csv can't be combined")
     record = read_record(run_dir)
     if as_json:
-        click.echo(json.dumps(leaderboard_json(record, by, limit), indent=2, ensure_ascii=False))
+        _print_json(leaderboard_json(record, by, limit))
     elif as_csv:
         click.echo(leaderboard_csv(record, by, limit), nl=False)
     else:
@@ -547,7 +549,6 @@ def promote(
     The output is a transformers folder (safetensors, tokenizer, model card, provenance.json). Before it finishes, `promote`
     loads the folder with plain transformers and checks that it predicts as the trained model does.
     """
-    import json
 
     from scalesweep.promotion.promote import promote as run
     from scalesweep.promotion.summary import after_promotion, promoted
@@ -561,14 +562,28 @@ def promote(
         _say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
         raise
     if as_json:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        _print_json(result)
         return
     click.echo(promoted(result))
     _say("\n" + after_promotion(result))
 
 
+def _usable_streams() -> None:
+    """Give a closed stream (`2>&-`) the null device, and print `?` for a letter that a stream's encoding lacks."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:  # otherwise the next file that is opened takes the stream's place
+                os.dup2(null, number)
+            setattr(sys, name, open(number, "r+" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main() -> None:
     """Entry point of the `scalesweep` command."""
+    _usable_streams()
     try:
         cli.main(prog_name="scalesweep", standalone_mode=False)
     except click.exceptions.Abort:
@@ -581,6 +596,9 @@ def main() -> None:
     except ScalesweepError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at its end goes there
+        sys.exit(141)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _say(f"error: {OutsideError(what, 'check for a full disk or a read-only folder')}")

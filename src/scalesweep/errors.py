@@ -21,6 +21,7 @@ EXIT_CODES = {
     3: "The sweep ended without a usable trial, or `simulate --replay` found a difference.",
     4: "Something outside failed: a cluster, a disk or a hub.",
     130: "The command was interrupted. `resume` continues a sweep, and `promote` a promotion.",
+    141: "The reader of the output closed it, as `| head` does.",
 }
 
 

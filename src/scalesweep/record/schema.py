@@ -180,6 +180,9 @@ class Record:
         Args:
             of: the rows, `trials` or `reports`.
             by: order of trials, as in `rank`.
+
+        Raises:
+            ValueError: `of` is another word.
         """
         from scalesweep.record.table import frame
 

@@ -61,6 +61,8 @@ def frame(record: Record, of: Literal["trials", "reports"], by: By) -> DataFrame
     """See `Record.to_frame`."""
     import pandas as pd
 
+    if of not in ("trials", "reports"):
+        raise ValueError(f"of={of!r}: the rows are 'trials' or 'reports'")
     if of == "trials":
         rows = [entry(row) for row in rank(record, by)]
         return pd.DataFrame([{**row, **row["params"]} for row in rows], columns=columns(record))

@@ -27,7 +27,11 @@ def console(**options: Any) -> Console:
     """A console that prints every text as it is: a user's names may look like rich's markup or emoji codes."""
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, **options)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich itself exits with the code 1
+
+    return Plain(markup=False, emoji=False, **options)
 
 
 def headed(head: str, text: str) -> Text:
