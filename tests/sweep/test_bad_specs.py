@@ -356,6 +356,8 @@ BAD = [
           ("parts-without-an-index", "is not an index of weight files", "download it again"),
           ("of-another-shape", "encoder.layer.0.output.dense.weight is [40, 40] in the weights, [32, 48] by config.json",
            "weights and config.json belong to the same model"),
+          ("of-whole-numbers", "has encoder.layer.0.output.dense.weight as int8; training needs", "that it was quantized from"),
+          ("by-their-config-quantized", "is quantized (bitsandbytes)", "the checkpoint that it was quantized from"),
           ("not-all-there", "lacks a weight below its head: bert.embeddings.LayerNorm.bias", "belong to the same model"),
       ]),
     in_sweep("weights that every depth lacks", "MODELS/bert", "MODELS/not-all-there", "ladder.model", "lacks a weight below its head",
@@ -508,11 +510,15 @@ POINTER = (
 )
 
 
+BITSANDBYTES = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+
+
 def break_weights(root: Path) -> None:
     """Copies of the BERT checkpoint, each broken in one way."""
     whole = (root / "bert" / "model.safetensors").read_bytes()
     weights = load_file(root / "bert" / "model.safetensors")
     torch.save(weights, root / "weights.bin")
+    config = json.loads((root / "bert" / "config.json").read_text())
     parts = {name: f"part-{1 + place % 2}.safetensors" for place, name in enumerate(weights)}
     pickle = (root / "weights.bin").read_bytes()
     safe, pickled, index = "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"
@@ -531,6 +537,13 @@ def break_weights(root: Path) -> None:
         },
         "parts-without-an-index": {"part-1.safetensors": whole, index: b"[]"},
         "of-another-shape": {safe: save({**weights, "encoder.layer.0.output.dense.weight": torch.zeros(40, 40)})},
+        "of-whole-numbers": {
+            safe: save({**weights, "encoder.layer.0.output.dense.weight": torch.ones(32, 48, dtype=torch.int8)})
+        },
+        "by-their-config-quantized": {
+            safe: whole,
+            "config.json": json.dumps(config | {"quantization_config": BITSANDBYTES}).encode(),
+        },
         "not-all-there": {safe: save({n: w for n, w in weights.items() if n != "embeddings.LayerNorm.bias"})},
     }
     for name, files in contents.items():

@@ -173,6 +173,10 @@ def load_config(size: LadderSize) -> Any:
         config = AutoConfig.from_pretrained(folder, revision=size.revision, trust_remote_code=size.trust_remote_code)
         if size.layers is not None:
             _cut_depth(config, size)
+    if (quantized := getattr(config, "quantization_config", None)) is not None:
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
+        hint = "name the checkpoint that it was quantized from"
+        raise UserError(f"{size.model} is quantized ({method}), and training needs weights in floating point", hint=hint)
     return config
 
 
@@ -418,6 +422,12 @@ def _check_headers(model: Any, size: LadderSize, config: Any, task: str) -> None
     weights = stored_weights(size.model, locate(size.model), size.revision)
     if weights is None:
         return
+    narrow = [key for key, weight in weights.items() if not weight.dtype.is_floating_point or weight.dtype.itemsize < 2]
+    for key in narrow:  # a buffer may hold whole numbers, a parameter may not
+        if any(key == name or name.endswith(f".{key}") or key.endswith(f".{name}") for name, _ in model.named_parameters()):
+            kind = str(weights[key].dtype).removeprefix("torch.")
+            hint = "name the checkpoint that it was quantized from, or save it in float32, bfloat16 or float16"
+            raise UserError(f"{size.model} has {key} as {kind}; training needs weights in floating point", hint=hint)
     try:
         with quiet():
             _, loading = type(model).from_pretrained(

@@ -17,6 +17,12 @@ SAFE = "model.safetensors"
 SAFE_INDEX = "model.safetensors.index.json"
 PICKLED = "pytorch_model.bin"
 READ_WITH_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # config and tokenizer
+# Types of safetensors. Any other is smaller than a byte or new, and holds quantized weights.
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # a pointer file's first line, by the specification of git-lfs
 
 
@@ -56,7 +62,9 @@ def stored_weights(model: str, folder: str, revision: str | None) -> dict[str, t
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
-                    weights[name] = torch.empty(file.get_slice(name).get_shape(), device="meta")
+                    stored = file.get_slice(name)
+                    dtype = DTYPES.get(stored.get_dtype(), torch.uint8)
+                    weights[name] = torch.empty(stored.get_shape(), dtype=dtype, device="meta")
         except SafetensorError as error:
             raise _unreadable(model, path, error) from None
     return weights
