@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "costs": set(),
     "storage": set(),
+    "streams": set(),
     "spec": set(),
     "record": {"spec", "storage"},
     "search": {"spec", "record", "costs"},

@@ -6,8 +6,6 @@ The commands import heavy libraries inside their functions, which keeps `--help`
 from __future__ import annotations
 
 import contextlib
-import io
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +17,7 @@ import click
 from scalesweep import __version__
 from scalesweep.errors import OutsideError, ScalesweepError, UserError, command, did_you_mean
 from scalesweep.storage import UrlPath, place, working_folder
+from scalesweep.streams import give_up_stdout, usable_streams
 
 if TYPE_CHECKING:
     from scalesweep.spec import SweepSpec
@@ -568,22 +567,9 @@ def promote(
     _say("\n" + after_promotion(result))
 
 
-def _usable_streams() -> None:
-    """Give a closed stream (`2>&-`) the null device, and print `?` for a letter that a stream's encoding lacks."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        stream = getattr(sys, name)
-        if stream is None:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != number:  # otherwise the next file that is opened takes the stream's place
-                os.dup2(null, number)
-            setattr(sys, name, open(number, "r+" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
-        elif number and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
 def main() -> None:
     """Entry point of the `scalesweep` command."""
-    _usable_streams()
+    usable_streams()
     try:
         cli.main(prog_name="scalesweep", standalone_mode=False)
     except click.exceptions.Abort:
@@ -597,7 +583,7 @@ def main() -> None:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader has seen enough, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at its end goes there
+        give_up_stdout()
         sys.exit(141)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
