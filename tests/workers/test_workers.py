@@ -104,7 +104,8 @@ def test_one_two_and_four_workers_give_the_same_losses(
     assert runs[1][0].metrics["eval_loss"] != pytest.approx(runs[1][1].metrics["eval_loss"], abs=1e-2), "nothing was learnt"
 
 
-def test_a_size_that_cannot_be_loaded_fails_its_trials_and_no_others(local_ray: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_a_size_that_cannot_be_loaded_fails_its_trials_and_no_others(pool: WorkerPool, tmp_path: Path) -> None:
+    empty(pool)  # its workers would leave no CPU to others
     broken = save_tiny("bert", tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")
     weights["encoder.layer.0.output.dense.bias"][3] = float("inf")
@@ -116,10 +117,10 @@ def test_a_size_that_cannot_be_loaded_fails_its_trials_and_no_others(local_ray: 
         assert error is None
         with pytest.raises(UserError, match=r"not finite numbers .*: bert.encoder.layer.0.output.dense.bias"):
             Trainer(bad)
-        pool = WorkerPool(threads=1, on_gpus=False, first_jobs=[bad])
+        other = WorkerPool(threads=1, on_gpus=False, first_jobs=[bad])
         with pytest.raises(UserError, match=r"a worker could not start: .* not finite numbers"):
-            pool.lease_soon("bad", 1)
-        pool.shutdown()
+            other.lease_soon("bad", 1)
+        other.shutdown()
     finally:
         gc.unfreeze()  # this process is no worker
 
