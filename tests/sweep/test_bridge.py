@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
-from scalesweep.sweep.bridge import BridgeScheduler, BridgeSearcher
+from scalesweep.sweep.bridge import ROUND_SECONDS, BridgeScheduler, BridgeSearcher
 
 
 class Decides:
     """A conductor that pauses every trial at its first report."""
 
     def __init__(self, names: list[str]) -> None:
-        self.names, self.deaths = names, []
+        self.names, self.deaths, self.running = names, [], {}  # type: ignore[var-annotated]
 
     def finished(self) -> bool:
         return False
@@ -51,3 +52,16 @@ def test_a_paused_trial_comes_again_as_a_new_one_and_the_process_it_had_kept_is_
     failure = {"failure": "ValueError: no", "failure_kind": "out_of_memory", "traceback": "File model.py, line 3"}
     scheduler.on_trial_result(controller, tunes["b"], failure)
     assert conductor.failures == ("t0001", "ValueError: no", True, "File model.py, line 3")
+
+
+def test_tunes_loop_leaves_the_cpu_to_starting_workers_after_a_failed_trial() -> None:
+    conductor = Decides(["t0000"])
+    scheduler = BridgeScheduler(conductor)  # type: ignore[arg-type]
+    searcher = BridgeSearcher(conductor, lambda trial: {"trial": trial.name}, scheduler)  # type: ignore[arg-type]
+    failed = SimpleNamespace(config=searcher.suggest("a"))
+    failure = {"failure": "UserError: the model can't be read", "failure_kind": "error", "traceback": ""}
+    assert scheduler.on_trial_result(SimpleNamespace(), failed, failure) == "NOOP"
+    for running, shortest, longest in (({}, ROUND_SECONDS, 5.0), ({"t0001": object()}, 0.0, ROUND_SECONDS)):
+        conductor.running, began = running, time.monotonic()
+        assert searcher.suggest("b") is None
+        assert shortest <= time.monotonic() - began < longest, "Tune itself waits for the reports of running trials"

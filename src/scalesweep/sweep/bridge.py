@@ -10,6 +10,7 @@ with NOOP, which leaves the process as it is, and stops the trial once a new one
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from scalesweep.control.conductor import Conductor
 from scalesweep.record import Trial
 
 TrialPayload = Callable[[Trial], dict[str, Any]]
+ROUND_SECONDS = 0.1  # of Tune's loop when it has nothing to wait for
 
 
 class BridgeSearcher(Searcher):
@@ -44,6 +46,9 @@ class BridgeSearcher(Searcher):
             return None  # one at a time: each round of Tune's loop passes on one process
         trial = self.conductor.next_trial()
         if trial is None:
+            # While only parked processes are left, Tune's loop does not wait, and would take the CPU from workers that start.
+            if self.scheduler.parked and not self.conductor.running:
+                time.sleep(ROUND_SECONDS)
             return None
         self.names[trial_id] = trial.name
         self.newest[trial.name] = trial_id
