@@ -10,7 +10,7 @@ import pytest
 
 from command_line import refused
 from scalesweep.errors import OutsideError, ScalesweepError, UserError
-from scalesweep.workers.session import SOCKET_BYTES, check_address, ray_cluster, short_folder, usable_cpus
+from scalesweep.workers.session import SOCKET_BYTES, check_address, logical_gpus, ray_cluster, short_folder, usable_cpus
 
 
 def closed_port() -> int:
@@ -98,3 +98,20 @@ def test_the_cpu_quota_of_a_container_counts(groups: str, files: dict[str, str],
     present = len(os.sched_getaffinity(0))
     assert usable_cpus(tmp_path / "groups", tmp_path / "mount") == (present if cpus is None else cpus)
     assert usable_cpus(tmp_path / "missing") == present
+
+
+def test_logical_gpus_where_cuda_visible_devices_names_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        with logical_gpus(2, entries=tmp_path / "none"):
+            assert "CUDA_VISIBLE_DEVICES" not in os.environ, "Ray would refuse to start"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == hidden
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tmp_path / "0000:01:00.0").mkdir()
+    with logical_gpus(1, entries=tmp_path):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    with (
+        pytest.raises(UserError, match=r"--num-gpus 2 is more than the 1 GPU\(s\) in CUDA_VISIBLE_DEVICES=0"),
+        logical_gpus(2, tmp_path),
+    ):
+        pass

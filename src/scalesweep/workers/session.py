@@ -14,6 +14,7 @@ from scalesweep.errors import OutsideError, UserError
 
 VERSIONS_SECONDS = 120.0  # time for nodes to report their installed versions
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # longest path of a Unix socket
+DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # one entry for each GPU of this machine
 OBJECT_STORE_BYTES = 100 * 1024**2  # enough for configs and reports, the only objects of a local cluster
 
 
@@ -49,8 +50,36 @@ def visible_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    root = Path("/proc/driver/nvidia/gpus")
-    return len(list(root.iterdir())) if root.is_dir() else 0
+    return _present_gpus(DRIVER_GPUS)
+
+
+def _present_gpus(entries: Path) -> int:
+    return len(list(entries.iterdir())) if entries.is_dir() else 0
+
+
+@contextlib.contextmanager
+def logical_gpus(num_gpus: int, entries: Path = DRIVER_GPUS) -> Iterator[None]:
+    """Let Ray start with `num_gpus` logical GPUs in the block, where CUDA_VISIBLE_DEVICES names fewer. `entries` are the driver's.
+
+    On a machine without a GPU, the variable hides nothing, and CPU workers stand for the GPUs as without it.
+
+    Raises:
+        UserError: if the variable hides GPUs, which the workers would then use.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is None or num_gpus <= visible_gpus():
+        yield
+        return
+    if _present_gpus(entries):
+        raise UserError(
+            f"--num-gpus {num_gpus} is more than the {visible_gpus()} GPU(s) in CUDA_VISIBLE_DEVICES={hidden}",
+            "name more GPUs in CUDA_VISIBLE_DEVICES, unset it, or lower --num-gpus",
+        )
+    del os.environ["CUDA_VISIBLE_DEVICES"]
+    try:
+        yield
+    finally:
+        os.environ["CUDA_VISIBLE_DEVICES"] = hidden
 
 
 def _ray_folder() -> Path:
@@ -84,7 +113,7 @@ def ray_cluster(address: str | None, num_gpus: int | None = None) -> Iterator[No
     A process that is connected to Ray already, such as a notebook, stays on that cluster if no address is given.
 
     Raises:
-        UserError: if a driver can't run at such an address.
+        UserError: if a driver can't run at such an address, or `num_gpus` exceeds the GPUs in CUDA_VISIBLE_DEVICES.
         OutsideError: if no cluster answers, or a node has other package versions.
     """
     if address:
@@ -103,15 +132,17 @@ def ray_cluster(address: str | None, num_gpus: int | None = None) -> Iterator[No
         if address:
             ray.init(address=address, **common)
         else:
-            ray.init(
-                address="local",
-                num_cpus=usable_cpus(),
-                num_gpus=visible_gpus() if num_gpus is None else num_gpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=short_folder(),
-                **common,
-            )
+            gpus = visible_gpus() if num_gpus is None else num_gpus
+            with logical_gpus(gpus):
+                ray.init(
+                    address="local",
+                    num_cpus=usable_cpus(),
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=short_folder(),
+                    **common,
+                )
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         where = f"no Ray cluster answers at {address}" if address else "a local Ray cluster did not start"
         hint = "run `ray status` to see whether a cluster is up"
