@@ -315,6 +315,11 @@ GOOD = '{"text": "a", "label": 1}\n'
         ("latin.jsonl", (GOOD + '{"text": "été"}').encode("latin-1"), ":2: the byte 0xe9 is not UTF-8"),
         ("half.jsonl", (GOOD + r'{"text": "\ud83d", "label": 1}').encode(), ":2: column 'text' holds half a surrogate pair"),
         ("number.jsonl", (GOOD + '{"text": NaN, "label": 1}\n{"text": 3}').encode(), ":3: column 'text' holds a number"),
+        (
+            "twice.jsonl",
+            (GOOD + '{"text": "b", "label": 1, "label": 0}\n').encode(),
+            ":2: not readable as JSON: an object has the key 'label'",
+        ),
         ("list.jsonl", (GOOD + '"b"\n').encode(), ":2: expected an object, found text"),
         (
             "mixed.jsonl",

@@ -360,10 +360,19 @@ def _json_array(text: str) -> tuple[list[Any], Callable[[int], int]]:
     return list(_parsed(text, 1)), line_of
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. A key that it has twice would lose its first value."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"an object has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return made
+
+
 def _parsed(text: str, line: int) -> Any:
     """`text`, which begins on `line`, as JSON."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise BadLine(line + error.lineno - 1, f"not JSON: {error.msg} (column {error.colno})", OBJECTS) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets nested too deep
