@@ -96,7 +96,10 @@ def test_ctrl_c_says_how_to_continue(run_dir: Path) -> None:
         while not (run_dir / "promoted" / ".t0000.unfinished" / "settings.json").exists():
             if ended.wait(0.01):
                 return
-        os.kill(os.getpid(), signal.SIGINT)
+        while True:  # until it ends: an interrupt in the middle of an import may get lost
+            os.kill(os.getpid(), signal.SIGINT)
+            if ended.wait(5):
+                return
 
     threading.Thread(target=press).start()
     try:

@@ -44,9 +44,9 @@ def train_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, 
     use_threads(usable_cpus())
     trainer = None
     try:
-        trainer = Trainer(job)
         report = None
-        with _held_back() as interrupted:
+        with _held_back() as interrupted:  # from here on: an import may swallow a KeyboardInterrupt
+            trainer = Trainer(job)
             for report in train(trainer):
                 progress(report.step, report.total_steps)
                 if interrupted.is_set():
