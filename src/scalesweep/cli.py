@@ -105,7 +105,6 @@ def plan(spec: Path, overrides: tuple[str, ...], cluster: Path | None, num_gpus:
     Reads the sweep file and the search space, finds the models and the data, and tokenizes the data once (later commands
     reuse the tokens). Prints the search space, the ladder, the rungs and the maximum cost. Trains nothing.
     """
-
     from scalesweep.report.plan import print_plan
 
     slots = None if cluster else partial(_slots, num_gpus=num_gpus, planning=True)

@@ -382,7 +382,7 @@ def _note_changed_versions(conductor: Conductor) -> None:
         conductor.note(f"versions changed since the launch: {', '.join(changed)}")
 
 
-STOPPING = "stopping: running trials stop after their next steps; Ctrl-C again ends at once, and `resume` continues after both"
+STOPPING = "stopping cleanly; Ctrl-C again ends at once, and `resume` continues after both"
 
 
 @contextlib.contextmanager
