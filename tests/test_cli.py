@@ -374,6 +374,7 @@ def modelled(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("modelled")
+@pytest.mark.simulates
 def test_simulate_json_says_everything_and_draws_it(tmp_path: Path) -> None:
     against = "early_terminate.reduction_factor=9,search.n_startup_trials=2"
     command = ("simulate", "trend.yaml", "--curves", "family:trend", "--workers", "4", "--seeds", "2", "--gpu-hours", "1")

