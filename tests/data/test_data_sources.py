@@ -228,7 +228,7 @@ def test_names_that_may_be_mistakes_are_pointed_out(tmp_path):
 
 # Values of one column, and those of them that are missing.
 MISSING = [
-    ("a.csv", ["u1", "", "  ", "NaN", "NA"], {1, 2, 3}),
+    ("a.csv", ["u1", "", "  ", "NaN", "NA"], {1, 2}),
     ("a.csv", ["1", "", "  ", "NaN", "NA", "02"], {1, 2, 3, 4}),
     ("a.csv", ["001", "1.0", "", "null", "nan"], {2, 3, 4}),
     ("a.jsonl", ["u1", "", " \t", None, float("nan"), "NaN"], {1, 2, 3, 4}),
@@ -445,6 +445,10 @@ def test_class_problems(tmp_path):
     write(tmp_path / "numbers.csv", frame())
     for labels in (["1", "0"], [1, 0]):  # a class is a word, with or without quotes in the sweep file
         assert prepare(spec("numbers.csv", labels=labels), TASK, tmp_path).classes == ["1", "0"]
+    for name, labels in (("a.csv", ["NaN", "neg"]), ("a.jsonl", ["NaN", "neg"]), ("b.csv", ["NaN", "7"])):
+        write_lines(tmp_path / name, {"text": list("abcdefgh"), "label": labels * 4})
+        prepared = prepare(spec(name, labels=labels), TASK, tmp_path)
+        assert (prepared.classes, prepared.notes) == (labels, []), "a class that the user lists is no missing value"
     assert problem(tmp_path, path="numbers.csv", labels=[0, "0"]).key == ("data", "labels")
     pd.DataFrame({"text": TEXTS, "label": ["001", "+1"] * 4}).to_csv(tmp_path / "codes.csv", index=False)
     found = problem(tmp_path, path="codes.csv", labels=["001", 1])

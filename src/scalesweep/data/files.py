@@ -185,7 +185,8 @@ def _read_csv(file: _File, delimiter: str, quoting: str) -> pyarrow.Table:
     _refuse_swallowed(suspects, label, known)
     texts, columns = text_columns(spec), {}
     for column in cells:
-        words = _words(cells[column], column in texts)
+        listed = spec.labels if column == spec.label else None
+        words = _words(cells[column], column in texts, {str(label) for label in listed or ()})
         as_classes = column == spec.label and spec.labels is None  # classes that the user lists are words in any case
         columns[column] = _class_column(words) if as_classes else pyarrow.array(words, pyarrow.large_string())
     return pyarrow.table(columns)
@@ -284,11 +285,12 @@ def _refuse_swallowed(suspects: Sequence[tuple[int, list[list[str]]]], label: in
             raise BadLine(line, message, hint)
 
 
-def _words(words: Sequence[str], is_text: bool) -> list[str | None]:
-    """The cells of a column as written; None for NaN, and in a column of numbers for any word that stands for no number."""
-    absent = {"NaN"}
-    if not is_text and _all_numbers(words):
-        absent = NO_NUMBER
+def _words(words: Sequence[str], is_text: bool, listed: set[str]) -> list[str | None]:
+    """The cells of a column as written; in a column of numbers None for a word that stands for no number.
+
+    `listed`: the classes that the user names, which are meant as written.
+    """
+    absent = NO_NUMBER - listed if not is_text and _all_numbers(words) else set()
     return [None if word in absent else word for word in words]
 
 
