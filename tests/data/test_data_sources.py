@@ -218,12 +218,41 @@ def test_names_that_may_be_mistakes_are_pointed_out(tmp_path):
     )
     prepared = prepare(spec("a.csv", group="by", splits=HALVES), TASK, tmp_path)
     assert len(prepared.classes) == 6
-    assert "class names that differ by case, width or blanks alone: 'Spam' (4) and 'spam' (4) and 'spam ' (4)" in prepared.notes
-    assert "group names that differ by case, width or blanks alone: 'Ann' (12) and 'ann' (12)" in prepared.notes
+    alone = "by case, blanks, Unicode form or invisible characters alone"
+    assert f"class names that differ {alone}: 'Spam' (4) and 'spam' (4) and 'spam ' (4)" in prepared.notes
+    assert f"group names that differ {alone}: 'Ann' (12) and 'ann' (12)" in prepared.notes
     assert any(note.startswith("4 rows have the word 'none' as their class in 'label'") for note in prepared.notes)
     listed = prepare(spec("a.csv", labels=["none", "ham", "spam"], splits=HALVES), TASK, tmp_path).notes
     assert any("'spam ' (4)" in note for note in listed)
     assert not any("have the word" in note for note in listed)
+    # Names that look the same: an accent of its own, and characters without width.
+    names = ["caf\u00e9", "cafe\u0301", "ham\u200b", "ham", "\ufeffham", "ham\u200d", "\u200c", "x"]
+    write_lines(tmp_path / "b.jsonl", {"text": [f"t{n}" for n in range(24)], "label": names * 3})
+    prepared = prepare(spec("b.jsonl", splits=HALVES), TASK, tmp_path)
+    assert set(prepared.classes) == set(names), "the data are not changed"
+    (note,) = (note for note in prepared.notes if alone in note)
+    assert "'cafe\\u0301' (3) and 'café' (3); 'ham' (3) and 'ham\\u200b' (3) and 'ham\\u200d' (3) and '\\ufeffham' (3)" in note
+    assert any(note.startswith("3 rows have the word '\\u200c' as their class") for note in prepared.notes)
+    write_lines(tmp_path / "c.jsonl", {"text": list("abcdefgh"), "label": ["caf\u00e9", "ham"] * 4})
+    assert "'café'? data.labels has 'cafe\\u0301'" in problem(tmp_path, path="c.jsonl", labels=["ham", "cafe\u0301"]).hint
+
+
+def test_texts_that_are_a_word_for_nothing_are_kept_and_counted(tmp_path):
+    words = ["fine", "null", "N/A", " None ", "nan", "\u200b", "nancy", "none of it"]
+    columns = {"text": words, "other": [*list("abcdefg"), "NIL"], "label": list("abcdefgh")}
+    write_lines(tmp_path / "a.jsonl", columns)
+    prepared = prepare(
+        spec("a.jsonl", text=["text", "other"], labels=list("bcdefgh"), splits={"train": 4, "validation": 3}), TASK, tmp_path
+    )
+    assert sorted(text for texts in prepared.texts.values() for text in texts) == sorted(words[1:])
+    assert any("'text' that are a word for nothing are kept: 5, such as 'null' (row 2);" in note for note in prepared.notes)
+    assert any("'other' that are a word for nothing are kept: 1, such as 'NIL' (row 8);" in note for note in prepared.notes)
+    splits = {name: datasets.Dataset.from_dict(columns) for name in ("train", "dev")}
+    splits["dev"] = splits["dev"].select([0, 6, 7])
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "many")
+    splits = {"train": "train", "validation": "dev"}
+    noted = prepare(spec("many", text="other", label=None, splits=splits), "causal-lm", tmp_path).notes
+    assert any("are kept: 2, such as 'NIL' (row 8 of split 'train');" in note for note in noted)
 
 
 # Values of one column, and those of them that are missing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalesweep.data.files import text_columns
+from scalesweep.data.files import NO_NUMBER, text_columns
 from scalesweep.data.problems import DataProblem
 from scalesweep.data.sources import load_rows
 from scalesweep.data.splits import dropped_words, normalise, split_rows
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 LABEL, LABELS, TEXT = ("data", "label"), ("data", "labels"), ("data", "text")
 MAX_CLASSES = 1000
-WORDS_FOR_NOTHING = {"#n/a", "<na>", "n/a", "na", "nan", "nat", "nil", "none", "null"}
+# Words that programs write for a missing value, as `_plain` gives them.
+WORDS_FOR_NOTHING = {"", "<na>", "nat", "nil", "none", *(word.casefold() for word in NO_NUMBER)}
+INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # soft hyphen, zero-width characters
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     }
     if spec.group is not None:
         summary["ungrouped"] = ungrouped
-    notes += group_notes
+    notes += group_notes + _text_notes(columns, cells, rows_left)
     if classes:
         notes += _count_classes(summary, label_arrays, classes)
     return PreparedText(
@@ -125,17 +128,47 @@ def _word_notes(column: str, counts: Counter[str], what: str, known: Sequence[st
     notes = [
         f"{counts[word]:,} rows have the word {word!r} as their {what} in {column!r}; empty the cell if it stands for a missing value"
         for word in counts
-        if word.strip().casefold() in WORDS_FOR_NOTHING and word not in known
+        if _plain(word) in WORDS_FOR_NOTHING and word not in known
     ]
     alike: dict[str, list[str]] = {}
     for word in counts:
-        alike.setdefault(normalise(word), []).append(word)
+        alike.setdefault(_plain(word), []).append(word)
     pairs = [
-        " and ".join(f"{word!r} ({counts[word]:,})" for word in sorted(words)) for words in alike.values() if len(words) > 1
+        " and ".join(f"{_shown(word)} ({counts[word]:,})" for word in sorted(words))
+        for words in alike.values()
+        if len(words) > 1
     ]
     if pairs:
-        notes.append(f"{what} names that differ by case, width or blanks alone: {_listed(pairs, '; ')}")
+        listed = _listed(pairs, "; ")
+        notes.append(f"{what} names that differ by case, blanks, Unicode form or invisible characters alone: {listed}")
     return notes
+
+
+def _text_notes(columns: Sequence[str], cells: _Cells, rows: np.ndarray) -> list[str]:
+    """A note for each text column with texts that are a word for nothing. `rows`: the rows to look at."""
+    notes = []
+    longest = 2 * max(map(len, WORDS_FOR_NOTHING))  # with blanks around it; longer texts are not worth the time
+    for column, texts in zip(columns, cells.texts, strict=True):
+        short = [(row, texts[row] or "") for row in rows.tolist() if len(texts[row] or "") <= longest]
+        if found := [row for row, text in short if _plain(text) in WORDS_FOR_NOTHING]:
+            source = cells.sources[found[0]]
+            place = f"row {found[0] - cells.sources.index(source) + 1:,}"
+            place += f" of split {source!r}" if len(set(cells.sources)) > 1 else ""
+            notes.append(
+                f"texts in {column!r} that are a word for nothing are kept: {len(found):,}, such as {texts[found[0]]!r} "
+                f"({place}); empty the cells if they stand for missing values"
+            )
+    return notes
+
+
+def _plain(word: str) -> str:
+    """The form by which names are compared: as texts are, and without invisible characters."""
+    return normalise(word.translate(INVISIBLE))
+
+
+def _shown(word: str) -> str:
+    """A name in quotes. Escapes show a letter and its accent that are two characters, which look like one."""
+    return repr(word) if unicodedata.is_normalized("NFC", word) else ascii(word)
 
 
 def _listed(names: Sequence[str], between: str = ", ") -> str:
@@ -278,7 +311,10 @@ def _choose_classes(spec: DataSpec, counts: Counter[str], declared: Sequence[str
             # YAML reads 001 and +1 without quotes as the number 1.
             twins = [value for value in counts if _same_number(value, label)]
             hint = f'a class is a word as the data have it: write "{twins[0]}" with quotes' if twins else ""
-            if not hint and len(counts) <= 20:
+            alike = [value for value in counts if _plain(value) == _plain(label)]
+            if not hint and alike:
+                hint = f"did you mean {_shown(alike[0])}? data.labels has {_shown(label)}"
+            elif not hint and len(counts) <= 20:
                 hint = did_you_mean(label, list(counts))
             raise DataProblem(
                 (*LABELS, position), f"no usable row has the class {label!r}; classes in the data: {listed}", hint
