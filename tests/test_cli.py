@@ -134,6 +134,14 @@ def test_streams_that_are_closed_or_of_another_encoding(run_dir: Path) -> None:
     assert b"quick ? eval_loss" in done.stdout
 
 
+def test_a_python_without_docstrings_is_refused() -> None:
+    command = [sys.executable, "-OO", "-m", "scalesweep.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: Python drops all docstrings (-OO or PYTHONOPTIMIZE=2)")
+    assert "hint: run it without -OO" in done.stderr
+
+
 def test_the_shell_completes_commands_and_options_as_the_reference_shows() -> None:
     page = (Path(__file__).parents[1] / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     command = str(Path(sys.executable).parent / "scalesweep")
@@ -145,6 +153,17 @@ def test_the_shell_completes_commands_and_options_as_the_reference_shows() -> No
     assert "complete -o nosort -F _scalesweep_completion scalesweep" in script.stdout
     asked = {**os.environ, "_SCALESWEEP_COMPLETE": "bash_complete", "COMP_WORDS": "scalesweep resume --nu", "COMP_CWORD": "2"}
     assert subprocess.run([command], env=asked, capture_output=True, text=True).stdout == "plain,--num-gpus\n"
+
+
+@pytest.mark.parametrize("command", ["plan sweep.yaml", "launch sweep.yaml", "leaderboard runs/quick"])
+def test_ctrl_c_is_one_line(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("scalesweep.cli._load", "scalesweep.record.read_record"):
+        monkeypatch.setattr(name, interrupt)
+    done = run(*command.split())
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "interrupted")
 
 
 # ---- wrong commands ----------------------------------------------------------------------------------------------------------
@@ -192,6 +211,25 @@ def test_promote_of_an_unknown_trial(run_dir: Path) -> None:
     text = refused("promote", str(run_dir), "--trial", "t001")
     assert "t001" in text
     assert "hint: " in text
+
+
+def test_a_cache_folder_that_is_none_is_refused_before_any_compute(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep_dict()), encoding="utf-8")
+    (tmp_path / "file").touch()
+    gpus = ("--num-gpus", "2")
+    for cache, why in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "cache", "can't be written: Not a directory")):
+        monkeypatch.setenv("SCALESWEEP_CACHE", str(cache))
+        for words in (
+            ["plan", "sweep.yaml", *gpus],
+            ["launch", "sweep.yaml", *gpus],
+            ["resume", run_dir],
+            ["promote", run_dir],
+        ):
+            text = refused(*words, cwd=tmp_path)
+            assert f"error: SCALESWEEP_CACHE names {cache}, which {why}\n\nhint: set SCALESWEEP_CACHE to a folder" in text
+    assert not (tmp_path / "runs" / "tiny").exists()
 
 
 def test_launch_into_a_folder_in_use_says_how_to_go_on(run_dir: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalesweep.errors import check_interpreter
 from scalesweep.spec import SweepSpec, load_sweep, sweep_from_dict
 from scalesweep.storage import UrlPath, place
 
@@ -25,6 +26,7 @@ class Sweep:
     def __init__(self, spec: SweepSpec, base: Path | None = None) -> None:
         """A relative path in the sweep starts at `base` if it exists there, else at the working folder. `base` is the sweep
         file's folder; default: the working folder."""
+        check_interpreter()
         self.spec = spec
         self.base = base or Path.cwd()
 

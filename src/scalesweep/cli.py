@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from scalesweep import __version__
-from scalesweep.errors import OutsideError, ScalesweepError, UserError, command, did_you_mean
+from scalesweep.errors import OutsideError, ScalesweepError, UserError, check_interpreter, command, did_you_mean
 from scalesweep.storage import UrlPath, place, working_folder
 from scalesweep.streams import give_up_stdout, usable_streams
 
@@ -314,7 +314,7 @@ def _follow(jobs: Jobs, job: str, run_dir: str, as_json: bool = False, stopping:
         status, code = jobs.follow(job, lambda text: click.echo(text, nl=False, err=True))
     except KeyboardInterrupt:
         _say(f"\nthe sweep continues without this terminal\nfollow it     {again}\nstop it       {again} --stop")
-        raise
+        sys.exit(130)
     if status == "STOPPED":
         line = command("resume", run_dir, "--address", jobs.address)
         _say(f"\nstopped; nothing that was reported is lost. Continue with: {line}")
@@ -339,6 +339,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
         with contextlib.suppress(OSError):
             if (run_dir / "sweep.json").exists():
                 _say(f"\ninterrupted; nothing that was reported is lost. Continue with: {command('resume', run_dir)}")
+                sys.exit(130)
         raise
     if as_json:
         _print_json(leaderboard_json(record))
@@ -558,7 +559,7 @@ def promote(
             result = run(run_dir, trial, trains, output, num_gpus, max_t, force, progress, address=address, say=_say)
     except KeyboardInterrupt:
         _say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
-        raise
+        sys.exit(130)
     if as_json:
         _print_json(result)
         return
@@ -570,10 +571,10 @@ def main() -> None:
     """Entry point of the `scalesweep` command."""
     usable_streams()
     try:
+        check_interpreter()
         cli.main(prog_name="scalesweep", standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _say("interrupted")
         sys.exit(130)
     except click.ClickException as error:
         error.show()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -85,6 +86,19 @@ class SpecError(UserError):
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
         return type(self), (self.problems,)
+
+
+def check_interpreter() -> None:
+    """Check that Python keeps docstrings: transformers builds its models from them, and the help texts are such.
+
+    Raises:
+        UserError: if Python runs with -OO.
+    """
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "Python drops all docstrings (-OO or PYTHONOPTIMIZE=2), and transformers can't build a model without them",
+            "run it without -OO, and unset PYTHONOPTIMIZE; -O and PYTHONOPTIMIZE=1 are fine",
+        )
 
 
 def first_line(error: BaseException | str) -> str:

@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -81,6 +82,26 @@ def without_secrets(text: str) -> str:
 def cache_dir() -> Path:
     """Return the node's own cache folder: `$SCALESWEEP_CACHE`, or `~/.cache/scalesweep`."""
     return Path(os.environ.get("SCALESWEEP_CACHE") or Path.home() / ".cache" / "scalesweep")
+
+
+def check_cache() -> None:
+    """Check that this node's cache folder can be written.
+
+    Raises:
+        UserError: if it can't.
+    """
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        named = (
+            f"SCALESWEEP_CACHE names {folder}, which" if os.environ.get("SCALESWEEP_CACHE") else f"the cache folder {folder}"
+        )
+        why = "is a file" if folder.is_file() else f"can't be written: {error.strerror}"
+        hint = "set SCALESWEEP_CACHE to a folder on a local disk that you may write"
+        raise UserError(f"{named} {why}", hint) from None
 
 
 def place(written: str | Path | UrlPath) -> Path | UrlPath:

@@ -116,6 +116,7 @@ def test_one_promotion_at_a_time_writes_to_a_folder(run_dir: Path) -> None:
         for length in ("12", "40"):
             text = refused("promote", run_dir, "--max-t", length, "--force")
             assert f"another promote writes to {output}" in text
+            assert "the final run trains" not in text
 
 
 def test_training_of_other_settings_is_not_thrown_away_unasked(run_dir: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from scalesweep.report import words
 from scalesweep.search.pick import pick_of
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
 from scalesweep.spec.space import CADENCES
-from scalesweep.storage import UrlPath, place
+from scalesweep.storage import UrlPath, check_cache, place
 from scalesweep.training.job import TrialJob, job_from_manifest
 from scalesweep.workers.one_job import JobFailed, train_here, train_on_workers
 
@@ -125,23 +125,26 @@ def promote(
         The content of the model's `provenance.json`, and `output`, the folder's path.
 
     Raises:
-        UserError: if there is no trial to promote, or `output` already holds files.
+        UserError: if there is no trial to promote, `output` already holds files, another process promotes into it, or the
+            cache folder can't be written.
         OutsideError: if a worker died, or the exported model predicts other values than the trained model.
     """
     run_dir = place(run_dir)
     record = read_record(run_dir)
+    if address is None:
+        check_cache()
     trial = choose(record, run_dir, trial_name)
     config = checked_config(record, trial, run_dir)
     output = _output(output, run_dir, trial, force)
     length = _length(record, trial, config, max_t, train_on)
     final = _final_config(config, num_gpus, length.max_t)
-    if say is not None:
-        say(f"the final run trains {words.final_length(length, record)}: {length.reason}")
     settings = {"config": final.model_dump(), "train_on": list(train_on)}
     with closing(Unfinished(output, settings, discard=force)) as work:
         size = record.manifest.size(final.model_size).json
         trained = size["group_params"][-1] if final.unfreezing == "head" else size["n_params"]
         work.check_space(size["n_params"], trained)
+        if say is not None:
+            say(f"the final run trains {words.final_length(length, record)}: {length.reason}")
         job = job_from_manifest(
             record.manifest,
             sweep_from_dict(record.manifest.spec),

@@ -24,7 +24,7 @@ from scalesweep.record.manifest import new_manifest
 from scalesweep.record.provenance import git_revision, package_versions, who
 from scalesweep.record.store import began, clear_unless_began
 from scalesweep.spec import SweepSpec, TrialConfig, change_limits, gpu_choices, trial_config
-from scalesweep.storage import UrlPath, check_writable, working_folder
+from scalesweep.storage import UrlPath, check_cache, check_writable, working_folder
 from scalesweep.sweep.checkpoints import CheckpointSweeper
 from scalesweep.sweep.cluster import can_spare, check_placement, live_cluster
 from scalesweep.sweep.preflight import Plan, check_static
@@ -156,12 +156,15 @@ def resume(
     `overrides` change budgets and limits, as `KEY=VALUE`. With a larger budget, a sweep that has ended continues too.
 
     Raises:
-        UserError: if the run folder is missing or in use, or its sweep has ended, or `overrides` would change anything else.
+        UserError: if the run folder is missing or in use, or its sweep has ended, or `overrides` would change anything else,
+            or the cache folder can't be written.
         SpecError: if a value of `overrides` is not allowed.
         NothingUsableError: if the sweep ended without a usable trial.
         KeyboardInterrupt: if the user interrupted the sweep again.
     """
     read_manifest(run_dir)
+    if address is None:  # otherwise the workers run on nodes with caches of their own
+        check_cache()
     with closing(RecordWriter(run_dir)) as writer:
         spec, changed = change_limits(writer.record.manifest.spec, overrides)
         if writer.record.status == "ended":

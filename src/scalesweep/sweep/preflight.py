@@ -31,6 +31,7 @@ from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.metrics import LANGUAGE_MODELLING, METRICS
 from scalesweep.spec.space import KNOBS, THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
+from scalesweep.storage import cache_dir, check_cache
 from scalesweep.training.baseline import Baseline, guessing, strictest
 from scalesweep.training.schedules import SCHEDULES
 from scalesweep.training.speed import Speed, speed_of_worker
@@ -350,15 +351,16 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
 
     Raises:
         SpecError: with file, line, key and remedy of each problem.
+        UserError: if the cache folder can't be written.
         OutsideError: if a hub can't be reached.
     """
+    check_static(spec, slots)
+    check_cache()  # before libraries are imported, which takes seconds
     from scalesweep.data.prepare import prepare
     from scalesweep.data.problems import DataProblem
     from scalesweep.data.tokens import TokenizedData, tokenize
     from scalesweep.models.ladder import load_tokenizer
-    from scalesweep.storage import cache_dir
 
-    check_static(spec, slots)
     earlier, past_note = earlier_trials(spec, base, read_record)
     try:
         prepared = prepare(spec.data, spec.task, base)
