@@ -358,17 +358,26 @@ GOOD = '{"text": "a", "label": 1}\n'
         ("lines.json", b'[\n{"text": "a", "label": 1},\n\n{"text":\n "b"}, {"text": 5}]', ":5: column 'text' holds a number"),
         ("torn.json", b'[\n{"text": "a"},\n{"text": }]', ":3: not JSON"),
         ("objects.json", b'[{"text": "a"},\n2]', ":2: expected an object"),
-        ("no.parquet", b"text,label\na,1\n", ""),
+        ("no.parquet", b"text,label\na,1\n", "does not begin with PAR1|the right file"),
+        ("torn.parquet", frame().to_parquet()[:-9], "cut short: a Parquet file ends with PAR1|its end is missing"),
         (
             "bytes.parquet",
             pd.DataFrame({"text": ["fine", "abc"], "label": [0, 1]}).to_parquet(compression=None).replace(b"abc", b"a\xffc"),
-            "UTF8",
+            "UTF8|intact and its texts are UTF-8",
         ),
+        # The content has another format than the name says.
+        ("gzip.csv", gzip.compress(b"text"), "gzip, though its name ends in .csv|rename it to gzip.csv.gz"),
+        ("bzip.jsonl", bz2.compress(b"text"), "bzip2, though its name ends in .jsonl|rename it to bzip.jsonl.bz2"),
+        ("xz.csv.gz", lzma.compress(b"text"), "xz, though its name ends in .gz|rename it to xz.csv.xz"),
+        ("zstd.json", pa.compress(b"text", "zstd", asbytes=True), "Zstandard, though|rename it to zstd.json.zst"),
+        ("sheet.tsv", b"PK\x03\x04 and more", "a ZIP archive or a workbook|unpack it"),
+        ("table.csv", frame().to_parquet(), "a Parquet table|rename it to table.parquet"),
         ("no.csv.gz", b"text,label\na,1\n", ""),
         ("no.csv.zst", b"text,label\na,1\n", ""),
         ("no.csv.xz", b"text,label\na,1\n", ""),
-        ("torn.csv.gz", gzip.compress(b"text,label\na,1\n", mtime=0)[:-9], ""),
-        ("torn.csv.bz2", bz2.compress(b"text,label\na,1\n")[:-9], ""),
+        ("torn.csv.gz", gzip.compress(b"text,label\na,1\n", mtime=0)[:-9], "|its end is missing"),
+        ("torn.csv.bz2", bz2.compress(b"text,label\na,1\n")[:-9], "|its end is missing"),
+        ("torn.csv.zst", pa.compress(b"text,label\na,1\n", "zstd", asbytes=True)[:-2], "|its end is missing"),
     ],
 )
 def test_damaged_files(tmp_path, name, content, said):
@@ -376,8 +385,10 @@ def test_damaged_files(tmp_path, name, content, said):
     found = problem(tmp_path, path=name)
     assert found.key == ("data", "path")
     assert name in found.message
-    assert said in found.message
+    message, _, hint = said.partition("|")
+    assert message in found.message
     assert found.hint
+    assert hint in found.hint
 
 
 def rows_of(base: Path, name: str, **changes) -> list[tuple[str, str]]:

@@ -35,6 +35,7 @@ NO_NUMBER |= {"N/A", "NA", "NULL", "NaN", "n/a", "nan", "null"}
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 SURROGATE = re.compile("[\ud800-\udfff]")  # a Python text holds one only without its other half
 OBJECTS = "write one JSON object a line, or an array of objects"
+CUT_SHORT = "copy or download the file again: its end is missing"
 BETWEEN = re.compile(r"[\s,]*")  # the values of a JSON array
 PLAIN_WHOLE = re.compile(r"0|-?[1-9]\d{,17}", re.ASCII)  # as Python prints it, and within 64 bits
 
@@ -108,6 +109,7 @@ def read_file(path: Path, spec: DataSpec, notes: list[str]) -> pyarrow.Table:
         return COMPRESSIONS[compression](path) if compression else path.open("rb")
 
     try:
+        _check_content(path, compression or kind)
         return READERS[kind](_File(stream, path.name, spec, notes)).select(list(wanted_columns(spec)))
     except BadLine as error:
         raise DataProblem(PATH, f"{path}:{error.line}: {error.message}", error.hint) from error
@@ -116,7 +118,24 @@ def read_file(path: Path, spec: DataSpec, notes: list[str]) -> pyarrow.Table:
         if isinstance(error, OSError) and error.errno:
             raise
         hint = f"check that it is {kind[1:]} in UTF-8{', compressed as ' + compression[1:] if compression else ''}"
+        if kind == ".parquet":
+            hint = "check that the file is intact and its texts are UTF-8"
+        if isinstance(error, EOFError) or str(error) == "Truncated compressed stream":  # pyarrow's words, of zstd
+            hint = CUT_SHORT
         raise DataProblem(PATH, f"{path} can't be read: {error}", hint) from error
+
+
+def _check_content(path: Path, suffix: str) -> None:
+    """Refuse a file whose first bytes are those of another format than its last known suffix says."""
+    with path.open("rb") as raw:
+        start = raw.read(10)
+    for mark, (found, words) in CONTENTS.items():
+        if mark.match(start) and found != suffix:
+            beside = found in COMPRESSIONS and suffix not in COMPRESSIONS
+            hint = f"rename it to {path.name + found if beside else path.with_suffix(found).name}"
+            if found == ".zip":
+                hint = "unpack it, or save the sheet of the workbook as CSV"
+            raise DataProblem(PATH, f"{path} holds {words}, though its name ends in {suffix}", hint)
 
 
 # ---- CSV and TSV --------------------------------------------------------------------------------------------------------
@@ -421,7 +440,14 @@ def _read_parquet(file: _File) -> pyarrow.Table:
     from pyarrow import parquet
 
     with file.open() as raw:
-        content = parquet.ParquetFile(pyarrow.BufferReader(raw.read()))
+        data = raw.read()
+    if not data.startswith(b"PAR1"):
+        raise DataProblem(
+            PATH, f"{file.name} is no Parquet file: it does not begin with PAR1", "check that it is the right file"
+        )
+    if not data.endswith(b"PAR1"):
+        raise DataProblem(PATH, f"{file.name} is cut short: a Parquet file ends with PAR1", CUT_SHORT)
+    content = parquet.ParquetFile(pyarrow.BufferReader(data))
     file.check(content.schema_arrow.names)
     table = content.read(columns=list(wanted_columns(file.spec)))
     table.validate(full=True)  # finds bytes that are not UTF-8
@@ -445,5 +471,14 @@ READERS: dict[str, Callable[[_File], pyarrow.Table]] = {
     ".jsonl": _read_json,
     ".json": _read_json,
     ".parquet": _read_parquet,
+}
+# The first bytes of a file → the suffix that belongs to it, and its content in words.
+CONTENTS = {
+    re.compile(rb"\x1f\x8b"): (".gz", "bytes compressed by gzip"),
+    re.compile(rb"BZh[1-9]1AY&SY"): (".bz2", "bytes compressed by bzip2"),
+    re.compile(rb"\xfd7zXZ\x00"): (".xz", "bytes compressed by xz"),
+    re.compile(rb"\x28\xb5\x2f\xfd"): (".zst", "bytes compressed by Zstandard"),
+    re.compile(rb"PK\x03\x04"): (".zip", "a ZIP archive or a workbook (xlsx, ods)"),
+    re.compile(rb"PAR1\x15"): (".parquet", "a Parquet table"),
 }
 FORMATS = f"{', '.join(READERS)}, each optionally compressed ({', '.join(COMPRESSIONS)})"
