@@ -338,6 +338,7 @@ GOOD = '{"text": "a", "label": 1}\n'
     ("name", "content", "said"),
     [
         ("commas.csv", b"text,label\nfine,0\n\ngood, really,1\n", ":4: the row has 3 cells, but the header names 2 columns"),
+        ("sep.csv", b"sep=;\r\ntext;label\r\nfine;0\r\na;b;1\r\n", ":4: the row has 3 cells"),
         ("latin.csv", "text,label\nfine,0\nété,1\n".encode("latin-1"), ":3: the byte 0xe9 is not UTF-8"),
         ("empty.csv", b"", "empty"),
         ("header.csv", b"text,label\n", "holds no rows"),
@@ -448,6 +449,15 @@ def test_the_dialect_is_a_key(tmp_path):
     assert "a.csv:2:" in found.message
     assert "data.quoting: none" in found.hint
     assert rows_of(tmp_path, "a.csv", delimiter=";", quoting="none")[0] == ('"one, two', "0")
+    # Excel's first line decides it, unless the key does.
+    rows = [("a, b", "0"), ("c", "1"), ("d", "0"), ("e", "1")]
+    for name, mark, end in (("s.csv", ";", "\r\n"), ("t.csv", "\t", "\n"), ("u.tsv", "|", "\r")):
+        lines = [f"sep={mark}", f"text{mark}label", *(mark.join(row) for row in rows)]
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" * (mark == ";") + "".join(line + end for line in lines).encode())
+        assert rows_of(tmp_path, name) == rows
+        assert f"sets the delimiter {mark!r}" in prepare(spec(name, splits=HALVES), TASK, tmp_path).notes[0]
+    (tmp_path / "s.csv").write_text((tmp_path / "s.csv").read_text().replace("sep=;", "sep=,"))
+    assert rows_of(tmp_path, "s.csv", delimiter=";") == rows
     # A cell of several lines that look like rows is right if the user says so.
     (tmp_path / "b.csv").write_text('text,label\n"so,1\nand,0\nso",1\nbad,1\nworse,0\nworst,0\nlast,1\n')
     assert "b.csv:2:" in problem(tmp_path, path="b.csv").message

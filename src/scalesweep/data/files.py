@@ -33,6 +33,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 NO_NUMBER = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"}
 NO_NUMBER |= {"N/A", "NA", "NULL", "NaN", "n/a", "nan", "null"}
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+SEP = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([^\w\"\r\n\x80-\xff])\"?[\r\n]", re.IGNORECASE)  # a line by which Excel knows the delimiter
 SURROGATE = re.compile("[\ud800-\udfff]")  # a Python text holds one only without its other half
 OBJECTS = "write one JSON object a line, or an array of objects"
 CUT_SHORT = "copy or download the file again: its end is missing"
@@ -178,7 +179,10 @@ def _read_csv(file: _File, delimiter: str, quoting: str) -> pyarrow.Table:
     import pyarrow
 
     spec = file.spec
-    delimiter, quoting = spec.delimiter or delimiter, spec.quoting or quoting
+    with file.open() as raw:
+        declared = SEP.match(raw.read(20)) if spec.delimiter is None else None
+    delimiter = spec.delimiter or (declared[1].decode("ascii") if declared else delimiter)
+    quoting = spec.quoting or quoting
     cells: dict[str, list[str]] = {}
     suspects: list[tuple[int, list[list[str]]]] = []
     known: set[str] = set()  # labels
@@ -203,6 +207,8 @@ def _read_csv(file: _File, delimiter: str, quoting: str) -> pyarrow.Table:
             elif label is not None and len(record.lines) == 1:
                 known.add(record.cells[label])
     _refuse_swallowed(suspects, label, known)
+    if declared:
+        file.notes.append(f"{file.name}: its first line (sep=) sets the delimiter {delimiter!r}")
     texts, columns = text_columns(spec), {}
     for column in cells:
         listed = spec.labels if column == spec.label else None
@@ -225,6 +231,7 @@ def _records(raw: BinaryIO, delimiter: str, quoting: str) -> Iterator[_Record]:
         for part in raw:
             for line in part.splitlines(keepends=True):  # also at a lone carriage return
                 number += 1
+                line = b"\n" if number == 1 and SEP.match(line) else line  # no row
                 held.append(_decoded(line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line, number))
                 yield held[-1]
 
