@@ -33,7 +33,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 NO_NUMBER = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"}
 NO_NUMBER |= {"N/A", "NA", "NULL", "NaN", "n/a", "nan", "null"}
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
-SEP = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([^\w\"\r\n\x80-\xff])\"?[\r\n]", re.IGNORECASE)  # a line by which Excel knows the delimiter
+SEP = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([^\w\"\r\n\x80-\xff])\"?[\r\n]", re.I)  # Excel's line for the delimiter
 SURROGATE = re.compile("[\ud800-\udfff]")  # a Python text holds one only without its other half
 OBJECTS = "write one JSON object a line, or an array of objects"
 CUT_SHORT = "copy or download the file again: its end is missing"

@@ -53,7 +53,8 @@ class DataSpec(_Strict):
     revision: str | None = Field(None, description="revision of a hub data set")
     delimiter: Annotated[str, AfterValidator(_delimiter)] | None = Field(
         None,
-        description='character between the cells of a .csv or .tsv file. Default: a comma in .csv, a tab (`"\\t"`) in .tsv.',
+        description="character between the cells of a .csv or .tsv file. Default: that of a first line such as `sep=;`, else a "
+        'comma in .csv, a tab (`"\\t"`) in .tsv.',
     )
     quoting: Literal["minimal", "none"] | None = Field(
         None,
