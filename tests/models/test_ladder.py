@@ -80,7 +80,7 @@ def test_a_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no-such-architecture"}')
     assert "no-such-architecture" in refused(size_of(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    assert "can't be read" in refused(size_of(tmp_path))
+    assert "config.json is not JSON" in refused(size_of(tmp_path))
 
 
 def test_the_hub_out_of_reach_is_not_the_users_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -360,6 +360,20 @@ BAD = [
           ("by-their-config-quantized", "is quantized (bitsandbytes)", "the checkpoint that it was quantized from"),
           ("not-all-there", "lacks a weight below its head: bert.embeddings.LayerNorm.bias", "belong to the same model"),
       ]),
+    *(in_sweep(f"model {name}", "MODELS/bert\n    layers", f"MODELS/{name}\n    layers", "ladder[0].model", says, hint, at=f"MODELS/{name}\n")
+      for name, says, hint in [
+          ("config-cut-short", "config-cut-short: config.json is not JSON: Unterminated string", "download or copy the file again"),
+          ("config-that-is-a-folder", "config.json can't be read: Is a directory", "the right to read"),
+          ("config-without-a-type", "Should have a `model_type` key in its config.json", "as save_pretrained writes them"),
+          ("config-with-a-word", "for field 'hidden_size': Field 'hidden_size' expected int, got str", "as save_pretrained writes them"),
+          ("tokenizer-empty", "tokenizer-empty: tokenizer.json is empty", "download or copy the file again"),
+          ("tokenizer-of-nothing", "tokenizer.json does not describe a tokenizer: it has no 'model'", "download or copy the file again"),
+          ("tokenizer-of-settings-in-a-list", "tokenizer_config.json does not hold a JSON object", "download or copy the file again"),
+          ("tokenizer-linked", "tokenizer.json is a link to /nowhere/file, and nothing is there", "copy the files themselves"),
+          ("weights-linked", "model.safetensors is a link to /nowhere/file, and nothing is there", "copy the files themselves"),
+          ("linked", "/linked is a link to /nowhere/model, and nothing is there", "write an existing folder"),
+          ("name" * 70, "the folder can't be read: File name too long", "or name another folder"),
+      ]),
     in_sweep("weights that every depth lacks", "MODELS/bert", "MODELS/not-all-there", "ladder.model", "lacks a weight below its head",
              "belong to the same model", at="MODELS/not-all-there", before=DEPTHS, space=DEPTH_NAMES),
     in_sweep("language model without its output layer", "MODELS/gpt2\n    layers", "MODELS/headless\n    layers", "ladder[0].model",
@@ -522,7 +536,8 @@ def break_weights(root: Path) -> None:
     parts = {name: f"part-{1 + place % 2}.safetensors" for place, name in enumerate(weights)}
     pickle = (root / "weights.bin").read_bytes()
     safe, pickled, index = "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"
-    contents: dict[str, dict[str, bytes]] = {
+    link = Path("/nowhere/file")
+    contents: dict[str, dict[str, bytes | Path | None]] = {
         "a-pointer": {safe: POINTER.encode()},
         "a-pointer-to-a-tokenizer": {safe: whole, "tokenizer.json": POINTER.encode()},
         "a-pointer-to-a-pickle": {pickled: POINTER.encode()},
@@ -544,12 +559,29 @@ def break_weights(root: Path) -> None:
             safe: whole,
             "config.json": json.dumps(config | {"quantization_config": BITSANDBYTES}).encode(),
         },
+        "config-cut-short": {"config.json": json.dumps(config)[:40].encode()},
+        "config-that-is-a-folder": {"config.json": None},
+        "config-without-a-type": {"config.json": b"{}"},
+        "config-with-a-word": {"config.json": json.dumps(config | {"hidden_size": "wide"}).encode()},
+        "tokenizer-empty": {safe: whole, "tokenizer.json": b""},
+        "tokenizer-of-nothing": {safe: whole, "tokenizer.json": b"{}"},
+        "tokenizer-of-settings-in-a-list": {safe: whole, "tokenizer_config.json": b"[]"},
+        "tokenizer-linked": {safe: whole, "tokenizer.json": link},
+        "weights-linked": {safe: link},
         "not-all-there": {safe: save({n: w for n, w in weights.items() if n != "embeddings.LayerNorm.bias"})},
     }
     for name, files in contents.items():
         copytree(root / "bert", root / name, ignore=ignore_patterns(safe))
         for file, content in files.items():
-            (root / name / file).write_bytes(content)
+            path = root / name / file
+            path.unlink(missing_ok=True)
+            if content is None:
+                path.mkdir()
+            elif isinstance(content, Path):
+                path.symlink_to(content)
+            else:
+                path.write_bytes(content)
+    (root / "linked").symlink_to("/nowhere/model")
     headless = save_tiny("gpt2", root / "headless", task="causal-lm", tie_word_embeddings=False)
     weights = load_file(headless / safe)
     del weights["lm_head.weight"]

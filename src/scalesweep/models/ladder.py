@@ -31,6 +31,9 @@ from scalesweep.models.weights import (
     READ_WITH_WEIGHTS,
     SAFE,
     SAFE_INDEX,
+    broken_json,
+    broken_link,
+    readable,
     refuse_pointers,
     stored_weights,
 )
@@ -81,7 +84,7 @@ def locate(model: str) -> str:
     A package is found without an import.
 
     Raises:
-        UserError: the package or the folder does not exist.
+        UserError: the package or the folder does not exist, or this user may not see it.
     """
     if model.startswith(PACKAGE):
         package, _, folder = model.removeprefix(PACKAGE).partition("/")
@@ -96,8 +99,11 @@ def locate(model: str) -> str:
                 return str(Path(root) / folder)
         raise UserError(f"{model}: the package {package!r} has no folder {folder!r}", hint="write package:NAME/FOLDER")
     path = Path(model).expanduser()
-    if path.is_dir():
-        return str(path)
+    with readable(model):
+        if path.is_dir():
+            return str(path)
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"the model folder {broken_link(model, path)}", hint="write an existing folder")
     if path.is_file():
         raise UserError(f"{model} is a file, not a folder", hint="name the folder with config.json and the weights")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
@@ -133,7 +139,10 @@ def _checkpoint_errors(size: LadderSize, what: str) -> Iterator[None]:
         while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
             chain.append(cause)
         kinds = tuple(type(cause) for cause in chain)
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        first_line = f"{error} is missing" if isinstance(error, KeyError) else lines[0]
+        if first_line.endswith(":") and len(lines) > 1:
+            first_line += " " + re.sub(r"^\w+Error: ", "", lines[1].strip())
         if any(issubclass(kind, hub_errors.GatedRepoError) for kind in kinds):
             hint = "accept its terms on huggingface.co, then run `hf auth login`"
             raise UserError(f"{size.model} is gated on the hub", hint=hint) from error
@@ -151,6 +160,8 @@ def _checkpoint_errors(size: LadderSize, what: str) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             hint = "if you trust the code, set trust_remote_code: true for this size"
             raise UserError(f"{size.model} contains its own model code, which needs permission to run", hint=hint) from error
+        if (folder := Path(locate(size.model))).is_dir() and (fault := broken_json(folder)) is not None:
+            raise UserError(f"{size.model}: {fault}", hint="download or copy the file again") from error
         hint = "a model folder needs config.json, tokenizer files and model.safetensors, as save_pretrained writes them"
         raise UserError(f"{size.model}: {what} can't be read: {first_line}", hint=hint) from error
 
@@ -163,12 +174,13 @@ def load_config(size: LadderSize) -> Any:
         OutsideError: the hub can't be reached.
     """
     folder = locate(size.model)
-    if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
-        raise UserError(
-            f"{size.model} is not a model folder: it has no config.json", hint="name a folder that save_pretrained wrote"
-        )
     if Path(folder).is_dir():
-        refuse_pointers(size.model, (path for path in sorted(Path(folder).iterdir()) if path.suffix in READ_WITH_WEIGHTS))
+        with readable(size.model):
+            refuse_pointers(size.model, (path for path in sorted(Path(folder).iterdir()) if path.suffix in READ_WITH_WEIGHTS))
+            here = (Path(folder) / "config.json").is_file()
+        if not here:
+            hint = "name a folder that save_pretrained wrote"
+            raise UserError(f"{size.model} is not a model folder: it has no config.json", hint=hint)
     with quiet(), _checkpoint_errors(size, "the config"):
         config = AutoConfig.from_pretrained(folder, revision=size.revision, trust_remote_code=size.trust_remote_code)
         if size.layers is not None:
@@ -411,6 +423,10 @@ def _check_weights(size: LadderSize) -> None:
             with _checkpoint_errors(size, "the list of files"):
                 present = set(names) & set(HfApi().list_repo_files(folder, revision=size.revision))
     if not present:
+        with readable(size.model):
+            for link in (Path(folder) / name for name in names):
+                if link.is_symlink():
+                    link.stat()  # fails where nothing is there
         raise UserError(f"{size.model} has no weights", hint=f"it needs one of these files: {', '.join(names)}")
     if not present & set(SAFE_WEIGHTS) and not size.allow_pickle:
         hint = "convert them to safetensors, or set allow_pickle: true for this size if you trust their origin"
@@ -419,7 +435,8 @@ def _check_weights(size: LadderSize) -> None:
 
 def _check_headers(model: Any, size: LadderSize, config: Any, task: str) -> None:
     """Check an empty model against the names and shapes in the headers of its weight files, as transformers matches them."""
-    weights = stored_weights(size.model, locate(size.model), size.revision)
+    with readable(size.model):
+        weights = stored_weights(size.model, locate(size.model), size.revision)
     if weights is None:
         return
     narrow = [key for key, weight in weights.items() if not weight.dtype.is_floating_point or weight.dtype.itemsize < 2]

@@ -1,10 +1,11 @@
-"""The files of a checkpoint before its weights are read: pointers in place of files, files cut short, names and shapes."""
+"""The files of a checkpoint before its weights are read: unreadable files, pointers, files cut short, names and shapes."""
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ SAFE = "model.safetensors"
 SAFE_INDEX = "model.safetensors.index.json"
 PICKLED = "pytorch_model.bin"
 READ_WITH_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # config and tokenizer
+JSON_OBJECTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json")
 # Types of safetensors. Any other is smaller than a byte or new, and holds quantized weights.
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -24,6 +26,47 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # a pointer file's first line, by the specification of git-lfs
+
+
+@contextmanager
+def readable(model: str) -> Iterator[None]:
+    """Convert an error of the file system at a file of a model's folder to a UserError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        path = Path(error.filename)
+        what = "the folder" if path.name == Path(model).name else path.name
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            raise UserError(f"{model}: {broken_link(what, path)}", hint="copy the files themselves into the folder") from None
+        hint = "give this user the right to read the folder and its files, or name another folder"
+        raise UserError(f"{model}: {what} can't be read: {error.strerror}", hint=hint) from None
+
+
+def broken_link(name: str, path: Path) -> str:
+    return f"{name} is a link to {path.readlink()}, and nothing is there"
+
+
+def broken_json(folder: Path) -> str | None:
+    """The fault of the first config or tokenizer file that holds no JSON object; None if there is none.
+
+    `tokenizer.json` also has to describe a model of tokens.
+    """
+    for path in (folder / name for name in JSON_OBJECTS):
+        if not path.is_file():
+            continue
+        if not (content := path.read_bytes()).strip():
+            return f"{path.name} is empty"
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            return f"{path.name} is not JSON: {error}"
+        if not isinstance(value, dict):
+            return f"{path.name} does not hold a JSON object"
+        if path.name == "tokenizer.json" and "model" not in value:
+            return f"{path.name} does not describe a tokenizer: it has no 'model'"
+    return None
 
 
 def refuse_pointers(model: str, paths: Iterable[Path]) -> None:

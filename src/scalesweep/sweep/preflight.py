@@ -259,9 +259,13 @@ def absolute(size: LadderSize, base: Path | None = None) -> LadderSize:
 
     A relative path starts at `base` (the sweep file's folder) if it exists there, else at the working folder.
     """
-    for folder in (base or Path(), Path()):
-        if (path := folder / Path(size.model).expanduser()).is_dir():
-            return size.model_copy(update={"model": str(path.resolve())})
+    for path in (folder / Path(size.model).expanduser() for folder in (base or Path(), Path())):
+        with contextlib.suppress(OSError):  # of a folder that this user may not see; it is refused by its name
+            if path.is_dir():
+                return size.model_copy(update={"model": str(path.resolve())})
+            if not path.is_symlink():
+                continue
+        return size.model_copy(update={"model": str(path.absolute())})
     return size
 
 
