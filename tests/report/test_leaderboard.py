@@ -19,6 +19,7 @@ from scalesweep.record import Record, RecordWriter, read_record
 from scalesweep.report import words
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json, render_leaderboard
 from scalesweep.report.prices import paid, paid_in_all
+from scalesweep.report.terminal import print_leaderboard
 
 KEYS = [
     *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
@@ -152,6 +153,14 @@ def test_csv_quotes_what_needs_it() -> None:
 @pytest.mark.parametrize("by", ["rung", "metric"])
 def test_no_line_is_wider_than_the_terminal(width: int, by: str) -> None:
     assert max(len(line) for line in text_at(make_record(), width, by).splitlines()) <= width
+
+
+def test_a_terminal_too_narrow_for_the_table_gets_the_narrowest_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    print_leaderboard(make_record())
+    assert capsys.readouterr().out == text_at(make_record(), 60)
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])

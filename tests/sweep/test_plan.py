@@ -65,12 +65,20 @@ def test_names_of_the_user_are_printed_as_they_are(capsys: pytest.CaptureFixture
         assert word in text
 
 
-def test_a_narrow_terminal_folds_no_number(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("columns", ["60", "20"])
+def test_a_narrow_terminal_folds_no_number(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = plan()
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", columns)
     print_plan(made.spec, made.as_json())
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 60
+    lines = text[text.index("\nrungs") :].splitlines()[1:]
+    labels = [line[:7].rstrip() for line in lines if line[0] != " "]
+    assert labels[:6] == ["rungs", "data", "classes", "epoch", "guess", "cost"]
+    assert all(line[6] == " " for line in lines if not line.startswith("classes")), "further lines begin below the first"
+    assert any(line.startswith(" " * 7 + "must beat") for line in lines), text
     for size in made.sizes:
         assert f"  {size.n_params:,}  {size.n_params_embedding:,}  " in text
 

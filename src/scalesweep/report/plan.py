@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from scalesweep.report import terminal, words
-from scalesweep.report.terminal import headed
+from scalesweep.report.terminal import headed, print_labelled
 from scalesweep.spec import SweepSpec
 
 CLASSES = 12  # named at most
@@ -15,7 +16,7 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     """Print a plan (`Plan.as_json()`) to stdout."""
     from rich.table import Table
 
-    console, early = terminal.console(), spec.early_terminate
+    console, early = terminal.console(width=terminal.page_width()), spec.early_terminate
     console.print(headed(spec.name, f"  {spec.task}, {plan['metric']['goal']} {spec.metric.name}\n"))
 
     ladder = Table(title="ladder", title_justify="left", box=None, pad_edge=False)
@@ -62,35 +63,36 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
 
     levels = " → ".join(map(words.level, plan["rungs"]["levels"])) or "none"
     ends = words.level(early.max_t)
-    console.print(headed("\nrungs", f"  {levels} {words.unit(early.time_attr)}; a trial ends at {ends}"))
+    labelled = partial(print_labelled, console)
+    console.print()
+    labelled("rungs", f"{levels} {words.unit(early.time_attr)}; a trial ends at {ends}")
     if plan["rungs"]["levels"]:
-        console.print(f"       about one of {early.reduction_factor:g} trials passes each rung")
-    console.print(headed("data", "\n".join(_data_lines(plan["data"]))))
+        labelled("", f"about one of {early.reduction_factor:g} trials passes each rung")
+    labelled("data", "\n".join(_data_lines(plan["data"])))
     for note in plan["data"]["notes"]:
-        console.print(f"       {note}", style="dim")
+        labelled("", note, "dim")
     if counts := plan["data"]["splits"]["train"].get("classes"):
-        console.print(headed("classes", f" {_class_shares(counts)}"))
-    console.print(headed("epoch", "  " + "\n       ".join(map(_epoch_line, plan["epochs"]))))
+        labelled("classes", _class_shares(counts))
+    labelled("epoch", "\n".join(map(_epoch_line, plan["epochs"])))
     guessed = plan["baseline"]["metrics"]
     shown = ", ".join(f"{name} {words.score(guessed[name])}" for name in words.guessed_metrics(guessed, spec.metric.name))
     guess = f"{shown}: the score of guessing from {plan['baseline']['guess']}, which a trial must beat"
-    console.print(headed("guess", f"  {guess}"))
-    console.print(headed("cost", f"   at most {_cost_line(plan['cost_at_most'])}"))
+    labelled("guess", guess)
+    labelled("cost", f"at most {_cost_line(plan['cost_at_most'])}")
     if (hours := plan["hours_at_most"]) and plan["cost_at_most"]["gpu_hours"] is None:
         speed = f"{hours['flops_per_second']:.2g} FLOPs per second of a worker ({hours['source']})"
-        console.print(headed("hours", f"  at most {hours['gpu_hours']:.2g} GPU hours of training at {speed}"))
+        labelled("hours", f"at most {hours['gpu_hours']:.2g} GPU hours of training at {speed}")
 
 
 def _data_lines(data: dict[str, Any]) -> list[str]:
     splits = data["splits"].items()
     if data["classes"]:
         counted = ", ".join(f"{name} {split['rows']:,}" for name, split in splits)
-        return [f"   {counted} examples; {data['tokens_per_example']:.1f} tokens each"]
-    lines = [
+        return [f"{counted} examples; {data['tokens_per_example']:.1f} tokens each"]
+    return [
         f"{name} {split['rows']:,} documents, {split['examples']:,} examples, {split['tokens']:,} tokens"
         for name, split in splits
     ]
-    return [f"   {lines[0]}", *(f"       {line}" for line in lines[1:])]
 
 
 def _class_shares(counts: dict[str, int]) -> str:

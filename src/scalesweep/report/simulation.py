@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from scalesweep.errors import OutsideError, UserError
 from scalesweep.report import terminal, words
-from scalesweep.report.terminal import PIPED_WIDTH, headed
+from scalesweep.report.terminal import headed
 from scalesweep.simulation.run import GOAL_REGRET, SHARES, Band, Outcome, SeedRun, Simulation
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def _places(outcome: Outcome) -> list[tuple[float, int]]:
 
 def print_simulation(simulation: Simulation) -> None:
     """Print tables to stdout, as wide as the terminal."""
-    console = terminal.console(width=shutil.get_terminal_size((PIPED_WIDTH, 24)).columns, highlight=False)
+    console = terminal.console(width=terminal.page_width(), highlight=False)
     options = simulation.options
     seeds = f"{options.seeds} seed{'s' if options.seeds != 1 else ''}"
     about = f"  {simulation.goal} {simulation.metric} on {simulation.curves} (simulated)"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 PIPED_WIDTH = 140  # columns if stdout is not a terminal and COLUMNS is not set
+NARROWEST = 60  # columns; on a narrower terminal the lines run over, because tables would lose their numbers
+LABEL_WIDTH = 7
 
 
 def console(**options: Any) -> Console:
@@ -34,6 +36,22 @@ def console(**options: Any) -> Console:
     return Plain(markup=False, emoji=False, **options)
 
 
+def page_width() -> int:
+    """The columns of what is printed to stdout: those of the terminal, but at least `NARROWEST`."""
+    return max(shutil.get_terminal_size((PIPED_WIDTH, 24)).columns, NARROWEST)
+
+
+def print_labelled(console: Console, label: str, text: str, style: str = "") -> None:
+    """Print a bold label and a text beside it; the text's further lines begin below its first."""
+    from rich.text import Text
+
+    head = label.ljust(LABEL_WIDTH) if len(label) < LABEL_WIDTH else f"{label} "
+    for line in Text(text, style).wrap(console, console.width - len(head)):
+        line.rstrip()
+        console.print(Text.assemble((head, "bold"), line))
+        head = " " * len(head)
+
+
 def headed(head: str, text: str) -> Text:
     """A line that begins with a bold word."""
     from rich.text import Text
@@ -45,7 +63,7 @@ def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None)
     """Print the ranked table to stdout, as wide as the terminal."""
     from scalesweep.report.leaderboard import render_leaderboard
 
-    width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns
+    width = page_width()
     console(width=width).print(render_leaderboard(record, by, width, limit))
 
 
