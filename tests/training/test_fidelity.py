@@ -50,4 +50,4 @@ def test_the_flops_of_a_run_are_those_that_torch_counts(kind: str, task: str, ca
     # The counter does not know the CPU's fused attention; this one is made of products that it knows.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         list(train(trainer))
-    assert trainer.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert trainer.clock.flops == pytest.approx(counter.get_total_flops(), rel=0.01)

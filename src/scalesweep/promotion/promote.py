@@ -257,7 +257,7 @@ def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
 
     from scalesweep.models.ladder import load_tokenizer, quiet
     from scalesweep.spec.metrics import LANGUAGE_MODELLING
-    from scalesweep.training.loop import validation_logits
+    from scalesweep.training.export import validation_logits
 
     auto = AutoModelForCausalLM if job.task == LANGUAGE_MODELLING else AutoModelForSequenceClassification
     with quiet():

@@ -37,6 +37,10 @@ class Peers:
                 raise PeerLost(str(error).strip().splitlines()[0]) from error
         return tensor
 
+    def sum_of(self, number: float, device: torch.device) -> float:
+        """The sum of each worker's `number`. Raises PeerLost like `sum_`."""
+        return float(self.sum_(torch.tensor(float(number), dtype=torch.float64, device=device)))
+
 
 ALONE = Peers()
 

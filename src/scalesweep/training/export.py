@@ -1,0 +1,45 @@
+"""The trained model as a folder that plain transformers loads, and the values to verify it by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scalesweep.data.tokens import text_tokenizer
+from scalesweep.models.ladder import quiet, restore_use_cache
+from scalesweep.spec.metrics import LANGUAGE_MODELLING
+from scalesweep.training.job import TrialJob, open_data
+
+
+@torch.no_grad()
+def export(model: Any, tokenizer: Any, job: TrialJob, folder: Path, examples: int = 32) -> np.ndarray:
+    """Write the model and its tokenizer as a `save_pretrained` folder (safetensors).
+
+    Returns:
+        float32 logits of the first `examples` validation examples, for comparison with a reloaded model.
+    """
+    model.eval()
+    logits = np.concatenate(list(validation_logits(model, job, examples)))
+    restore_use_cache(model.config, job.size)
+    with quiet():
+        model.save_pretrained(folder)
+    # A classifier's texts are texts to the end. A language model's user may want its control words, as in a chat.
+    tokenizer = tokenizer if job.task == LANGUAGE_MODELLING else text_tokenizer(tokenizer)
+    tokenizer.save_pretrained(folder)
+    return logits
+
+
+@torch.no_grad()
+def validation_logits(model: torch.nn.Module, job: TrialJob, examples: int) -> Iterator[np.ndarray]:
+    """Float32 logits of the first validation examples, one example at a time (without padding)."""
+    split = open_data(job).split("validation")
+    device = next(model.parameters()).device
+    for index in range(min(examples, len(split))):
+        arrays = split.batch(np.array([index]), pad_id=0)
+        inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if name != "labels"}
+        logits = model(**inputs).logits.float().cpu().numpy()
+        yield logits if logits.ndim == 2 else logits[:, -1]

@@ -1,0 +1,95 @@
+"""The gradients of a global batch: this worker's share in pieces that fit in memory, then the sum over the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from scalesweep.data.batches import micro_batches
+from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
+from scalesweep.spec import TrialConfig
+from scalesweep.training.cadence import Cadence
+from scalesweep.training.metrics import loss_sum
+from scalesweep.training.micro_batch import MicroBatch
+from scalesweep.training.passes import Passes
+from scalesweep.training.peers import Peers
+
+BUCKET_ELEMENTS = 2**25  # gradients are summed in buckets of 128 MiB: few calls, bounded extra memory
+
+
+class Gradients:
+    """Computes gradients with the whole batch's denominator, so that uneven shares have the right weights."""
+
+    def __init__(
+        self,
+        split: TokenizedSplit | JoinedSplit,
+        config: TrialConfig,
+        cadence: Cadence,
+        passes: Passes,
+        micro_batch: MicroBatch,
+        optimizer: torch.optim.Optimizer,
+        peers: Peers,
+    ) -> None:
+        self.split, self.config, self.cadence, self.passes = split, config, cadence, passes
+        self.micro_batch, self.optimizer, self.peers = micro_batch, optimizer, peers
+
+    def of_share(self, share: np.ndarray, denominator: int, step: int) -> torch.Tensor:
+        """Compute the gradients of this worker's share of the batch and return its part of the loss, float64.
+
+        If memory is too small, the pieces become smaller.
+        """
+        size = self.piece_size()
+        while True:
+            # Dropout depends on (seed, step, rank) alone, so a resumed trial continues as if it had not been interrupted.
+            seed = np.random.SeedSequence([self.config.seed, step, self.peers.rank])
+            torch.manual_seed(int(seed.generate_state(1)[0]))
+            total = torch.zeros((), dtype=torch.float64, device=self.passes.precision.device)
+            try:
+                for indices in micro_batches(share, size):
+                    total += self._piece(indices, denominator)
+                return total
+            except RuntimeError as error:
+                self.optimizer.zero_grad()
+                self.micro_batch.halve(self.cadence.lowest, error)
+                size = self.micro_batch.sizes[self.cadence.lowest]
+
+    def piece_size(self) -> int:
+        """The number of examples that a training pass takes at once."""
+        return self.micro_batch.size(self.cadence.lowest, self._try_out)
+
+    def _piece(self, indices: np.ndarray, denominator: int) -> torch.Tensor:
+        passes = self.passes
+        output = passes.forward(self.split, indices, self.cadence.lowest)
+        loss = loss_sum(output.logits, output.labels, self.config.label_smoothing_factor) / denominator
+        passes.precision.backward(loss)
+        shape = (len(indices), int(self.split.lengths[indices].max()))
+        passes.flops += passes.costs.forward(*shape, output.first)
+        passes.flops += passes.costs.backward(*shape, self.cadence.trainable, self.config.gradient_checkpointing)
+        return loss.detach().double()
+
+    def _try_out(self, rows: int) -> None:
+        """Run a pass over the `rows` longest examples to test the memory, and discard the gradients."""
+        longest = np.argsort(-self.split.lengths, kind="stable")[:rows]
+        try:
+            self._piece(longest, rows)
+        finally:
+            self.optimizer.zero_grad()
+
+    def sum_(self, trained: Sequence[torch.nn.Parameter]) -> None:
+        """Sum gradients over workers, in buckets. A worker without examples adds zeros; frozen parameters are not sent."""
+        if self.peers.world == 1:
+            return
+        bucket: list[torch.nn.Parameter] = []
+        size = 0
+        for parameter in [*trained, None]:
+            if bucket and (parameter is None or size + parameter.numel() > BUCKET_ELEMENTS):
+                flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket])
+                self.peers.sum_(flat)
+                for p, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+                    p.grad = part.view_as(p)
+                bucket, size = [], 0
+            if parameter is not None:
+                bucket.append(parameter)
+                size += parameter.numel()
