@@ -310,7 +310,7 @@ def test_leaderboard_json(run_dir: Path) -> None:
     done = run("leaderboard", str(run_dir), "--json")
     assert (done.returncode, done.stderr) == (0, "")
     document: dict[str, Any] = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert list(document) == ["sweep", "metric", "trials"]
+    assert list(document) == ["sweep", "metric", "floor", "trials"]
     assert (document["sweep"], document["metric"]) == ("quick", "eval_loss")
     for row in document["trials"]:
         assert list(row) == [

@@ -49,7 +49,7 @@ def text_at(record: Record, width: int, by: str = "rung", limit: int | None = No
 
 def test_json_holds_the_contract() -> None:
     board = leaderboard_json(make_record())
-    assert list(board) == ["sweep", "metric", "trials"]
+    assert list(board) == ["sweep", "metric", "floor", "trials"]
     assert (board["sweep"], board["metric"]) == ("quick", "eval_loss")
     assert len(board["trials"]) == 10
     assert all(list(trial) == KEYS for trial in board["trials"])
@@ -59,6 +59,18 @@ def test_json_holds_the_contract() -> None:
     assert first["params"]["unfreeze_interval"] == 40
     assert first["pareto"] is True
     json.dumps(board, allow_nan=False)
+
+
+def test_json_holds_the_scores_to_beat() -> None:
+    guess = {"guess": "class shares in train", "metrics": {"eval_loss": 0.6811, "eval_accuracy": 0.58}}
+    sizes = {"L4": {"eval_loss": 0.7}, "L6": {"eval_loss": float("nan")}}
+    untrained = [
+        {"event": "untrained", "time": START + 999, "trial": "t0000", "model_size": size, "metrics": metrics}
+        for size, metrics in sizes.items()
+    ]
+    board = leaderboard_json(make_record([*make_events(), *untrained], baseline=guess))
+    assert board["floor"] == {"guessing": guess, "untrained": {"L4": {"eval_loss": 0.7}, "L6": {"eval_loss": None}}}
+    assert leaderboard_json(make_record())["floor"] == {"guessing": None, "untrained": {}}  # of earlier days
 
 
 def test_a_trial_stopped_at_a_lower_rung_never_stands_above_one_at_a_higher_rung() -> None:

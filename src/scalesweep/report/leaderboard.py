@@ -33,10 +33,12 @@ def leaderboard_json(record: Record, by: By = "rung", limit: int | None = None) 
     """The trials, best first, as JSON can say it: what is not finite or not known is None. `limit` keeps the first ones.
 
     `error` is the first line of a failed trial's error, and `traceback` the file of the whole, relative to the run folder.
+    `floor` holds what a trial must beat: the metrics of guessing (None in an old record) and of each size's untrained model.
     `metric` was reached at `fidelity`; `gpu_seconds`, `wall_seconds`, `tokens` and `flops` are the trial's totals.
     """
     rows: list[dict[str, Any]] = [_finite(entry(row)) for row in rank(record, by)[:limit]]
-    return {"sweep": record.manifest.name, "metric": record.metric, "trials": rows}
+    floor = _finite({"guessing": record.manifest.baseline, "untrained": record.untrained})
+    return {"sweep": record.manifest.name, "metric": record.metric, "floor": floor, "trials": rows}
 
 
 def leaderboard_csv(record: Record, by: By = "rung", limit: int | None = None) -> str:
