@@ -95,7 +95,7 @@ def test_the_whole_sweep_is_shown_as_trials_end_and_not_too_often() -> None:
     status = [line for line in lines if " ── " in line]
     assert status[0] == (
         "[0:48] ── 0 done · 1 stopped · 0 failed · 8 running · 1 waiting"
-        " | best t0002 eval_loss 0.5000 at rung 1/3 (guessing: 0.6811) | left: 23 trials, 4:12"
+        " | best t0002 eval_loss 0.5000 at rung 1/3 (guessing: 0.6811) | left: 14 trials to start, 4:12"
     )
     at = [int(line[1]) * 60 + int(line[3:5]) for line in status]
     assert all(later - earlier >= 15 for earlier, later in itertools.pairwise(at))
@@ -168,6 +168,9 @@ def test_budget_uses() -> None:
     assert uses["gpu_hours"].left == "1.00 GPU h"
     assert uses["dollars"].left == "$7.50"
     assert [use.left for use in budget_uses({"run_cap": 7}, ended=6, elapsed=0.0, gpu_seconds=0.0, paid=0.0)] == ["1 trial"]
+    for begun, left in ((0, "7 trials to start"), (6, "1 trial to start"), (7, "0 trials to start")):
+        [use] = budget_uses({"run_cap": 7}, ended=0, elapsed=0.0, gpu_seconds=0.0, paid=0.0, begun=begun)
+        assert (use.left, use.used) == (left, "0 of 7 trials")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -184,7 +187,7 @@ def test_the_display_shows_budget_counts_best_and_running_trials(width: int, mon
     sink.close(record)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "43% of time (2:10 of 5:00)" in text
-    assert "left   15 trials · 2:50 (2:10 elapsed)" in text
+    assert "left   14 trials to start · 2:50 (2:10 elapsed)" in text
     assert "trials 2 done · 4 stopped · 2 failed · 1 infeasible" in text
     assert ("1 running" in text) == (width >= 80)
     assert "rungs  8 at 40 → 4 at 120 → 2 at 360 steps" in text

@@ -39,20 +39,28 @@ class Use:
     left: str
 
 
-def budget_uses(budget: dict[str, Any], ended: int, elapsed: float, gpu_seconds: float, paid: float) -> list[Use]:
-    """Each limit of `budget` that is set. `elapsed` and `gpu_seconds` in seconds, `paid` in dollars."""
+def budget_uses(
+    budget: dict[str, Any], ended: int, elapsed: float, gpu_seconds: float, paid: float, begun: int | None = None
+) -> list[Use]:
+    """Each limit of `budget` that is set. `elapsed` and `gpu_seconds` in seconds, `paid` in dollars.
+
+    With the number of trials that have `begun`, those that are left are the ones to start: a running one is not among them.
+    """
     limits: list[tuple[str, float, Callable[[float], str], str]] = [
         ("run_cap", ended, lambda value: f"{value:.0f}", " trials"),
         ("time", elapsed, words.clock, ""),
         ("gpu_hours", gpu_seconds / 3600, lambda value: f"{value:.2f}", " GPU h"),
         ("dollars", paid, lambda value: f"${value:,.2f}", ""),
     ]
-    return [
-        Use(key, used / cap, f"{say(used)} of {say(cap)}{unit}", f"{left}{unit.removesuffix('s') if left == '1' else unit}")
-        for key, used, say, unit in limits
-        if (cap := budget.get(key)) is not None
-        for left in [say(max(0.0, cap - used))]
-    ]
+    uses = []
+    for key, used, say, unit in limits:
+        if (cap := budget.get(key)) is None:
+            continue
+        to_start = key == "run_cap" and begun is not None
+        left = say(max(0.0, cap - (begun if begun is not None and to_start else used)))
+        left += unit.removesuffix("s") if left == "1" else unit
+        uses.append(Use(key, used / cap, f"{say(used)} of {say(cap)}{unit}", left + " to start" * to_start))
+    return uses
 
 
 Watch = Callable[[dict[str, Any], Record], object]
@@ -181,9 +189,9 @@ class _View:
 
     def uses(self, elapsed: float) -> list[Use]:
         ended = sum(number for state, number in self.states.items() if state.ended)
-        return budget_uses(
-            self.record.manifest.budget, ended, elapsed, self.record.gpu_seconds, paid_in_all(self.record) or 0.0
-        )
+        record = self.record
+        paid = paid_in_all(record) or 0.0
+        return budget_uses(record.manifest.budget, ended, elapsed, record.gpu_seconds, paid, len(record.trials))
 
     def at(self, fidelity: float) -> str:
         """'120/360 steps'."""
