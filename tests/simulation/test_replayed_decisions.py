@@ -38,8 +38,8 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # sampler and survival rule
 }
 
 
-def spec_of(way: str, **budget: Any) -> SweepSpec:
-    data = family_spec("trend")
+def spec_of(way: str, space: dict[str, Any] | None = None, **budget: Any) -> SweepSpec:
+    data = family_spec("trend") | ({"search_space": {"parameters": space}} if space else {})
     sampler, early = WAYS[way]
     points = [{"learning_rate": 1e-4}]  # tried first
     search = {"sampler": sampler, "n_startup_trials": 5, "seed": 3, "points_to_evaluate": points}
@@ -81,10 +81,15 @@ class Session(SweepDriver):
 
 
 def simulated(
-    way: str, gpus: int = 6, failures: float = 0.0, dies_at: Sequence[int] = (), **budget: Any
+    way: str,
+    gpus: int = 6,
+    failures: float = 0.0,
+    dies_at: Sequence[int] = (),
+    space: dict[str, Any] | None = None,
+    **budget: Any,
 ) -> tuple[Events, dict[str, Any]]:
     """A sweep's events and manifest. Each of `dies_at` ends a session after that many reports."""
-    spec = spec_of(way, **budget)
+    spec = spec_of(way, space, **budget)
     source = ParametricSource(FAMILIES["trend"], spec)
     clock, made = Clock(1000.0), manifest(spec, source.n_params)
     kept = Kept(Record(made))
@@ -117,6 +122,20 @@ def test_budgets_stop_trials_again() -> None:
     events, made = simulated("random", time=3000.0)
     assert any(event.get("reason") == "budget: time" for event in events if event["event"] == "report")
     assert replay_decisions(events, made).differences == []
+
+
+@pytest.mark.parametrize("way", ["tpe", "by_size, promotion"])
+def test_a_space_with_fewer_configurations_than_trials_ends_the_sweep_and_is_decided_again(way: str) -> None:
+    space = {"model_size": {"values": ["70m", "160m"]}, "learning_rate": {"values": [1e-4, 3e-4, 1e-3]}}
+    events, made = simulated(way, dies_at=(4,), space=space, run_cap=30)
+    tried = [event["params"] for event in events if event["event"] == "trial"]
+    assert len(tried) == 6
+    assert len({(params["model_size"], params["learning_rate"]) for params in tried}) == 6
+    assert events[-1]["event"] == "sweep_ended"
+    assert events[-1]["reason"] == "every configuration of the search space was tried"
+    result = replay_decisions(events, made)
+    assert result.differences == []
+    assert result.decisions == sum(event["event"] in ("trial", "promoted", "report") for event in events)
 
 
 def test_a_larger_budget_extends_a_sweep_that_has_ended_and_is_replayed() -> None:
