@@ -186,6 +186,34 @@ def test_an_error_of_training_is_no_traceback(run_dir: Path) -> None:
     assert "the final run failed: IndexError: " in text
 
 
+def rewrite(run_dir: Path, place: int, **changes: Any) -> None:
+    """Change the event in one line of the record."""
+    path = run_dir / "record.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    events[place].update(changes)
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+def test_a_trial_without_a_finite_value_is_not_promoted(run_dir: Path) -> None:
+    rewrite(run_dir, 3, metrics={"eval_loss": "NaN", "epoch": 3.0}, action="stop", reason="diverged")
+    rewrite(run_dir, 4, state="PRUNED", reason="diverged")
+    text = refused("promote", run_dir, "--trial", "t0000")
+    assert "error: trial t0000 diverged: it never had a finite eval_loss\n" in text
+    assert "hint: choose a trial that the leaderboard ranks" in text
+    assert f"no trial in {run_dir} has a usable eval_loss" in refused("promote", run_dir)
+    assert not (run_dir / "promoted").exists()
+
+
+def test_a_final_run_that_diverges_is_not_exported(run_dir: Path) -> None:
+    config = json.loads((run_dir / "record.jsonl").read_text().splitlines()[1])["config"]
+    # Each step of 10 with a weight decay of 1 multiplies the weights by -9.
+    rewrite(run_dir, 1, config=config | {"learning_rate": 10.0, "weight_decay": 1.0, "lr_scheduler_type": "constant"})
+    text = refused("promote", run_dir, "--max-t", "60")
+    assert "error: the final run of t0000 diverged: its predictions are not finite numbers\n" in text
+    assert "hint: choose another trial" in text
+    assert not (run_dir / "promoted" / "t0000").exists()
+
+
 @pytest.mark.parametrize("name", ["promoted", "my models", 'it\'s "here" $HOME'])
 def test_printed_commands_survive_the_shell(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
