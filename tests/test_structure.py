@@ -33,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "control": {"spec", "record", "search", "costs"},
     "simulation": {"spec", "record", "search", "control", "costs", "storage"},
     "data": {"spec", "storage"},
+    "tasks": {"spec"},
     "models": {"spec", "costs", "storage"},
     "training": {"spec", "data", "models", "costs", "storage"},
     "workers": {"training", "costs"},
@@ -70,7 +71,7 @@ LIBRARIES: dict[str, set[str]] = {
     "click": {"cli.py"},
     "huggingface_hub": {"models"},
     "matplotlib": {"report"},
-    "numpy": {"search", "simulation", "data", "training", "report", "promotion"},
+    "numpy": {"search", "simulation", "data", "tasks", "training", "report", "promotion"},
     "pandas": {"simulation", "record/table.py", "record/schema.py"},  # record: `to_frame` alone, inside the function
     "pyarrow": {"data", "storage"},
     "scipy": {"search", "control"},

@@ -1,0 +1,1 @@
+"""Tasks: what an example is and how it is taught; a file for each task."""
