@@ -221,7 +221,7 @@ def _time_steps(model: Any, frozen: int, repeats: int) -> tuple[float, float]:
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         measured.append(time.perf_counter() - began)
-    assert model.cadence.trainable == trainable, model.cadence.trainable
+    assert model.method.trainable == trainable, model.method.trainable
     flops = [
         _step_flops(model.job.flops, model.train_split.lengths[model.plan.batch(step)], frozen, trainable) for step in (0, 1)
     ]

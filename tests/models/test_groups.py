@@ -10,7 +10,7 @@ from torch import nn
 
 from scalesweep.errors import UserError
 from scalesweep.models.groups import LayerGroup, blocks, layer_groups
-from scalesweep.models.unfreezing import apply_unfreezing, head_groups, stages, trainable_groups
+from scalesweep.models.unfreezing import apply_unfreezing, head_groups
 from tiny_models import DECODERS, LAYERS, TINY, tiny_inputs, tiny_model
 
 torch.set_num_threads(1)
@@ -147,40 +147,6 @@ def test_a_model_without_blocks_is_refused() -> None:
 # ---- unfreezing -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("mode", "expected"),  # a word per stage, bottom to top: the head is the last letter
-    [
-        ("full", "TTTT"),
-        ("head", "...T"),
-        ("gradual", "...T ..TT .TTT TTTT"),
-        ("chain_thaw", "...T T... .T.. ..T. TTTT"),
-        ("lp_ft", "...T TTTT"),
-    ],
-)
-def test_stages(mode: str, expected: str) -> None:
-    wanted = expected.split()
-    assert stages(mode, 4) == len(wanted)
-    seen = ["".join(".T"[trains] for trains in trainable_groups(mode, stage, 4)) for stage in range(len(wanted) + 3)]
-    assert seen == wanted + wanted[-1:] * 3  # beyond the last stage: the last
-
-
-@pytest.mark.parametrize(
-    ("mode", "expected"),
-    [
-        ("full", "TTTTT"),
-        ("head", "...TT"),
-        ("gradual", "...TT ..TTT .TTTT TTTTT"),
-        ("chain_thaw", "...TT T.... .T... ..T.. TTTTT"),
-        ("lp_ft", "...TT TTTTT"),
-    ],
-)
-def test_stages_of_a_head_that_cannot_learn_alone(mode: str, expected: str) -> None:
-    wanted = expected.split()
-    assert stages(mode, 5, 2) == len(wanted)
-    seen = ["".join(".T"[trains] for trains in trainable_groups(mode, stage, 5, 2)) for stage in range(len(wanted) + 2)]
-    assert seen == wanted + wanted[-1:] * 2
-
-
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_head_without_a_matrix_trains_with_the_highest_block(name: str) -> None:
     """A classifier and an untied output layer are matrices; a norm is none."""
@@ -188,12 +154,6 @@ def test_a_head_without_a_matrix_trains_with_the_highest_block(name: str) -> Non
     assert [head_groups(model, layer_groups(model)) for model in (tied, untied)] == [2, 1]
     classifier = tiny_model(name)
     assert head_groups(classifier, layer_groups(classifier)) == 1
-
-
-def test_an_unknown_mode_is_named() -> None:
-    for function in (lambda: stages("sideways", 3), lambda: trainable_groups("sideways", 0, 3)):
-        with pytest.raises(ValueError, match="sideways"):
-            function()
 
 
 def test_a_frozen_group_above_the_trained_one_is_differentiated_through_and_keeps_its_dropout() -> None:

@@ -13,13 +13,15 @@ import torch
 from jobs import job, reports
 from scalesweep.data.batches import BatchPlan
 from scalesweep.spec import TrialConfig
-from scalesweep.spec.space import CADENCES
-from scalesweep.training.cadence import STAGES, Cadence
+from scalesweep.spec.space import CADENCES, UNFREEZING_MODES
 from scalesweep.training.loop import Trainer, train
+from scalesweep.training.methods.cadence import STAGES, Cadence
+from scalesweep.training.methods.unfreezing import MODES, stages
 from tiny_models import save_tiny
 from tiny_sweeps import tiny_sweep
 
 GROUPS = 5
+GRADUAL = stages("gradual", GROUPS)
 PLAN = BatchPlan(n_examples=40, batch_size=10, seed=0)  # four steps per epoch
 
 
@@ -40,19 +42,45 @@ def test_every_cadence_of_the_table_has_a_function() -> None:
     assert STAGES.keys() == CADENCES.keys()
 
 
+@pytest.mark.parametrize(
+    ("mode", "heads", "expected"),  # a word per stage, bottom to top: the head is the last letter
+    [
+        ("full", 1, "TTTT"),
+        ("head", 1, "...T"),
+        ("gradual", 1, "...T ..TT .TTT TTTT"),
+        ("chain_thaw", 1, "...T T... .T.. ..T. TTTT"),
+        ("lp_ft", 1, "...T TTTT"),
+        ("full", 2, "TTTTT"),
+        ("head", 2, "...TT"),
+        ("gradual", 2, "...TT ..TTT .TTTT TTTTT"),
+        ("chain_thaw", 2, "...TT T.... .T... ..T.. TTTTT"),
+        ("lp_ft", 2, "...TT TTTTT"),
+    ],
+)
+def test_the_stages_of_every_mode(mode: str, heads: int, expected: str) -> None:
+    found = stages(mode, len(expected.split()[0]), heads)
+    assert " ".join("".join(".T"[trains] for trains in stage) for stage in found) == expected
+
+
+def test_the_modes_are_those_of_the_table() -> None:
+    assert MODES.keys() == UNFREEZING_MODES.keys()
+    with pytest.raises(ValueError, match="sideways"):
+        stages("sideways", 3)
+
+
 def test_a_thaw_every_few_steps_every_epoch_or_at_shares_of_the_run() -> None:
-    steps = Cadence(config(unfreeze_interval=3), GROUPS, PLAN)
+    steps = Cadence(config(unfreeze_interval=3), GRADUAL, PLAN)
     assert thawed_by_step(steps, 14) == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5]
-    epochs = Cadence(config(unfreeze_cadence="epoch"), GROUPS, PLAN)
+    epochs = Cadence(config(unfreeze_cadence="epoch"), GRADUAL, PLAN)
     assert thawed_by_step(epochs, 10) == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
-    shares = Cadence(config(unfreeze_cadence="fraction", unfreeze_fraction=0.25), GROUPS, PLAN)
+    shares = Cadence(config(unfreeze_cadence="fraction", unfreeze_fraction=0.25), GRADUAL, PLAN)
     assert thawed_by_step(shares, 12) == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
-    found_out = Cadence(config(unfreeze_cadence="plateau"), GROUPS, PLAN, thaw_at=(0.25, 0.5, 0.5))
+    found_out = Cadence(config(unfreeze_cadence="plateau"), GRADUAL, PLAN, thaw_at=(0.25, 0.5, 0.5))
     assert thawed_by_step(found_out, 8) == [1, 1, 2, 2, 4, 4, 4, 4]
 
 
 def test_a_plateau_thaws_after_so_many_evaluations_without_gain() -> None:
-    cadence = Cadence(config(unfreeze_cadence="plateau", unfreeze_patience=2), GROUPS, PLAN)
+    cadence = Cadence(config(unfreeze_cadence="plateau", unfreeze_patience=2), GRADUAL, PLAN)
     found = []
     for step, loss in enumerate([0.9, 0.8, 0.85, 0.8, 0.7, 0.75, 0.6, 0.65, 0.61]):
         cadence.observe(loss)
@@ -64,11 +92,11 @@ def test_a_plateau_thaws_after_so_many_evaluations_without_gain() -> None:
 
 def test_a_restored_cadence_goes_on_as_it_would_have() -> None:
     made = config(unfreeze_cadence="plateau", unfreeze_patience=1, thaw_warmup_steps=4)
-    cadence = Cadence(made, GROUPS, PLAN)
+    cadence = Cadence(made, GRADUAL, PLAN)
     for step, loss in enumerate([0.9, 0.95, 0.9, 0.85]):
         cadence.observe(loss)
         cadence.advance(step, 0.0)
-    again = Cadence(made, GROUPS, PLAN)
+    again = Cadence(made, GRADUAL, PLAN)
     again.load(cadence.state())
     for other in (cadence, again):
         other.observe(0.86)
@@ -78,7 +106,7 @@ def test_a_restored_cadence_goes_on_as_it_would_have() -> None:
 
 
 def test_a_thawed_group_warms_up_on_its_own() -> None:
-    cadence = Cadence(config(unfreeze_interval=2, thaw_warmup_steps=4), GROUPS, PLAN)
+    cadence = Cadence(config(unfreeze_interval=2, thaw_warmup_steps=4), GRADUAL, PLAN)
     for step in range(5):
         cadence.advance(step, 0.0)
     assert [cadence.warmth(group, 4) for group in range(GROUPS)] == [1.0, 1.0, 0.25, 0.75, 1.0]
@@ -139,21 +167,6 @@ def test_the_first_stage_of_a_tied_decoder_learns(tmp_path: Path) -> None:
         assert moved <= {name for group in trainer.groups[-heads:] for name in group.parameter_names}
         assert any(".h.2." in name for name in moved) == (heads == 2)
     assert losses[2] < losses[1] - 0.1
-
-
-@pytest.mark.parametrize("mode", ["lp_ft", "chain_thaw"])
-def test_an_interrupted_run_of_any_mode_ends_as_an_undisturbed_one(mode: str, tmp_path: Any) -> None:
-    made = {
-        "unfreezing": mode, "unfreeze_interval": 3, "thaw_warmup_steps": 2, "eval_interval": 4, "max_t": 16, "rungs": [],
-        "learning_rate": 1e-3, "dropout": 0.1,
-    }  # fmt: skip
-    spec = tiny_sweep(layers=(1, 2))
-    undisturbed = list(reports(job(made, sweep=spec)))
-    for report in reports(job(made, tmp_path, sweep=spec)):
-        if report.step == 12:
-            break
-    resumed = list(reports(job(made, tmp_path, sweep=spec)))
-    assert resumed == undisturbed[1:]
 
 
 def test_a_plateau_is_seen_in_the_sweeps_metric_and_thaws_the_run() -> None:

@@ -1,8 +1,4 @@
-"""The layer groups that train in each stage of unfreezing, and setting a model to a stage.
-
-Gradual unfreezing (Howard and Ruder, 2018) starts with the head and thaws one more group, from the top, per stage.
-Chain-thaw (Felbo et al., 2017) trains the head, then every other group alone from the bottom up, then all together.
-LP-FT (Kumar et al., 2022) trains the head, then everything. `training/cadence.py` decides when a stage ends.
+"""The groups of a model that train as its head, and setting a model to train some of its groups.
 
 In a decoder whose output layer is tied to its embeddings, only the final norm is left in the group `head`. It can rescale
 features, but not learn new ones. There the highest block trains with the head wherever the head trains alone.
@@ -21,31 +17,6 @@ def head_groups(model: nn.Module, groups: Sequence[LayerGroup]) -> int:
     """The number of groups, from the top, that train as the head: 1, or 2 if the head has no matrix to learn with."""
     parameters = dict(model.named_parameters())
     return 1 if any(parameters[name].dim() >= 2 for name in groups[-1].parameter_names) else 2
-
-
-def stages(mode: str, n_groups: int, heads: int = 1) -> int:
-    """The number of stages of a mode. A thaw leads from each stage to the next. `heads` are the groups that train as the head.
-
-    Raises:
-        ValueError: the mode is unknown.
-    """
-    counts = {"full": 1, "head": 1, "gradual": n_groups - heads + 1, "chain_thaw": n_groups - heads + 2, "lp_ft": 2}
-    if mode not in counts:
-        raise ValueError(f"unknown unfreezing mode {mode!r}")
-    return counts[mode]
-
-
-def trainable_groups(mode: str, stage: int, n_groups: int, heads: int = 1) -> tuple[bool, ...]:
-    """Whether each group trains in a stage (from 0), bottom to top. A stage beyond the last equals the last."""
-    last = stages(mode, n_groups, heads) - 1
-    stage, head = min(stage, last), n_groups - heads
-    if mode == "head" or (mode != "full" and stage == 0):
-        return tuple(index >= head for index in range(n_groups))
-    if stage == last:
-        return (True,) * n_groups
-    if mode == "gradual":
-        return tuple(index >= head - stage for index in range(n_groups))
-    return tuple(index == stage - 1 for index in range(n_groups))  # chain_thaw
 
 
 def apply_unfreezing(model: nn.Module, groups: Sequence[LayerGroup], trainable: Sequence[bool]) -> None:

@@ -41,7 +41,7 @@ THAWING_MODES = ("gradual", "chain_thaw", "lp_ft")  # the modes that unfreeze fu
 
 
 class CadenceInfo(NamedTuple):
-    """One row of `CADENCES`. `training/cadence.py` has its function.
+    """One row of `CADENCES`. `training/methods/cadence.py` has its function.
 
     `parameter` is the one that it reads. `short` is its form in a line about a trial. With `by_metric`, thaws follow the
     evaluations of the trial, so a run without evaluations takes them from an earlier one.

@@ -29,14 +29,14 @@ def evaluate(
     while len(order):
         indices = order[:size]
         try:
-            output = passes.forward(split, indices, len(passes.groups), reads_cache)
+            output = passes.forward(split, indices, len(passes.method.groups), reads_cache)
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(indices) == 1:
                 raise
             size = -(-len(indices) // 2)
             continue
         order = order[size:]
-        passes.flops += passes.costs.forward(len(indices), int(split.lengths[indices].max()), output.first)
+        passes.flops += passes.method.costs.forward(len(indices), int(split.lengths[indices].max()), output.first)
         sums[0] += loss_sum(output.logits, output.labels).item()
         if task == LANGUAGE_MODELLING:
             sums[1] += split.predicted_tokens[indices].sum()

@@ -22,16 +22,15 @@ from scalesweep.data.batches import BatchPlan, shard, steps_for_tokens
 from scalesweep.models.base import BaseWeights, base_key
 from scalesweep.models.ladder import load_tokenizer
 from scalesweep.models.replay import NotReplayable
-from scalesweep.models.unfreezing import apply_unfreezing
 from scalesweep.spec import LadderSize, TrialConfig
 from scalesweep.spec.metrics import LANGUAGE_MODELLING
 from scalesweep.storage import cache_dir, place
 from scalesweep.training import checkpoint
-from scalesweep.training.cadence import Cadence
 from scalesweep.training.clock import PARTS_OF_A_RUN, Clock
 from scalesweep.training.evaluation import evaluate
 from scalesweep.training.export import export
 from scalesweep.training.job import TrainReport, TrialJob, open_data
+from scalesweep.training.methods.method import Method
 from scalesweep.training.micro_batch import MicroBatch
 from scalesweep.training.optimizer import make_optimizer
 from scalesweep.training.passes import Passes
@@ -94,17 +93,16 @@ class Trainer:
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.model.disable_input_require_grads()  # otherwise transformers computes gradients for the frozen prefix
-        self.groups = base.groups
-        self.parameters = dict(self.model.named_parameters())
+        self.method = Method(job, self.model, base.groups, self.plan)
+        self.groups, self.parameters = self.method.groups, self.method.parameters
         self.optimizer = make_optimizer(self.parameters, self.groups, config, self.device)
-        self.cadence = Cadence(config, len(self.groups), self.plan, job.thaw_at, job.head_groups)
         self.notes: list[str] = []
         self.prefix = self._prefix_cache(base)
         pad_id = self.tokenizer.pad_token_id or 0
-        self.passes = Passes(self.model, self.groups, job.flops, self.precision, self.prefix, pad_id)
+        self.passes = Passes(self.method, self.precision, self.prefix, pad_id)
         share = -(-config.global_batch_size // peers.world)
         micro_batch = MicroBatch(job, cache_dir(), self.device, share)
-        self.gradients = Gradients(self.train_split, config, self.cadence, self.passes, micro_batch, self.optimizer, peers)
+        self.gradients = Gradients(self.train_split, config, self.method, self.passes, micro_batch, self.optimizer, peers)
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._steps_since_report = 0
         self._mode_is_set = False
@@ -117,8 +115,7 @@ class Trainer:
         try:
             return PrefixCache(
                 job,
-                self.model,
-                self.groups,
+                self.method,
                 base.group_hashes,
                 cache_dir(),
                 self.device,
@@ -142,12 +139,11 @@ class Trainer:
         """Run one optimizer step on the next global batch."""
         config, clock, step = self.config, self.clock, self.clock.step
         clock.first_step_at = clock.first_step_at or time.time()
-        if self.cadence.advance(step, clock.progress) or not self._mode_is_set:
+        if self.method.advance(step, clock.progress) or not self._mode_is_set:
             self._set_mode()
-        self.passes.untouched = min(self.passes.untouched, self.cadence.lowest)
         factor = self.factor(clock.place)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor * self.cadence.warmth(group["layer_group"], step)
+            group["lr"] = group["peak_lr"] * factor * self.method.cadence.warmth(group["layer_group"], step)
 
         indices = self.plan.batch(step)
         lengths = self.train_split.lengths
@@ -155,7 +151,7 @@ class Trainer:
         share = shard(indices, self.peers.rank, self.peers.world)
         share = share[np.argsort(lengths[share], kind="stable")]  # similar lengths together save padding
         self._loss += self.gradients.of_share(share, max(denominator, 1), step)
-        trained = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
+        trained = self.method.trained
         self.gradients.sum_(trained)
         if config.max_grad_norm > 0:
             self.precision.clip(trained, self.optimizer, config.max_grad_norm)
@@ -166,7 +162,8 @@ class Trainer:
         clock.step += 1
         clock.tokens += int(lengths[indices].sum())
         whole = (len(indices), int(lengths[indices].max()))
-        clock.model_flops += self.job.flops.forward(*whole) + self.job.flops.backward(*whole, self.cadence.trainable)
+        costs = self.method.costs
+        clock.model_flops += costs.forward(*whole) + costs.backward(*whole, self.method.trainable)
         clock.agree(lambda seconds: self.peers.sum_of(seconds if self.peers.rank == 0 else 0.0, self.device))
 
     def _predictions(self, indices: np.ndarray) -> int:
@@ -175,8 +172,7 @@ class Trainer:
         return len(indices)
 
     def _set_mode(self) -> None:
-        self.model.train()
-        apply_unfreezing(self.model, self.groups, self.cadence.trainable)
+        self.method.apply()
         self._mode_is_set = True
 
     def evaluate(self) -> dict[str, float]:
@@ -193,7 +189,6 @@ class Trainer:
         """A report of the metrics before the first step. Its time does not count in the fidelity."""
         began = time.monotonic()
         self._set_mode()  # as in a step, which the micro-batch size depends on
-        self.passes.untouched = min(self.passes.untouched, self.cadence.lowest)  # the cache keeps what later evaluations read
         metrics = self.evaluate()
         self.clock.leave_out(time.monotonic() - began)
         return self.position(metrics)
@@ -201,7 +196,7 @@ class Trainer:
     def report(self) -> TrainReport:
         """Evaluate, and return a report of the position."""
         metrics = self.evaluate()
-        self.cadence.observe(metrics[self.job.metric] if self.job.minimize else -metrics[self.job.metric])
+        self.method.cadence.observe(metrics[self.job.metric] if self.job.minimize else -metrics[self.job.metric])
         self.notes += self.passes.collect_prefix()
         counters = torch.tensor([float(self._loss), self.passes.flops], dtype=torch.float64, device=self.device)
         loss, flops = self.peers.sum_(counters).tolist()
@@ -212,7 +207,7 @@ class Trainer:
         metrics["trainable_groups"] = sum(
             any(self.parameters[name].requires_grad for name in group.parameter_names) for group in self.groups
         )
-        metrics["unfreezing_stage"] = self.cadence.stage
+        metrics["unfreezing_stage"] = self.method.cadence.stage
         self._loss.zero_()
         self.passes.flops, self._steps_since_report = 0.0, 0
         return self.position(metrics)
@@ -239,16 +234,13 @@ class Trainer:
         self.notes += self.passes.collect_prefix()
         state = {
             **self.clock.state(),
-            "untouched": self.passes.untouched,
+            **self.method.state(),
             "unreported_flops": self.passes.flops * self.peers.world,  # the shares of workers are about equal
-            "cadence": self.cadence.state(),
             "metrics": report.metrics,
         }
         if self.precision.scaler is not None:
             state["scaler"] = self.precision.scaler.state_dict()
-        above = self.groups[self.passes.untouched :]
-        trained = {name: self.parameters[name] for group in above for name in group.parameter_names}
-        checkpoint.save(place(self.job.checkpoint_dir), self.clock.step, trained, self.optimizer, state)
+        checkpoint.save(place(self.job.checkpoint_dir), self.clock.step, self.method.kept(), self.optimizer, state)
 
     def restore(self) -> TrainReport | None:
         """Continue from the newest usable checkpoint. Returns its report, which may not have been delivered before."""
@@ -259,9 +251,8 @@ class Trainer:
         checkpoint.apply(found, self.parameters, self.optimizer)
         state = found.state
         self.clock.load(state)
-        self.passes.untouched = state["untouched"]
+        self.method.load(state)
         self.passes.flops = state.get("unreported_flops", 0.0) if self.peers.rank == 0 else 0.0
-        self.cadence.load(state["cadence"])
         if self.precision.scaler is not None and "scaler" in state:
             self.precision.scaler.load_state_dict(state["scaler"])
         return self.position(state["metrics"])

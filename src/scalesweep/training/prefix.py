@@ -24,6 +24,7 @@ from scalesweep.costs import GIB
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
 from scalesweep.models.replay import NotReplayable, Replay, prefix_signature
 from scalesweep.training.job import TrialJob
+from scalesweep.training.methods.method import Method
 from scalesweep.training.prefix_store import CacheBudget, PrefixStore
 
 FORMAT = 1
@@ -50,25 +51,13 @@ _layouts: dict[str, tuple[torch.dtype, int]] = {}  # dtype and number of values 
 _tallies: dict[str, Tally] = {}
 
 
-def cuts_of(mode: str, n_groups: int, heads: int = 1) -> list[int]:
-    """The cuts that occur in trials of an unfreezing mode, if the `heads` top groups train as the head.
-
-    Below cut 2 there is no block, so nothing is worth caching.
-    """
-    first = n_groups - heads
-    if mode == "gradual":
-        return list(range(2, first + 1))
-    return [] if mode == "full" or first < 2 else [first]
-
-
 class PrefixCache:
     """Hidden states at the cut for batches of examples, read from the node's cache or computed and stored there."""
 
     def __init__(
         self,
         job: TrialJob,
-        model: torch.nn.Module,
-        groups: Sequence[Any],
+        method: Method,
         group_hashes: Sequence[str],
         root: Path,
         device: torch.device,
@@ -88,17 +77,16 @@ class PrefixCache:
         Raises:
             NotReplayable: the model can't run from hidden states.
         """
-        self.job, self.model, self.device, self.autocast, self.pad_id = job, model, device, autocast, pad_id
+        self.job, self.model, self.groups = job, method.model, method.groups
+        self.device, self.autocast, self.pad_id = device, autocast, pad_id
         self.fill = fill
-        self.replay, self.groups = Replay(model, groups), groups
+        self.replay = Replay(self.model, self.groups)
         self.group_hashes = group_hashes
         budget = None if job.cache_gib is None else int(job.cache_gib * GIB)
         self.budget = CacheBudget(root, budget)
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self._common = [FORMAT, precision, kind, torch.__version__, transformers.__version__]
-        modes = {*job.shared_modes, job.config.unfreezing}
-        self.cuts = sorted({cut for mode in modes for cut in cuts_of(mode, len(groups), job.head_groups)})
-        self.own_cuts = cuts_of(job.config.unfreezing, len(groups), job.head_groups)
+        self.cuts, self.own_cuts = method.cuts(*job.shared_modes, job.config.unfreezing), method.cuts()
         self.notes: list[str] = []
         self.computed: list[tuple[int, int, int]] = []  # (tokens, first group, cut) of each computed example, for the FLOPs
         self._stores: dict[tuple[int, Path, str], PrefixStore] = {}

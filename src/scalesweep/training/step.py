@@ -10,7 +10,7 @@ import torch
 from scalesweep.data.batches import micro_batches
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
 from scalesweep.spec import TrialConfig
-from scalesweep.training.cadence import Cadence
+from scalesweep.training.methods.method import Method
 from scalesweep.training.metrics import loss_sum
 from scalesweep.training.micro_batch import MicroBatch
 from scalesweep.training.passes import Passes
@@ -26,13 +26,13 @@ class Gradients:
         self,
         split: TokenizedSplit | JoinedSplit,
         config: TrialConfig,
-        cadence: Cadence,
+        method: Method,
         passes: Passes,
         micro_batch: MicroBatch,
         optimizer: torch.optim.Optimizer,
         peers: Peers,
     ) -> None:
-        self.split, self.config, self.cadence, self.passes = split, config, cadence, passes
+        self.split, self.config, self.method, self.passes = split, config, method, passes
         self.micro_batch, self.optimizer, self.peers = micro_batch, optimizer, peers
 
     def of_share(self, share: np.ndarray, denominator: int, step: int) -> torch.Tensor:
@@ -52,21 +52,21 @@ class Gradients:
                 return total
             except RuntimeError as error:
                 self.optimizer.zero_grad()
-                self.micro_batch.halve(self.cadence.lowest, error)
-                size = self.micro_batch.sizes[self.cadence.lowest]
+                self.micro_batch.halve(self.method.lowest, error)
+                size = self.micro_batch.sizes[self.method.lowest]
 
     def piece_size(self) -> int:
         """The number of examples that a training pass takes at once."""
-        return self.micro_batch.size(self.cadence.lowest, self._try_out)
+        return self.micro_batch.size(self.method.lowest, self._try_out)
 
     def _piece(self, indices: np.ndarray, denominator: int) -> torch.Tensor:
         passes = self.passes
-        output = passes.forward(self.split, indices, self.cadence.lowest)
+        output = passes.forward(self.split, indices, self.method.lowest)
         loss = loss_sum(output.logits, output.labels, self.config.label_smoothing_factor) / denominator
         passes.precision.backward(loss)
         shape = (len(indices), int(self.split.lengths[indices].max()))
-        passes.flops += passes.costs.forward(*shape, output.first)
-        passes.flops += passes.costs.backward(*shape, self.cadence.trainable, self.config.gradient_checkpointing)
+        passes.flops += self.method.costs.forward(*shape, output.first)
+        passes.flops += self.method.costs.backward(*shape, self.method.trainable, self.config.gradient_checkpointing)
         return loss.detach().double()
 
     def _try_out(self, rows: int) -> None:

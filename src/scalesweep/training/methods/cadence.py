@@ -3,46 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from scalesweep.data.batches import BatchPlan
-from scalesweep.models.unfreezing import stages, trainable_groups
 from scalesweep.spec import TrialConfig
 from scalesweep.spec.space import CADENCES
+from scalesweep.training.methods.unfreezing import Stage
 
 
 class Cadence:
-    """The unfreezing stage of a trial. A stage determines the groups that train (`models/unfreezing.py`)."""
+    """The unfreezing stage of a trial. A stage determines the groups that train (`unfreezing.py`)."""
 
     def __init__(
         self,
         config: TrialConfig,
-        n_groups: int,
+        stages: Sequence[Stage],
         plan: BatchPlan,
         thaw_at: tuple[float, ...] | None = None,
-        heads: int = 1,
     ) -> None:
         """
         Args:
-            heads: groups, from the top, that train as the head.
             thaw_at: shares of the run at which each further stage begins, taken from an earlier run. They replace the
                 config's cadence.
         """
-        self.config, self.n_groups, self.plan, self.thaw_at, self.heads = config, n_groups, plan, thaw_at, heads
+        self.config, self.stages, self.plan, self.thaw_at = config, stages, plan, thaw_at
         self.stage = 0
-        self._last = stages(config.unfreezing, n_groups, heads) - 1
+        self._last = len(stages) - 1
         self.best = math.inf
         self.evaluations_without_gain = 0
-        self.thawed: list[int | None] = [
-            None
-        ] * n_groups  # step at which each group thawed; None if it has not thawed or trained from the start
-        self.trainable = trainable_groups(config.unfreezing, 0, n_groups, heads)
+        self.trainable = stages[0]
+        # The step at which each group thawed; None if it has not thawed or trained from the start.
+        self.thawed: list[int | None] = [None] * len(self.trainable)
 
     def advance(self, step: int, progress: float) -> bool:
         """Move to the stage of `step` (from 0) at `progress` (0 … 1) of the run. Returns whether other groups train now."""
         self.stage = min(self._last, self._stage(step, progress))
-        trainable = trainable_groups(self.config.unfreezing, self.stage, self.n_groups, self.heads)
+        trainable = self.stages[self.stage]
         if trainable == self.trainable:
             return False
         for index, (before, now) in enumerate(zip(self.trainable, trainable, strict=True)):

@@ -1,0 +1,1 @@
+"""The methods by which a trial adapts its model to its data."""
