@@ -9,8 +9,10 @@ so the model sees before each answer what it will see when it is asked to genera
 text. A template for which they are not is refused, because its model would be taught something that it is never asked.
 
 A learnt span is all that the model has to generate: the answer, the word that ends the turn, and whatever the template
-writes behind that word (a newline in ChatML). The masks of TRL's training templates hold the same, but for two: TRL also
-teaches the newline between `assistant` and the answer with Qwen2.5, and `<|start|>assistant` with gpt-oss.
+writes behind that word (a newline in ChatML). The masks of TRL's training templates hold the same, with two exceptions.
+TRL also teaches a part of the generation prompt where its template's marks include it: the newline behind `assistant` of
+Qwen2.5, and `<|start|>assistant` of gpt-oss and Muse Glimmer. And TRL teaches a token that begins before the answer, such
+as the two newlines of a prompt that ends with one and an answer that begins with one; no prompt leads to such a token.
 
 An empty block of thinking is not taught. A template with the switch `enable_thinking` (Qwen3) writes such a block before
 an answer without thoughts. The generation prompt for `enable_thinking=False` ends with this block, so it is context.
