@@ -255,7 +255,7 @@ def test_what_can_not_be_written_is_told_at_once(server: Server) -> None:
         assert caught.value.hint
     began = time.monotonic()
     with pytest.raises(OSError, match="NO_SUCH_BUCKET"):
-        checkpoint.save(place(server.url("x", bucket="no-such-bucket")), 1, *tiny_model(), {"step": 1})
+        checkpoint.save(place(server.url("x", bucket="no-such-bucket")), 1, *tiny_tensors(), {"step": 1})
     assert time.monotonic() - began < 200, "what never comes back is not waited for"
 
 
@@ -310,6 +310,11 @@ def tiny_model() -> tuple[dict[str, torch.nn.Parameter], torch.optim.Optimizer]:
     return dict(model.named_parameters()), optimizer
 
 
+def tiny_tensors() -> tuple[dict[str, torch.nn.Parameter], dict[str, torch.Tensor]]:
+    weights, optimizer = tiny_model()
+    return weights, checkpoint.moments_of(optimizer, weights)
+
+
 def checkpoints_of(run_dir: Place) -> Place:
     """As a session begins: a checkpoint makes no folder above its trial's, for storage that is away has none."""
     folder = run_dir / "checkpoints"
@@ -321,9 +326,9 @@ def checkpoints_of(run_dir: Place) -> Place:
 def test_a_checkpoint_comes_back_and_the_older_one_goes(run_dir: Place) -> None:
     folder = checkpoints_of(run_dir) / "t0000"
     assert checkpoint.steps(folder) == []
-    trained, optimizer = tiny_model()
+    trained, moments = tiny_tensors()
     for step in (1, 2):
-        checkpoint.save(folder, step, trained, optimizer, {"step": step})
+        checkpoint.save(folder, step, trained, moments, {"step": step})
         assert checkpoint.steps(folder) == [step]
     found = checkpoint.read(folder, 2, lambda _: True)
     assert found.state == {"step": 2}
@@ -434,7 +439,7 @@ def test_a_damaged_checkpoint_falls_back_to_an_older_one(
 def test_checkpoints_of_ended_trials_go_at_once_and_what_a_dead_driver_left_at_the_next_start(run_dir: Place) -> None:
     folder = checkpoints_of(run_dir)
     for name in ("t0", "t1", "t2"):
-        checkpoint.save(folder / name, 1, *tiny_model(), {"step": 1})
+        checkpoint.save(folder / name, 1, *tiny_tensors(), {"step": 1})
     writer = RecordWriter(run_dir, MANIFEST)
     for number in range(3):
         writer.append(trial(f"t{number}", number))

@@ -27,15 +27,16 @@ def _model() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 def _save_on_a_full_disk(folder: str, lift_after: float, storage_seconds: float, answer: Any) -> None:
     """The second checkpoint meets a disk on which only a part of it fits, until the limit is lifted."""
     model, optimizer = _model()
-    trained = dict(model.named_parameters())
-    checkpoint.save(Path(folder), 1, trained, optimizer, {"step": 1})
+    weights = dict(model.named_parameters())
+    moments = checkpoint.moments_of(optimizer, weights)
+    checkpoint.save(Path(folder), 1, weights, moments, {"step": 1})
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     lift = threading.Timer(lift_after, resource.setrlimit, (resource.RLIMIT_FSIZE, (hard, hard)))
     lift.daemon = True
     lift.start()
     try:
-        checkpoint.save(Path(folder), 2, trained, optimizer, {"step": 2}, storage_seconds)
+        checkpoint.save(Path(folder), 2, weights, moments, {"step": 2}, storage_seconds)
         answer.put(2)
     except (OSError, SafetensorError):
         answer.put(1)

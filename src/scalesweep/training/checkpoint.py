@@ -44,12 +44,12 @@ class Checkpoint:
 def save(
     folder: Path | UrlPath,
     step: int,
-    trained: dict[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    weights: Mapping[str, torch.Tensor],
+    moments: Mapping[str, torch.Tensor],
     state: dict[str, Any],
     storage_seconds: float = STORAGE_SECONDS,
 ) -> None:
-    """Write `folder/step-N` with the trained weights, and delete older checkpoints.
+    """Write `folder/step-N` with trained weights and moments (`moments_of`), and delete older checkpoints.
 
     Raises:
         OSError, SafetensorError: writing failed for `storage_seconds`; the previous checkpoint still exists.
@@ -57,35 +57,39 @@ def save(
 
     def write() -> None:
         if isinstance(folder, UrlPath):
-            _put(folder, step, trained, optimizer, state)
+            _put(folder, step, weights, moments, state)
         else:
-            _write(folder, step, trained, optimizer, state)
+            _write(folder, step, weights, moments, state)
 
     # safetensors reports disk errors as its own error type.
     patiently(write, storage_seconds, (OSError, SafetensorError))
 
 
-def _fill(
-    folder: Path, trained: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> None:
-    save_file({name: parameter.detach().contiguous() for name, parameter in trained.items()}, folder / FILES[0])
-    moments = {
-        f"{name}/{key}": value.contiguous()
-        for name, parameter in trained.items()
+def moments_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The optimizer's state of these parameters, by `NAME/KEY`."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    save_file(moments, folder / FILES[1])
+
+
+def _fill(
+    folder: Path, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor], state: dict[str, Any]
+) -> None:
+    for tensors, file in ((weights, FILES[0]), (moments, FILES[1])):
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / file)
     (folder / STATE).write_text(json.dumps(state))
 
 
 def _write(
-    folder: Path, step: int, trained: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    folder: Path, step: int, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor], state: dict[str, Any]
 ) -> None:
     folder.mkdir(exist_ok=True)  # without parents: if the storage is unmounted, nothing may be created under its mount point
     temporary = folder / f".step-{step:08d}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    _fill(temporary, trained, optimizer, state)
+    _fill(temporary, weights, moments, state)
     for path in (*temporary.iterdir(), temporary):
         _sync(path)
     final = folder / f"step-{step:08d}"
@@ -98,11 +102,11 @@ def _write(
 
 
 def _put(
-    folder: UrlPath, step: int, trained: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    folder: UrlPath, step: int, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor], state: dict[str, Any]
 ) -> None:
     final = folder / f"step-{step:08d}"
     with tempfile.TemporaryDirectory(prefix="scalesweep-") as made:
-        _fill(Path(made), trained, optimizer, state)
+        _fill(Path(made), weights, moments, state)
         (final / STATE).unlink()  # removes an earlier attempt's state: while the files are replaced, there is no checkpoint
         for name in FILES:
             (final / name).upload(Path(made) / name)
@@ -162,14 +166,23 @@ def _read(folder: Path) -> Checkpoint:
     return Checkpoint(state, load_file(folder / FILES[0]), load_file(folder / FILES[1]))
 
 
-def apply(found: Checkpoint, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Restore weights and optimizer moments."""
+def apply(
+    found: Checkpoint,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    part: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda whole, like: whole,  # noqa: ARG005
+) -> None:
+    """Restore weights and optimizer moments.
+
+    Args:
+        part: the part of a whole tensor that this worker holds, as it holds a given parameter.
+    """
     with torch.no_grad():
         for name, value in found.weights.items():
-            parameters[name].copy_(value)
+            parameters[name].copy_(part(value, parameters[name]))
     for key, value in found.moments.items():
         name, _, moment = key.rpartition("/")
         parameter = parameters[name]
         # AdamW keeps its step counter on the CPU unless fused on CUDA, and `load_state_dict` places it the same way.
         device = parameter.device if value.dim() or optimizer.defaults.get("fused") else torch.device("cpu")
-        optimizer.state[parameter][moment] = value.to(device)
+        optimizer.state[parameter][moment] = (part(value, parameter) if value.dim() else value).to(device)

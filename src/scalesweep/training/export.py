@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,32 @@ from scalesweep.training.job import TrialJob, open_data
 
 
 @torch.no_grad()
-def export(model: Any, tokenizer: Any, job: TrialJob, folder: Path, examples: int = 32) -> np.ndarray:
+def export(
+    model: Any,
+    tokenizer: Any,
+    job: TrialJob,
+    folder: Path,
+    gather: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]],
+    writes: bool = True,
+    examples: int = 32,
+) -> np.ndarray | None:
     """Write the model and its tokenizer as a `save_pretrained` folder (safetensors).
+
+    Args:
+        gather: makes tensors whole that the workers hold in parts.
+        writes: whether this worker writes. The others take part in the passes and in `gather`, and return None.
 
     Returns:
         float32 logits of the first `examples` validation examples, for comparison with a reloaded model.
     """
     model.eval()
     logits = np.concatenate(list(validation_logits(model, job, examples)))
+    weights = gather(model.state_dict())
+    if not writes:
+        return None
     restore_use_cache(model.config, job.size)
     with quiet():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
     # A classifier's texts are texts to the end. A language model's user may want its control words, as in a chat.
     tokenizer = tokenizer if job.task == LANGUAGE_MODELLING else text_tokenizer(tokenizer)
     tokenizer.save_pretrained(folder)

@@ -49,6 +49,7 @@ class TrialJob:
     cache_gib: float | None = None  # disk for cached activations on a node; None: a share of the free disk
     untrained: bool = False  # also report the metrics before the first step
     head_groups: int = 1  # layer groups, from the top, that train as the head
+    parallel: str = "replicated"  # how the workers share the model (`training/parallel/`)
     shared_modes: tuple[str, ...] = ()  # unfreezing modes of this sweep, whose trials share cached activations
 
 

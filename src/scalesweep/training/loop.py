@@ -33,6 +33,7 @@ from scalesweep.training.job import TrainReport, TrialJob, open_data
 from scalesweep.training.methods.method import Method
 from scalesweep.training.micro_batch import MicroBatch
 from scalesweep.training.optimizer import make_optimizer
+from scalesweep.training.parallel import strategy
 from scalesweep.training.passes import Passes
 from scalesweep.training.peers import ALONE, Peers
 from scalesweep.training.precision import Precision
@@ -89,7 +90,8 @@ class Trainer:
         self.device = self.precision.device
         self.tokenizer = _tokenizer(job.size)
         base = _base_model(job)
-        self.model: Any = base.make(config.knobs(), self.device)
+        self.parallel = strategy(job.parallel, peers, self.device)
+        self.model: Any = self.parallel.place(lambda device: base.make(config.knobs(), device), base.groups)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.model.disable_input_require_grads()  # otherwise transformers computes gradients for the frozen prefix
@@ -152,9 +154,10 @@ class Trainer:
         share = share[np.argsort(lengths[share], kind="stable")]  # similar lengths together save padding
         self._loss += self.gradients.of_share(share, max(denominator, 1), step)
         trained = self.method.trained
-        self.gradients.sum_(trained)
+        self.parallel.reduce(trained)
         if config.max_grad_norm > 0:
-            self.precision.clip(trained, self.optimizer, config.max_grad_norm)
+            self.precision.unscale(self.optimizer)
+            self.parallel.clip(trained, config.max_grad_norm)
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad()
 
@@ -172,6 +175,7 @@ class Trainer:
         return len(indices)
 
     def _set_mode(self) -> None:
+        self.parallel.before_thaw(self.model)
         self.method.apply()
         self._mode_is_set = True
 
@@ -229,7 +233,12 @@ class Trainer:
 
     def save(self, report: TrainReport) -> None:
         """Write a checkpoint that includes `report`. Only the first rank writes."""
-        if self.job.checkpoint_dir is None or self.peers.rank != 0:
+        if self.job.checkpoint_dir is None:
+            return
+        kept = self.method.kept()
+        weights = self.parallel.gather(kept)
+        moments = self.parallel.gather(checkpoint.moments_of(self.optimizer, kept))
+        if self.peers.rank != 0:
             return
         self.notes += self.passes.collect_prefix()
         state = {
@@ -240,7 +249,7 @@ class Trainer:
         }
         if self.precision.scaler is not None:
             state["scaler"] = self.precision.scaler.state_dict()
-        checkpoint.save(place(self.job.checkpoint_dir), self.clock.step, self.method.kept(), self.optimizer, state)
+        checkpoint.save(place(self.job.checkpoint_dir), self.clock.step, weights, moments, state)
 
     def restore(self) -> TrainReport | None:
         """Continue from the newest usable checkpoint. Returns its report, which may not have been delivered before."""
@@ -248,7 +257,7 @@ class Trainer:
         self.notes += notes
         if found is None:
             return None
-        checkpoint.apply(found, self.parameters, self.optimizer)
+        checkpoint.apply(found, self.parameters, self.optimizer, self.parallel.part)
         state = found.state
         self.clock.load(state)
         self.method.load(state)
@@ -257,9 +266,12 @@ class Trainer:
             self.precision.scaler.load_state_dict(state["scaler"])
         return self.position(state["metrics"])
 
-    def export(self, folder: Path) -> np.ndarray:
-        """Write the model as a folder. Returns logits to verify it by (`training/export.py`)."""
-        return export(self.model, self.tokenizer, self.job, folder)
+    def export(self, folder: Path) -> np.ndarray | None:
+        """Write the model as a folder. Returns logits to verify it by (`training/export.py`); None if not the first rank."""
+        first = self.peers.rank == 0
+        if not first and not self.parallel.equal_passes:
+            return None
+        return export(self.model, self.tokenizer, self.job, folder, self.parallel.gather, first)
 
 
 def _total_steps(config: TrialConfig, plan: BatchPlan, lengths: np.ndarray) -> int | None:

@@ -7,7 +7,6 @@ and the precision come from the job alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 
 import torch
 from accelerate.utils.memory import clear_device_cache
@@ -36,11 +35,10 @@ class Precision:
     def backward(self, loss: torch.Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def clip(self, parameters: Iterable[torch.nn.Parameter], optimizer: torch.optim.Optimizer, max_norm: float) -> None:
-        """Clip the norm of the gradients, unscaled."""
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Undo the scale of the gradients, before they are clipped."""
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take an optimizer step. A step whose scaled gradients overflow is skipped."""

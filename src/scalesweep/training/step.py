@@ -1,8 +1,6 @@
-"""The gradients of a global batch: this worker's share in pieces that fit in memory, then the sum over the workers."""
+"""The gradients of this worker's share of a global batch, in pieces that fit in memory."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,8 +13,6 @@ from scalesweep.training.metrics import loss_sum
 from scalesweep.training.micro_batch import MicroBatch
 from scalesweep.training.passes import Passes
 from scalesweep.training.peers import Peers
-
-BUCKET_ELEMENTS = 2**25  # gradients are summed in buckets of 128 MiB: few calls, bounded extra memory
 
 
 class Gradients:
@@ -76,20 +72,3 @@ class Gradients:
             self._piece(longest, rows)
         finally:
             self.optimizer.zero_grad()
-
-    def sum_(self, trained: Sequence[torch.nn.Parameter]) -> None:
-        """Sum gradients over workers, in buckets. A worker without examples adds zeros; frozen parameters are not sent."""
-        if self.peers.world == 1:
-            return
-        bucket: list[torch.nn.Parameter] = []
-        size = 0
-        for parameter in [*trained, None]:
-            if bucket and (parameter is None or size + parameter.numel() > BUCKET_ELEMENTS):
-                flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket])
-                self.peers.sum_(flat)
-                for p, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
-                    p.grad = part.view_as(p)
-                bucket, size = [], 0
-            if parameter is not None:
-                bucket.append(parameter)
-                size += parameter.numel()

@@ -66,7 +66,7 @@ class WorkerGroup:
 
     def export(self, folder: Path) -> Any:
         """Have rank 0 write the trained model to `folder`. Returns its logits on validation examples."""
-        return self._first(lambda rank: rank.export.remote(str(folder)))
+        return self._all([actor.export.remote(str(folder)) for actor in self.ranks])[0]
 
     def pids(self) -> list[int]:
         return list(self._all([actor.pid.remote() for actor in self.ranks]))
