@@ -316,6 +316,16 @@ def test_trials_that_fail_before_any_report_cost_what_they_held(tmp_path: Path) 
     assert read_record(tmp_path / "run").gpu_seconds == pytest.approx(3600)
 
 
+def test_the_workers_of_a_failed_trial_are_ended_unless_they_are_intact(tmp_path: Path) -> None:
+    made = conductor(tmp_path, sweep(), slots=2)
+    for intact in (True, False):
+        name = start(made)
+        made.failed(name, "the model can't be read", intact=intact)
+        assert made.record.trials[name].state is State.FAIL
+        assert name not in made.pool.holders
+        assert (name in made.pool.discarded) != intact
+
+
 def test_a_driver_that_died_between_a_decision_and_its_end_is_put_right(tmp_path: Path) -> None:
     one_gpu = {"parameters": {"model_size": {"values": ["L1", "L2"]}, "learning_rate": RATE}}
     made = conductor(tmp_path, sweep(search_space=one_gpu), slots=3)

@@ -51,7 +51,7 @@ def test_a_paused_trial_comes_again_as_a_new_one_and_the_process_it_had_kept_is_
     assert conductor.deaths == [("t0000", "Failure # 1: killed")]
     failure = {"failure": "ValueError: no", "failure_kind": "out_of_memory", "traceback": "File model.py, line 3"}
     scheduler.on_trial_result(controller, tunes["b"], failure)
-    assert conductor.failures == ("t0001", "ValueError: no", True, "File model.py, line 3")
+    assert conductor.failures == ("t0001", "ValueError: no", True, "File model.py, line 3", False)
 
 
 def test_tunes_loop_leaves_the_cpu_to_starting_workers_after_a_failed_trial() -> None:
@@ -59,8 +59,9 @@ def test_tunes_loop_leaves_the_cpu_to_starting_workers_after_a_failed_trial() ->
     scheduler = BridgeScheduler(conductor)  # type: ignore[arg-type]
     searcher = BridgeSearcher(conductor, lambda trial: {"trial": trial.name}, scheduler)  # type: ignore[arg-type]
     failed = SimpleNamespace(config=searcher.suggest("a"))
-    failure = {"failure": "UserError: the model can't be read", "failure_kind": "error", "traceback": ""}
+    failure = {"failure": "UserError: the model can't be read", "failure_kind": "user", "traceback": ""}
     assert scheduler.on_trial_result(SimpleNamespace(), failed, failure) == "NOOP"
+    assert conductor.failures == ("t0000", "UserError: the model can't be read", False, "", True)
     for running, shortest, longest in (({}, ROUND_SECONDS, 5.0), ({"t0001": object()}, 0.0, ROUND_SECONDS)):
         conductor.running, began = running, time.monotonic()
         assert searcher.suggest("b") is None

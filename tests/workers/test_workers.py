@@ -243,6 +243,23 @@ def test_an_error_in_training_is_a_failure_of_the_trial(pool: WorkerPool) -> Non
     assert run(pool, "b", 1)[-1].step == 4
 
 
+def test_a_single_worker_that_met_a_fault_of_the_users_can_train_the_next_trial(pool: WorkerPool, tmp_path: Path) -> None:
+    group, fine = WorkerGroup(pool.lease_soon("a", 1)), made("a")
+    pids = group.pids()
+    broken = replace(fine, size=fine.size.model_copy(update={"model": str(tmp_path)}))
+    with pytest.raises(TrialFailed, match="the tokenizer can't be read") as caught:
+        group.begin(broken)
+    assert caught.value.kind == "user"
+    group.begin(fine)
+    losses = [[report.metrics["eval_loss"] for report in trained] for trained in (iter(group.next, None), reports(fine))]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert group.pids() == pids
+    group.ranks *= 2
+    with pytest.raises(TrialFailed) as caught:
+        group._first(lambda rank: rank.begin.remote(broken, 0, 1, "none", None))
+    assert caught.value.kind == "error", "another worker of the trial may wait for this one"
+
+
 def wait_until_busy(pids: list[int]) -> None:
     """Until each has computed for a tenth of a second more: their steps and sums are under way."""
     before = [psutil.Process(pid).cpu_times().user for pid in pids]

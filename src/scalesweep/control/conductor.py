@@ -481,13 +481,17 @@ class Conductor:
         complete = trial.last.action == "complete"
         self._end(trial, State.COMPLETE if complete else State.PRUNED, trial.last.reason or "rung")
 
-    def failed(self, name: str, error: str, infeasible: bool = False, traceback: str = "") -> None:
-        """End a trial that can't continue: training raised an error, or its processes died too often."""
+    def failed(self, name: str, error: str, infeasible: bool = False, traceback: str = "", intact: bool = False) -> None:
+        """End a trial that can't continue: training raised an error, or its processes died too often.
+
+        Its workers are ended too, unless they are `intact`.
+        """
         trial = self.record.trials[name]
         if not trial.state.ended:
             if not infeasible and name in self.running:
                 self._blame(name, error)
-            self.pool.discard(name)
+            if not intact:
+                self.pool.discard(name)
             state = State.INFEASIBLE if infeasible else State.FAIL
             self._end(trial, state, "out of memory" if infeasible else "error", error, traceback)
 

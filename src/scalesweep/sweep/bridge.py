@@ -78,8 +78,8 @@ class BridgeScheduler(TrialScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
         name = trial.config["trial"]
         if "failure" in result:
-            infeasible = result["failure_kind"] == "out_of_memory"
-            self.conductor.failed(name, result["failure"], infeasible, result["traceback"])
+            kind = result["failure_kind"]
+            self.conductor.failed(name, result["failure"], kind == "out_of_memory", result["traceback"], kind == "user")
         else:
             report = {key.removeprefix("report/"): value for key, value in result.items() if key.startswith("report/")}
             metrics = {key.removeprefix("metrics/"): report.pop(key) for key in list(report) if key.startswith("metrics/")}

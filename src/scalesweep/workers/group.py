@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from scalesweep.errors import ScalesweepError
+from scalesweep.errors import ScalesweepError, UserError
 from scalesweep.training.job import TrialJob
 
 DEATH_NOTICE_SECONDS = 15.0  # wait for Ray to report a dead rank after its peers lost the connection
@@ -22,8 +22,8 @@ class WorkerDied(Exception):
 
 
 class TrialFailed(Exception):
-    """Training raised an error that a retry would raise again. `kind` is `out_of_memory` or `error`, and `traceback` the whole
-    text of the error in the worker."""
+    """Training raised an error that a retry would raise again. `kind` is `out_of_memory`; `user` for a UserError in the only
+    worker of a trial, which can train another trial; or `error`. `traceback` is the whole text of the error in the worker."""
 
     def __init__(self, message: str, kind: str = "error", traceback: str = "") -> None:
         super().__init__(message)
@@ -87,6 +87,8 @@ class WorkerGroup:
             if type(cause).__name__ == "PeerLost":  # compared by name, because the module of the class imports torch
                 raise WorkerDied(text) from None
             kind = "out_of_memory" if type(cause).__name__ == "OutOfMemoryError" else "error"
+            if isinstance(cause, UserError) and len(self.ranks) == 1:  # with peers, one of them may wait in a sum
+                kind = "user"
             raise TrialFailed(text, kind, COLORS.sub("", str(error))) from None
 
     def _raise_if_dead(self, references: list[Any]) -> None:

@@ -2,7 +2,8 @@
 
 A worker holds one GPU (or some CPUs) for its lifetime. A trial leases as many workers as it needs and returns them. So a
 trial of any GPU count starts on processes that have imported the packages, mapped the tokens and loaded the base weights.
-The workers of a failed trial are killed and not reused, because they may hang in a collective that nobody else joins.
+The workers of a failed trial are killed and not reused, because they may hang in a collective that nobody else joins. A single
+worker whose trial met a fault of the user's files is reused.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Rank:
         if self.trainer is not None:
             self.trainer.close()
             self.reports = self.trainer = None
-            gc.collect()
+        gc.collect()  # also what is left of a trainer that could not be made
 
     def export(self, folder: str) -> Any:
         return self.trainer.export(Path(folder))
