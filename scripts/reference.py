@@ -27,6 +27,7 @@ from scalesweep.errors import EXIT_CODES
 from scalesweep.record.fields import EVENTS, MANIFEST, REPORT
 from scalesweep.spec import space, sweep
 from scalesweep.spec.metrics import METRICS
+from scalesweep.spec.tasks import TASKS
 from scalesweep.training.schedules import SCHEDULES
 
 ROOT = Path(__file__).parents[1]
@@ -156,7 +157,7 @@ def parameters() -> str:
 def metrics() -> str:
     rows = []
     for name, metric in METRICS.items():
-        tasks = ", ".join(f"`{task}`" for task in metric.tasks)
+        tasks = ", ".join(f"`{task}`" for task, row in TASKS.items() if name in row.metrics)
         rows.append((f"`{name}`", tasks, metric.goal, sentence(metric.help)))
     return table(("metric", "task", "goal", "meaning"), rows)
 

@@ -32,10 +32,10 @@ ROOMS: dict[str, set[str]] = {
     "search": {"spec", "record", "costs"},
     "control": {"spec", "record", "search", "costs"},
     "simulation": {"spec", "record", "search", "control", "costs", "storage"},
-    "data": {"spec", "storage"},
     "tasks": {"spec"},
-    "models": {"spec", "costs", "storage"},
-    "training": {"spec", "data", "models", "costs", "storage"},
+    "data": {"spec", "tasks", "storage"},
+    "models": {"spec", "tasks", "costs", "storage"},
+    "training": {"spec", "tasks", "data", "models", "costs", "storage"},
     "workers": {"training", "costs"},
     "report": {"spec", "record", "simulation", "costs"},
     "sweep": {
@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
         "record",
         "search",
         "control",
+        "tasks",
         "data",
         "models",
         "training",
@@ -51,7 +52,7 @@ ROOMS: dict[str, set[str]] = {
         "costs",
         "storage",
     },
-    "promotion": {"spec", "record", "search", "data", "models", "training", "workers", "report", "costs", "storage"},
+    "promotion": {"spec", "record", "search", "tasks", "data", "models", "training", "workers", "report", "costs", "storage"},
 }
 ROOMS["cli"] = ROOMS["api"] = set(ROOMS)  # the two faces: the command line and Python
 ROOMS["__init__"] = {"api", "record", "promotion"}  # what `from scalesweep import …` loads when asked
@@ -60,9 +61,9 @@ ROOMS["__init__"] = {"api", "record", "promotion"}  # what `from scalesweep impo
 LIBRARIES: dict[str, set[str]] = {
     "optuna": {"search", "sweep/study.py", "simulation/driver.py"},  # the latter two make the storage that a study lives in
     "tokenizers": {"data"},
-    "torch": {"models", "training", "workers/rank.py"},
+    "torch": {"tasks", "models", "training", "workers/rank.py"},
     "accelerate": {"training"},
-    "transformers": {"models", "training", "promotion"},
+    "transformers": {"tasks", "models", "training", "promotion"},
     "datasets": {"data"},
     "wandb": {"report/wandb_tracker.py"},
     "ray": {"sweep", "workers"},
@@ -268,7 +269,10 @@ def test_docstrings_begin_with_the_noun() -> None:
     [
         ("scalesweep", "pydantic click rich yaml"),
         ("scalesweep.spec scalesweep.record scalesweep.cli scalesweep.costs scalesweep.api", "numpy rich"),
-        ("scalesweep.training.metrics scalesweep.training.schedules scalesweep.models.architectures", ""),
+        (
+            "scalesweep.tasks.sequence_classification scalesweep.tasks.causal_lm scalesweep.training.schedules scalesweep.models.architectures",
+            "",
+        ),
         ("scalesweep.search.survival", "optuna"),
         ("scalesweep.report.leaderboard scalesweep.report.progress scalesweep.report.trackers", "numpy"),
         ("scalesweep.data.prepare scalesweep.data.tokens", "pyarrow"),

@@ -533,7 +533,7 @@ def test_task_problems(tmp_path):
     write(tmp_path / "a.csv", frame())
     assert problem(tmp_path, path="a.csv", label=None).key == ("data", "label")
     assert problem(tmp_path, path="a.csv", splits={"train": 4}).key == ("data", "splits")
-    with pytest.raises(DataProblem, match="uses no labels"):
+    with pytest.raises(DataProblem, match="label has no effect"):
         prepare(spec("a.csv"), "causal-lm", tmp_path)
     prepared = prepare(spec("a.csv", label=None), "causal-lm", tmp_path)
     assert prepared.classes == []

@@ -84,9 +84,9 @@ def test_classification_equals_direct_calls(tmp_path, wordpiece, text):
         assert ("token_type_ids" in batch) == (pairs is not None)
         if pairs:
             np.testing.assert_array_equal(batch["token_type_ids"], direct["token_type_ids"])
-        np.testing.assert_array_equal(batch["labels"], prepared.labels[split.name][rows])
+        np.testing.assert_array_equal(batch["targets"], prepared.labels[split.name][rows])
         np.testing.assert_array_equal(split.lengths[rows], direct["attention_mask"].sum(axis=1))
-        assert split.predicted_tokens.sum() == len(split)
+        assert split.predictions.sum() == len(split)
         assert {array.dtype for array in batch.values()} == {np.dtype(np.int64)}
         whole = [len(row) <= 24 for row in wordpiece(texts, pairs)["input_ids"]]
         assert data.meta["splits"][split.name]["truncated"] == whole.count(False) > 0
@@ -130,13 +130,12 @@ def test_every_token_of_a_document_is_predicted_once(tmp_path, which, length):
             if which != "words":
                 assert tokenizer.decode(document[: len(ids)]) == text
         assert example == len(split)
-        assert split.predicted_tokens.sum() == len(predicted)
+        assert split.predictions.sum() == len(predicted)
         assert split.n_bytes == sum(len(text.encode()) for text in texts) == split.bytes.sum()
         batch = split.batch(np.array([0, len(split) - 1]), pad_id=0)
-        np.testing.assert_array_equal(batch["labels"] == -100, batch["attention_mask"] == 0)
-        np.testing.assert_array_equal(
-            batch["labels"][batch["attention_mask"] == 1], batch["input_ids"][batch["attention_mask"] == 1]
-        )
+        followed = batch["attention_mask"][:, 1:] == 1  # positions with a token after them
+        np.testing.assert_array_equal(batch["targets"][:, :-1], np.where(followed, batch["input_ids"][:, 1:], -100))
+        assert (batch["targets"][:, -1] == -100).all()
 
 
 def unigram() -> PreTrainedTokenizerFast:

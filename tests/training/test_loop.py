@@ -115,7 +115,7 @@ def test_the_loop_agrees_with_one_written_out_by_hand() -> None:
     order = np.random.default_rng([config.seed, 0]).permutation(300)
     for step in range(8):
         arrays = data.train.batch(order[16 * step : 16 * (step + 1)], pad_id=0)
-        labels = torch.from_numpy(arrays.pop("labels"))
+        labels = torch.from_numpy(arrays.pop("targets"))
         logits = model(**{name: torch.from_numpy(array) for name, array in arrays.items()}).logits
         loss = functional.cross_entropy(logits, labels, label_smoothing=0.1)
         optimizer.zero_grad()
@@ -126,7 +126,7 @@ def test_the_loop_agrees_with_one_written_out_by_hand() -> None:
         optimizer.step()
     model.eval()
     validation = data.validation.batch(np.arange(len(data.validation)), pad_id=0)
-    labels = validation.pop("labels")
+    labels = validation.pop("targets")
     with torch.no_grad():
         logits = model(**{name: torch.from_numpy(array) for name, array in validation.items()}).logits
     expected = log_loss(labels, torch.softmax(logits.double(), -1).numpy())

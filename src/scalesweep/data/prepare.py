@@ -19,6 +19,7 @@ from scalesweep.data.sources import load_rows
 from scalesweep.data.splits import dropped_words, normalise, split_rows
 from scalesweep.errors import did_you_mean
 from scalesweep.spec.sweep import SPLITS, DataSpec
+from scalesweep.spec.tasks import misfits
 
 if TYPE_CHECKING:
     import datasets
@@ -37,8 +38,8 @@ class PreparedText:
 
     texts: per split, in the order train, validation, test.
     pairs: the second texts of sentence pairs, beside `texts`; None for single texts.
-    labels: per split the class numbers, int64; empty arrays for causal-lm.
-    classes: names of the classes, by number; empty for causal-lm.
+    labels: per split the class numbers, int64; empty arrays without classes.
+    classes: names of the classes, by number; empty for a task without classes.
     fingerprint: SHA-256 of the texts, labels and classes of all splits, in order.
     summary: rows and classes per split and rows dropped per reason, as JSON values.
     notes: remarks for the user, one sentence each.
@@ -61,7 +62,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
         OutsideError: the hub or the disk failed.
     """
     columns = text_columns(spec)
-    _check_task(spec, task, columns)
+    _check_task(spec, task)
     reading: list[str] = []  # notes
     loaded = load_rows(spec, base, reading)
     cells = _cells(spec, loaded)
@@ -175,13 +176,9 @@ def _listed(names: Sequence[str], between: str = ", ") -> str:
     return f"{between.join(names[:10])}{' …' if len(names) > 10 else ''}"
 
 
-def _check_task(spec: DataSpec, task: str, columns: Sequence[str]) -> None:
-    if task == "sequence-classification" and spec.label is None:
-        raise DataProblem(LABEL, "sequence-classification needs a label column", "set data.label to its name")
-    if task == "causal-lm" and spec.label is not None:
-        raise DataProblem(LABEL, "causal-lm uses no labels", "remove data.label and data.labels")
-    if task == "causal-lm" and len(columns) != 1:
-        raise DataProblem(TEXT, "causal-lm uses one text column", "join the columns into one before the sweep")
+def _check_task(spec: DataSpec, task: str) -> None:
+    for key, message, hint in misfits(task, spec):
+        raise DataProblem(("data", key), f"data.{key} {message}", hint)
     for split in ("train", "validation"):
         if split not in spec.splits:
             raise DataProblem(

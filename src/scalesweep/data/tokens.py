@@ -5,10 +5,11 @@ A token folder holds flat arrays per split, in which the examples follow one ano
     SPLIT.tokens.npy   int32  [tokens]
     SPLIT.offsets.npy  int64  [examples + 1]  example i is tokens[offsets[i]:offsets[i + 1]]
     SPLIT.bytes.npy    int64  [examples]      UTF-8 bytes of the text that the example covers
-    SPLIT.labels.npy   int64  [examples]      classification only
+    SPLIT.labels.npy   int64  [examples]      the class of each example, where the task has classes
+    SPLIT.targets.npy  int32  [tokens]        the token predicted at each position, or IGNORED, where it has none
     SPLIT.types.npy    uint8  [tokens]        sentence pairs only, where the tokenizer has token types
 
-and `meta.json`, which is written last.
+and `meta.json`, which is written last. What an example is, and what its targets are, is the task's (`tasks/`).
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from scalesweep.data.problems import DataProblem
 from scalesweep.errors import OutsideError, UserError
 from scalesweep.spec.sweep import DataSpec
 from scalesweep.storage import locked
+from scalesweep.tasks import IGNORED, BaseTask, Encoded, task_of
 
-FORMAT = 1
+FORMAT = 1  # part of a folder's name: what the tokens are
+LAYOUT = 2  # of the files. A folder of another layout is written anew under its name, so that sweeps begun before go on.
 TEXTS_AT_ONCE = 1000
-IGNORED = -100  # torch's cross-entropy ignores this label
 Progress = Callable[[int, int], None]
 
 
@@ -52,18 +54,11 @@ def tokenize(
     If several processes ask for the same folder at once, one creates it and the others wait. A folder has its name only
     when it is complete. `progress` is called with (texts done, texts in total).
 
-    sequence-classification: each row is one example, with special tokens, truncated to `spec.max_length` tokens.
-    causal-lm: nothing is truncated. A document is BOS (or EOS if the tokenizer has no BOS), its tokens, and EOS if the
-    tokenizer has one. It is divided into examples of `spec.max_length` tokens, and each further example begins with the
-    last token of the one before. The first token of an example is never predicted, so every token of a document is
-    predicted exactly once. So the sum of losses over the sum of `bytes` is comparable between tokenizers. The bytes of a
-    document are counted in its first example.
-
     A control word in a text, such as </s>, is text: it becomes several ordinary tokens.
 
     Raises:
         DataProblem: `spec.max_length` leaves no room for text beside the special tokens.
-        UserError: the tokenizer is slow, or for causal-lm it has neither BOS nor EOS.
+        UserError: the tokenizer is slow, or lacks a token that the task needs.
         OutsideError: the folder can't be written.
     """
     _check_tokenizer(prepared, spec, task, tokenizer)
@@ -79,18 +74,19 @@ def tokenize(
         identity["control_words"] = "text"  # older folders hold control tokens there; all others are as before
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir / f"tokens-{key}"
-    if folder.is_dir():
+    if is_written(folder):
         return folder
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with locked(cache_dir / f"tokens-{key}.lock"):
-            if not folder.is_dir():
+            if not is_written(folder):
                 # A folder of this name was left by a process that died, because this process holds the lock.
                 unfinished = cache_dir / f"tokens-{key}.unfinished"
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()
                 try:
-                    _write(unfinished, prepared, spec, task, text_tokenizer(tokenizer), identity, progress)
+                    _write(unfinished, prepared, spec, task_of(task), text_tokenizer(tokenizer), identity, progress)
+                    shutil.rmtree(folder, ignore_errors=True)  # one of another layout
                     unfinished.rename(folder)
                 finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
@@ -99,6 +95,14 @@ def tokenize(
             f"tokens can't be written to {cache_dir}: {error}", "check the free space and the permissions"
         ) from error
     return folder
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a token folder exists in the layout that this version reads."""
+    try:
+        return bool(json.loads((folder / "meta.json").read_text(encoding="utf-8")).get("layout") == LAYOUT)
+    except (OSError, ValueError):
+        return False
 
 
 def _control_words(tokenizer: Any) -> re.Pattern[str]:
@@ -145,14 +149,7 @@ def _check_tokenizer(prepared: PreparedText, spec: DataSpec, task: str, tokenize
         raise UserError(
             f"{type(tokenizer).__name__} is a slow tokenizer, which is not supported", "use a model with a tokenizer.json"
         )
-    if task == "causal-lm":
-        if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-            # Without a start token the first token of a document can't be predicted, and losses per byte are not comparable.
-            raise UserError(
-                "the tokenizer has neither a BOS nor an EOS token", "use a decoder: causal-lm needs one of the two tokens"
-            )
-        return
-    least = tokenizer.num_special_tokens_to_add(pair=prepared.pairs is not None) + (1 if prepared.pairs is None else 2)
+    least = task_of(task).least_tokens(tokenizer, prepared.pairs is not None)
     if spec.max_length < least:
         key = ("data", "max_length")
         raise DataProblem(
@@ -164,13 +161,14 @@ def _write(
     folder: Path,
     prepared: PreparedText,
     spec: DataSpec,
-    task: str,
+    task: BaseTask,
     tokenizer: Any,
     identity: dict[str, Any],
     progress: Progress | None,
 ) -> None:
     meta: dict[str, Any] = {
         **identity,
+        "layout": LAYOUT,
         "classes": prepared.classes,
         "summary": prepared.summary,
         "notes": list(prepared.notes),
@@ -179,37 +177,37 @@ def _write(
     pattern = _control_words(tokenizer)
     total, done = sum(len(texts) for texts in prepared.texts.values()), 0
     for split, texts in prepared.texts.items():
-        parts: dict[str, list[np.ndarray]] = {"tokens": [], "lengths": [], "bytes": [], "types": []}
-        figures = {
-            "rows": len(texts),
-            "truncated": 0,
-            "unknown_tokens": 0,
-            "control_words": _with_words(prepared, split, pattern),
-        }
+        parts: list[Encoded] = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
-            some = texts[start : start + TEXTS_AT_ONCE]
-            if task == "causal-lm":
-                _add_documents(parts, figures, some, spec.max_length, tokenizer)
-            else:
-                pairs = prepared.pairs[split][start : start + TEXTS_AT_ONCE] if prepared.pairs is not None else None
-                _add_rows(parts, figures, some, pairs, spec.max_length, tokenizer)
-            done += len(some)
+            some = slice(start, start + TEXTS_AT_ONCE)
+            pairs = prepared.pairs[split][some] if prepared.pairs is not None else None
+            parts.append(task.encode(texts[some], pairs, spec.max_length, tokenizer))
+            done += len(texts[some])
             if progress is not None:
                 progress(done, total)
-        lengths = np.concatenate(parts["lengths"])
+        lengths = np.concatenate([part.lengths for part in parts])
         arrays = {
-            "tokens": np.concatenate(parts["tokens"]),
+            "tokens": np.concatenate([part.tokens for part in parts]),
             "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-            "bytes": np.concatenate(parts["bytes"]),
+            "bytes": np.concatenate([part.bytes for part in parts]),
         }
-        if parts["types"]:
-            arrays["types"] = np.concatenate(parts["types"])
-        if task != "causal-lm":
+        if all(part.types is not None for part in parts):
+            arrays["types"] = np.concatenate([part.types for part in parts if part.types is not None])
+        if task.per_token:
+            arrays["targets"] = np.concatenate([part.targets for part in parts if part.targets is not None])
+        else:
             arrays["labels"] = prepared.labels[split]
         for name, array in arrays.items():
             _save(folder / f"{split}.{name}.npy", array)
-        tokens = int(lengths.sum(dtype=np.int64))
-        meta["splits"][split] = figures | {"examples": len(lengths), "tokens": tokens, "bytes": int(arrays["bytes"].sum())}
+        meta["splits"][split] = {
+            "rows": len(texts),
+            "truncated": sum(part.truncated for part in parts),
+            "unknown_tokens": sum(part.unknown_tokens for part in parts),
+            "control_words": _with_words(prepared, split, pattern),
+            "examples": len(lengths),
+            "tokens": int(lengths.sum(dtype=np.int64)),
+            "bytes": int(arrays["bytes"].sum()),
+        }
     meta["notes"] += token_notes(meta)
     with (folder / "meta.json").open("w", encoding="utf-8") as file:
         json.dump(meta, file, indent=1, ensure_ascii=False)
@@ -241,77 +239,6 @@ def _save(path: Path, array: np.ndarray) -> None:
         os.fsync(file.fileno())
 
 
-def _add_rows(
-    parts: dict[str, list[np.ndarray]],
-    figures: dict[str, int],
-    texts: list[str],
-    pairs: list[str] | None,
-    length: int,
-    tokenizer: Any,
-) -> None:
-    with_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
-    encoded = tokenizer(
-        texts, pairs, truncation=True, max_length=length, return_attention_mask=False, return_token_type_ids=with_types
-    )
-    rows = encoded["input_ids"]
-    parts["tokens"].append(np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]))
-    parts["lengths"].append(np.array([len(row) for row in rows], dtype=np.int64))
-    if with_types:
-        parts["types"].append(np.concatenate([np.asarray(row, dtype=np.uint8) for row in encoded["token_type_ids"]]))
-    covered = []
-    for position, encoding in enumerate(encoded.encodings):
-        row_texts: tuple[str, ...] = (texts[position],) if pairs is None else (texts[position], pairs[position])
-        if encoding.overflowing:
-            figures["truncated"] += 1
-            row_texts = tuple(_covered(text, encoding, number) for number, text in enumerate(row_texts))
-        covered.append(sum(_n_bytes(text) for text in row_texts))
-    parts["bytes"].append(np.array(covered, dtype=np.int64))
-    figures["unknown_tokens"] += _unknown(rows, tokenizer)
-
-
-def _add_documents(
-    parts: dict[str, list[np.ndarray]], figures: dict[str, int], texts: list[str], length: int, tokenizer: Any
-) -> None:
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    lengths, covered = [], []
-    for text, ids in zip(texts, encoded["input_ids"], strict=True):
-        document = np.array([start, *ids, *end], dtype=np.int32)
-        for at in range(0, max(1, document.size - 1), length - 1):
-            example = document[at : at + length]
-            parts["tokens"].append(example)
-            lengths.append(example.size)
-            covered.append(_n_bytes(text) if at == 0 else 0)
-    parts["lengths"].append(np.array(lengths, dtype=np.int64))
-    parts["bytes"].append(np.array(covered, dtype=np.int64))
-    figures["unknown_tokens"] += _unknown(encoded["input_ids"], tokenizer)
-
-
-def _covered(text: str, encoding: Any, number: int) -> str:
-    """The part of text `number` (0, or 1 for the second of a pair) that the tokens of `encoding` cover."""
-    spans = [span for span, sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True) if sequence == number]
-    return text[spans[0][0] : spans[-1][1]] if spans else ""
-
-
-def _n_bytes(text: str) -> int:
-    return len(text.encode())
-
-
-def _unknown(rows: list[list[int]], tokenizer: Any) -> int:
-    # Some decoders use EOS as the unknown token; their vocabularies cover every byte.
-    if tokenizer.unk_token_id is None or tokenizer.unk_token_id == tokenizer.eos_token_id:
-        return 0
-    return sum(row.count(tokenizer.unk_token_id) for row in rows)
-
-
 class TokenizedSplit:
     """One split of a token folder, memory-mapped and read-only. It is cheap to create and to send to another process."""
 
@@ -322,7 +249,8 @@ class TokenizedSplit:
         self._types = self._array("types") if (self.folder / f"{name}.types.npy").exists() else None
         self.bytes = self._array("bytes")
         has_labels = (self.folder / f"{name}.labels.npy").exists()
-        self.labels: np.ndarray | None = self._array("labels") if has_labels else None
+        self.labels: np.ndarray | None = self._array("labels") if has_labels else None  # one of these two
+        self.targets: np.ndarray | None = None if has_labels else self._array("targets")
 
     def _array(self, what: str) -> np.ndarray:
         try:
@@ -348,20 +276,19 @@ class TokenizedSplit:
         """The UTF-8 bytes of text that the split covers."""
         return int(self.bytes.sum())
 
-    @property
-    def predicted_tokens(self) -> np.ndarray:
-        """The number of predictions per example, int32 [examples]: length - 1 for causal-lm, one for classification."""
-        return self.lengths - 1 if self.labels is None else np.ones(len(self), dtype=np.int32)
+    @cached_property
+    def predictions(self) -> np.ndarray:
+        """The number of targets of each example, int32 [examples]."""
+        if self.targets is None:
+            return np.ones(len(self), dtype=np.int32)
+        counted = np.concatenate([[0], np.cumsum(self.targets != IGNORED, dtype=np.int64)])
+        return np.diff(counted[self._offsets]).astype(np.int32)
 
     def target_counts(self, outcomes: int) -> np.ndarray:
-        """Counts of what the split asks to predict, int64 [outcomes]: of each class, or for causal-lm of each token.
-
-        `outcomes`: number of classes or size of the vocabulary.
-        """
-        if self.labels is not None:
-            return np.bincount(self.labels, minlength=outcomes)
-        first = self._tokens[self._offsets[:-1]]  # an example's first token is never predicted
-        return np.bincount(self._tokens, minlength=outcomes) - np.bincount(first, minlength=outcomes)
+        """Counts of the split's targets, int64 [outcomes]. `outcomes`: number of classes or size of the vocabulary."""
+        if self.targets is None:
+            return np.bincount(self.labels, minlength=outcomes) if self.labels is not None else np.zeros(outcomes, np.int64)
+        return np.bincount(self.targets[self.targets != IGNORED], minlength=outcomes)
 
     def example(self, index: int) -> np.ndarray:
         """The tokens of one example, int32 [tokens], without padding."""
@@ -375,8 +302,7 @@ class TokenizedSplit:
         """Examples padded on the right to the longest of them.
 
         Returns int64 arrays: input_ids and attention_mask [n, width], token_type_ids [n, width] for sentence pairs, and
-        labels. Labels are classes [n], or for causal-lm the input_ids with padding set to -100 [n, width]; the model shifts
-        them by one.
+        targets. Targets are classes [n], or tokens [n, width] with IGNORED where nothing is predicted.
         """
         indices = np.asarray(indices, dtype=np.int64)
         lengths = self.lengths[indices].astype(np.int64)
@@ -393,10 +319,10 @@ class TokenizedSplit:
         arrays = {"input_ids": padded(self._tokens, pad_id), "attention_mask": real.astype(np.int64)}
         if self._types is not None:
             arrays["token_type_ids"] = padded(self._types, 0)
-        if self.labels is None:
-            arrays["labels"] = np.where(real, arrays["input_ids"], IGNORED)
-        else:
-            arrays["labels"] = np.array(self.labels[indices])
+        if self.targets is not None:
+            arrays["targets"] = padded(self.targets, IGNORED)
+        elif self.labels is not None:
+            arrays["targets"] = np.array(self.labels[indices])
         return arrays
 
 
@@ -406,7 +332,7 @@ class JoinedSplit:
     def __init__(self, parts: Sequence[TokenizedSplit]) -> None:
         self.parts = list(parts)
         self.lengths = np.concatenate([part.lengths for part in parts])
-        self.predicted_tokens = np.concatenate([part.predicted_tokens for part in parts])
+        self.predictions = np.concatenate([part.predictions for part in parts])
         self._starts = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
@@ -426,7 +352,7 @@ class JoinedSplit:
         for part, local, rows in self.owners(indices):
             for name, array in part.batch(local, pad_id).items():
                 if name not in joined:
-                    fill = {"input_ids": pad_id, "labels": IGNORED}.get(name, 0)
+                    fill = {"input_ids": pad_id, "targets": IGNORED}.get(name, 0)
                     shape = (len(indices), width) if array.ndim == 2 else (len(indices),)
                     joined[name] = np.full(shape, fill, dtype=array.dtype)
                 joined[name][(rows, slice(array.shape[1])) if array.ndim == 2 else rows] = array
@@ -451,6 +377,8 @@ class TokenizedData:
             meta = json.loads((Path(folder) / "meta.json").read_text(encoding="utf-8"))
             if meta["format"] != FORMAT:
                 raise ValueError(f"format {meta['format']}, expected {FORMAT}")
+            if meta.get("layout") != LAYOUT:
+                raise ValueError(f"layout {meta.get('layout', 1)}, expected {LAYOUT}")
             return cls(Path(folder), meta)
         except (OSError, ValueError, KeyError) as error:
             raise OutsideError(

@@ -29,10 +29,11 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.models.groups import LayerGroup, layer_groups
-from scalesweep.models.ladder import AUTO_CLASSES, load_model, locate, quiet, set_padding, task_config
+from scalesweep.models.ladder import load_model, locate, quiet, set_padding, task_config
 from scalesweep.models.meta import leaves
 from scalesweep.spec.sweep import LadderSize
 from scalesweep.storage import locked
+from scalesweep.tasks import task_of
 
 FORMAT = 1
 NARROW = (torch.bfloat16, torch.float16)  # a float32 tensor that one of these represents exactly is stored in it
@@ -181,7 +182,7 @@ def _assemble(config: Any, task: str, size: LadderSize, stored: _Stored, device:
     """A model built from `config` with copies of the stored tensors, tied as in the original."""
     config.dtype = torch.float32
     with quiet(), torch.device("meta"):
-        model = AUTO_CLASSES[task].from_config(config, trust_remote_code=size.trust_remote_code)
+        model = task_of(task).auto_class().from_config(config, trust_remote_code=size.trust_remote_code)
     narrowed, aliases, copies = set(stored.facts["narrowed"]), stored.facts["aliases"], dict[str, torch.Tensor]()
     for module, name, full_name, empty in list(_tensors(model)):
         key = aliases.get(full_name, full_name)

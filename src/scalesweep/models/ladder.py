@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from scalesweep.costs import FlopProfile
@@ -38,16 +37,12 @@ from scalesweep.models.weights import (
     stored_weights,
 )
 from scalesweep.spec.sweep import LadderSize
-
-AUTO_CLASSES = {"sequence-classification": AutoModelForSequenceClassification, "causal-lm": AutoModelForCausalLM}
+from scalesweep.spec.tasks import TASKS
+from scalesweep.tasks import task_of
 
 PACKAGE = "package:"
 SAFE_WEIGHTS = (SAFE, SAFE_INDEX)
 PICKLED_WEIGHTS = (PICKLED, "pytorch_model.bin.index.json")
-
-# Not causal, although transformers lists them for causal and not for masked language modelling: BERT's encoder–decoder
-# halves need `is_decoder`, and XLNet attends both ways unless it receives permutation masks.
-NOT_CAUSAL = {"bert-generation", "xlnet"}
 
 
 @dataclass(frozen=True)
@@ -252,7 +247,7 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
     _check_weights(size)
     tokenizer = load_tokenizer(size)
     with quiet(), torch.device("meta"), _checkpoint_errors(size, "the model"):
-        model = AUTO_CLASSES[task].from_config(config, trust_remote_code=size.trust_remote_code)
+        model = task_of(task).auto_class().from_config(config, trust_remote_code=size.trust_remote_code)
     _check_depth(model, size)
     _check_headers(model, size, config, task)
     parameters = dict(model.named_parameters())
@@ -310,17 +305,21 @@ def load_model(
     _check_weights(size)
     with quiet(), _random_numbers_of(seed):
         with _checkpoint_errors(size, "the model"):
-            model, loading = AUTO_CLASSES[task].from_pretrained(
-                locate(size.model),
-                config=config,
-                revision=size.revision,
-                trust_remote_code=size.trust_remote_code,
-                use_safetensors=None if size.allow_pickle else True,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # the label count may differ; a mismatch below the head is an error, raised further down
-                output_loading_info=True,
+            model, loading = (
+                task_of(task)
+                .auto_class()
+                .from_pretrained(
+                    locate(size.model),
+                    config=config,
+                    revision=size.revision,
+                    trust_remote_code=size.trust_remote_code,
+                    use_safetensors=None if size.allow_pickle else True,
+                    dtype=torch.float32,
+                    ignore_mismatched_sizes=True,  # the label count may differ; a mismatch below the head is an error, raised further down
+                    output_loading_info=True,
+                )
             )
-        if task == "sequence-classification":
+        if task_of(task).draws_head:
             _draw_last_projection(model, config.num_labels)
     _check_depth(model, size)
     _check_loading(model, size, task, loading)
@@ -339,7 +338,7 @@ def set_padding(model: Any, task: str, pad_token_id: int) -> None:
     token may be the end-of-text token.
     """
     text_config = model.config.get_text_config()
-    if getattr(text_config, "pad_token_id", None) is None or task == "sequence-classification":
+    if getattr(text_config, "pad_token_id", None) is None or task_of(task).draws_head:
         text_config.pad_token_id = model.config.pad_token_id = pad_token_id
 
 
@@ -366,33 +365,18 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def task_config(size: LadderSize, task: str, num_labels: int | None, id2label: Mapping[int, str] | None = None) -> Any:
-    """The config for `task`. Raises UserError if the architecture does not support it.
-
-    For causal-lm, transformers also builds many encoders, but their attention sees the future, so their loss has no
-    meaning. An architecture that also has a masked language model counts as an encoder unless its checkpoint has
-    `is_decoder: true`. An encoder–decoder is never a causal language model.
-    """
+    """The config for `task`. Raises UserError if the architecture does not support it."""
     config = load_config(size)
-    name = config.model_type
-    auto_class = AUTO_CLASSES[task]
+    rule = task_of(task)
+    rule.check_architecture(config, size.model)
+    auto_class = rule.auto_class()
     remote = size.trust_remote_code and auto_class.__name__ in (getattr(config, "auto_map", None) or {})
-    if task == "causal-lm":
-        masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING or name in NOT_CAUSAL
-        if config.is_encoder_decoder or (masked and not getattr(config, "is_decoder", False)):
-            kind = "an encoder–decoder" if config.is_encoder_decoder else "an encoder (its attention sees the future)"
-            hint = "choose a decoder such as GPT-2, Llama or Qwen, or task: sequence-classification"
-            raise UserError(f"{size.model} ({name}) is {kind}, so it does not support causal-lm", hint=hint)
     if type(config) not in auto_class._model_mapping and not remote:
-        others = [other for other, auto in AUTO_CLASSES.items() if type(config) in auto._model_mapping]
+        others = [other for other in TASKS if type(config) in task_of(other).auto_class()._model_mapping]
         hint = f"choose another checkpoint, or task: {' or '.join(others)}" if others else "choose another checkpoint"
-        raise UserError(f"{size.model} ({name}) has no {task} model in transformers", hint=hint)
-    if task == "sequence-classification":
-        if num_labels is None:
-            raise ValueError("sequence-classification needs num_labels")
-        names = dict(id2label or {index: f"LABEL_{index}" for index in range(num_labels)})
-        config.id2label, config.label2id = names, {label: index for index, label in names.items()}
-        config.problem_type = "single_label_classification"
-        assert config.num_labels == num_labels
+        raise UserError(f"{size.model} ({config.model_type}) has no {task} model in transformers", hint=hint)
+    names = dict(id2label or {index: f"LABEL_{index}" for index in range(num_labels or 0)})
+    rule.configure(config, list(names.values()))
     for part in _parts(config):
         if hasattr(part, "use_cache"):
             part.use_cache = False  # a cache of keys and values is for generation, and costs memory in training
@@ -462,9 +446,10 @@ def _check_loading(model: Any, size: LadderSize, task: str, loading: dict[str, A
     A classifier's head may be absent, because it is drawn anew. A language model's belongs to the checkpoint.
     """
     owned = set(dict(model.named_parameters()))
-    if task != "causal-lm":
+    new_head = task_of(task).draws_head
+    if new_head:
         owned -= set(layer_groups(model)[-1].parameter_names)
-    where = " below its head" if task != "causal-lm" else ""
+    where = " below its head" if new_head else ""
     hint = "check that the weights and config.json belong to the same model"
     other = sorted((key, tuple(stored), tuple(wanted)) for key, stored, wanted in loading["mismatched_keys"] if key in owned)
     if other:

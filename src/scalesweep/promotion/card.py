@@ -8,8 +8,7 @@ from typing import Any
 import yaml
 
 from scalesweep.report import words
-
-PIPELINES = {"sequence-classification": "text-classification", "causal-lm": "text-generation"}  # of transformers, by task
+from scalesweep.spec.tasks import TASKS
 
 
 def code(text: str) -> str:
@@ -22,7 +21,7 @@ def code(text: str) -> str:
 def model_card(provenance: dict[str, Any]) -> str:
     """Return the text of the model's `README.md`. `provenance` is the content of `provenance.json`."""
     final, trial, data = provenance["final_run"], provenance["trial"], provenance["data"]
-    task = PIPELINES[provenance["task"]]
+    task = TASKS[provenance["task"]].pipeline
     base = provenance["base_model"]
     header = {"library_name": "transformers", "pipeline_tag": task, "tags": ["scalesweep"]}
     bar = "\\|"  # in a table's cell, also within code

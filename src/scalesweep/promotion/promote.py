@@ -253,15 +253,14 @@ def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
     Raises:
         OutsideError: if the predictions differ by more than 1e-3, or the tokenizers differ.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from scalesweep.models.ladder import load_tokenizer, quiet
-    from scalesweep.spec.metrics import LANGUAGE_MODELLING
+    from scalesweep.tasks import task_of
     from scalesweep.training.export import validation_logits
 
-    auto = AutoModelForCausalLM if job.task == LANGUAGE_MODELLING else AutoModelForSequenceClassification
     with quiet():
-        model = auto.from_pretrained(folder, trust_remote_code=job.size.trust_remote_code).eval()
+        model = task_of(job.task).auto_class().from_pretrained(folder, trust_remote_code=job.size.trust_remote_code).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=job.size.trust_remote_code)
     got = np.concatenate(list(validation_logits(model, job, len(expected))))
     if not np.allclose(got, expected, atol=1e-3, rtol=1e-3):

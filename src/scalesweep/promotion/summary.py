@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from scalesweep.errors import shell
-from scalesweep.promotion.card import PIPELINES
 from scalesweep.report import words
+from scalesweep.spec.tasks import TASKS
 
 COLUMN = 14  # characters
 
@@ -38,6 +38,6 @@ def promoted(result: dict[str, Any]) -> str:
 
 def after_promotion(result: dict[str, Any]) -> str:
     """Lines that show where the promoted model is and how to use it."""
-    folder, pipeline = (json.dumps(text, ensure_ascii=False) for text in (result["output"], PIPELINES[result["task"]]))
+    folder, pipeline = (json.dumps(text, ensure_ascii=False) for text in (result["output"], TASKS[result["task"]].pipeline))
     use = shell("python", "-c", f'from transformers import pipeline; print(pipeline({pipeline}, {folder})("…"))')
     return f"model       {result['output']}  (reloaded with transformers: it predicts the same)\nnext        {use}"

@@ -21,6 +21,7 @@ from scalesweep.spec.space import (
     ParameterInfo,
 )
 from scalesweep.spec.sweep import SPLITS, LadderSize, SweepSpec
+from scalesweep.spec.tasks import misfits
 
 
 def check(spec: SweepSpec) -> list[Problem]:
@@ -371,14 +372,8 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
         )
     if isinstance(data.text, list) and len(data.text) not in (1, 2):
         say("data", "text", message=f"names {len(data.text)} columns", hint="name one column, or two for sentence pairs")
-    if spec.task == "sequence-classification" and data.label is None:
-        say("data", "label", message="is missing", hint="add it: sequence-classification needs the label column's name")
-    if spec.task == "causal-lm":
-        for key in ("label", "labels"):
-            if getattr(data, key) is not None:
-                say("data", key, message="has no effect for causal-lm", hint="remove it")
-        if isinstance(data.text, list) and len(data.text) == 2:
-            say("data", "text", message="causal-lm takes one text column", hint="name one column")
+    for key, message, hint in misfits(spec.task, data):
+        say("data", key, message=message, hint=hint)
     if data.labels is not None:
         if len(data.labels) < 2:
             say("data", "labels", message="names fewer than two classes", hint="name at least two classes, or remove it")

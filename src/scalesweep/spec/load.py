@@ -17,6 +17,7 @@ from scalesweep.spec.checks import check
 from scalesweep.spec.loading import Document, KeyPath, neighbours, parse_yaml, read_yaml
 from scalesweep.spec.space import ALIASES, KEY_ALIASES, PARAMETERS, Parameter
 from scalesweep.spec.sweep import SPLITS, DepthLadder, LadderSize, SweepSpec
+from scalesweep.spec.tasks import TASKS
 
 Checks = Callable[[SweepSpec], list[Problem]]
 
@@ -106,7 +107,8 @@ def _override(document: Document, override: str) -> None:
 
 def _placeholders(data: dict[str, Any]) -> dict[str, Any]:
     """Placeholders for the keys that a simulation does not need. `_typed` fills the ladder, because it knows the space."""
-    label = {} if data.get("task") == "causal-lm" else {"label": "label"}
+    task = data.get("task")
+    label = {"label": "label"} if task not in TASKS or TASKS[task].label else {}
     source = {"path": "none", "splits": dict.fromkeys(SPLITS, 1), **label}
     return {"task": "sequence-classification", "data": source, "ladder": []}
 

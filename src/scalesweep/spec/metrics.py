@@ -1,4 +1,4 @@
-"""The table of metrics: tasks, goal and meaning of each. `training/metrics.py` computes them."""
+"""The table of metrics: goal and meaning of each. `spec/tasks.py` says which task has which; `tasks/metrics.py` computes them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from typing import Literal
 
 Goal = Literal["minimize", "maximize"]
 
-CLASSIFICATION = "sequence-classification"
-LANGUAGE_MODELLING = "causal-lm"
-
 
 @dataclass(frozen=True)
 class Metric:
     """One row of the table. `per_token` metrics can't rank sizes with different tokenizers."""
 
-    tasks: tuple[str, ...]
     goal: Goal
     help: str
     per_token: bool = False
@@ -23,19 +19,15 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "eval_loss": Metric(
-        (CLASSIFICATION, LANGUAGE_MODELLING),
         "minimize",
         "cross-entropy without label smoothing, in nats per example, or per predicted token (causal-lm)",
         per_token=True,
     ),
-    "eval_accuracy": Metric((CLASSIFICATION,), "maximize", "share of examples classified correctly"),
-    "eval_f1_macro": Metric(
-        (CLASSIFICATION,), "maximize", "mean F1 of the classes that occur in the data or in the predictions"
-    ),
-    "eval_matthews": Metric((CLASSIFICATION,), "maximize", "Matthews correlation, for any number of classes (Gorodkin, 2004)"),
-    "eval_perplexity": Metric((LANGUAGE_MODELLING,), "minimize", "exponential of the loss", per_token=True),
+    "eval_accuracy": Metric("maximize", "share of examples classified correctly"),
+    "eval_f1_macro": Metric("maximize", "mean F1 of the classes that occur in the data or in the predictions"),
+    "eval_matthews": Metric("maximize", "Matthews correlation, for any number of classes (Gorodkin, 2004)"),
+    "eval_perplexity": Metric("minimize", "exponential of the loss", per_token=True),
     "eval_bits_per_byte": Metric(
-        (LANGUAGE_MODELLING,),
         "minimize",
         "cross-entropy in bits per UTF-8 byte of the text. It compares sizes with different tokenizers.",
     ),

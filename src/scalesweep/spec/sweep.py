@@ -11,8 +11,12 @@ from scalesweep.errors import Problem, UserError
 from scalesweep.spec.loading import Document, KeyPath, key_text
 from scalesweep.spec.metrics import Goal, goal_of
 from scalesweep.spec.space import Scalar, SearchSpace
+from scalesweep.spec.tasks import TASKS
 
-Task = Literal["sequence-classification", "causal-lm"]
+if TYPE_CHECKING:
+    Task = str  # a name of TASKS
+else:
+    Task = Literal[tuple(TASKS)]
 TimeAttr = Literal["steps", "tokens", "flops", "gpu_seconds", "dollars"]
 SPLITS = ("train", "validation", "test")
 

@@ -28,10 +28,12 @@ from scalesweep.spec import (
 from scalesweep.spec.config import default_of
 from scalesweep.spec.configurations import space_size
 from scalesweep.spec.loading import KeyPath
-from scalesweep.spec.metrics import LANGUAGE_MODELLING, METRICS
+from scalesweep.spec.metrics import METRICS
 from scalesweep.spec.space import KNOBS, THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
+from scalesweep.spec.tasks import TASKS
 from scalesweep.storage import cache_dir, check_cache
+from scalesweep.tasks import task_of
 from scalesweep.training.baseline import Baseline, guessing, strictest
 from scalesweep.training.schedules import SCHEDULES
 from scalesweep.training.speed import Speed, speed_of_worker
@@ -160,8 +162,8 @@ def static_problems(spec: SweepSpec, slots: int | None) -> list[Problem]:
     """
     problems: list[Problem] = []
     metric = METRICS.get(spec.metric.name)
-    fitting = [name for name, row in METRICS.items() if spec.task in row.tasks]
-    if metric is None or spec.task not in metric.tasks:
+    fitting = TASKS[spec.task].metrics
+    if metric is None or spec.metric.name not in fitting:
         message = f"{spec.metric.name!r} is unknown" if metric is None else f"{spec.task} has no metric {spec.metric.name}"
         problems.append(spec.problem(("metric", "name"), message, did_you_mean(spec.metric.name, fitting)))
     elif spec.metric.goal not in (None, metric.goal):
@@ -336,7 +338,7 @@ def _check_points(spec: SweepSpec, hopeless: Sequence[tuple[str, str]]) -> list[
 def _check_tokenizers(spec: SweepSpec, sizes: list[ResolvedSize]) -> list[Problem]:
     row = metric_row(spec)
     fingerprints = {size.tokenizer_fingerprint for size in sizes}
-    if spec.task == LANGUAGE_MODELLING and row.per_token and len(fingerprints) > 1:
+    if task_of(spec.task).per_token and row.per_token and len(fingerprints) > 1:
         message = f"{spec.metric.name} is an average per token, and the sizes have different tokenizers"
         return [spec.problem(("metric", "name"), message, "use eval_bits_per_byte, which is comparable between tokenizers")]
     if spec.early_terminate.time_attr == "tokens" and len(fingerprints) > 1:
@@ -422,7 +424,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
 
 
 def _counted(summary: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
-    """Return the summary of the data with the examples and tokens of each split, which causal-lm lays documents out in."""
+    """Return the summary of the data with the examples and tokens that the task made of each split."""
     splits = summary["splits"].items()
     counts = {split: {key: figures[split][key] for key in ("examples", "tokens")} for split in figures}
     return {**summary, "splits": {split: {**rows, **counts[split]} for split, rows in splits}}

@@ -1,1 +1,136 @@
-"""Tasks: what an example is and how it is taught; a file for each task."""
+"""The tasks: a file per name of `spec.tasks.TASKS` (with _ for -), whose class `Task` makes examples, losses and metrics.
+
+A task turns rows of text into tokens and targets, names the model class and prepares its config, and adds up the loss and what
+its metrics need. It knows nothing of workers, memory, caches or files. torch and transformers are imported inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scalesweep.tasks.metrics import Totals
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100  # the target where nothing is predicted, as in torch's cross-entropy
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples made from some rows, one after another.
+
+    tokens: int32 [tokens].
+    lengths: tokens of each example, int64 [examples].
+    bytes: UTF-8 bytes of the text that each example covers, int64 [examples].
+    targets: int32 [tokens]; the token that is predicted from the tokens up to here, or IGNORED. None if a row's target is its
+        class; then there is one example for each row.
+    types: token types of sentence pairs, uint8 [tokens]; None without.
+    truncated: rows that were cut.
+    unknown_tokens: tokens of the text that the tokenizer doesn't know.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    bytes: np.ndarray
+    targets: np.ndarray | None = None
+    types: np.ndarray | None = None
+    truncated: int = 0
+    unknown_tokens: int = 0
+
+
+class BaseTask:
+    """The task's part in data, model, loss and metrics.
+
+    Attributes:
+        per_token: whether targets belong to tokens; otherwise each row has a class.
+        draws_head: whether the head is drawn anew, because a checkpoint's own may belong to another task.
+        control_words: whether an exported model's tokenizer reads control words in a text, such as </s>, as control tokens.
+        guess: how the baseline guesses, in words.
+    """
+
+    per_token: bool
+    draws_head: bool
+    control_words: bool
+    guess: str
+
+    # ---- data ----------------------------------------------------------------------------------------------------------
+
+    def least_tokens(self, tokenizer: Any, pairs: bool) -> int:
+        """The smallest `max_length` with room for text. `pairs`: whether an example has two texts.
+
+        Raises:
+            UserError: the tokenizer lacks a token that the task needs.
+        """
+        raise NotImplementedError
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, tokenizer: Any) -> Encoded:
+        """The examples of some rows. `pairs`: the second texts of sentence pairs."""
+        raise NotImplementedError
+
+    # ---- model ---------------------------------------------------------------------------------------------------------
+
+    def auto_class(self) -> Any:
+        """The class of transformers that builds the model from a config."""
+        raise NotImplementedError
+
+    def check_architecture(self, config: Any, model: str) -> None:
+        """Refuse an architecture that transformers builds for the task although it can't learn it.
+
+        Raises:
+            UserError: names `model`.
+        """
+
+    def configure(self, config: Any, classes: Sequence[str]) -> None:
+        """Set the fields of the config that belong to the task."""
+
+    # ---- loss and metrics ----------------------------------------------------------------------------------------------
+
+    def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+        """Cross-entropy in nats, float32, summed over all predictions of a batch.
+
+        Args:
+            logits: [examples, classes], or [examples, width, vocabulary] where targets belong to tokens.
+            targets: classes [examples]; or tokens [examples, width], IGNORED where nothing is predicted.
+        """
+        raise NotImplementedError
+
+    def measured(self, logits: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:  # noqa: ARG002
+        """A batch's share of the metrics, float64 [sums]: the loss, then what the task counts."""
+        return self.loss_sum(logits, targets).double().reshape(1)
+
+    def n_sums(self, classes: int) -> int:  # noqa: ARG002
+        """The length of what `measured` returns."""
+        return 1
+
+    def totals(self, sums: np.ndarray, count: float, n_bytes: float, classes: int) -> Totals:  # noqa: ARG002
+        """The sums of a whole split, with its numbers of predictions and bytes."""
+        return Totals(float(sums[0]), count, n_bytes)
+
+    def guessed(self, nll: float, train: np.ndarray, validation: np.ndarray, n_bytes: float) -> Totals:  # noqa: ARG002
+        """The totals of guessing. `train` and `validation` count each outcome in the split, `nll` is the loss."""
+        return Totals(nll, float(validation.sum()), n_bytes)
+
+
+@cache
+def task_of(name: str) -> BaseTask:
+    """The task of this name, from the file of its name."""
+    made: BaseTask = import_module(f"{__name__}.{name.replace('-', '_')}").Task()
+    return made
+
+
+def unknown_tokens(rows: Sequence[Sequence[int]], tokenizer: Any) -> int:
+    """The number of unknown tokens among token ids. Some decoders use EOS for them; their vocabularies cover every byte."""
+    if tokenizer.unk_token_id is None or tokenizer.unk_token_id == tokenizer.eos_token_id:
+        return 0
+    return sum(list(row).count(tokenizer.unk_token_id) for row in rows)
+
+
+def utf8_bytes(text: str) -> int:
+    return len(text.encode())

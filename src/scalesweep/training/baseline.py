@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalesweep.data.tokens import TokenizedData
-from scalesweep.spec.metrics import LANGUAGE_MODELLING, METRICS
-from scalesweep.training.metrics import Totals, compute_metrics
+from scalesweep.spec.metrics import METRICS
+from scalesweep.tasks import task_of
+from scalesweep.tasks.metrics import compute_metrics
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,9 @@ def guessing(task: str, data: TokenizedData, outcomes: int) -> Baseline:
     """
     train, validation = (split.target_counts(outcomes) for split in (data.train, data.validation))
     share = (train + 1) / (train.sum() + outcomes)
-    nll, count = float(-(validation * np.log(share)).sum()), float(validation.sum())
-    if task == LANGUAGE_MODELLING:
-        return Baseline("token frequencies in train", compute_metrics(task, Totals(nll, count, data.validation.n_bytes)))
-    confusion = np.zeros((outcomes, outcomes))
-    confusion[:, int(train.argmax())] = validation
-    return Baseline("class shares in train", compute_metrics(task, Totals(nll, count, data.validation.n_bytes, confusion)))
+    nll = float(-(validation * np.log(share)).sum())
+    rule = task_of(task)
+    return Baseline(rule.guess, compute_metrics(task, rule.guessed(nll, train, validation, data.validation.n_bytes)))
 
 
 def strictest(baselines: Iterable[Baseline], metric: str) -> Baseline:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from scalesweep.data.batches import eval_order, shard
 from scalesweep.data.tokens import TokenizedSplit
-from scalesweep.spec.metrics import LANGUAGE_MODELLING
-from scalesweep.training.metrics import Totals, compute_metrics, loss_sum
+from scalesweep.tasks import task_of
+from scalesweep.tasks.metrics import compute_metrics
 from scalesweep.training.micro_batch import is_out_of_memory
 from scalesweep.training.passes import Passes
 from scalesweep.training.peers import Peers
@@ -24,7 +23,8 @@ def evaluate(
         classes: number of classes; 0 without classes.
         size: examples that a worker takes at once. It halves where memory is too small.
     """
-    sums = np.zeros(3 + classes * classes)
+    device, rule = passes.precision.device, task_of(task)
+    sums = torch.zeros(rule.n_sums(classes), dtype=torch.float64, device=device)  # read once, at the end
     order = shard(eval_order(split.lengths), peers.rank, peers.world)
     while len(order):
         indices = order[:size]
@@ -37,14 +37,6 @@ def evaluate(
             continue
         order = order[size:]
         passes.flops += passes.method.costs.forward(len(indices), int(split.lengths[indices].max()), output.first)
-        sums[0] += loss_sum(output.logits, output.labels).item()
-        if task == LANGUAGE_MODELLING:
-            sums[1] += split.predicted_tokens[indices].sum()
-            sums[2] += split.bytes[indices].sum()
-        else:
-            sums[1] += len(indices)
-            cells = output.labels * classes + output.logits.argmax(-1)
-            sums[3:] += torch.bincount(cells, minlength=classes * classes).cpu().numpy()
-    sums = peers.sum_(torch.from_numpy(sums).to(passes.precision.device)).cpu().numpy()
-    confusion = sums[3:].reshape(classes, classes) if classes else None
-    return compute_metrics(task, Totals(sums[0], sums[1], sums[2], confusion))
+        sums += rule.measured(output.logits, output.targets, classes)
+    found = peers.sum_(sums).cpu().numpy()
+    return compute_metrics(task, rule.totals(found, float(split.predictions.sum()), split.n_bytes, classes))

@@ -11,7 +11,7 @@ import torch
 
 from scalesweep.data.tokens import text_tokenizer
 from scalesweep.models.ladder import quiet, restore_use_cache
-from scalesweep.spec.metrics import LANGUAGE_MODELLING
+from scalesweep.tasks import task_of
 from scalesweep.training.job import TrialJob, open_data
 
 
@@ -42,19 +42,18 @@ def export(
     restore_use_cache(model.config, job.size)
     with quiet():
         model.save_pretrained(folder, state_dict=weights)
-    # A classifier's texts are texts to the end. A language model's user may want its control words, as in a chat.
-    tokenizer = tokenizer if job.task == LANGUAGE_MODELLING else text_tokenizer(tokenizer)
+    tokenizer = tokenizer if task_of(job.task).control_words else text_tokenizer(tokenizer)
     tokenizer.save_pretrained(folder)
     return logits
 
 
 @torch.no_grad()
 def validation_logits(model: torch.nn.Module, job: TrialJob, examples: int) -> Iterator[np.ndarray]:
-    """Float32 logits of the first validation examples, one example at a time (without padding)."""
+    """Float32 logits of the first validation examples, one at a time (without padding): of classes, or of the last token."""
     split = open_data(job).split("validation")
-    device = next(model.parameters()).device
+    device, per_token = next(model.parameters()).device, task_of(job.task).per_token
     for index in range(min(examples, len(split))):
         arrays = split.batch(np.array([index]), pad_id=0)
-        inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if name != "labels"}
+        inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if name != "targets"}
         logits = model(**inputs).logits.float().cpu().numpy()
-        yield logits if logits.ndim == 2 else logits[:, -1]
+        yield logits[:, -1] if per_token else logits

@@ -85,11 +85,11 @@ def open_data(job: TrialJob) -> TokenizedData:
         OutsideError: the source has different data on this node from where the sweep was launched.
     """
     from scalesweep.data.prepare import prepare
-    from scalesweep.data.tokens import TokenizedData, tokenize
+    from scalesweep.data.tokens import TokenizedData, is_written, tokenize
     from scalesweep.models.ladder import load_tokenizer
 
     folder = cache_dir() / job.data_key
-    if not folder.is_dir():
+    if not is_written(folder):
         prepared = prepare(job.data, job.task, Path.cwd())
         made = tokenize(prepared, job.data, job.task, load_tokenizer(job.size), job.tokenizer_fingerprint, cache_dir())
         if made.name != job.data_key:

@@ -23,8 +23,8 @@ from scalesweep.models.base import BaseWeights, base_key
 from scalesweep.models.ladder import load_tokenizer
 from scalesweep.models.replay import NotReplayable
 from scalesweep.spec import LadderSize, TrialConfig
-from scalesweep.spec.metrics import LANGUAGE_MODELLING
 from scalesweep.storage import cache_dir, place
+from scalesweep.tasks import task_of
 from scalesweep.training import checkpoint
 from scalesweep.training.clock import PARTS_OF_A_RUN, Clock
 from scalesweep.training.evaluation import evaluate
@@ -77,6 +77,7 @@ class Trainer:
     def __init__(self, job: TrialJob, peers: Peers = ALONE) -> None:
         config = job.config
         self.job, self.config, self.peers = job, config, peers
+        self.task = task_of(job.task)
         data = open_data(job)
         self.train_split = data.joined(job.train_on)
         self.eval_split = data.split(job.evaluate_on)
@@ -104,7 +105,9 @@ class Trainer:
         self.passes = Passes(self.method, self.precision, self.prefix, pad_id)
         share = -(-config.global_batch_size // peers.world)
         micro_batch = MicroBatch(job, cache_dir(), self.device, share)
-        self.gradients = Gradients(self.train_split, config, self.method, self.passes, micro_batch, self.optimizer, peers)
+        self.gradients = Gradients(
+            self.train_split, self.task, config, self.method, self.passes, micro_batch, self.optimizer, peers
+        )
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._steps_since_report = 0
         self._mode_is_set = False
@@ -149,7 +152,7 @@ class Trainer:
 
         indices = self.plan.batch(step)
         lengths = self.train_split.lengths
-        denominator = self._predictions(indices)
+        denominator = int(self.train_split.predictions[indices].sum())
         share = shard(indices, self.peers.rank, self.peers.world)
         share = share[np.argsort(lengths[share], kind="stable")]  # similar lengths together save padding
         self._loss += self.gradients.of_share(share, max(denominator, 1), step)
@@ -168,11 +171,6 @@ class Trainer:
         costs = self.method.costs
         clock.model_flops += costs.forward(*whole) + costs.backward(*whole, self.method.trainable)
         clock.agree(lambda seconds: self.peers.sum_of(seconds if self.peers.rank == 0 else 0.0, self.device))
-
-    def _predictions(self, indices: np.ndarray) -> int:
-        if self.job.task == LANGUAGE_MODELLING:
-            return int(self.train_split.predicted_tokens[indices].sum())
-        return len(indices)
 
     def _set_mode(self) -> None:
         self.parallel.before_thaw(self.model)

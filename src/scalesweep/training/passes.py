@@ -18,7 +18,7 @@ class Output:
     """The result of a pass. `first` is the lowest layer group that was computed."""
 
     logits: torch.Tensor
-    labels: torch.Tensor
+    targets: torch.Tensor
     first: int
 
 
@@ -39,14 +39,14 @@ class Passes:
         """Run these examples. `lowest` is the lowest group that needs a gradient: the number of groups if none does."""
         arrays = split.batch(indices, self.pad_id)
         batch = {name: self._to_device(array) for name, array in arrays.items()}
-        labels = batch.pop("labels")
+        targets = batch.pop("targets")
         cut = min(lowest, self.method.untouched, len(self.method.groups) - 1)
         prefix = self.prefix if reads_cache else None
         hidden = prefix.hidden(split, indices, cut, batch) if prefix is not None else None
         with self.precision.autocast():
             if hidden is None or prefix is None:
-                return Output(self.method.model(**batch).logits, labels, 0)
-            return Output(prefix.replay.forward(cut, hidden, batch).logits, labels, cut)
+                return Output(self.method.model(**batch).logits, targets, 0)
+            return Output(prefix.replay.forward(cut, hidden, batch).logits, targets, cut)
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)

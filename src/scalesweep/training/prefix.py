@@ -244,7 +244,7 @@ class PrefixCache:
 
     def _inputs(self, split: Split, indices: np.ndarray) -> dict[str, torch.Tensor]:
         arrays = split.batch(indices, self.pad_id)
-        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items() if name != "labels"}
+        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items() if name != "targets"}
 
 
 def _equally_long(indices: np.ndarray, lengths: np.ndarray, at_most: int) -> list[np.ndarray]:

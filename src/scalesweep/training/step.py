@@ -8,8 +8,8 @@ import torch
 from scalesweep.data.batches import micro_batches
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
 from scalesweep.spec import TrialConfig
+from scalesweep.tasks import BaseTask
 from scalesweep.training.methods.method import Method
-from scalesweep.training.metrics import loss_sum
 from scalesweep.training.micro_batch import MicroBatch
 from scalesweep.training.passes import Passes
 from scalesweep.training.peers import Peers
@@ -21,6 +21,7 @@ class Gradients:
     def __init__(
         self,
         split: TokenizedSplit | JoinedSplit,
+        task: BaseTask,
         config: TrialConfig,
         method: Method,
         passes: Passes,
@@ -28,7 +29,7 @@ class Gradients:
         optimizer: torch.optim.Optimizer,
         peers: Peers,
     ) -> None:
-        self.split, self.config, self.method, self.passes = split, config, method, passes
+        self.split, self.task, self.config, self.method, self.passes = split, task, config, method, passes
         self.micro_batch, self.optimizer, self.peers = micro_batch, optimizer, peers
 
     def of_share(self, share: np.ndarray, denominator: int, step: int) -> torch.Tensor:
@@ -58,7 +59,7 @@ class Gradients:
     def _piece(self, indices: np.ndarray, denominator: int) -> torch.Tensor:
         passes = self.passes
         output = passes.forward(self.split, indices, self.method.lowest)
-        loss = loss_sum(output.logits, output.labels, self.config.label_smoothing_factor) / denominator
+        loss = self.task.loss_sum(output.logits, output.targets, self.config.label_smoothing_factor) / denominator
         passes.precision.backward(loss)
         shape = (len(indices), int(self.split.lengths[indices].max()))
         passes.flops += self.method.costs.forward(*shape, output.first)

@@ -10,7 +10,8 @@ import torch
 from sklearn import metrics as sk
 
 from scalesweep.spec.metrics import METRICS
-from scalesweep.training.metrics import COMPUTE, Totals, compute_metrics, loss_sum
+from scalesweep.tasks import task_of
+from scalesweep.tasks.metrics import COMPUTE, Totals, compute_metrics
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -21,7 +22,7 @@ def test_classification_metrics_are_scikit_learns(classes: int, seed: int) -> No
     logits = torch.tensor(rng.normal(size=(200, classes)) + 2 * np.eye(classes)[true], dtype=torch.float64)
     predicted = logits.argmax(-1).numpy()
     confusion = sk.confusion_matrix(true, predicted, labels=range(classes)).astype(float)
-    nll = loss_sum(logits, torch.tensor(true)).item()
+    nll = task_of("sequence-classification").loss_sum(logits, torch.tensor(true)).item()
     got = compute_metrics("sequence-classification", Totals(nll, 200, confusion=confusion))
     probabilities = torch.softmax(logits, -1).numpy()
     assert got["eval_loss"] == pytest.approx(sk.log_loss(true, probabilities, labels=range(classes)), rel=1e-5)
@@ -41,12 +42,12 @@ def test_a_constant_prediction_has_no_correlation() -> None:
 def test_language_modelling_loss_predicts_the_next_token_and_skips_padding() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 5, 11)
-    labels = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, -100, -100]])
+    targets = torch.tensor([[2, 3, 4, 5, -100], [7, 8, -100, -100, -100]])
     by_hand = -sum(
-        torch.log_softmax(logits[row, t], -1)[labels[row, t + 1]]
-        for row in range(2) for t in range(4) if labels[row, t + 1] != -100
+        torch.log_softmax(logits[row, t], -1)[targets[row, t]]
+        for row in range(2) for t in range(5) if targets[row, t] != -100
     )  # fmt: skip
-    assert loss_sum(logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert task_of("causal-lm").loss_sum(logits, targets).item() == pytest.approx(by_hand.item(), rel=1e-5)
     got = compute_metrics("causal-lm", Totals(by_hand.item(), 6, n_bytes=20))
     assert got["eval_perplexity"] == pytest.approx(math.exp(by_hand.item() / 6), rel=1e-6)
     assert got["eval_bits_per_byte"] == pytest.approx(by_hand.item() / math.log(2) / 20)

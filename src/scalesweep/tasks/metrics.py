@@ -9,14 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scalesweep.spec.metrics import METRICS
-
-if TYPE_CHECKING:
-    import torch
+from scalesweep.spec.tasks import TASKS
 
 
 @dataclass
@@ -83,18 +79,4 @@ COMPUTE: dict[str, Callable[[Totals], float]] = {
 
 def compute_metrics(task: str, totals: Totals) -> dict[str, float]:
     """All metrics of the task, by name."""
-    return {name: float(COMPUTE[name](totals)) for name, metric in METRICS.items() if task in metric.tasks}
-
-
-def loss_sum(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Cross-entropy in nats, summed over all predictions.
-
-    Args:
-        logits: [batch, classes], or [batch, time, vocabulary] for language modelling (position t predicts token t + 1).
-        labels: [batch], or [batch, time] with -100 at positions without a prediction.
-    """
-    from torch.nn import functional
-
-    if logits.dim() == 3:
-        logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-    return functional.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=-100, label_smoothing=label_smoothing)
+    return {name: float(COMPUTE[name](totals)) for name in TASKS[task].metrics}

@@ -1,0 +1,87 @@
+"""What holds for each row of the table of tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scalesweep.spec.metrics import METRICS
+from scalesweep.spec.tasks import TASKS
+from scalesweep.tasks import IGNORED, Encoded, task_of
+from scalesweep.tasks.metrics import compute_metrics
+from tiny_models import WORDS, tiny_model, tiny_tokenizer
+
+TEXTS = [" ".join(WORDS[start : start + n]) for start, n in ((0, 3), (3, 9), (5, 1), (7, 14))]
+CLASSES = ["good", "poor", "neither"]
+MODELS = {"sequence-classification": "bert", "causal-lm": "llama"}
+
+
+def encoded(name: str, max_length: int = 8) -> Encoded:
+    return task_of(name).encode(TEXTS, None, max_length, tiny_tokenizer())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_its_metrics_are_in_the_table_and_follow_from_sums(name: str) -> None:
+    row, task = TASKS[name], task_of(name)
+    assert set(row.metrics) <= METRICS.keys()
+    classes = len(CLASSES) if row.label else 0
+    outcomes = classes or 11
+    rng = torch.Generator().manual_seed(0)
+    shape = (6,) if row.label else (6, 5)
+    logits = torch.randn(*shape, outcomes, generator=rng)
+    targets = torch.randint(0, outcomes, shape, generator=rng)
+    if not row.label:
+        targets[:, -1] = IGNORED
+    whole = task.measured(logits, targets, classes)
+    assert whole.dtype == torch.float64
+    assert whole.shape == (task.n_sums(classes),)
+    parts = task.measured(logits[:1], targets[:1], classes) + task.measured(logits[1:], targets[1:], classes)
+    assert torch.allclose(whole, parts, rtol=1e-6)
+    count = int((targets != IGNORED).sum())
+    found = compute_metrics(name, task.totals(whole.numpy(), count, 40.0, classes))
+    assert list(found) == list(row.metrics)
+    assert found["eval_loss"] == pytest.approx(float(task.loss_sum(logits, targets)) / count)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_examples_follow_one_another_and_fit(name: str) -> None:
+    made = encoded(name)
+    assert made.tokens.dtype == np.int32
+    assert made.lengths.sum() == made.tokens.size
+    assert made.lengths.max() <= 8
+    assert len(made.bytes) == len(made.lengths)
+    if not task_of(name).per_token:
+        assert made.targets is None
+        assert len(made.lengths) == len(TEXTS)
+        return
+    assert made.targets is not None
+    assert made.targets.shape == made.tokens.shape
+    ends = np.cumsum(made.lengths) - 1
+    assert (made.targets[ends] == IGNORED).all(), "nothing is predicted from an example's last token"
+    assert made.bytes.sum() == sum(len(text.encode()) for text in TEXTS)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_its_loss_is_that_of_the_model_class(name: str) -> None:
+    task = task_of(name)
+    model = tiny_model(MODELS[name], name).eval()
+    assert isinstance(model, tuple(task.auto_class()._model_mapping.values()))
+    made = encoded(name)
+    tokens = torch.tensor(made.tokens[: made.lengths[0]])[None].long()
+    if made.targets is None:
+        targets = labels = torch.tensor([1])
+    else:
+        labels, targets = tokens.clone(), torch.tensor(made.targets[: made.lengths[0]])[None].long()
+    with torch.no_grad():
+        output = model(input_ids=tokens, labels=labels)
+    count = int((targets != IGNORED).sum())
+    assert float(task.loss_sum(output.logits, targets)) / count == pytest.approx(float(output.loss), rel=1e-5)
+
+
+def test_a_file_for_each_row() -> None:
+    room = Path(task_of.__wrapped__.__code__.co_filename).parent  # type: ignore[attr-defined]
+    files = {path.stem for path in room.glob("*.py")}
+    assert {name.replace("-", "_") for name in TASKS} <= files
