@@ -1,12 +1,20 @@
-"""A function on several real processes that form a gloo group, as the workers of a trial do."""
+"""A function on several real processes that form a gloo group, as the workers of a trial do, and a strategy whose passes meet."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from processes import READY
+from scalesweep.models.groups import LayerGroup
+from scalesweep.training import micro_batch
+from scalesweep.training.job import TrialJob
+from scalesweep.training.loop import Trainer, train
+from scalesweep.training.parallel import STRATEGIES, replicated
+from scalesweep.training.peers import Meeting, Peers
 
 SECONDS = 60.0  # a worker that waits longer for the others has been left by them
 
@@ -34,10 +42,7 @@ class _Failure:
 
 
 def _work(rank: int, world: int, port: Any, results: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    import torch
-
-    from scalesweep.training.peers import Meeting
-
+    STRATEGIES["meeting"] = __name__
     torch.set_num_threads(1)
     meeting = Meeting(SECONDS)
     try:
@@ -52,3 +57,66 @@ def _work(rank: int, world: int, port: Any, results: Any, function: Callable[...
         meeting.leave()
     except Exception:  # noqa: BLE001 - raised again, in the test
         results.put((rank, _Failure(f"rank {rank} of {world}: {traceback.format_exc()}")))
+
+
+# ---- a trial on such workers ---------------------------------------------------------------------------------------------------
+
+
+class Strategy(replicated.Strategy):
+    """Replicated workers that meet at the begin of every pass, as those who hold parts of a model do: `meeting` in STRATEGIES."""
+
+    equal_passes = True
+
+    def place(self, make: Callable[[torch.device], Any], groups: Sequence[LayerGroup]) -> Any:
+        model = super().place(make, groups)
+
+        def meet(*_: Any) -> None:
+            there = self.peers.sum_(torch.tensor([1.0, torch.is_grad_enabled()]))
+            assert there[0] == self.peers.world, "a worker passed a sum of another kind"
+            assert there[1] in (0, self.peers.world), "a worker trains while another one evaluates"
+
+        model.register_forward_pre_hook(meet)
+        return model
+
+
+def trial(peers: Peers, job: TrialJob, short: int | None = None, holds: int = 0, eval_examples: int = 64) -> dict[str, Any]:
+    """Train a job. The worker `short` has memory for passes over `holds` examples alone."""
+    micro_batch.CPU_EVAL_EXAMPLES = eval_examples
+    trainer = Trainer(job, peers)
+    passes = []
+
+    def refuse(_module: torch.nn.Module, _args: Any, kwargs: Any) -> None:
+        passes.append(len(kwargs["input_ids"]))
+        if peers.rank == short and passes[-1] > holds:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    trainer.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    reports = list(train(trainer))
+    return {
+        "losses": [report.metrics[name] for report in reports for name in ("train_loss", "eval_loss", "eval_accuracy")],
+        "sizes": trainer.gradients.micro_batch.sizes,
+        "eval_tokens": trainer.eval_size.tokens,
+        "passes": passes,
+    }
+
+
+def searched(
+    peers: Peers, job: TrialJob, fits: Sequence[int], stored: Sequence[int | None], folder: Any
+) -> tuple[int, list[int]]:
+    """The micro-batch size that workers agree on, each with a node and memory of its own, and the sizes that this one tried."""
+    node = folder / str(peers.rank)
+    node.mkdir()
+    made = micro_batch.MicroBatch(job, node, torch.device("cpu"), 100, peers)
+    made.unsearched = None  # as on a GPU
+    if (size := stored[peers.rank]) is not None:
+        made.node.write(made._key(3), size)
+    tried = []
+
+    def try_out(rows: int) -> None:
+        tried.append(rows)
+        if rows > fits[peers.rank]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    found = made.size(3, try_out)
+    assert made.node.read(made._key(3)) in (found, size)
+    return found, tried

@@ -13,7 +13,7 @@ import torch
 from jobs import job
 from scalesweep.training.job import cache_dir
 from scalesweep.training.loop import Trainer, train
-from scalesweep.training.micro_batch import MicroBatch
+from scalesweep.training.micro_batch import EvaluationSize, MicroBatch
 from tiny_sweeps import tiny_sweep
 
 CONFIG = {"dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 1e-3, "max_t": 6, "rungs": [], "eval_interval": 3}
@@ -53,11 +53,15 @@ def test_a_run_short_of_memory_goes_on_in_smaller_pieces_to_the_same_result() ->
         assert mine.metrics["train_loss"] == pytest.approx(theirs.metrics["train_loss"], abs=1e-5)
     assert max(seen) <= 6
     remembered = json.loads((cache_dir() / "micro-batches.json").read_text())
-    assert list(remembered.values()) == [2], "16, 8, 4, 2"
+    width = int(trainer.eval_split.lengths.max())
+    assert list(remembered.values()) == [2, 5 * width], "16, 8, 4, 2; and of 20 evaluated at once 10, 5"
     again = Trainer(job(CONFIG, sweep=tiny_sweep()))
     with memory_for(again, 3) as seen:
         again.train_step()
-    assert seen == [2] * 8, "what was found is known to the next trial"
+        assert seen == [2] * 8, "what was found is known to the next trial"
+        again.evaluate()
+    assert max(seen) <= 6
+    assert sum(seen[8:]) == 20, "also for its evaluations"
 
 
 def test_where_not_even_one_example_fits_the_error_says_so() -> None:
@@ -103,3 +107,19 @@ def test_a_gpu_is_tried_out_once_per_node(tmp_path: Any, monkeypatch: pytest.Mon
     given, try_given = tried(limit=0)
     assert MicroBatch(job({"micro_batch_size": 7}, sweep=tiny_sweep()), tmp_path, gpu, share=100).size(3, try_given) == 7
     assert given == []
+
+
+def test_an_evaluation_takes_as_much_as_its_tokens_and_vocabulary_let_it(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """… and not twice the micro-batch. The examples in a piece of 512 tokens each, and of 16."""
+    given = Trainer(job({"micro_batch_size": 1}, sweep=tiny_sweep()))
+    passes: list[int] = []
+    given.model.register_forward_pre_hook(lambda _, __, kwargs: passes.append(len(kwargs["input_ids"])), with_kwargs=True)
+    given.evaluate()
+    assert passes == [20]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Test")  # noqa: ARG005
+    tiny, cpu, gpu = job({}, sweep=tiny_sweep()), torch.device("cpu"), torch.device("cuda", 0)
+    for outputs, device, long, short in ((0, cpu, 64, 64), (32_768, cpu, 2, 64), (131_072, cpu, 1, 16), (131_072, gpu, 4, 128)):
+        size = EvaluationSize(tiny, tmp_path, device, outputs)
+        assert (size.examples(512), size.examples(16)) == (long, short)

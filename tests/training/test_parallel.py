@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import gloo
 from gloo import on_workers
+from jobs import job
 from scalesweep.models.groups import layer_groups
+from scalesweep.storage import cache_dir
+from scalesweep.training.job import TrialJob
 from scalesweep.training.parallel import STRATEGIES, strategy
 from scalesweep.training.peers import Peers
 from tiny_models import tiny_model
+from tiny_sweeps import tiny_sweep
 
 WORDS = torch.arange(1, 25).view(4, 6)
 
@@ -28,10 +35,11 @@ def one_step(peers: Peers, name: str, sharers: int) -> dict[str, Any]:
     model.eval()
     parameters = dict(model.named_parameters())
     parameters[names[0]].requires_grad_(False)
-    if peers.rank < sharers:
-        model(input_ids=WORDS[peers.rank :: sharers]).logits[:, 0].sum().div(4).backward()
+    if peers.rank < sharers or parallel.equal_passes:
+        loss = model(input_ids=WORDS[peers.rank :: sharers]).logits[:, 0].sum().div(4)
+        (loss if peers.rank < sharers else 0 * loss).backward()
     trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
-    parallel.reduce(trained)
+    assert not parallel.reduce(trained, ran_out=False)
     parallel.clip(trained, 0.1)
     torch.optim.SGD(trained, lr=0.5).step()
     found = {name: value.detach().clone() for name, value in parallel.gather(parameters).items()}
@@ -41,10 +49,78 @@ def one_step(peers: Peers, name: str, sharers: int) -> dict[str, Any]:
     return {name: value.numpy() for name, value in found.items()}
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+ALL = [*STRATEGIES, "meeting"]  # the last one is that of gloo.py
+
+
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(("world", "sharers"), [(2, 2), (4, 3)], ids=["2", "4, one without examples"])
 def test_a_step_is_the_same_on_any_number_of_workers(name: str, world: int, sharers: int) -> None:
-    alone = one_step(Peers(), name, 1)
+    alone = one_step(Peers(), "replicated", 1)
     for found in on_workers(world, one_step, name, sharers)[:1]:
         for parameter, value in alone.items():
             assert found[parameter] == pytest.approx(value, abs=1e-6), parameter
+
+
+CONFIG = {
+    "dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 1e-3, "max_t": 8, "rungs": [], "eval_interval": 4,
+    "global_batch_size": 19, "unfreezing": "gradual", "unfreeze_interval": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    yield
+    (cache_dir() / "micro-batches.json").unlink(missing_ok=True)
+
+
+def made(parallel: str = "replicated", **config: Any) -> TrialJob:
+    """60 examples in batches of 19: the last of an epoch has 3, which leaves the last of 4 workers without any. 21 are evaluated."""
+    sweep = tiny_sweep()
+    sweep["data"]["splits"]["validation"] = 21
+    return job({**CONFIG, **config}, sweep=sweep, parallel=parallel)
+
+
+def losses() -> Any:
+    """Those of one process with memory enough."""
+    return pytest.approx(gloo.trial(Peers(), made())["losses"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("world", "size", "short"), [(2, 3, None), (4, 2, None), (4, 8, 2)])
+def test_where_workers_meet_in_passes_all_run_as_many_of_them(world: int, size: int, short: int | None) -> None:
+    """Uneven shares, an empty one, a short last batch, an evaluation that one worker ends first, and one out of memory."""
+    expected = losses()
+    found = on_workers(world, gloo.trial, made("meeting", micro_batch_size=size), short, 3, 5)
+    for worker in found:
+        assert worker["losses"] == expected
+        assert len(worker["passes"]) == len(found[0]["passes"])
+        assert worker["sizes"] == found[0]["sizes"]
+        assert worker["eval_tokens"] == found[0]["eval_tokens"]
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_all_workers_halve_where_one_runs_out_of_memory(short: int) -> None:
+    expected = losses()
+    for worker in (found := on_workers(2, gloo.trial, made(), short, 3)):
+        assert worker["losses"] == expected
+        assert set(worker["sizes"].values()) == {2}, "10, 8, 4, 2"
+        assert worker["eval_tokens"] == found[short]["eval_tokens"] < 64 * 3
+    again = on_workers(2, gloo.trial, made(), short, 3)
+    assert max(again[short]["passes"]) <= 3, "known to the next trial"
+
+
+def test_where_one_example_does_not_fit_on_one_worker_all_say_so() -> None:
+    with pytest.raises(AssertionError) as caught:
+        on_workers(2, gloo.trial, made(), 1, 0)
+    assert str(caught.value).count("one example of 16 tokens does not fit in memory") == 2
+
+
+def test_workers_use_the_smallest_micro_batch_of_their_nodes(tmp_path: Path) -> None:
+    for case, (fits, stored, size, tried) in enumerate(
+        [
+            ((64, 20), (None, None), 16, [128, 64, 32, 16]),
+            ((64, 20), (64, 8), 8, []),
+            ((64, 20), (None, 32), 16, [32, 16]),
+        ]
+    ):
+        (folder := tmp_path / str(case)).mkdir()
+        assert on_workers(2, gloo.searched, made(), fits, stored, folder) == [(size, tried)] * 2

@@ -153,7 +153,7 @@ class TrainingSpec(_Strict):
         None,
         ge=1,
         description="most examples per forward pass of one worker. Accumulation makes up the rest. Without it, a GPU takes as "
-        "many as fit and a CPU 32. Evaluation takes twice as many. Halved where memory runs out.",
+        "many as fit and a CPU 32. Halved where memory runs out. Evaluations have sizes of their own.",
     )
     eval_interval: int | None = Field(
         None, ge=1, description="steps between evaluations. Every rung and the end are evaluated in any case."

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from scalesweep.data.batches import eval_order, shard
 from scalesweep.data.tokens import TokenizedSplit
 from scalesweep.tasks import task_of
 from scalesweep.tasks.metrics import compute_metrics
-from scalesweep.training.micro_batch import is_out_of_memory
+from scalesweep.training.micro_batch import EvaluationSize, ran_out
+from scalesweep.training.parallel import Parallel
 from scalesweep.training.passes import Passes
 from scalesweep.training.peers import Peers
 
 
 @torch.no_grad()
 def evaluate(
-    split: TokenizedSplit, task: str, classes: int, passes: Passes, peers: Peers, size: int, reads_cache: bool
+    split: TokenizedSplit,
+    task: str,
+    classes: int,
+    passes: Passes,
+    parallel: Parallel,
+    peers: Peers,
+    sizes: EvaluationSize,
+    reads_cache: bool,
 ) -> dict[str, float]:
     """All metrics of the task on `split`, from sums over the shares of all workers.
 
     Args:
         classes: number of classes; 0 without classes.
-        size: examples that a worker takes at once. It halves where memory is too small.
+        sizes: of the pieces that a worker takes at once. They become smaller where memory is too small.
     """
     device, rule = passes.precision.device, task_of(task)
-    sums = torch.zeros(rule.n_sums(classes), dtype=torch.float64, device=device)  # read once, at the end
-    order = shard(eval_order(split.lengths), peers.rank, peers.world)
-    while len(order):
-        indices = order[:size]
-        try:
-            output = passes.forward(split, indices, len(passes.method.groups), reads_cache)
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or len(indices) == 1:
-                raise
-            size = -(-len(indices) // 2)
-            continue
-        order = order[size:]
+    sums = torch.zeros(rule.n_sums(classes) + 1, dtype=torch.float64, device=device)  # read once, at the end
+    piece = torch.zeros_like(sums[:-1])
+
+    def measure(indices: np.ndarray) -> None:
+        output = passes.forward(split, indices, len(passes.method.groups), reads_cache)
         passes.flops += passes.method.costs.forward(len(indices), int(split.lengths[indices].max()), output.first)
-        sums += rule.measured(output.logits, output.targets, classes)
-    found = peers.sum_(sums).cpu().numpy()
-    return compute_metrics(task, rule.totals(found, float(split.predictions.sum()), split.n_bytes, classes))
+        piece.copy_(rule.measured(output.logits, output.targets, classes))
+
+    order, done = eval_order(split.lengths), 0
+    share, most = shard(order, peers.rank, peers.world), len(shard(order, 0, peers.world))
+    while done < most:
+        width = int(split.lengths[order[done * peers.world]])  # of the longest example of all workers: their pieces are equal
+        size = min(sizes.examples(width), most - done)
+        indices, error = share[done : done + size], None
+        if len(indices) or parallel.equal_passes:
+            error = ran_out(measure, indices if len(indices) else order[-1:])
+        failed = error is not None
+        if parallel.equal_passes:
+            failed = peers.any(failed, device)
+        if failed:
+            sizes.halve(size, width, error)
+            sums[-1] = 1
+            continue
+        if len(indices):
+            sums[:-1] += piece
+        done += size
+    *found, halved = peers.sum_(sums).cpu().numpy()
+    if halved:
+        sizes.agree()
+    return compute_metrics(task, rule.totals(np.array(found), float(split.predictions.sum()), split.n_bytes, classes))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scalesweep.data.batches import BatchPlan, shard, steps_for_tokens
+from scalesweep.data.batches import BatchPlan, steps_for_tokens
 from scalesweep.models.base import BaseWeights, base_key
 from scalesweep.models.ladder import load_tokenizer
 from scalesweep.models.replay import NotReplayable
@@ -31,7 +31,7 @@ from scalesweep.training.evaluation import evaluate
 from scalesweep.training.export import export
 from scalesweep.training.job import TrainReport, TrialJob, open_data
 from scalesweep.training.methods.method import Method
-from scalesweep.training.micro_batch import MicroBatch
+from scalesweep.training.micro_batch import EvaluationSize, MicroBatch
 from scalesweep.training.optimizer import make_optimizer
 from scalesweep.training.parallel import strategy
 from scalesweep.training.passes import Passes
@@ -104,17 +104,19 @@ class Trainer:
         pad_id = self.tokenizer.pad_token_id or 0
         self.passes = Passes(self.method, self.precision, self.prefix, pad_id)
         share = -(-config.global_batch_size // peers.world)
-        micro_batch = MicroBatch(job, cache_dir(), self.device, share)
+        micro_batch = MicroBatch(job, cache_dir(), self.device, share, peers)
         self.gradients = Gradients(
-            self.train_split, self.task, config, self.method, self.passes, micro_batch, self.optimizer, peers
+            self.train_split, self.task, config, self.method, self.passes, micro_batch, self.optimizer, self.parallel, peers
         )
+        outputs = self.model.config.get_text_config().vocab_size if self.task.per_token else 0
+        self.eval_size = EvaluationSize(job, cache_dir(), self.device, outputs, peers)
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._steps_since_report = 0
         self._mode_is_set = False
 
     def _prefix_cache(self, base: BaseWeights) -> PrefixCache | None:
         config, job = self.config, self.job
-        if config.prefix_cache == "off":
+        if config.prefix_cache == "off" or self.parallel.equal_passes:  # hits differ between workers, and so would passes
             return None
         reuse = job.evaluate_on != "test" or (self.clock.total_steps or math.inf) > self.plan.steps_per_epoch
         try:
@@ -153,14 +155,10 @@ class Trainer:
         indices = self.plan.batch(step)
         lengths = self.train_split.lengths
         denominator = int(self.train_split.predictions[indices].sum())
-        share = shard(indices, self.peers.rank, self.peers.world)
-        share = share[np.argsort(lengths[share], kind="stable")]  # similar lengths together save padding
-        self._loss += self.gradients.of_share(share, max(denominator, 1), step)
-        trained = self.method.trained
-        self.parallel.reduce(trained)
+        self._loss += self.gradients.of_batch(indices, max(denominator, 1), step)
         if config.max_grad_norm > 0:
             self.precision.unscale(self.optimizer)
-            self.parallel.clip(trained, config.max_grad_norm)
+            self.parallel.clip(self.method.trained, config.max_grad_norm)
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad()
 
@@ -179,18 +177,17 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """All metrics of the task on the split that the job evaluates on."""
-        size = 2 * self.gradients.piece_size()  # without gradients, twice as many examples fit
         self.model.eval()
         self._mode_is_set = False
         reads_cache = self.job.evaluate_on != "test"  # the test split is read once
-        return evaluate(self.eval_split, self.job.task, len(self.job.classes), self.passes, self.peers, size, reads_cache)
+        of_task = (self.eval_split, self.job.task, len(self.job.classes))
+        return evaluate(*of_task, self.passes, self.parallel, self.peers, self.eval_size, reads_cache)
 
     # ---- reports and checkpoints --------------------------------------------------------------------------------------
 
     def untrained(self) -> TrainReport:
         """A report of the metrics before the first step. Its time does not count in the fidelity."""
         began = time.monotonic()
-        self._set_mode()  # as in a step, which the micro-batch size depends on
         metrics = self.evaluate()
         self.clock.leave_out(time.monotonic() - began)
         return self.position(metrics)
@@ -308,7 +305,7 @@ def train(trainer: Trainer) -> Iterator[TrainReport]:
         if not reports:
             if heartbeat and step % heartbeat == 0:
                 report = trainer.position(metrics={})
-                if time.monotonic() - saved >= SAVE_SECONDS:
+                if trainer.peers.any(time.monotonic() - saved >= SAVE_SECONDS, trainer.device):
                     trainer.save(report)
                     saved = time.monotonic()
                 yield report

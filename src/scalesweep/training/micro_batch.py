@@ -1,7 +1,7 @@
-"""The micro-batch: the examples that a worker processes at once, as many as fit in memory.
+"""The examples that a worker processes at once, as many as fit in memory: the micro-batch, and the pieces of an evaluation.
 
-The size is found once and stored on the node. It never changes a result, because the gradients of the pieces are summed,
-each weighted by its share of the global batch.
+The sizes are found once and stored on the node. All workers of a trial use the smallest one of theirs. A size never changes a
+result, because the gradients of the pieces are summed, each weighted by its share of the global batch.
 """
 
 from __future__ import annotations
@@ -16,96 +16,161 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from scalesweep.training.job import TrialJob
+from scalesweep.training.peers import ALONE, Peers
 
 CPU_MICRO_BATCH = 32  # main memory rarely limits the size, and larger pieces are no faster on a CPU
+EVAL_TOKENS = 2**15  # padded tokens in a piece of an evaluation: more are no faster
+EVAL_OUTPUTS = {"cpu": 2**25, "cuda": 2**28}  # outputs (tokens × vocabulary) in a piece: 128 MiB and 1 GiB in float32
+CPU_EVAL_EXAMPLES = 64
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` means that a device or the CPU's allocator had too little memory."""
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, Exception) and should_reduce_batch_size(error))
+def ran_out(run: Callable[..., object], *arguments: object) -> BaseException | None:
+    """Call `run(*arguments)`; return the error if a device or the CPU's allocator had too little memory, otherwise None.
+
+    The error comes without its traceback, whose frames would hold the memory.
+    """
+    try:
+        run(*arguments)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
+            raise
+        return error.with_traceback(None)
+    return None
 
 
-class MicroBatch:
-    """The micro-batch sizes of one trial on this worker, one for each lowest trainable group."""
+class NodeSizes:
+    """Sizes by key, in a file of the node's cache."""
 
-    def __init__(self, job: TrialJob, cache: Path, device: torch.device, share: int) -> None:
-        """
-        Args:
-            share: examples of a global batch that this worker takes, which is the largest useful size.
-        """
-        self.job, self.device, self.share = job, device, share
-        self.whole = 1 << (share - 1).bit_length()  # the smallest power of two that is not below the share
+    def __init__(self, cache: Path) -> None:
         self.file = cache / "micro-batches.json"
-        self.sizes: dict[int, int] = {}
-        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        config = job.config
-        self.kind = (
-            f"{kind}, {job.size.model}@{job.size.revision}, {job.size.layers} layers, {job.task}, {job.data.max_length} tokens, "
-            f"{config.mixed_precision}{', checkpointing' if config.gradient_checkpointing else ''}"
-        )
 
-    def size(self, lowest: int, try_out: Callable[[int], None]) -> int:
-        """The micro-batch size while `lowest` is the lowest group that trains.
+    def read(self, key: str) -> int | None:
+        return self._all().get(key)
 
-        Args:
-            try_out: runs a pass over that many of the longest examples and discards it. Called only on a GPU without a
-                stored size.
-        """
-        if lowest not in self.sizes:
-            given = self.job.config.micro_batch_size
-            if given is not None:
-                self.sizes[lowest] = given
-            elif self.device.type == "cpu":
-                self.sizes[lowest] = self._remembered().get(self._key(lowest), CPU_MICRO_BATCH)
-            else:
-                self.sizes[lowest] = self._largest(lowest, try_out)
-        return self.sizes[lowest]
+    def write(self, key: str, size: int) -> None:
+        try:
+            with self.file.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+                temporary.write_text(json.dumps(self._all() | {key: size}, indent=1))
+                temporary.replace(self.file)
+        except OSError:
+            return  # if the node's cache can't be written, each process repeats the search
 
-    def _largest(self, lowest: int, try_out: Callable[[int], None]) -> int:
-        found = self._remembered().get(self._key(lowest))
-        if found is not None:
-            return found
-        self.sizes[lowest] = self.whole
-        while True:
-            try:
-                try_out(self.sizes[lowest])
-            except RuntimeError as error:
-                self.halve(lowest, error)
-                continue
-            self._remember(lowest)
-            return self.sizes[lowest]
-
-    def halve(self, lowest: int, error: BaseException) -> None:
-        """Halve the size after an out-of-memory `error`; any other error is raised again.
-
-        Raises:
-            torch.OutOfMemoryError: one example does not fit.
-        """
-        if not is_out_of_memory(error):
-            raise error
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        size = min(self.sizes[lowest], self.whole)
-        if size <= 1:
-            raise torch.OutOfMemoryError(f"one example of {self.job.data.max_length} tokens does not fit in memory") from error
-        self.sizes[lowest] = -(-size // 2)
-        self._remember(lowest)
-
-    def _key(self, lowest: int) -> str:
-        return f"{self.kind}, group {lowest} and above, {self.share} at most"
-
-    def _remembered(self) -> dict[str, int]:
+    def _all(self) -> dict[str, int]:
         try:
             return dict(json.loads(self.file.read_text()))
         except (OSError, ValueError):
             return {}  # missing or unreadable: the size is searched again
 
-    def _remember(self, lowest: int) -> None:
-        try:
-            with self.file.with_suffix(".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-                temporary.write_text(json.dumps(self._remembered() | {self._key(lowest): self.sizes[lowest]}, indent=1))
-                temporary.replace(self.file)
-        except OSError:
-            return  # if the node's cache can't be written, each process repeats the search
+
+def _kind(job: TrialJob, device: torch.device) -> str:
+    """The part of a key that says what runs where."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return (
+        f"{kind}, {job.size.model}@{job.size.revision}, {job.size.layers} layers, {job.task}, {job.data.max_length} tokens, "
+        f"{job.config.mixed_precision}{', checkpointing' if job.config.gradient_checkpointing else ''}"
+    )
+
+
+def _too_large(job: TrialJob, error: BaseException | None) -> torch.OutOfMemoryError:
+    refusal = torch.OutOfMemoryError(f"one example of {job.data.max_length} tokens does not fit in memory")
+    refusal.__cause__ = error
+    return refusal
+
+
+class MicroBatch:
+    """The micro-batch sizes of one trial, one for each lowest trainable group. All workers call its methods together."""
+
+    def __init__(self, job: TrialJob, cache: Path, device: torch.device, share: int, peers: Peers = ALONE) -> None:
+        """
+        Args:
+            share: most examples of a global batch that a worker takes, which is the largest useful size.
+        """
+        self.job, self.device, self.share, self.peers = job, device, share, peers
+        self.whole = 1 << (share - 1).bit_length()  # the smallest power of two that is not below the share
+        self.unsearched = CPU_MICRO_BATCH if device.type == "cpu" else None  # used without a search
+        self.node = NodeSizes(cache)
+        self.kind = _kind(job, device)
+        self.sizes: dict[int, int] = {}
+
+    def size(self, lowest: int, try_out: Callable[[int], None]) -> int:
+        """The micro-batch size while `lowest` is the lowest group that trains.
+
+        Args:
+            try_out: runs a pass over that many of the longest examples and discards it. Called only on GPUs, unless all
+                workers' nodes have stored a size.
+        """
+        if lowest not in self.sizes:
+            self.sizes[lowest] = self.job.config.micro_batch_size or self._agreed(lowest, try_out)
+        return self.sizes[lowest]
+
+    def _agreed(self, lowest: int, try_out: Callable[[int], None]) -> int:
+        stored = self.node.read(self._key(lowest)) or self.unsearched
+        size, all_stored = self.peers.least([stored or self.whole, stored is not None], self.device)
+        self.sizes[lowest] = int(size)
+        while not all_stored:
+            error = ran_out(try_out, self.sizes[lowest])
+            if not self.peers.any(error is not None, self.device):
+                self.node.write(self._key(lowest), self.sizes[lowest])
+                break
+            self.halve(lowest, error)
+        return self.sizes[lowest]
+
+    def halve(self, lowest: int, error: BaseException | None) -> None:
+        """Halve the size after this worker (`error`) or another one ran out of memory.
+
+        Raises:
+            torch.OutOfMemoryError: one example does not fit.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        size = min(self.sizes[lowest], self.whole)
+        if size <= 1:
+            raise _too_large(self.job, error)
+        self.sizes[lowest] = -(-size // 2)
+        self.node.write(self._key(lowest), self.sizes[lowest])
+
+    def _key(self, lowest: int) -> str:
+        return f"{self.kind}, group {lowest} and above, {self.share} at most"
+
+
+class EvaluationSize:
+    """The size of an evaluation's pieces, in padded tokens. It starts at a bound that suits the device."""
+
+    def __init__(self, job: TrialJob, cache: Path, device: torch.device, outputs: int, peers: Peers = ALONE) -> None:
+        """
+        Args:
+            outputs: outputs per token, which is the size of the vocabulary; 0 if the outputs of an example are few.
+        """
+        self.job, self.device, self.peers = job, device, peers
+        self.bound = min(EVAL_TOKENS, EVAL_OUTPUTS[device.type] // outputs) if outputs else EVAL_TOKENS
+        self.node, self.key = NodeSizes(cache), f"{_kind(job, device)}, evaluation, padded tokens"
+        self.most = CPU_EVAL_EXAMPLES if device.type == "cpu" else EVAL_TOKENS
+        self.tokens: int | None = None
+
+    def agree(self) -> None:
+        """Use the smallest size of all workers. All call it together."""
+        own = min(self.bound, self.node.read(self.key) or self.bound, self.tokens or self.bound)
+        (least,) = self.peers.least([own], self.device)
+        self.tokens = int(least)
+
+    def examples(self, width: int) -> int:
+        """The number of examples in a piece whose longest example has `width` tokens."""
+        if self.tokens is None:
+            self.agree()
+        assert self.tokens is not None
+        return max(1, min(self.most, self.tokens // max(width, 1)))
+
+    def halve(self, examples: int, width: int, error: BaseException | None) -> None:
+        """Halve the size after a piece of so many examples ran out of memory, here (`error`) or on another worker.
+
+        Raises:
+            torch.OutOfMemoryError: one example does not fit.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if examples <= 1:
+            raise _too_large(self.job, error)
+        self.tokens = -(-examples // 2) * width
+        self.node.write(self.key, self.tokens)

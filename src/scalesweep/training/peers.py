@@ -6,8 +6,10 @@ is used again when the same workers train together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,9 +32,12 @@ class Peers:
         Raises:
             PeerLost: a worker is gone or did not answer within the group's timeout.
         """
+        return self._reduce(tensor, dist.ReduceOp.SUM)
+
+    def _reduce(self, tensor: torch.Tensor, how: Any) -> torch.Tensor:
         if self.world > 1:
             try:
-                dist.all_reduce(tensor)
+                dist.all_reduce(tensor, how)
             except RuntimeError as error:  # gloo and NCCL raise nothing more specific
                 raise PeerLost(str(error).strip().splitlines()[0]) from error
         return tensor
@@ -40,6 +45,16 @@ class Peers:
     def sum_of(self, number: float, device: torch.device) -> float:
         """The sum of each worker's `number`. Raises PeerLost like `sum_`."""
         return float(self.sum_(torch.tensor(float(number), dtype=torch.float64, device=device)))
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether any worker has the flag. Raises PeerLost like `sum_`."""
+        return flag if self.world == 1 else self.sum_of(flag, device) > 0
+
+    def least(self, numbers: Sequence[float], device: torch.device) -> list[float]:
+        """The least of all workers' values of each number. Raises PeerLost like `sum_`."""
+        if self.world == 1:
+            return list(numbers)
+        return self._reduce(torch.tensor(numbers, dtype=torch.float64, device=device), dist.ReduceOp.MIN).tolist()
 
 
 ALONE = Peers()

@@ -1,16 +1,19 @@
-"""The gradients of this worker's share of a global batch, in pieces that fit in memory."""
+"""The gradients of a global batch: each worker's share in pieces that fit in memory, then the sum over the workers."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
 
-from scalesweep.data.batches import micro_batches
+from scalesweep.data.batches import micro_batches, shard
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
 from scalesweep.spec import TrialConfig
 from scalesweep.tasks import BaseTask
 from scalesweep.training.methods.method import Method
-from scalesweep.training.micro_batch import MicroBatch
+from scalesweep.training.micro_batch import MicroBatch, ran_out
+from scalesweep.training.parallel import Parallel
 from scalesweep.training.passes import Passes
 from scalesweep.training.peers import Peers
 
@@ -27,36 +30,49 @@ class Gradients:
         passes: Passes,
         micro_batch: MicroBatch,
         optimizer: torch.optim.Optimizer,
+        parallel: Parallel,
         peers: Peers,
     ) -> None:
         self.split, self.task, self.config, self.method, self.passes = split, task, config, method, passes
-        self.micro_batch, self.optimizer, self.peers = micro_batch, optimizer, peers
+        self.micro_batch, self.optimizer, self.parallel, self.peers = micro_batch, optimizer, parallel, peers
 
-    def of_share(self, share: np.ndarray, denominator: int, step: int) -> torch.Tensor:
-        """Compute the gradients of this worker's share of the batch and return its part of the loss, float64.
+    def of_batch(self, batch: np.ndarray, denominator: int, step: int) -> torch.Tensor:
+        """Compute the gradients of a batch, summed over the workers. Returns this worker's part of the loss, float64.
 
-        If memory is too small, the pieces become smaller.
+        If one worker has too little memory, the pieces of all become smaller, and the batch is computed again.
         """
-        size = self.piece_size()
         while True:
-            # Dropout depends on (seed, step, rank) alone, so a resumed trial continues as if it had not been interrupted.
-            seed = np.random.SeedSequence([self.config.seed, step, self.peers.rank])
-            torch.manual_seed(int(seed.generate_state(1)[0]))
-            total = torch.zeros((), dtype=torch.float64, device=self.passes.precision.device)
-            try:
-                for indices in micro_batches(share, size):
-                    total += self._piece(indices, denominator)
+            size = self.micro_batch.size(self.method.lowest, self._try_out)
+            total, error = self._share(batch, size, denominator, step)
+            if not self.parallel.reduce(self.method.trained, error is not None):
                 return total
-            except RuntimeError as error:
+            self.optimizer.zero_grad()
+            self.micro_batch.halve(self.method.lowest, error)
+
+    def _share(self, batch: np.ndarray, size: int, denominator: int, step: int) -> tuple[torch.Tensor, BaseException | None]:
+        """The loss and gradients of this worker's share. An error, which ends them, if a worker ran out of memory."""
+        lengths, world = self.split.lengths, self.peers.world
+        share = shard(batch, self.peers.rank, world)
+        share = share[np.argsort(lengths[share], kind="stable")]  # similar lengths together save padding
+        pieces: list[tuple[np.ndarray, float]] = [(piece, denominator) for piece in micro_batches(share, size)]
+        if self.parallel.equal_passes:  # as many as the first worker, whose share is the largest; the others weigh nothing
+            spare = batch[[int(np.argmin(lengths[batch]))]]
+            pieces += [(spare, math.inf)] * (len(micro_batches(shard(batch, 0, world), size)) - len(pieces))
+        # Dropout depends on (seed, step, rank) alone, so a resumed trial continues as if it had not been interrupted.
+        seed = np.random.SeedSequence([self.config.seed, step, self.peers.rank])
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+        total = torch.zeros((), dtype=torch.float64, device=self.passes.precision.device)
+        for piece in pieces:
+            error = ran_out(lambda indices, divisor: total.add_(self._piece(indices, divisor)), *piece)
+            if self.parallel.equal_passes and self.peers.any(error is not None, total.device):
+                error = error or torch.OutOfMemoryError("another worker ran out of memory")
+            if error is not None:
                 self.optimizer.zero_grad()
-                self.micro_batch.halve(self.method.lowest, error)
-                size = self.micro_batch.sizes[self.method.lowest]
+                self.passes.precision.free_memory()  # for the sum in which the others learn of it
+                return total, error
+        return total, None
 
-    def piece_size(self) -> int:
-        """The number of examples that a training pass takes at once."""
-        return self.micro_batch.size(self.method.lowest, self._try_out)
-
-    def _piece(self, indices: np.ndarray, denominator: int) -> torch.Tensor:
+    def _piece(self, indices: np.ndarray, denominator: float) -> torch.Tensor:
         passes = self.passes
         output = passes.forward(self.split, indices, self.method.lowest)
         loss = self.task.loss_sum(output.logits, output.targets, self.config.label_smoothing_factor) / denominator

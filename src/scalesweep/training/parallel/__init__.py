@@ -1,7 +1,7 @@
 """Parallel strategies: how the workers of one trial share a model. A file per name of `STRATEGIES`.
 
-The file's class `Strategy` has the methods of `Parallel`. The workers call each method at the same time. The loop decides
-whatever depends on one worker alone, such as a lack of memory, together with the other workers.
+The file's class `Strategy` has the methods of `Parallel`. The workers call each method at the same time. What one worker alone
+would decide, such as smaller pieces after a lack of memory, all workers decide together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ class Parallel(Protocol):
     """A parallel strategy of one trial, on one of its workers."""
 
     equal_passes: bool
-    """Whether all workers must run the same number of passes, because a pass exchanges parts of the model."""
+    """Whether all workers must run the same passes, because a pass exchanges parts of the model.
+
+    A worker with fewer examples then runs passes that weigh nothing, and each pass ends with the exchange of whether one ran
+    out of memory. A strategy whose pass can fail on one worker alone must see to it that the others' passes end.
+    """
 
     def __init__(self, peers: Peers, device: torch.device) -> None: ...
 
@@ -39,8 +43,11 @@ class Parallel(Protocol):
     def before_thaw(self, model: Any) -> None:
         """Prepare the model for `requires_grad` flags that change."""
 
-    def reduce(self, trained: Sequence[torch.nn.Parameter]) -> None:
-        """Sum gradients over the workers. A worker without examples adds zeros."""
+    def reduce(self, trained: Sequence[torch.nn.Parameter], ran_out: bool) -> bool:
+        """Sum gradients over the workers. A worker without examples adds zeros.
+
+        Returns whether any worker ran out of memory (`ran_out`): the gradients are then incomplete.
+        """
 
     def clip(self, trained: Sequence[torch.nn.Parameter], max_norm: float) -> None:
         """Clip the norm of the summed gradients."""

@@ -27,21 +27,25 @@ class Strategy:
     def before_thaw(self, model: Any) -> None:
         pass
 
-    def reduce(self, trained: Sequence[torch.nn.Parameter]) -> None:
+    def reduce(self, trained: Sequence[torch.nn.Parameter], ran_out: bool) -> bool:
         if self.peers.world == 1:
-            return
-        bucket: list[torch.nn.Parameter] = []
+            return ran_out
+        flag = trained[0].new_full((1,), ran_out)  # travels with the last gradients, so that a step needs no further exchange
+        buckets: list[list[torch.nn.Parameter]] = [[]]
         size = 0
-        for parameter in [*trained, None]:
-            if bucket and (parameter is None or size + parameter.numel() > BUCKET_ELEMENTS):
-                flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket])
-                self.peers.sum_(flat)
-                for p, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
-                    p.grad = part.view_as(p)
-                bucket, size = [], 0
-            if parameter is not None:
-                bucket.append(parameter)
-                size += parameter.numel()
+        for parameter in trained:
+            size += parameter.numel()
+            if buckets[-1] and size > BUCKET_ELEMENTS:
+                buckets.append([])
+                size = parameter.numel()
+            buckets[-1].append(parameter)
+        for bucket in buckets:
+            parts = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket]
+            parts += [flag] if bucket is buckets[-1] else []
+            summed = self.peers.sum_(torch.cat(parts)).split([len(part) for part in parts])
+            for p, part in zip(bucket, summed, strict=False):
+                p.grad = part.view_as(p)
+        return bool(summed[-1])
 
     def clip(self, trained: Sequence[torch.nn.Parameter], max_norm: float) -> None:
         torch.nn.utils.clip_grad_norm_(trained, max_norm)
