@@ -31,11 +31,13 @@ def ran_out(run: Callable[..., object], *arguments: object) -> BaseException | N
     """
     try:
         run(*arguments)
+        return None
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
             raise
-        return error.with_traceback(None)
-    return None
+        lacked = error.with_traceback(None)
+    torch.cuda.empty_cache()  # does nothing without a GPU
+    return lacked
 
 
 class NodeSizes:
@@ -123,8 +125,6 @@ class MicroBatch:
         Raises:
             torch.OutOfMemoryError: one example does not fit.
         """
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         size = min(self.sizes[lowest], self.whole)
         if size <= 1:
             raise _too_large(self.job, error)
@@ -168,8 +168,6 @@ class EvaluationSize:
         Raises:
             torch.OutOfMemoryError: one example does not fit.
         """
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         if examples <= 1:
             raise _too_large(self.job, error)
         self.tokens = -(-examples // 2) * width

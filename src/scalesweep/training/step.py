@@ -67,8 +67,7 @@ class Gradients:
             if self.parallel.equal_passes and self.peers.any(error is not None, total.device):
                 error = error or torch.OutOfMemoryError("another worker ran out of memory")
             if error is not None:
-                self.optimizer.zero_grad()
-                self.passes.precision.free_memory()  # for the sum in which the others learn of it
+                self.optimizer.zero_grad()  # makes room for the sum in which the others learn of it
                 return total, error
         return total, None
 

@@ -40,9 +40,10 @@ class Strategy:
                 size = parameter.numel()
             buckets[-1].append(parameter)
         for bucket in buckets:
-            parts = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket]
-            parts += [flag] if bucket is buckets[-1] else []
-            summed = self.peers.sum_(torch.cat(parts)).split([len(part) for part in parts])
+            flags = [flag] if bucket is buckets[-1] else []
+            sizes = [p.numel() for p in bucket] + [1] * len(flags)
+            flat = torch.cat([*((torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket), *flags])
+            summed = self.peers.sum_(flat).split(sizes)
             for p, part in zip(bucket, summed, strict=False):
                 p.grad = part.view_as(p)
         return bool(summed[-1])
