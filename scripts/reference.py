@@ -139,14 +139,18 @@ def keys(model: type[BaseModel]) -> str:
 def parameters() -> str:
     rows = []
     for name, info in space.PARAMETERS.items():
-        kind = {"int": "whole", "float": "number", "word": "word"}[info.kind]
+        kind = {"int": "whole", "float": "number", "word": "word", "bool": "true \\| false"}[info.kind]
         if info.choices:
             kind = " \\| ".join(f"`{word}`" for word in info.choices)
         elif info.high is not None:
             low = f"above {shown(info.low)}, at most" if info.above_low else f"{shown(info.low)} …"
             kind += f", {low} {'10⁹' if info.high == BIG else shown(info.high)}"
-        else:
-            kind += {"model_size": " (a size)", "lr_scheduler_type": " (a [schedule](#schedules))"}[name]
+        elif info.kind == "word":
+            kind += {
+                "model_size": " (a size)",
+                "lr_scheduler_type": " (a [schedule](#schedules))",
+                "lora_target_modules": " (names)",
+            }[name]
         fallback = f"`{shown(info.default)}`" if info.default is not None else "–"
         if info.default is None and name.endswith(("dropout", "layerdrop")):
             fallback = "as in the checkpoint"
@@ -316,6 +320,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "values:sampler": lambda: values(sweep.SAMPLERS, "sampler"),
     "values:placement": lambda: values(sweep.PLACEMENTS, "placement"),
     "values:unfreezing": lambda: values(space.UNFREEZING_MODES, "unfreezing"),
+    "values:adapter": lambda: values(space.ADAPTERS, "adapter"),
     "values:unfreeze_cadence": lambda: values({name: row.help for name, row in space.CADENCES.items()}, "unfreeze_cadence"),
     "values:lr_scheduler_type": lambda: values({name: row.help for name, row in SCHEDULES.items()}, "lr_scheduler_type"),
     "parameters": parameters,

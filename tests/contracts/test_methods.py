@@ -1,7 +1,8 @@
-"""Properties of every method of adaptation, over whole runs: a tiny model, every mode of unfreezing."""
+"""Properties of every method of adaptation, over whole runs of tiny models: every mode of unfreezing, adapters beside them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,44 @@ from scalesweep.training.job import TrialJob
 from scalesweep.training.loop import Trainer, train
 from tiny_sweeps import tiny_sweep
 
-METHODS = [{"unfreezing": mode} for mode in UNFREEZING_MODES]
+BERT, LLAMA, GPT2 = ("bert", "sequence-classification"), ("llama", "causal-lm"), ("gpt2", "causal-lm")  # GPT-2's head is tied
+METHODS: list[tuple[tuple[str, str], dict[str, Any]]] = [
+    *((BERT, {"unfreezing": mode}) for mode in UNFREEZING_MODES),
+    *((BERT, {"unfreezing": mode, "adapter": "lora"}) for mode in ("head", "gradual", "chain_thaw")),
+    (LLAMA, {"unfreezing": "full", "adapter": "lora", "gradient_checkpointing": True}),
+    (LLAMA, {"unfreezing": "chain_thaw", "adapter": "lora", "lora_target_modules": "q_proj, v_proj"}),
+    (GPT2, {"unfreezing": "gradual", "adapter": "lora", "mixed_precision": "bf16"}),
+    (GPT2, {"unfreezing": "lp_ft", "adapter": "dora", "use_rslora": True}),
+]
 
 
-@pytest.fixture(params=METHODS, ids=lambda method: " ".join(method.values()))
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> TrialJob:
+@pytest.fixture(params=METHODS, ids=lambda method: " ".join([method[0][0], *map(str, method[1].values())]))
+def variant(request: pytest.FixtureRequest) -> tuple[tuple[str, str], dict[str, Any]]:
+    """Kind and task of the model, and the config of a method."""
+    (kind, task), method = request.param
     config = {
         "unfreeze_interval": 3, "thaw_warmup_steps": 2, "eval_interval": 4, "max_t": 16, "rungs": [], "learning_rate": 1e-3,
-        "dropout": 0.1, **request.param,
+        "lora_rank": 4, "lora_dropout": 0.1, **({"dropout": 0.1} if kind == "bert" else {}), **method,
     }  # fmt: skip
-    return job(config, tmp_path, sweep=tiny_sweep(layers=(1, 2)))
+    return (kind, task), config
+
+
+@pytest.fixture
+def made(variant: tuple[tuple[str, str], dict[str, Any]], tmp_path: Path) -> TrialJob:
+    return job(variant[1], tmp_path, sweep=tiny_sweep(*variant[0], layers=(1, 2)))
 
 
 def weights(folder: Path) -> set[str]:
-    """The names of the weights in a checkpoint."""
+    """The names of the weights in a checkpoint, which holds the moments of no others."""
     with safe_open(next(folder.glob("step-*")) / "weights.safetensors", "pt") as file:
-        return set(file.keys())
+        names = set(file.keys())
+    with safe_open(next(folder.glob("step-*")) / "optimizer.safetensors", "pt") as file:
+        assert {name.rpartition("/")[0] for name in file.keys()} <= names  # noqa: SIM118 - it is no mapping
+    return names
 
 
 def test_an_interrupted_run_ends_as_an_undisturbed_one(made: TrialJob, tmp_path: Path) -> None:
-    config: dict[str, Any] = made.config.model_dump()
-    undisturbed = list(reports(job(config, sweep=tiny_sweep(layers=(1, 2)))))
+    undisturbed = list(reports(replace(made, checkpoint_dir=None)))
     for report in reports(made):
         if report.step == 12:
             break

@@ -28,6 +28,7 @@ from scalesweep.promotion.summary import after_promotion
 from scalesweep.promotion.unfinished import Unfinished
 from scalesweep.report.terminal import where_it_is
 from scalesweep.spec import sweep_from_dict, trial_config
+from scalesweep.training.methods.adapters import Adapters
 from tiny_sweeps import tiny_sweep
 
 
@@ -225,3 +226,19 @@ def test_printed_commands_survive_the_shell(name: str, tmp_path: Path) -> None:
     lines = {line.partition(" ")[0]: shlex.split(line)[1:] for line in where_it_is(str(folder), folder).splitlines()[1:]}
     assert lines["study"] == ["optuna-dashboard", str(folder / "study.log")]
     assert lines["next"] == ["scalesweep", "promote", str(folder)]
+
+
+def test_an_adapter_is_exported_beside_the_merged_model_and_checked(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = json.loads((run_dir / "record.jsonl").read_text().splitlines()[1])
+    adapter = {"adapter": "lora", "unfreezing": "gradual", "unfreeze_interval": 4}
+    rewrite(run_dir, 1, config=event["config"] | adapter)
+    done = Path(promote(run_dir, max_t=12)["output"])
+    assert "An adapter of rank 8 was trained (lora)" in (done / "README.md").read_text()
+    config = json.loads((done / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["task_type"]) == (8, "SEQ_CLS")
+    assert "/" not in config["base_model_name_or_path"], "no folder of this machine is published"
+    assert not [name for name in load_file(done / "model.safetensors") if "lora" in name]
+    write = Adapters.write
+    monkeypatch.setattr(Adapters, "write", lambda self, folder, own: write(self, folder, {n: 2 * t for n, t in own.items()}))
+    text = refused("promote", run_dir, "--max-t", "12", "--output", run_dir / "other", code=4)
+    assert "the exported adapter predicts other values than the trained model" in text

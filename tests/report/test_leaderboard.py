@@ -251,6 +251,8 @@ def test_a_fidelity_reads_well(fidelity: float, time_attr: str, short: str, full
         ({"unfreezing": "lp_ft", "unfreeze_cadence": "fraction", "unfreeze_fraction": 0.25}, "lp_ft/0.25"),
         ({"unfreezing": "gradual", "unfreeze_cadence": "epoch"}, "gradual/epoch"),
         ({"unfreezing": "gradual", "unfreeze_cadence": "plateau", "unfreeze_patience": 2}, "gradual/plateau 2"),
+        ({"unfreezing": "full", "adapter": "none", "lora_rank": 8}, "full"),
+        ({"unfreezing": "gradual", "adapter": "lora", "lora_rank": 8}, "gradual/9, lora 8"),
     ],
 )
 def test_unfreezing_reads_with_its_cadence(changes: dict[str, Any], text: str) -> None:

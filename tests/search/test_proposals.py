@@ -165,6 +165,19 @@ def test_optuna_sees_what_ran_out_of_memory_as_a_violated_constraint_and_what_wa
         assert (frozen.params["model_size"], frozen.params["unfreezing"]) in BOTH | {("L1", "full")}
 
 
+def test_a_mode_that_does_not_fit_in_full_may_fit_with_an_adapter() -> None:
+    parameters = {
+        "model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": ["full", "head"]}, "adapter": {"values": ["none", "lora"]},
+        "learning_rate": {"min": 0.0, "max": 1.0},
+    }  # fmt: skip
+    hopeless = [("L1", "head with lora"), ("L2", "full"), ("L2", "head")]
+    proposer = Proposer(sweep(search_space={"parameters": parameters}), InMemoryStorage(), hopeless=hopeless)
+    drawn = {
+        (trial.params["model_size"], trial.params["unfreezing"], trial.params["adapter"]) for trial in drive(proposer, 0, 30)
+    }
+    assert drawn == {("L1", "full", "none"), ("L1", "head", "none"), ("L2", "full", "lora"), ("L2", "head", "lora")}
+
+
 def test_a_head_that_does_not_fit_forbids_its_size() -> None:
     proposer = Proposer(sweep(), InMemoryStorage(), hopeless=[("L2", "head")])
     assert {trial.params["model_size"] for trial in drive(proposer, 0, 20)} == {"L1"}

@@ -274,6 +274,18 @@ BAD = [
              at="  unfreeze_interval:"),
     in_space("steps between thaws for a mode without", "when: {unfreezing: gradual}", "when: {unfreezing: head}",
              P + "unfreeze_interval.when.unfreezing", "has no effect with unfreezing head", "it applies to unfreezing gradual, chain_thaw, lp_ft"),
+    in_space("rank of no adapter", "  lr_scheduler", "  lora_rank: {values: [8, 32]}\n  lr_scheduler",
+             P + "lora_rank", "has no effect: adapter is none by default", "add adapter: {values: [lora, dora]}", at="lora_rank:"),
+    in_space("ratio of rates without an adapter", "  lr_scheduler", "  adapter: {values: [none, lora]}\n"
+             "  adapter_lr_ratio: {value: 5.0, when: {adapter: none}}\n  lr_scheduler", P + "adapter_lr_ratio.when.adapter",
+             "has no effect with adapter none", "it applies to adapter lora, dora", at="adapter_lr_ratio:"),
+    in_space("layer that no block has", "  lr_scheduler", "  adapter: {value: lora}\n"
+             "  lora_target_modules: {values: [all-linear, 'query,valeu']}\n  lr_scheduler", P + "lora_target_modules.values[1]",
+             "no linear layer of a block is named 'valeu' (sizes small, large)", "did you mean 'value'?", at="lora_target_modules:"),
+    in_space("number for true", "  lr_scheduler", "  adapter: {value: dora}\n  use_rslora: {values: [0, 1]}\n  lr_scheduler",
+             P + "use_rslora.values[0]", "must be true or false, not 0", "write true or false: scale by", at="use_rslora:", problems=2),
+    in_space("range of truth", "  lr_scheduler", "  adapter: {value: dora}\n  use_rslora: {min: 0, max: 1}\n  lr_scheduler",
+             P + "use_rslora", "takes true or false, not a range", "write values: [ … ]", at="use_rslora:"),
     in_sweep("plateau without evaluations", "  type: asha\n  grace_period: 4", "  type: none", P + "unfreeze_cadence",
              "needs evaluations before the end of a trial", "set training.eval_interval", at="unfreeze_cadence:",
              space=[("  unfreeze_interval:\n    min: 2\n    max: 4\n    when: {unfreezing: gradual}\n",

@@ -271,6 +271,21 @@ def test_a_size_that_fits_with_its_head_alone_stays_usable(
         plan(search_space=space, resources={"gpu_memory_gib": in_full["L1"] / 8})
 
 
+def test_a_size_that_fits_with_an_adapter_alone_stays_usable() -> None:
+    """Six blocks of MiniLM: 384 wide, 1,536 in the feed-forward layers, four square layers for attention."""
+    space: dict[str, Any] = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": ["full", "head"]}}
+    space |= {"adapter": {"values": ["none", "lora", "dora"]}, "lora_rank": {"values": [64, 16], "when": {"adapter": "lora"}}}
+    [size] = [size for size in plan().sizes if size.name == "L2"]
+    lora = 2 * 8 * (4 * (384 + 384) + 2 * (384 + 1536))  # DoRA and LoRA elsewhere have the default rank, 8
+    dora = lora + 2 * (5 * 384 + 1536)
+    needs = {
+        name: (4 * (size.n_params + new) + 12 * (new + size.group_params[-1])) / 2**30
+        for name, new in (("lora", lora), ("dora", dora))
+    }
+    both = plan(search_space={"parameters": space}, resources={"gpu_memory_gib": (needs["lora"] + needs["dora"]) / 2})
+    assert [method for name, method in both.hopeless if name == "L2"] == ["full", "full with dora"]
+
+
 def test_a_mode_that_is_not_always_drawn_is_full_elsewhere() -> None:
     space = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": ["head"], "when": {"model_size": "L2"}}}
     limit = 16 * plan().sizes[0].n_params / 2**30 * 0.9

@@ -78,8 +78,9 @@ def made(name: str, **config: Any) -> TrialJob:
     [
         ("bert", "sequence-classification", "eval_accuracy", ("dropout", "attention_dropout")),
         ("llama", "causal-lm", "eval_perplexity", ("attention_dropout",)),
+        ("gpt2", "causal-lm", "eval_perplexity", ("dropout", "attention_dropout", "embedding_dropout")),
     ],
-    ids=["bert", "llama"],
+    ids=["bert", "llama", "gpt2 with lora"],
 )
 def test_one_two_and_four_workers_give_the_same_losses(
     kind: str, task: str, metric: str, dropouts: tuple[str, ...], pool: WorkerPool, tmp_path: Path
@@ -88,6 +89,7 @@ def test_one_two_and_four_workers_give_the_same_losses(
     config = {
         "model_size": "L2", "learning_rate": 3e-3, "eval_interval": 6, "max_t": 12, "rungs": [], "unfreezing": "gradual",
         "unfreeze_interval": 3, "micro_batch_size": 5, **dict.fromkeys(dropouts, 0.0),
+        "adapter": "lora" if kind == "gpt2" else "none",
     }  # fmt: skip
     large = save_tiny(kind, tmp_path / "model", task, initializer_range=0.2)  # so that a few steps move the losses
     spec = tiny_sweep(kind, task, large, layers=(1, 2))

@@ -10,7 +10,7 @@ output layer.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,22 +50,27 @@ class _NotMeasurable(Exception):
     """The model can't run on the meta device, or its cost does not have the assumed form."""
 
 
-def flop_profile(model: nn.Module, groups: Sequence[LayerGroup] | None = None) -> FlopProfile:
+def flop_profile(
+    model: nn.Module, groups: Sequence[LayerGroup] | None = None, trained: Collection[str] | None = None
+) -> FlopProfile:
     """Measure the FLOPs of `model`, on any device, without changing it.
 
     Attention counts in full even if a mask hides half of it. It counts as in unfused kernels: the second computation of the
     scores in a fused backward pass is left out. The backward pass of a grouped convolution counts as twice its forward pass
     (torch's counter ignores the groups there). A model that can't run on the meta device is estimated at 2 FLOPs per
     parameter and token.
+
+    Args:
+        trained: names of the parameters that may train; by default all. The others cost no gradient.
     """
     groups = layer_groups(model) if groups is None else groups
     for dtype in (None, torch.bfloat16):  # expert kernels accept nothing else on the meta device
         try:
-            small, large = (_Pass(model, groups, rows, width, dtype) for rows, width in SHAPES)
+            small, large = (_Pass(model, groups, rows, width, dtype, trained) for rows, width in SHAPES)
             return _profile(small, large, len(groups))
         except _NotMeasurable:
             continue
-    return _estimate(model, groups)
+    return _estimate(model, groups, trained)
 
 
 def _profile(small: _Pass, large: _Pass, n_groups: int) -> FlopProfile:
@@ -103,7 +108,13 @@ class _Pass(TorchFunctionMode):
     """One forward pass with every product in order, found by intercepting torch functions and reading the FLOP counter."""
 
     def __init__(
-        self, model: nn.Module, groups: Sequence[LayerGroup], rows: int, width: int, dtype: torch.dtype | None
+        self,
+        model: nn.Module,
+        groups: Sequence[LayerGroup],
+        rows: int,
+        width: int,
+        dtype: torch.dtype | None,
+        trained: Collection[str] | None,
     ) -> None:
         super().__init__()
         self.products: list[_Product] = []
@@ -118,11 +129,21 @@ class _Pass(TorchFunctionMode):
         # Per run of a block, the number of products before the last tensor saved for the backward pass. Gradient
         # checkpointing recomputes the block up to that point.
         self.saved: list[int] = []
-        self._run(model, groups, torch.zeros(rows, width, dtype=torch.long, device="meta"), dtype)
+        self._run(model, groups, torch.zeros(rows, width, dtype=torch.long, device="meta"), dtype, trained)
 
-    def _run(self, model: nn.Module, groups: Sequence[LayerGroup], tokens: torch.Tensor, dtype: torch.dtype | None) -> None:
+    def _run(
+        self,
+        model: nn.Module,
+        groups: Sequence[LayerGroup],
+        tokens: torch.Tensor,
+        dtype: torch.dtype | None,
+        trained: Collection[str] | None,
+    ) -> None:
         group_of = {name: index for index, group in enumerate(groups) for name in group.parameter_names}
-        parameters = {name: to_meta(p, dtype).requires_grad_(p.is_floating_point()) for name, p in model.named_parameters()}
+        parameters = {
+            name: to_meta(p, dtype).requires_grad_(p.is_floating_point() and (trained is None or name in trained))
+            for name, p in model.named_parameters()
+        }
         for name, parameter in parameters.items():
             self._know(parameter, frozenset({group_of[name]}))
         tensors = parameters | {name: to_meta(buffer, dtype) for name, buffer in model.named_buffers()}
@@ -225,7 +246,7 @@ def _rate(args: Any, kwargs: Any) -> float:
     return float(kwargs.get("p", args[1] if len(args) > 1 else 0.5))
 
 
-def _estimate(model: nn.Module, groups: Sequence[LayerGroup]) -> FlopProfile:
+def _estimate(model: nn.Module, groups: Sequence[LayerGroup], trained: Collection[str] | None) -> FlopProfile:
     """2 FLOPs per weight and token, plus attention over the sequence (Kaplan et al., 2020, table 1)."""
     parameters = dict(model.named_parameters())
     config: Any = model.config
@@ -242,7 +263,11 @@ def _estimate(model: nn.Module, groups: Sequence[LayerGroup]) -> FlopProfile:
     gradients = []
     for index, growth in enumerate(forwards[1:], start=1):
         products = (*growth[:5], growth[5] / 2)  # about half of attention's factors depend on the input alone
-        gradients += [Gradient(((index, index + 1),), products), Gradient(((0, index),), products)]
+        names = groups[index].parameter_names
+        own = sum(parameters[name].numel() for name in names if trained is None or name in trained)
+        share = own / max(1, sum(parameters[name].numel() for name in names))  # of the weights, that of those that train
+        weights_gradient = tuple(share * value for value in products)
+        gradients += [Gradient(((index, index + 1),), weights_gradient), Gradient(((0, index),), products)]
         gradients.append(Gradient(((0, index + 1),), (0.0, 0.0, 0.0, 0.0, 0.0, growth[5])))
     recomputed = (_EMPTY, *forwards[1:-1], _EMPTY)
     return FlopProfile(tuple(forwards), recomputed, tuple(gradients), estimated=True)

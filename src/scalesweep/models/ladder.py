@@ -24,6 +24,7 @@ from scalesweep.errors import OutsideError, ScalesweepError, UserError, shell
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.models.flops import flop_profile
 from scalesweep.models.groups import blocks, layer_groups
+from scalesweep.models.linear import linear_shapes
 from scalesweep.models.unfreezing import head_groups
 from scalesweep.models.weights import (
     PICKLED,
@@ -36,6 +37,7 @@ from scalesweep.models.weights import (
     refuse_pointers,
     stored_weights,
 )
+from scalesweep.spec.adapters import Shape
 from scalesweep.spec.sweep import LadderSize
 from scalesweep.spec.tasks import TASKS
 from scalesweep.tasks import task_of
@@ -61,6 +63,7 @@ class ResolvedSize:
     group_names: tuple[str, ...]
     head_parameters: tuple[str, ...]  # of the group `head`
     head_groups: int  # groups, from the top, that train as the head; 2 if the head holds no matrix
+    linears: tuple[Shape, ...]  # the linear layers of the blocks, which adapters attach to, added up by name
     vocab_size: int
     max_positions: int | None  # the size of the position table in tokens; None if unbounded
     min_gpus: int
@@ -273,6 +276,7 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
         group_names=tuple(group.name for group in groups),
         head_parameters=groups[-1].parameter_names,
         head_groups=head_groups(model, groups),
+        linears=linear_shapes(model),
         vocab_size=vocab_size,
         max_positions=_max_positions(model, text_config),
         min_gpus=size.min_gpus,

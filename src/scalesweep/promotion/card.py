@@ -23,7 +23,8 @@ def model_card(provenance: dict[str, Any]) -> str:
     final, trial, data = provenance["final_run"], provenance["trial"], provenance["data"]
     task = TASKS[provenance["task"]].pipeline
     base = provenance["base_model"]
-    header = {"library_name": "transformers", "pipeline_tag": task, "tags": ["scalesweep"]}
+    tags = ["scalesweep", *({final["config"].get("adapter", "none")} - {"none"})]
+    header = {"library_name": "transformers", "pipeline_tag": task, "tags": tags}
     bar = "\\|"  # in a table's cell, also within code
     layers = f", lowest {base['layers']} block{'s' * (base['layers'] != 1)}" if base["layers"] else ""
     reads = (
@@ -51,6 +52,7 @@ def model_card(provenance: dict[str, Any]) -> str:
         if data["classes"]
         else ""
     )
+    adapter = _adapter(provenance)
     sessions = f", in {final['sessions']} sessions" if final["sessions"] > 1 else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
@@ -61,7 +63,7 @@ def model_card(provenance: dict[str, Any]) -> str:
 {code(base["model"])}{layers} ({provenance["n_params"]:,} parameters), fine-tuned for {provenance["task"]} on {code(source)}.
 {chooser} this configuration from a sweep over {searched}: it is trial {trial["name"]}, which reached rung
 {trial["rung"]} of {trial["rungs"]}.
-{classes}
+{classes}{adapter}
 ## Test split
 
 {reads}, after the end of training.
@@ -88,4 +90,18 @@ Trained on {learnt}: {final["steps"]:,} steps, {final["tokens"]:,} tokens, {fina
 {config}
 
 `provenance.json` holds the data fingerprint, package versions and seeds that reproduce this run.
+"""
+
+
+def _adapter(provenance: dict[str, Any]) -> str:
+    """Return the paragraph about the adapter; empty without one."""
+    config = provenance["final_run"]["config"]
+    if config.get("adapter", "none") == "none":
+        return ""
+    layers = provenance["base_model"]["layers"]
+    cut = f", loaded with `num_hidden_layers={layers}`" if layers else ""
+    return f"""
+An adapter of rank {config["lora_rank"]} was trained ({config["adapter"]}). It is merged into the weights of this folder, which
+load with plain transformers. The adapter alone is in `adapter/`. peft loads it over the base model{cut}:
+`PeftModel.from_pretrained(base, "adapter")`.
 """

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from scalesweep.record.store import encode, events_path
 from scalesweep.report import words
 from scalesweep.search.pick import pick_of
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
+from scalesweep.spec.adapters import trained_params
 from scalesweep.spec.space import CADENCES
 from scalesweep.storage import UrlPath, check_cache, place
-from scalesweep.training.job import TrialJob, job_from_manifest
+from scalesweep.tasks import task_of
+from scalesweep.training.job import ADAPTER_FOLDER, TrialJob, job_from_manifest
 from scalesweep.workers.one_job import JobFailed, train_here, train_on_workers
 
 PROVENANCE = "provenance.json"
@@ -140,9 +143,8 @@ def promote(
     final = _final_config(config, num_gpus, length.max_t)
     settings = {"config": final.model_dump(), "train_on": list(train_on)}
     with closing(Unfinished(output, settings, discard=force)) as work:
-        size = record.manifest.size(final.model_size).json
-        trained = size["group_params"][-1] if final.unfreezing == "head" else size["n_params"]
-        work.check_space(size["n_params"], trained)
+        n_params, trained = _counts(record, final)
+        work.check_space(n_params, trained)
         if say is not None:
             say(f"the final run trains {words.final_length(length, record)}: {length.reason}")
         job = job_from_manifest(
@@ -250,28 +252,53 @@ def _earlier_reads(output: Path) -> int:
 def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
     """Load the exported folder with plain transformers and compare its predictions with the trained model's.
 
+    Where the folder has an adapter, that one is loaded too, with peft on the base model.
+
     Raises:
         OutsideError: if the predictions differ by more than 1e-3, or the tokenizers differ.
     """
     from transformers import AutoTokenizer
 
     from scalesweep.models.ladder import load_tokenizer, quiet
-    from scalesweep.tasks import task_of
     from scalesweep.training.export import validation_logits
 
     with quiet():
         model = task_of(job.task).auto_class().from_pretrained(folder, trust_remote_code=job.size.trust_remote_code).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=job.size.trust_remote_code)
-    got = np.concatenate(list(validation_logits(model, job, len(expected))))
-    if not np.allclose(got, expected, atol=1e-3, rtol=1e-3):
-        worst = float(np.abs(got - expected).max())
-        raise OutsideError(
-            f"the exported model predicts other values than the trained model (logits differ by {worst:.2g})",
-            f"to train again, delete {folder.parent}",
-        )
+    exported = {"model": model}
+    if (folder / ADAPTER_FOLDER).is_dir():
+        exported["adapter"] = _with_adapter(job, folder / ADAPTER_FOLDER)
+    for what, loaded in exported.items():
+        got = np.concatenate(list(validation_logits(loaded, job, len(expected))))
+        if not np.allclose(got, expected, atol=1e-3, rtol=1e-3):
+            worst = float(np.abs(got - expected).max())
+            raise OutsideError(
+                f"the exported {what} predicts other values than the trained model (logits differ by {worst:.2g})",
+                f"to train again, delete {folder.parent}",
+            )
     sample = "An exported tokenizer must split this sentence — 1,234 words — as the first one did."
     if tokenizer(sample)["input_ids"] != load_tokenizer(job.size)(sample)["input_ids"]:
         raise OutsideError("the exported tokenizer splits text differently from the tokenizer used in training")
+
+
+def _with_adapter(job: TrialJob, folder: Path) -> Any:
+    """Load the base model with an exported adapter."""
+    from peft import PeftModel
+
+    from scalesweep.models.ladder import load_model, quiet
+
+    base = load_model(job.size, job.task, len(job.classes) or None, {}, job.config.seed, dict(enumerate(job.classes)) or None)
+    with quiet():
+        return PeftModel.from_pretrained(base, str(folder)).eval()
+
+
+def _counts(record: Record, config: TrialConfig) -> tuple[int, int]:
+    """Return the parameters of the exported model, and those that train."""
+    older = {"head_groups": 1, "linears": ()}  # what the records of older versions lack
+    size = SimpleNamespace(**{**older, **record.manifest.size(config.model_size).json})
+    full_head = task_of(record.manifest.spec["task"]).draws_head
+    method = config.unfreezing, config.adapter, config.lora_rank, config.lora_target_modules
+    return size.n_params, trained_params(size, *method, full_head)
 
 
 def _provenance(

@@ -196,7 +196,9 @@ MANIFEST: dict[str, Field] = {
         "list",
         "per size: `name`, `model`, `layers`, `n_layers`, `model_type`, `hidden_size`, `n_params`, `n_params_embedding`, "
         "`group_params`, `group_names`, `head_parameters`, `head_groups` (groups, from the top, that train as the head; older records "
-        "have neither), `vocab_size`, `max_positions`, `min_gpus`, `accelerator_type`, `tokenizer_fingerprint`; "
+        "have neither), `linears` (the linear layers of the "
+        "blocks, added up by name: inputs plus outputs, and outputs; older records lack it), `vocab_size`, `max_positions`, "
+        "`min_gpus`, `accelerator_type`, `tokenizer_fingerprint`; "
         "`flops` (the measured profile: `forwards`, `recomputed`, `gradients`, `estimated`); `entry` (the size as the user wrote "
         "it, local paths absolute); `data_key` (its tokenized data in a node's cache)",
     ),
@@ -209,7 +211,8 @@ MANIFEST: dict[str, Field] = {
     ),
     "hopeless": Field(
         "list",
-        "pairs of size and unfreezing mode that are never proposed, because their weights, gradients and moments alone exceed "
+        "pairs of size and method (an unfreezing mode, `full`, or one beside an adapter, `full with lora`) that are never proposed, "
+        "because their weights, gradients and moments alone exceed "
         "`resources.gpu_memory_gib`",
     ),
     "baseline": Field(

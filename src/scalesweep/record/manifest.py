@@ -170,7 +170,7 @@ class Manifest(Mapping[str, Any]):
 
     @property
     def hopeless(self) -> list[tuple[str, str]]:
-        """Pairs of size and unfreezing mode that are never proposed."""
+        """Pairs of size and method that are never proposed."""
         return [(size, mode) for size, mode in self.get("hopeless", ())]
 
     @property

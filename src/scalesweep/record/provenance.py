@@ -10,7 +10,19 @@ import platform
 import shutil
 import subprocess
 
-PACKAGES = ("scalesweep", "ray", "optuna", "torch", "transformers", "tokenizers", "datasets", "accelerate", "wandb", "numpy")
+PACKAGES = (
+    "scalesweep",
+    "ray",
+    "optuna",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "accelerate",
+    "peft",
+    "wandb",
+    "numpy",
+)
 
 
 def package_versions() -> dict[str, str]:

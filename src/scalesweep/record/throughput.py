@@ -27,7 +27,12 @@ def throughput(record: Record) -> list[Throughput]:
     """
     trained: dict[tuple[str, int], list[Trial]] = {}
     for trial in record.by_number():
-        if trial.last is not None and trial.last.train_seconds > 0 and trial.config.get("unfreezing") == "full":
+        if (
+            trial.last is not None
+            and trial.last.train_seconds > 0
+            and trial.config.get("unfreezing") == "full"
+            and trial.config.get("adapter", "none") == "none"
+        ):
             trained.setdefault((trial.config["model_size"], trial.config["num_gpus"]), []).append(trial)
     rates = {key: _rate(trials) for key, trials in trained.items()}
     order = [size.name for size in record.manifest.ladder]

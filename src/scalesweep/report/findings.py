@@ -17,7 +17,7 @@ PAIRS_NEEDED = 10  # pairs of trials; fewer say nothing about a rung
 BEST_SHARE = 4  # one in four ranked trials counts as good
 GOOD_NEEDED = 3  # trials; fewer don't make a range
 LEVELS_SHOWN = 6  # values of one setting; more don't fit a line
-COMPARED = {"model_size": "size", "unfreezing": "unfreezing", "lr_scheduler_type": "schedule"}
+COMPARED = {"model_size": "size", "unfreezing": "unfreezing", "adapter": "adapter", "lr_scheduler_type": "schedule"}
 
 NO_BETTER = "No trial beats"
 

@@ -310,7 +310,8 @@ def _trial_run(trial: Trial, record: Record, rows: list[tuple[int, dict[str, Any
         "data_fingerprint": manifest.data.get("fingerprint"),
         "sweep_id": manifest.id,
     }
-    chosen = (trial.config.get("model_size"), f"{trial.config.get('num_gpus', 1)}-gpu", trial.config.get("unfreezing"))
+    chosen = [trial.config.get("model_size"), f"{trial.config.get('num_gpus', 1)}-gpu", trial.config.get("unfreezing")]
+    chosen += {trial.config.get("adapter", "none")} - {"none"}
     tags = [str(tag) for tag in chosen if tag] + list(manifest.wandb.get("tags", []))
     init = {
         **_shared(record),

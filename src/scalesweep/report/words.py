@@ -79,11 +79,13 @@ def rung(number: int, record: Record) -> str:
 
 def unfreezing(config: Mapping[str, Any]) -> str:
     """'full', 'head', or a mode with its time between two thaws: 'gradual/40' (steps), 'lp_ft/0.1' (share of the run),
-    'gradual/epoch', 'chain_thaw/plateau 2'."""
+    'gradual/epoch', 'chain_thaw/plateau 2'; and an adapter with its rank: 'full, lora 8'."""
     mode = config.get("unfreezing", MISSING)
+    adapter = config.get("adapter", "none")
+    beside = "" if adapter == "none" else f", {adapter} {config['lora_rank']}"
     if mode not in THAWING_MODES:
-        return str(mode)
-    return f"{mode}/{CADENCES[config.get('unfreeze_cadence', 'steps')].short.format(**config)}"
+        return f"{mode}{beside}"
+    return f"{mode}/{CADENCES[config.get('unfreeze_cadence', 'steps')].short.format(**config)}{beside}"
 
 
 def rate(config: Mapping[str, Any]) -> str:

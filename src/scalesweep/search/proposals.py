@@ -4,7 +4,7 @@ A proposal depends only on the record's trials, the seed, the trial's number, an
 (which the record contains). The sampler is seeded again for each number, so a rebuilt study makes the same proposals as one
 without interruption.
 
-A combination of size and unfreezing mode that can't run is not proposed, and no configuration is proposed twice. Such a draw
+A combination of size and method (unfreezing mode, adapter) that can't run is not proposed, and no configuration is proposed twice. Such a draw
 stays in the study as a failed trial, which samplers ignore, and the trial is drawn again. So the study has more trials than the
 record and numbers them differently. The user attribute `trial` is the name in the record.
 """
@@ -98,7 +98,7 @@ def _gpus_label(least: int) -> str:
 
 def combinations(spec: SweepSpec) -> list[tuple[Combination, dict[str, Any]]]:
     """All combinations that the space can draw, each with draws that lead to it (in the form of `enqueue_trial`)."""
-    deciding = {"model_size", "unfreezing"} & spec.search_space.parameters.keys()
+    deciding = {"model_size", "unfreezing", "adapter"} & spec.search_space.parameters.keys()
     while more := {other for name in deciding for other in spec.search_space.depends_on(name)} - deciding:
         deciding |= more
     found = []
@@ -246,8 +246,10 @@ class Proposer:
         return not self._refused(combination(self.spec, params)) and params.get("num_gpus", gpus[0]) in gpus
 
     def _refused(self, found: Combination) -> bool:
-        """Whether a combination can't run. If `head` does not fit, no mode fits; another mode says nothing about the others."""
-        return found in self._hopeless or (found[0], "head") in self._hopeless
+        """Whether a combination can't run. If `head` does not fit, no mode with the same adapter fits; another mode says nothing
+        about the others."""
+        _, with_, adapter = found[1].partition(" with ")
+        return found in self._hopeless or (found[0], f"head{with_}{adapter}") in self._hopeless
 
     def _seed(self, number: int, attempt: int) -> int:
         search = self.spec.search

@@ -11,6 +11,7 @@ from scalesweep.spec.config import rung_levels
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.points import check_points
 from scalesweep.spec.space import (
+    ADAPTERS,
     ALIASES,
     CADENCES,
     KEY_ALIASES,
@@ -66,10 +67,10 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
             if "num_gpus" in cycle and "model_size" in cycle:
                 hint += "; num_gpus is always drawn after model_size, because each size has its own min_gpus"
             problems.append(spec.problem(path, f"`when` forms a cycle: {circle}", hint))
-    return problems or _check_cadence(spec)
+    return problems or _check_effects(spec)
 
 
-# Each parameter of unfreezing has an effect only with one of these words of other parameters.
+# Each parameter of unfreezing and of adapters has an effect only with one of these words of other parameters.
 _NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "unfreeze_cadence": {"unfreezing": THAWING_MODES},
     "thaw_warmup_steps": {"unfreezing": THAWING_MODES},
@@ -78,18 +79,23 @@ _NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
         for name, row in CADENCES.items()
         if row.parameter is not None
     },
+    **{
+        name: {"adapter": tuple(name for name in ADAPTERS if name != "none")}
+        for name in PARAMETERS
+        if name.startswith("lora_") or name in ("use_rslora", "adapter_lr_ratio")
+    },
 }
 
 
-def _check_cadence(spec: SweepSpec) -> list[Problem]:
-    """Report unfreezing parameters that can never have an effect, given the other parameters."""
+def _check_effects(spec: SweepSpec) -> list[Problem]:
+    """Report parameters of unfreezing and of adapters that can never have an effect, given the other parameters."""
     problems: list[Problem] = []
     parameters, early = spec.search_space.parameters, spec.early_terminate
     at: KeyPath = ("search_space", "parameters")
     for name, needs in _NEEDS.items():
         for other, words in needs.items() if name in parameters else ():
             wanted = parameters[name].when.get(other)
-            beside = _words_drawn(spec, other) if wanted is None else wanted if isinstance(wanted, list) else [wanted]
+            beside = values_drawn(spec, other) if wanted is None else wanted if isinstance(wanted, list) else [wanted]
             if set(beside) & set(words):
                 continue
             given = ", ".join(map(str, beside))
@@ -104,23 +110,31 @@ def _check_cadence(spec: SweepSpec) -> list[Problem]:
                 example = f"{other}: {{value: {words[0]}}}" if len(words) == 1 else f"{other}: {{values: [{', '.join(words)}]}}"
                 problems.append(spec.problem((*at, name), problem, f"add {example}, or remove {name}"))
             break
-    by_metric = [word for word in _words_drawn(spec, "unfreeze_cadence") if CADENCES[word].by_metric]
+    by_metric = [word for word in values_drawn(spec, "unfreeze_cadence") if CADENCES[word].by_metric]
     if by_metric and not problems and spec.training.eval_interval is None and early.type == "none":
         message = f"{by_metric[0]} needs evaluations before the end of a trial, and there is none"
         problems.append(spec.problem((*at, "unfreeze_cadence"), message, "set training.eval_interval"))
     return problems
 
 
-def _words_drawn(spec: SweepSpec, name: str) -> list[Any]:
-    """Return every value that a word parameter may have in a trial. The default counts if the parameter does not always exist."""
+def values_drawn(spec: SweepSpec, name: str) -> list[Any]:
+    """Return every value that a parameter may have in a trial; of a range, its ends.
+
+    The default counts if the parameter does not always exist.
+    """
     parameter = spec.search_space.parameters.get(name)
-    drawn = (parameter.choices() or []) if parameter is not None else []
+    drawn: list[Any] = (parameter.choices() or [parameter.min, parameter.max]) if parameter is not None else []
     return list(dict.fromkeys([*drawn, *([PARAMETERS[name].default] if parameter is None or parameter.when else [])]))
 
 
 def unfreezing_modes(spec: SweepSpec) -> list[str]:
     """Return every unfreezing mode that a trial may have."""
-    return [str(mode) for mode in _words_drawn(spec, "unfreezing")]
+    return [str(mode) for mode in values_drawn(spec, "unfreezing")]
+
+
+def adapters(spec: SweepSpec) -> list[str]:
+    """Return every adapter that a trial may have, `none` included."""
+    return [str(adapter) for adapter in values_drawn(spec, "adapter")]
 
 
 def _reaches_itself(name: str, spec: SweepSpec) -> bool:
@@ -189,8 +203,9 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
         given = [((*at, "values", index), value) for index, value in enumerate(p.values)]
     else:
         given = [((*at, "min"), p.min), ((*at, "max"), p.max)]
-        if info.kind == "word":
-            return [spec.problem(at, "takes words, not a range", "write values: [ … ]")]
+        if info.kind in ("word", "bool"):
+            noun = "words" if info.kind == "word" else "true or false"
+            return [spec.problem(at, f"takes {noun}, not a range", "write values: [ … ]")]
         if info.kind == "int" and p.kind != "int_uniform":
             key = next((key for key, bound in (("min", p.min), ("max", p.max)) if not isinstance(bound, int)), "distribution")
             return [
@@ -220,6 +235,9 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
                 problems.append(spec.problem(path, f"{value!r} is not one of its values", hint))
             elif not isinstance(value, str):
                 problems.append(spec.problem(path, f"must be a word, not {value!r}", "quote it"))
+        elif info.kind == "bool":
+            if not isinstance(value, bool):
+                problems.append(spec.problem(path, f"must be true or false, not {value!r}", f"write true or false{within}"))
         elif isinstance(value, bool) or not isinstance(value, int if info.kind == "int" else (int, float)):
             noun = "a whole number" if info.kind == "int" else "a number"
             problems.append(spec.problem(path, f"must be {noun}, not {value!r}", f"write {noun}{within}"))

@@ -14,7 +14,7 @@ from scalesweep.spec.sweep import SweepSpec
 WHOLE = ("steps", "tokens", "flops")  # fidelities counted in whole numbers
 
 
-_TYPES = {"int": int, "float": float, "word": str}
+_TYPES = {"int": int, "float": float, "word": str, "bool": bool}
 
 if TYPE_CHECKING:
 
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 else:  # a field per row of the table
     _Drawn = create_model(
         "_Drawn",
-        **{name: (_TYPES[info.kind] | None if name in KNOBS else _TYPES[info.kind], ...) for name, info in PARAMETERS.items()},
+        **{
+            # A record of a version without the parameter was trained with its default.
+            name: (
+                _TYPES[info.kind] | None if name in KNOBS else _TYPES[info.kind],
+                ... if info.default is None else info.default,
+            )
+            for name, info in PARAMETERS.items()
+        },
     )
 
 

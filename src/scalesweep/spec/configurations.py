@@ -13,13 +13,19 @@ from scalesweep.spec.sweep import SweepSpec
 ANY: Any = ...  # stands for any value of a continuous range
 MOST_COUNTED = 10_000  # points; a larger space holds more than any sweep tries
 
-Combination = tuple[str, str]  # model size, unfreezing mode
+Combination = tuple[str, str]  # model size, method (`method_name`)
 
 
 def combination(spec: SweepSpec, params: dict[str, Any]) -> Combination:
-    """The model size and unfreezing mode of a trial, which determine its memory."""
-    size, mode = (params.get(name, default_of(spec, name, params)) for name in ("model_size", "unfreezing"))
-    return str(size), str(mode)
+    """The model size and method of a trial, which determine its memory."""
+    names = ("model_size", "unfreezing", "adapter")
+    size, mode, adapter = (params.get(name, default_of(spec, name, params)) for name in names)
+    return str(size), method_name(str(mode), str(adapter))
+
+
+def method_name(mode: str, adapter: str) -> str:
+    """The method of a trial in words: its unfreezing mode, and its adapter if it has one."""
+    return mode if adapter == "none" else f"{mode} with {adapter}"
 
 
 def without_influence(spec: SweepSpec) -> frozenset[str]:
@@ -67,7 +73,7 @@ def space_size(spec: SweepSpec, refused: Collection[Combination] = ()) -> int | 
     """The number of different trials that the space holds; None if there is no limit or it is above `MOST_COUNTED`.
 
     Args:
-        refused: pairs of size and unfreezing mode that can't run.
+        refused: pairs of size and method that can't run.
     """
     found: set[Hashable] = set()
     for params in points(spec):

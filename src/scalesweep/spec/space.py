@@ -18,7 +18,7 @@ class ParameterInfo:
     words; None means that they depend on the sweep. The first sentence of `help` also appears in hints.
     """
 
-    kind: Literal["int", "float", "word"]
+    kind: Literal["int", "float", "word", "bool"]
     default: Scalar | None
     help: str
     low: float | None = None
@@ -67,6 +67,14 @@ CADENCES: dict[str, CadenceInfo] = {
     ),
 }
 
+# Adapters: small matrices beside the linear layers, which train in place of the weights.
+ADAPTERS: dict[str, str] = {
+    "none": "no adapter: the weights themselves train",
+    "lora": "a low-rank update of each linear layer (Hu et al., 2021, arXiv 2106.09685)",
+    "dora": "LoRA with the magnitude of each output trained apart (Liu et al., 2024, arXiv 2402.09353)",
+}
+ALL_LINEAR = "all-linear"
+
 _BETA, _RATE, _BIG = 0.9999999, 0.999, 10**9
 
 # The joint space. A parameter that a space leaves out keeps its default; None means "as the checkpoint has it".
@@ -110,6 +118,28 @@ PARAMETERS: dict[str, ParameterInfo] = {
         "steps over which a newly thawed group's rate rises linearly. Groups that train from the start have no such warm-up.",
         0,
         _BIG,
+    ),
+    "adapter": ParameterInfo("word", "none", "adapters that train in place of the weights", choices=tuple(ADAPTERS)),
+    "lora_rank": ParameterInfo("int", 8, "rank of an adapter's two matrices", 1, 65536),
+    "lora_alpha": ParameterInfo("int", 32, "scale of an adapter: its update counts `lora_alpha` ÷ `lora_rank` times", 1, _BIG),
+    "lora_dropout": ParameterInfo("float", 0.0, "dropout on the input of an adapter", 0.0, _RATE),
+    "lora_target_modules": ParameterInfo(
+        "word",
+        ALL_LINEAR,
+        "linear layers of the blocks that get an adapter: `all-linear`, or the last parts of their names, with commas "
+        "(`q_proj,v_proj`).",
+    ),
+    "use_rslora": ParameterInfo(
+        "bool", False, "scale by `lora_alpha` ÷ √`lora_rank` instead (Kalajdzievski, 2023, arXiv 2312.03732)"
+    ),
+    "adapter_lr_ratio": ParameterInfo(
+        "float",
+        10.0,
+        "factor on `learning_rate` in a trial with an adapter, so that one axis of rates serves both kinds. The best rate with "
+        "LoRA is about 10 times that of full fine-tuning (Schulman et al., LoRA Without Regret, 2025).",
+        0.0,
+        1e6,
+        above_low=True,
     ),
     "learning_rate": ParameterInfo("float", 5e-5, "peak learning rate of the head", 0.0, 10.0),
     "layerwise_lr_decay": ParameterInfo(
@@ -176,6 +206,12 @@ ALIASES = {
     "gradual_unfreezing": "unfreezing",
     "freezing": "unfreezing",
     "grad_clip": "max_grad_norm",
+    **dict.fromkeys(("r", "rank", "lora_r"), "lora_rank"),
+    "alpha": "lora_alpha",
+    "target_modules": "lora_target_modules",
+    **dict.fromkeys(("lora", "peft", "use_dora"), "adapter"),
+    "rslora": "use_rslora",
+    "lora_lr_ratio": "adapter_lr_ratio",
 }
 # The same for the words of a parameter, in lower case and with `_` for `-`.
 # Names of `TrainingArguments` and other tools for what is a key of the sweep file here. Only hints use them.

@@ -25,11 +25,12 @@ from scalesweep.spec import (
     rung_levels,
     unfreezing_modes,
 )
-from scalesweep.spec.config import default_of
-from scalesweep.spec.configurations import space_size
+from scalesweep.spec.adapters import adapter_params, check_targets, trained_params
+from scalesweep.spec.checks import adapters, values_drawn
+from scalesweep.spec.configurations import combination, method_name, space_size
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.metrics import METRICS
-from scalesweep.spec.space import KNOBS, THAWING_MODES
+from scalesweep.spec.space import ALL_LINEAR, KNOBS, THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.spec.tasks import TASKS
 from scalesweep.storage import cache_dir, check_cache
@@ -292,12 +293,13 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
             apply_knobs(load_config(size), {knob: 0.0})
         except UserError as error:
             faults.append(_Fault(("search_space", "parameters", knob), f"{error.message} (SIZE)", error.hint))
+    faults += _check_targets(spec, resolved)
     modes = unfreezing_modes(spec)
-    if len(hopeless_combinations(spec, [resolved])) == len(modes):
-        memory, needed = spec.resources.gpu_memory_gib, min(_memory_gib(resolved, mode) for mode in modes)
+    if len(hopeless_combinations(spec, [resolved])) == len(methods(spec)):
+        memory, needed = spec.resources.gpu_memory_gib, min(_memory_gib(spec, resolved, *method) for method in methods(spec))
         message = f"SIZE needs at least {needed:.3g} GiB for weights, gradients and optimizer, but a GPU has {memory:g} GiB"
-        hint = "remove the size, train its head only, or use larger GPUs and increase resources.gpu_memory_gib"
-        if "head" in modes:
+        hint = "remove the size, train its head only or an adapter, or use larger GPUs and increase resources.gpu_memory_gib"
+        if "head" in modes or adapters(spec) != ["none"]:
             hint = "remove the size, or use larger GPUs and increase resources.gpu_memory_gib"
         faults.append(_Fault(path, message, hint))
     if resolved.max_positions is not None and spec.data.max_length > resolved.max_positions:
@@ -306,30 +308,59 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
     return faults
 
 
-def _memory_gib(size: ResolvedSize, mode: str) -> float:
-    """Return the least memory of one worker, in GiB. Every mode but `head` trains all groups in the end."""
-    trained = sum(size.group_params[-size.head_groups :]) if mode == "head" else size.n_params
-    return training_memory_bytes(size.n_params, trained) / GIB
+def methods(spec: SweepSpec) -> list[tuple[str, str]]:
+    """Return the pairs of unfreezing mode and adapter that a trial may have."""
+    return [(mode, adapter) for adapter in adapters(spec) for mode in unfreezing_modes(spec)]
+
+
+def _memory_gib(spec: SweepSpec, size: ResolvedSize, mode: str, adapter: str) -> float:
+    """Return the least memory of one worker, in GiB, over the ranks and targets of the space."""
+    rank = min(values_drawn(spec, "lora_rank"))
+    found = []
+    for targets in map(str, values_drawn(spec, "lora_target_modules")):
+        added = 0 if adapter == "none" else adapter_params(size.linears, adapter, rank, targets)
+        trained = trained_params(size, mode, adapter, rank, targets, task_of(spec.task).draws_head)
+        found.append(training_memory_bytes(size.n_params + added, trained) / GIB)
+    return min(found)
 
 
 def hopeless_combinations(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> list[tuple[str, str]]:
-    """Return the (size, unfreezing mode) pairs whose weights, gradients and optimizer states exceed a GPU's memory."""
+    """Return the pairs of size and method whose weights, gradients and optimizer states exceed a GPU's memory."""
     memory = spec.resources.gpu_memory_gib
     if memory is None:
         return []
-    return [(size.name, mode) for size in sizes for mode in unfreezing_modes(spec) if _memory_gib(size, mode) > memory]
+    return [
+        (size.name, method_name(mode, adapter))
+        for size in sizes
+        for mode, adapter in methods(spec)
+        if _memory_gib(spec, size, mode, adapter) > memory
+    ]
+
+
+def _check_targets(spec: SweepSpec, resolved: ResolvedSize) -> list[_Fault]:
+    """Find the words of `lora_target_modules` that name no linear layer of the size."""
+    faults = []
+    parameter = spec.search_space.parameters.get("lora_target_modules")
+    for index, targets in enumerate(parameter.choices() or [] if parameter else []):
+        try:
+            check_targets([name for name, _, _ in resolved.linears], str(targets))
+        except UserError as error:
+            key: KeyPath = ("values", index) if parameter and parameter.values else ("value",)
+            path: KeyPath = ("search_space", "parameters", "lora_target_modules", *key)
+            faults.append(_Fault(path, f"{error.message} (SIZE)", error.hint))
+    return faults
 
 
 def _check_points(spec: SweepSpec, hopeless: Sequence[tuple[str, str]]) -> list[Problem]:
     """Find the points of `search.points_to_evaluate` that can't fit in GPU memory."""
     problems, parameters = [], spec.search_space.parameters
     for index, point in enumerate(spec.search.points_to_evaluate):
-        size, mode = (
-            point.get(name, parameters[name].value if name in parameters else default_of(spec, name, point))
-            for name in ("model_size", "unfreezing")
-        )
-        if (size, mode) in hopeless:  # None, where the point leaves it open, is not
-            message = f"{size} with unfreezing {mode} needs more than the memory of a GPU"
+        # None, where the point leaves it open, is not hopeless.
+        fixed = {name: parameter.value for name, parameter in parameters.items() if parameter.value is not None}
+        left_open = dict.fromkeys(parameters)
+        size, method = combination(spec, {**left_open, **fixed, **point})
+        if (size, method) in hopeless:
+            message = f"{size} with unfreezing {method} needs more than the memory of a GPU"
             hint = "choose a smaller size or unfreezing: head, or increase resources.gpu_memory_gib"
             problems.append(spec.problem(("search", "points_to_evaluate", index), message, hint))
     return problems
@@ -468,7 +499,7 @@ def _cost(
     if tokens is not None:
         rows = max(_batches(spec))
         batches = tokens / (rows * tokens_per_example)
-        flops = batches * max(_training_flops(size, rows, tokens_per_example) for size in sizes)
+        flops = batches * max(_training_flops(spec, size, rows, tokens_per_example) for size in sizes)
     prices = [price for size in sizes if (price := spec.price(size.name)) is not None]
     dollars = _least(budget.dollars, counted.get("dollars"))
     gpu_seconds = counted.get("gpu_seconds")
@@ -483,9 +514,12 @@ def _cost(
     return Cost(trials, tokens, flops, gpu_hours, dollars, budget.time)
 
 
-def _training_flops(size: ResolvedSize, rows: int, width: float) -> float:
-    """Return the FLOPs of a step on `rows` examples of `width` tokens that trains the whole model."""
-    return size.flops.forward(rows, width) + size.flops.backward(rows, width, [True] * len(size.group_names))
+def _training_flops(spec: SweepSpec, size: ResolvedSize, rows: int, width: float) -> float:
+    """Return the FLOPs of a step on `rows` examples of `width` tokens that trains the whole model, or bound those with adapters."""
+    whole = size.flops.forward(rows, width) + size.flops.backward(rows, width, [True] * len(size.group_names))
+    if adapters(spec) == ["none"]:
+        return whole
+    return whole + 6 * rows * width * adapter_params(size.linears, "lora", max(values_drawn(spec, "lora_rank")), ALL_LINEAR)
 
 
 def _speeds(trials: Iterable[Trial]) -> list[float]:

@@ -13,11 +13,12 @@ from scalesweep.data.tokens import text_tokenizer
 from scalesweep.models.ladder import quiet, restore_use_cache
 from scalesweep.tasks import task_of
 from scalesweep.training.job import TrialJob, open_data
+from scalesweep.training.methods.method import Method
 
 
 @torch.no_grad()
 def export(
-    model: Any,
+    method: Method,
     tokenizer: Any,
     job: TrialJob,
     folder: Path,
@@ -25,7 +26,7 @@ def export(
     writes: bool = True,
     examples: int = 32,
 ) -> np.ndarray | None:
-    """Write the model and its tokenizer as a `save_pretrained` folder (safetensors).
+    """Write the model and its tokenizer as a `save_pretrained` folder (safetensors). Adapters are merged, and written beside it.
 
     Args:
         gather: makes tensors whole that the workers hold in parts.
@@ -34,11 +35,14 @@ def export(
     Returns:
         float32 logits of the first `examples` validation examples, for comparison with a reloaded model.
     """
-    model.eval()
+    model = method.model.eval()
     logits = np.concatenate(list(validation_logits(model, job, examples)))
+    own = gather(method.own())
+    method.merge()
     weights = gather(model.state_dict())
     if not writes:
         return None
+    method.write(folder, own)
     restore_use_cache(model.config, job.size)
     with quiet():
         model.save_pretrained(folder, state_dict=weights)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from scalesweep.data.tokens import TokenizedData
 
 
+ADAPTER_FOLDER = "adapter"  # of an export, beside the merged model
+
+
 @dataclass(frozen=True)
 class TrialJob:
     """A trial to train. `data_key` names the tokenized data in each node's cache. `flops` is the cost of a pass per layer

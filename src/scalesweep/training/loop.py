@@ -30,7 +30,7 @@ from scalesweep.training.clock import PARTS_OF_A_RUN, Clock
 from scalesweep.training.evaluation import evaluate
 from scalesweep.training.export import export
 from scalesweep.training.job import TrainReport, TrialJob, open_data
-from scalesweep.training.methods.method import Method
+from scalesweep.training.methods import method_class
 from scalesweep.training.micro_batch import EvaluationSize, MicroBatch
 from scalesweep.training.optimizer import make_optimizer
 from scalesweep.training.parallel import strategy
@@ -69,6 +69,7 @@ def warm(job: TrialJob) -> None:
     _tokenizer(job.size)
     _base_model(job).make({}, torch.device("cpu"))
     schedule(job.config, 1)
+    method_class(job.config.adapter)
 
 
 class Trainer:
@@ -96,9 +97,9 @@ class Trainer:
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.model.disable_input_require_grads()  # otherwise transformers computes gradients for the frozen prefix
-        self.method = Method(job, self.model, base.groups, self.plan)
+        self.method = method_class(config.adapter)(job, self.model, base.groups, self.plan)
         self.groups, self.parameters = self.method.groups, self.method.parameters
-        self.optimizer = make_optimizer(self.parameters, self.groups, config, self.device)
+        self.optimizer = make_optimizer(self.parameters, self.method.learnt, config, self.device, self.method.learning_rate)
         self.notes: list[str] = []
         self.prefix = self._prefix_cache(base)
         pad_id = self.tokenizer.pad_token_id or 0
@@ -266,7 +267,7 @@ class Trainer:
         first = self.peers.rank == 0
         if not first and not self.parallel.equal_passes:
             return None
-        return export(self.model, self.tokenizer, self.job, folder, self.parallel.gather, first)
+        return export(self.method, self.tokenizer, self.job, folder, self.parallel.gather, first)
 
 
 def _total_steps(config: TrialConfig, plan: BatchPlan, lengths: np.ndarray) -> int | None:

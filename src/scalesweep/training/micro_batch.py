@@ -69,9 +69,10 @@ class NodeSizes:
 def _kind(job: TrialJob, device: torch.device) -> str:
     """The part of a key that says what runs where."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    adapter = "" if job.config.adapter == "none" else f", {job.config.adapter} of rank {job.config.lora_rank}"
     return (
         f"{kind}, {job.size.model}@{job.size.revision}, {job.size.layers} layers, {job.task}, {job.data.max_length} tokens, "
-        f"{job.config.mixed_precision}{', checkpointing' if job.config.gradient_checkpointing else ''}"
+        f"{job.config.mixed_precision}{', checkpointing' if job.config.gradient_checkpointing else ''}{adapter}"
     )
 
 

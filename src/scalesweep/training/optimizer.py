@@ -11,16 +11,23 @@ from scalesweep.spec import TrialConfig
 
 
 def make_optimizer(
-    parameters: Mapping[str, torch.nn.Parameter], groups: Sequence[LayerGroup], config: TrialConfig, device: torch.device
+    parameters: Mapping[str, torch.nn.Parameter],
+    groups: Sequence[LayerGroup],
+    config: TrialConfig,
+    device: torch.device,
+    learning_rate: float,
 ) -> torch.optim.AdamW:
     """AdamW with the rate `learning_rate × layerwise_lr_decay^(groups above)` for each layer group.
 
     Biases and norms (vectors) have no weight decay. Frozen parameters are in the optimizer from the start: AdamW keeps no
     state for parameters without gradient, so a thaw needs no registration.
+
+    Args:
+        groups: the parameters that may train, per layer group.
     """
     optimizer_groups = []
     for index, group in enumerate(groups):
-        rate = config.learning_rate * config.layerwise_lr_decay ** (len(groups) - 1 - index)
+        rate = learning_rate * config.layerwise_lr_decay ** (len(groups) - 1 - index)
         matrices = [parameters[name] for name in group.parameter_names if parameters[name].dim() >= 2]
         vectors = [parameters[name] for name in group.parameter_names if parameters[name].dim() < 2]
         for members, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
@@ -30,4 +37,4 @@ def make_optimizer(
                 )
     betas = (config.adam_beta1, config.adam_beta2)
     fused = device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(optimizer_groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=fused)
+    return torch.optim.AdamW(optimizer_groups, lr=learning_rate, betas=betas, eps=config.adam_epsilon, fused=fused)

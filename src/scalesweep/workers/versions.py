@@ -9,7 +9,8 @@ from pathlib import Path
 
 import scalesweep
 
-PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets")  # packages that affect a trial's result or its start
+# Packages that affect a trial's result or its start.
+PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets", "peft")
 
 
 def installed() -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from scalesweep.costs import FlopProfile
@@ -21,18 +23,26 @@ class Method:
 
     Attributes:
         groups: the model's layer groups, bottom to top.
+        learnt: the same groups with the names of those parameters alone that train when the group does.
+        heads: groups, from the top, that train as the head.
         parameters: all parameters of the model, by name.
         untouched: the cut. The groups below it have the weights of the checkpoint, so their output is constant.
     """
 
     def __init__(self, job: TrialJob, model: Any, groups: Sequence[LayerGroup], plan: BatchPlan) -> None:
-        self.job, self.config, self.model, self.groups = job, job.config, model, groups
+        self.job, self.config, self.model = job, job.config, model
+        self.groups, self.learnt, self.heads = self._place(groups)
         self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.cadence = Cadence(job.config, self._stages(job.config.unfreezing), plan, job.thaw_at)
         self.untouched = self.cadence.lowest
 
+    def _place(self, groups: Sequence[LayerGroup]) -> tuple[Sequence[LayerGroup], Sequence[LayerGroup], int]:
+        """Add parameters to the model where the method has its own. Returns `groups`, `learnt` and `heads`."""
+        return groups, groups, self.job.head_groups
+
     def _stages(self, mode: str) -> list[Stage]:
-        return stages(mode, len(self.groups), self.job.head_groups)
+        idle = [index for index, group in enumerate(self.learnt) if not group.parameter_names]
+        return stages(mode, len(self.groups), self.heads, idle)
 
     # ---- what trains -----------------------------------------------------------------------------------------------------
 
@@ -55,12 +65,17 @@ class Method:
     def apply(self) -> None:
         """Set the model to train the groups that train now. Call it after each change, and after `model.eval()`."""
         self.model.train()
-        apply_unfreezing(self.model, self.groups, self.trainable)
+        apply_unfreezing(self.model, self.learnt, self.trainable)
 
     @property
     def trained(self) -> list[nn.Parameter]:
         """The parameters that train now."""
         return [parameter for parameter in self.parameters.values() if parameter.requires_grad]
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak rate of the head."""
+        return float(self.config.learning_rate)
 
     # ---- what it costs ---------------------------------------------------------------------------------------------------
 
@@ -77,7 +92,7 @@ class Method:
 
     def kept(self) -> dict[str, nn.Parameter]:
         """The parameters that may differ from the base model's, which a checkpoint holds."""
-        return {name: self.parameters[name] for group in self.groups[self.untouched :] for name in group.parameter_names}
+        return {name: self.parameters[name] for group in self.learnt[self.untouched :] for name in group.parameter_names}
 
     def state(self) -> dict[str, Any]:
         """The position, as JSON values, for a checkpoint."""
@@ -87,3 +102,16 @@ class Method:
         """Continue from the `state` of a checkpoint."""
         self.untouched = state["untouched"]
         self.cadence.load(state["cadence"])
+
+    def own(self) -> dict[str, torch.Tensor]:
+        """The tensors that an export holds beside the model, by the names of their file."""
+        return {}
+
+    def merge(self) -> None:
+        """Leave the trained model as one of its plain architecture. Nothing trains afterwards."""
+
+    def write(self, folder: Path, own: Mapping[str, torch.Tensor]) -> None:
+        """Write the `own` tensors into an export's folder."""
+
+
+METHOD = Method

@@ -7,7 +7,7 @@ LP-FT (Kumar et al., 2022) trains the head, then everything. `cadence.py` decide
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 Stage = tuple[bool, ...]
 """Whether each layer group trains, bottom to top."""
@@ -23,11 +23,12 @@ MODES: dict[str, Callable[[list[int], set[int], set[int]], list[set[int]]]] = {
 }
 
 
-def stages(mode: str, n_groups: int, heads: int = 1) -> list[Stage]:
+def stages(mode: str, n_groups: int, heads: int = 1, idle: Collection[int] = ()) -> list[Stage]:
     """The stages of a mode, in order. A thaw leads from each stage to the next.
 
     Args:
         heads: groups, from the top, that train as the head.
+        idle: groups that have nothing to train. No stage is begun for them.
 
     Raises:
         ValueError: the mode is unknown.
@@ -35,7 +36,7 @@ def stages(mode: str, n_groups: int, heads: int = 1) -> list[Stage]:
     if mode not in MODES:
         raise ValueError(f"unknown unfreezing mode {mode!r}")
     everything, head = set(range(n_groups)), set(range(n_groups - heads, n_groups))
-    found = MODES[mode](sorted(everything - head), head, everything)
+    found = MODES[mode](sorted(everything - head - set(idle)), head, everything)
     return [tuple(group in trained for group in range(n_groups)) for trained in found]
 
 
