@@ -220,7 +220,9 @@ def test_pins_are_what_is_installed() -> None:
 # ---- scripts -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "scripts").iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file()), ids=lambda path: path.name
+)
 def test_scripts_are_bash_that_parses_and_stops_at_errors(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if not text.startswith("#!/usr/bin/env bash"):

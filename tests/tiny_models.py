@@ -15,10 +15,11 @@ from transformers import (
     CONFIG_MAPPING,
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     PreTrainedTokenizerFast,
     T5EncoderModel,
 )
+
+from scalesweep.tasks import task_of
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<cls>", "<sep>"]
 WORDS = (  # noqa: SIM905 - a word list reads better as text
@@ -68,7 +69,11 @@ TINY: dict[str, dict[str, Any]] = {
     "t5": {"d_ff": 48, "d_kv": 8, "num_decoder_layers": LAYERS, "decoder_start_token_id": 0},
 }
 DECODERS = ("gpt2", "gpt_neox", "opt", "llama", "qwen2", "gemma", "mistral")
-TASKS = {"sequence-classification": AutoModelForSequenceClassification, "causal-lm": AutoModelForCausalLM}
+# Messages between control words; an answer is what stands behind <sep>.
+CHAT = (
+    "<s>{% for message in messages %}{{ ('<sep>' if message.role == 'assistant' else '<cls>') + message.content + '</s>' }}"
+    "{% endfor %}{% if add_generation_prompt %}<sep>{% endif %}"
+)
 
 
 def tiny_config(model_type: str, **changes: Any) -> Any:
@@ -85,7 +90,7 @@ def tiny_model(model_type: str, task: str = "sequence-classification", seed: int
         torch.manual_seed(seed)
         if model_type == "t5-encoder":
             return T5EncoderModel(tiny_config("t5", **changes)).eval()
-        return TASKS[task].from_config(tiny_config(model_type, **changes)).eval()
+        return task_of(task).auto_class().from_config(tiny_config(model_type, **changes)).eval()
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -111,6 +116,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         sep_token="<sep>",
         model_input_names=["input_ids", "attention_mask"],
         model_max_length=64,
+        chat_template=CHAT,
     )
 
 
@@ -121,7 +127,7 @@ def save_tiny(
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        auto_class = AutoModelForCausalLM if task == "causal-lm" else AutoModel
+        auto_class = AutoModel if task_of(task).draws_head else AutoModelForCausalLM
         auto_class.from_config(tiny_config(model_type, **changes)).save_pretrained(folder)
     tokenizer = tiny_tokenizer()
     if model_type == "t5":  # its classifier reads the last end-of-text token

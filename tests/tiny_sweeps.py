@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,19 @@ def write_rows(path: Path) -> str:
     return str(path)
 
 
+def write_talks(path: Path) -> str:
+    """120 distinct conversations of one or two answers, each the first word of its question and a full stop."""
+    draw = random.Random(0)
+    with path.open("w") as file:
+        for number in range(120):
+            messages = []
+            for _ in range(1 + number % 2):
+                words = draw.sample(WORDS, draw.randint(2, 5))
+                messages += [{"role": "user", "content": " ".join(words)}, {"role": "assistant", "content": f"{words[0]} ."}]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    return str(path)
+
+
 def tiny_sweep(
     kind: str = "bert",
     task: str = "sequence-classification",
@@ -35,6 +49,8 @@ def tiny_sweep(
     `layers` makes a ladder of depths (L1, L2, …) of the model; without, it has one size, named `kind`.
     """
     data: dict[str, Any] = {"path": rows or str(made_once("rows.csv", write_rows)), "text": "text", "max_length": 16}
+    if task == "instruction-tuning":
+        data = {"path": rows or str(made_once("talks.jsonl", write_talks)), "max_length": 24}
     data["splits"] = {"train": 60, "validation": 20, "test": 20}
     if task == "sequence-classification":
         data["label"] = "category"

@@ -16,7 +16,8 @@ from scalesweep.models.flops import flop_profile
 from scalesweep.models.groups import blocks, layer_groups
 from scalesweep.models.ladder import load_model, resolve
 from scalesweep.models.unfreezing import apply_unfreezing
-from tiny_models import TASKS, tiny_inputs, tiny_model
+from scalesweep.tasks import task_of
+from tiny_models import tiny_inputs, tiny_model
 
 torch.set_num_threads(1)
 
@@ -129,7 +130,7 @@ def test_architectures_of_other_kinds(name: str, task: str, fields: dict[str, in
     common = {"vocab_size": 96, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "pad_token_id": 0}
     config = CONFIG_MAPPING[name](**common, **fields)
     config.use_cache = False
-    model = TASKS[task].from_config(config, attn_implementation="eager")
+    model = task_of(task).auto_class().from_config(config, attn_implementation="eager")
     groups, profile = layer_groups(model), flop_profile(model)
     assert not profile.estimated
     for trained in (None, *([index >= lowest for index in range(len(groups))] for lowest in range(len(groups)))):

@@ -349,7 +349,7 @@ BAD = [
              "1 to 3", at="MODELS/bert\n    layers: 9"),
     in_sweep("depth above the checkpoint's", "[1, 2]", "[1, 9]", "ladder.layers[1]", "has 3 layers, but size L9 needs 9", "1 to 3",
              before=DEPTHS, space=[("[small, large]", "[L1, L9]")]),
-    in_sweep("causal-lm on BERT", "MODELS/gpt2\n    layers", "MODELS/bert\n    layers", "ladder[0].model", "does not support causal-lm",
+    in_sweep("causal-lm on BERT", "MODELS/gpt2\n    layers", "MODELS/bert\n    layers", "ladder[0].model", "no language model that writes text",
              "choose a decoder", at="MODELS/bert", before=CAUSAL, space=CAUSAL_SPACE),
     in_sweep("pickle-only weights", "MODELS/bert\n    layers", "MODELS/pickled\n    layers", "ladder[0].model",
              "has pickled weights only", "allow_pickle: true", at="MODELS/pickled"),

@@ -77,7 +77,7 @@ def made(name: str, **config: Any) -> TrialJob:
     ("kind", "task", "metric", "dropouts"),
     [
         ("bert", "sequence-classification", "eval_accuracy", ("dropout", "attention_dropout")),
-        ("llama", "causal-lm", "eval_perplexity", ("attention_dropout",)),
+        ("llama", "instruction-tuning", "eval_perplexity", ("attention_dropout",)),
         ("gpt2", "causal-lm", "eval_perplexity", ("dropout", "attention_dropout", "embedding_dropout")),
     ],
     ids=["bert", "llama", "gpt2 with lora"],

@@ -6,6 +6,7 @@ Nothing is guessed about names: labels and groups of a CSV are the words that th
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
@@ -14,15 +15,16 @@ import lzma
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from scalesweep.data.problems import DataProblem
-from scalesweep.errors import did_you_mean
+from scalesweep.errors import UserError, did_you_mean
 from scalesweep.spec.sweep import DataSpec
+from scalesweep.tasks import BaseTask
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,6 +43,7 @@ BETWEEN = re.compile(r"[\s,]*")  # the values of a JSON array
 BLANKS = re.compile(r"\s*")
 PLAIN_WHOLE = re.compile(r"0|-?[1-9]\d{,17}", re.ASCII)  # as Python prints it, and within 64 bits
 
+Columns = Callable[[Sequence[str]], dict[str, tuple[str, str]]]  # columns of the data → those that are read, the key of each
 Hints = Callable[[str], str]  # a missing column → the remedy, or nothing
 
 
@@ -52,20 +55,21 @@ class BadLine(ValueError):
         self.line, self.message, self.hint = line, message, hint
 
 
-def text_columns(spec: DataSpec) -> list[str]:
-    """The one or two text columns. Raises DataProblem on any other number."""
-    columns = [spec.text] if isinstance(spec.text, str) else list(spec.text)
-    if len(columns) not in (1, 2):
-        raise DataProblem(
-            ("data", "text"), f"data.text names {len(columns)} columns", "name one column, or two for sentence pairs"
-        )
+def named_columns(spec: DataSpec, task: BaseTask) -> Columns:
+    """The columns that a task reads of those that there are. Raises DataProblem where they do not fit it."""
+
+    def columns(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+        try:
+            return {column: ("data", key) for column, key in task.columns(spec, names).items()}
+        except UserError as error:
+            raise DataProblem(("data", "format"), error.message, error.hint) from error
+
     return columns
 
 
-def wanted_columns(spec: DataSpec) -> dict[str, tuple[str, str]]:
-    """The columns that `spec` names, and the key that names each."""
-    wanted: dict[str, tuple[str, str]] = dict.fromkeys(text_columns(spec), ("data", "text"))
-    return wanted | {name: ("data", key) for key, name in (("label", spec.label), ("group", spec.group)) if name is not None}
+def text_columns(wanted: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The wanted columns that hold texts, or what a task makes texts of."""
+    return [column for column, (_, key) in wanted.items() if key not in ("label", "group")]
 
 
 def missing_column(column: str, key: tuple[str, str], names: Sequence[str], where: str, hint: str = "") -> DataProblem:
@@ -85,19 +89,22 @@ class _File:
     open: Callable[[], BinaryIO]  # decompressed
     name: str
     spec: DataSpec
+    columns: Columns
     notes: list[str]
 
-    def check(self, names: Sequence[str], hints: Hints | None = None) -> None:
-        """Check that each wanted column is there, and once."""
-        for column, key in wanted_columns(self.spec).items():
+    def wanted(self, names: Sequence[str], hints: Hints | None = None) -> dict[str, tuple[str, str]]:
+        """The columns to read, and the key that names each. Each must be among `names`, and once."""
+        wanted = self.columns(names)
+        for column, key in wanted.items():
             if column not in names:
                 raise missing_column(column, key, names, self.name, hints(column) if hints else "")
             if list(names).count(column) > 1:
                 raise DataProblem(key, f"{self.name} has several columns named {column!r}", "rename all but one")
+        return wanted
 
 
-def read_file(path: Path, spec: DataSpec, notes: list[str]) -> pyarrow.Table:
-    """The columns of a file that `spec` names. Remarks for the user are added to `notes`.
+def read_file(path: Path, spec: DataSpec, columns: Columns, notes: list[str]) -> pyarrow.Table:
+    """The columns of a file that are wanted. Remarks for the user are added to `notes`.
 
     Raises DataProblem for every fault of the file.
     """
@@ -112,7 +119,7 @@ def read_file(path: Path, spec: DataSpec, notes: list[str]) -> pyarrow.Table:
 
     try:
         _check_content(path, compression or kind)
-        return READERS[kind](_File(stream, path.name, spec, notes)).select(list(wanted_columns(spec)))
+        return READERS[kind](_File(stream, path.name, spec, columns, notes))
     except BadLine as error:
         raise DataProblem(PATH, f"{path}:{error.line}: {error.message}", error.hint) from error
     except (ValueError, EOFError, OSError, lzma.LZMAError, zlib.error, pyarrow.ArrowException) as error:
@@ -153,7 +160,9 @@ def _read_tsv(file: _File) -> pyarrow.Table:
     """Read without quoting, or with it where the file shows that it is quoted and the user has not decided."""
     try:
         table = _read_csv(file, "\t", "none")
-        if file.spec.quoting is None and (count := _beginning_with_a_quote(table, text_columns(file.spec))):
+        if file.spec.quoting is None and (
+            count := _beginning_with_a_quote(table, text_columns(file.columns(table.column_names)))
+        ):
             note = f"{file.name}: {count:,} texts begin with a quote mark, which is read as part of the text"
             file.notes.append(f"{note}; data.quoting: minimal reads it as quoting")
         return table
@@ -191,8 +200,8 @@ def _read_csv(file: _File, delimiter: str, quoting: str) -> pyarrow.Table:
         names = next(records, _Record(1, [], [])).cells
         if not names:
             raise ValueError("the file is empty")
-        file.check(names, partial(_dialect_hint, names=names, delimiter=delimiter))
-        places = {column: names.index(column) for column in wanted_columns(spec)}
+        wanted = file.wanted(names, partial(_dialect_hint, names=names, delimiter=delimiter))
+        places = {column: names.index(column) for column in wanted}
         cells = {column: [] for column in places}
         label = places[spec.label] if spec.label is not None else None
         for record in records:
@@ -209,7 +218,7 @@ def _read_csv(file: _File, delimiter: str, quoting: str) -> pyarrow.Table:
     _refuse_swallowed(suspects, label, known)
     if declared:
         file.notes.append(f"{file.name}: its first line (sep=) sets the delimiter {delimiter!r}")
-    texts, columns = text_columns(spec), {}
+    texts, columns = text_columns(wanted), {}
     for column in cells:
         listed = spec.labels if column == spec.label else None
         words = _words(cells[column], column in texts, {str(label) for label in listed or ()})
@@ -358,16 +367,16 @@ def _read_json(file: _File) -> pyarrow.Table:
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise BadLine(lines(number), f"expected an object, found {_kind(row)}", OBJECTS)
-    file.check(list(dict.fromkeys(name for row in rows for name in row)))
-    for column in wanted_columns(file.spec):
+    wanted = file.wanted(list(dict.fromkeys(name for row in rows for name in row)))
+    for column in wanted:
         _refuse_spellings(column, rows, lines)
-    texts = text_columns(file.spec)
-    return pyarrow.table(
-        {
-            column: _json_column(column, [row.get(column) for row in rows], lines, column in texts)
-            for column in wanted_columns(file.spec)
-        }
-    )
+    texts, made = text_columns(wanted), {}
+    for column, (_, key) in wanted.items():
+        values = [row.get(column) for row in rows]
+        if column in texts and key != "text":  # cells of any kind, which the task reads
+            values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+        made[column] = _json_column(column, values, lines, column in texts)
+    return pyarrow.table(made)
 
 
 def _refuse_one_object(text: str, file: _File) -> None:
@@ -379,8 +388,9 @@ def _refuse_one_object(text: str, file: _File) -> None:
         return  # the reader of the rows reports it with its line
     if not isinstance(value, dict) or not BLANKS.fullmatch(text, end):
         return
-    if all(column in value and not isinstance(value[column], (list, dict)) for column in wanted_columns(file.spec)):
-        return  # one row
+    with contextlib.suppress(DataProblem):  # the columns fit no format of conversations
+        if all(column in value and not isinstance(value[column], (list, dict)) for column in file.columns(list(value))):
+            return  # one row
     message = f"{file.name} is one object with the keys {', '.join(map(repr, list(value)[:10]))}, not rows"
     inside = [key for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
     if not inside:
@@ -493,8 +503,7 @@ def _read_parquet(file: _File) -> pyarrow.Table:
     if not data.endswith(b"PAR1"):
         raise DataProblem(PATH, f"{file.name} is cut short: a Parquet file ends with PAR1", CUT_SHORT)
     content = parquet.ParquetFile(pyarrow.BufferReader(data))
-    file.check(content.schema_arrow.names)
-    table = content.read(columns=list(wanted_columns(file.spec)))
+    table = content.read(columns=list(file.wanted(content.schema_arrow.names)))
     table.validate(full=True)  # finds bytes that are not UTF-8
     for number, field in enumerate(table.schema):
         if pyarrow.types.is_dictionary(field.type):  # a pandas category, which `datasets` does not take

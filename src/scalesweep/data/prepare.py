@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalesweep.data.files import NO_NUMBER, text_columns
+from scalesweep.data.files import NO_NUMBER
 from scalesweep.data.problems import DataProblem
 from scalesweep.data.sources import load_rows
 from scalesweep.data.splits import dropped_words, normalise, split_rows
 from scalesweep.errors import did_you_mean
 from scalesweep.spec.sweep import SPLITS, DataSpec
 from scalesweep.spec.tasks import misfits
+from scalesweep.tasks import BaseTask, task_of
+from scalesweep.tasks.conversations import RowProblem
 
 if TYPE_CHECKING:
     import datasets
@@ -61,13 +63,15 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
         DataProblem: the data don't provide what `spec` asks for; `key` names the part of the spec.
         OutsideError: the hub or the disk failed.
     """
-    columns = text_columns(spec)
     _check_task(spec, task)
+    rule = task_of(task)
     reading: list[str] = []  # notes
-    loaded = load_rows(spec, base, reading)
-    cells = _cells(spec, loaded)
+    loaded = load_rows(spec, base, reading, rule)
+    cells = _cells(spec, rule, loaded)
+    reading += _problem_notes(cells)
     usable = np.array([None not in row for row in zip(*cells.texts, strict=True)], dtype=bool)
-    dropped = {"missing_text": int((~usable).sum())}
+    unusable = sum(map(len, cells.problems.values()))
+    dropped = {"missing_text": int((~usable).sum()) - unusable, "unusable": unusable}
     labels, classes, notes = np.zeros(usable.size, dtype=np.int64), list[str](), list[str]()
     if spec.label is not None:
         labels, classes, notes = _number_classes(spec, cells, usable, dropped)
@@ -76,7 +80,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     rows_left = np.flatnonzero(usable)
     groups, ungrouped, group_notes = _number_groups(spec, cells, rows_left)
     splits = split_rows(
-        keys=[normalise(*(texts[row] or "" for texts in cells.texts)) for row in rows_left],
+        keys=[normalise(*(rule.words(texts[row] or "") for texts in cells.texts)) for row in rows_left],
         labels=labels[rows_left],
         groups=groups,
         sources=[cells.sources[row] for row in rows_left],
@@ -96,7 +100,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     }
     if spec.group is not None:
         summary["ungrouped"] = ungrouped
-    notes += group_notes + _text_notes(columns, cells, rows_left)
+    notes += group_notes + _text_notes(cells, rows_left)
     if classes:
         notes += _count_classes(summary, label_arrays, classes)
     return PreparedText(
@@ -145,21 +149,38 @@ def _word_notes(column: str, counts: Counter[str], what: str, known: Sequence[st
     return notes
 
 
-def _text_notes(columns: Sequence[str], cells: _Cells, rows: np.ndarray) -> list[str]:
+def _text_notes(cells: _Cells, rows: np.ndarray) -> list[str]:
     """A note for each text column with texts that are a word for nothing. `rows`: the rows to look at."""
     notes = []
     longest = 2 * max(map(len, WORDS_FOR_NOTHING))  # with blanks around it; longer texts are not worth the time
-    for column, texts in zip(columns, cells.texts, strict=True):
+    for column, texts in zip(cells.columns, cells.texts, strict=True):
         short = [(row, texts[row] or "") for row in rows.tolist() if len(texts[row] or "") <= longest]
         if found := [row for row, text in short if _plain(text) in WORDS_FOR_NOTHING]:
-            source = cells.sources[found[0]]
-            place = f"row {found[0] - cells.sources.index(source) + 1:,}"
-            place += f" of split {source!r}" if len(set(cells.sources)) > 1 else ""
+            place = _place(cells, found[0])
             notes.append(
                 f"texts in {column!r} that are a word for nothing are kept: {len(found):,}, such as {texts[found[0]]!r} "
                 f"({place}); empty the cells if they stand for missing values"
             )
     return notes
+
+
+def _problem_notes(cells: _Cells) -> list[str]:
+    """A note for each kind of row that can't be used. Raises DataProblem if no row can."""
+    found = {kind: (len(rows), *rows[0]) for kind, rows in cells.problems.items()}
+    if cells.sources and sum(count for count, _, _ in found.values()) == len(cells.sources):
+        _, row, problem = next(iter(found.values()))
+        raise DataProblem(("data", "format"), f"no row can be used; {_place(cells, row)}: {problem.message}", problem.hint)
+    return [
+        f"{count:,} rows left out: {kind}, such as {_place(cells, row)}: {problem.message}"
+        for kind, (count, row, problem) in found.items()
+    ]
+
+
+def _place(cells: _Cells, row: int) -> str:
+    """The words for a row: its number in its split of the source."""
+    source = cells.sources[row]
+    place = f"row {row - cells.sources.index(source) + 1:,}"
+    return place + (f" of split {source!r}" if len(set(cells.sources)) > 1 else "")
 
 
 def _plain(word: str) -> str:
@@ -192,22 +213,29 @@ def _check_task(spec: DataSpec, task: str) -> None:
 class _Cells:
     """The cells of all source splits, one after the other. None: missing."""
 
+    columns: list[str]  # names of the text columns
     texts: list[list[str | None]]  # per text column
     labels: list[str | None]
     groups: list[str | None]
     sources: list[str]  # split of each row
     declared: list[str]  # class names in order, if the data set declares them
     whole: bool  # the labels are whole numbers and sort as such
+    problems: dict[str, list[tuple[int, RowProblem]]]  # rows that the task can't read, by kind
 
 
-def _cells(spec: DataSpec, loaded: dict[str, datasets.Dataset]) -> _Cells:
-    columns = text_columns(spec)
-    cells = _Cells([[] for _ in columns], [], [], [], [], whole=True)
+def _cells(spec: DataSpec, task: BaseTask, loaded: dict[str, datasets.Dataset]) -> _Cells:
+    names = next(iter(loaded.values())).column_names
+    several = task.row_reader(spec, names) is not None
+    columns = ["a row"] if several else [name for name, key in task.columns(spec, names).items() if key == "text"]
+    cells = _Cells(columns, [[] for _ in columns], [], [], [], [], whole=True, problems={})
     declared: dict[str, None] = {}
     for source, rows in loaded.items():
         table = rows.with_format("arrow")[:]
-        for column, texts in zip(columns, cells.texts, strict=True):
-            texts += _text_cells(table, column)
+        if (reader := task.row_reader(spec, rows.column_names)) is not None:
+            cells.texts[0] += _read_rows(reader, table, len(cells.texts[0]), cells.problems)
+        else:
+            for column, texts in zip(columns, cells.texts, strict=True):
+                texts += _text_cells(table, column)
         if spec.label is not None:
             labels, names, whole = _label_cells(rows, table, spec.label)
             cells.labels += labels
@@ -218,6 +246,23 @@ def _cells(spec: DataSpec, loaded: dict[str, datasets.Dataset]) -> _Cells:
         cells.sources += [source] * len(rows)
     cells.declared = list(declared)
     return cells
+
+
+def _read_rows(
+    reader: Callable[[Mapping[str, Any]], str],
+    table: pyarrow.Table,
+    start: int,
+    problems: dict[str, list[tuple[int, RowProblem]]],
+) -> list[str | None]:
+    """The text of each row, or None where it is added to `problems`. `start`: number of the first row."""
+    texts: list[str | None] = []
+    for number, row in enumerate(table.to_pylist(), start):
+        try:
+            texts.append(reader(row))
+        except RowProblem as problem:
+            texts.append(None)
+            problems.setdefault(problem.kind, []).append((number, problem))
+    return texts
 
 
 def is_missing(value: Any) -> bool:

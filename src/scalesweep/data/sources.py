@@ -7,18 +7,21 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scalesweep.data.files import FORMATS, PATH, missing_column, read_file, suffixes, wanted_columns
+from scalesweep.data.files import FORMATS, PATH, Columns, missing_column, named_columns, read_file, suffixes
 from scalesweep.data.problems import DataProblem
 from scalesweep.data.splits import resolve
 from scalesweep.errors import OutsideError, nearest, shell
 from scalesweep.spec.sweep import DataSpec
+from scalesweep.tasks import BaseTask
 
 if TYPE_CHECKING:
     import datasets
 
 
-def load_rows(spec: DataSpec, base: Path, notes: list[str] | None = None) -> dict[str, datasets.Dataset]:
-    """The source splits that `spec.splits` needs, with only the columns that `spec` names.
+def load_rows(
+    spec: DataSpec, base: Path, notes: list[str] | None = None, task: BaseTask | None = None
+) -> dict[str, datasets.Dataset]:
+    """The source splits that `spec.splits` needs, with only the columns that `task` reads.
 
     A single file becomes {'train': …}. A relative path starts from `base` if it exists there, otherwise from the working
     folder. A path that is neither a file nor a folder is a hub id. Local files are read into memory without a cache.
@@ -30,7 +33,7 @@ def load_rows(spec: DataSpec, base: Path, notes: list[str] | None = None) -> dic
     """
     import datasets
 
-    path = _local_path(spec.path, base)
+    path, columns = _local_path(spec.path, base), named_columns(spec, task or BaseTask())
     for key in ("delimiter", "quoting"):
         if getattr(spec, key) is not None and (path is None or suffixes(path)[1] not in (".csv", ".tsv")):
             raise DataProblem(("data", key), f"{spec.path} is no .csv or .tsv file, so it has no {key}", "remove the key")
@@ -40,17 +43,17 @@ def load_rows(spec: DataSpec, base: Path, notes: list[str] | None = None) -> dic
         elif path.is_dir():
             loaded = _load_saved(path)
         else:
-            loaded = {"train": datasets.Dataset(read_file(path, spec, [] if notes is None else notes))}
+            loaded = {"train": datasets.Dataset(read_file(path, spec, columns, [] if notes is None else notes))}
     except OSError as error:
         raise OutsideError(f"{spec.path} can't be read: {error}") from error
     if not any(rows.num_rows for rows in loaded.values()):
         raise DataProblem(PATH, f"{spec.path} can't be read: it holds no rows", "check that it is the right file")
     needed = set(resolve(spec.splits, list(loaded)).values())
-    return {name: _select(rows, spec, name) for name, rows in loaded.items() if name in needed}
+    return {name: _select(rows, columns, name) for name, rows in loaded.items() if name in needed}
 
 
-def _select(rows: datasets.Dataset, spec: DataSpec, split: str) -> datasets.Dataset:
-    wanted = wanted_columns(spec)
+def _select(rows: datasets.Dataset, columns: Columns, split: str) -> datasets.Dataset:
+    wanted = columns(rows.column_names)
     for column, key in wanted.items():
         if column not in rows.column_names:
             raise missing_column(column, key, rows.column_names, f"split {split!r}")

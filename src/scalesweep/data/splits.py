@@ -25,6 +25,7 @@ WINDOW = 12
 
 DROPPED = {
     "missing_text": "without text",
+    "unusable": "that can't be used",
     "missing_label": "without a label",
     "other_classes": "of other classes",
     "ambiguous": "whose text occurs with several labels",

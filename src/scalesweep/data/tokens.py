@@ -61,7 +61,7 @@ def tokenize(
         UserError: the tokenizer is slow, or lacks a token that the task needs.
         OutsideError: the folder can't be written.
     """
-    _check_tokenizer(prepared, spec, task, tokenizer)
+    _check_tokenizer(spec, task, tokenizer)
     identity = {
         "format": FORMAT,
         "data": prepared.fingerprint,
@@ -69,8 +69,10 @@ def tokenize(
         "task": task,
         "max_length": spec.max_length,
     }
+    rule = task_of(task)
+    identity |= rule.identity(spec, tokenizer)
     pattern = _control_words(tokenizer)
-    if any(_with_words(prepared, split, pattern) for split in prepared.texts):
+    if not rule.templates and any(_with_words(prepared, split, pattern) for split in prepared.texts):
         identity["control_words"] = "text"  # older folders hold control tokens there; all others are as before
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir / f"tokens-{key}"
@@ -85,7 +87,7 @@ def tokenize(
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()
                 try:
-                    _write(unfinished, prepared, spec, task_of(task), text_tokenizer(tokenizer), identity, progress)
+                    _write(unfinished, prepared, spec, rule, tokenizer, identity, progress)
                     shutil.rmtree(folder, ignore_errors=True)  # one of another layout
                     unfinished.rename(folder)
                 finally:
@@ -144,12 +146,12 @@ def text_tokenizer(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def _check_tokenizer(prepared: PreparedText, spec: DataSpec, task: str, tokenizer: Any) -> None:
+def _check_tokenizer(spec: DataSpec, task: str, tokenizer: Any) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"{type(tokenizer).__name__} is a slow tokenizer, which is not supported", "use a model with a tokenizer.json"
         )
-    least = task_of(task).least_tokens(tokenizer, prepared.pairs is not None)
+    least = task_of(task).least_tokens(spec, tokenizer)
     if spec.max_length < least:
         key = ("data", "max_length")
         raise DataProblem(
@@ -175,17 +177,24 @@ def _write(
         "splits": {},
     }
     pattern = _control_words(tokenizer)
+    reader = tokenizer if task.templates else text_tokenizer(tokenizer)
     total, done = sum(len(texts) for texts in prepared.texts.values()), 0
     for split, texts in prepared.texts.items():
         parts: list[Encoded] = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             some = slice(start, start + TEXTS_AT_ONCE)
             pairs = prepared.pairs[split][some] if prepared.pairs is not None else None
-            parts.append(task.encode(texts[some], pairs, spec.max_length, tokenizer))
+            parts.append(task.encode(texts[some], pairs, spec, reader))
             done += len(texts[some])
             if progress is not None:
                 progress(done, total)
         lengths = np.concatenate([part.lengths for part in parts])
+        left_out = _left_out(parts)
+        if not len(lengths):
+            message = (
+                f"no row of the {split} split gives an example: {'; '.join(found['first'] for found in left_out.values())}"
+            )
+            raise DataProblem(("data", "splits"), message, "use other rows, a larger max_length or another chat template")
         arrays = {
             "tokens": np.concatenate([part.tokens for part in parts]),
             "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
@@ -203,7 +212,8 @@ def _write(
             "rows": len(texts),
             "truncated": sum(part.truncated for part in parts),
             "unknown_tokens": sum(part.unknown_tokens for part in parts),
-            "control_words": _with_words(prepared, split, pattern),
+            "control_words": 0 if task.templates else _with_words(prepared, split, pattern),
+            "left_out": left_out,
             "examples": len(lengths),
             "tokens": int(lengths.sum(dtype=np.int64)),
             "bytes": int(arrays["bytes"].sum()),
@@ -213,6 +223,14 @@ def _write(
         json.dump(meta, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _left_out(parts: Sequence[Encoded]) -> dict[str, dict[str, Any]]:
+    """Rows without an example, by kind: how many, and the first one's problem."""
+    found: dict[str, dict[str, Any]] = {}
+    for problem in (problem for part in parts for problem in part.left_out):
+        found.setdefault(problem.kind, {"rows": 0, "first": problem.message})["rows"] += 1
+    return found
 
 
 def token_notes(meta: dict[str, Any]) -> list[str]:
@@ -228,6 +246,9 @@ def token_notes(meta: dict[str, Any]) -> list[str]:
         counts = [f"{split} {figures[kind]:,} of {figures[whole]:,}" for split, figures in found.items()]
         if counts:
             notes.append(f"{what}: {', '.join(counts)}")
+    for split, figures in meta["splits"].items():
+        for kind, found in figures.get("left_out", {}).items():
+            notes.append(f"rows left out of {split}: {found['rows']:,} of {figures['rows']:,}, {kind}: {found['first']}")
     return notes
 
 
@@ -293,6 +314,11 @@ class TokenizedSplit:
     def example(self, index: int) -> np.ndarray:
         """The tokens of one example, int32 [tokens], without padding."""
         return self._tokens[self._offsets[index] : self._offsets[index + 1]]
+
+    def targets_of(self, index: int) -> np.ndarray:
+        """The targets of one example, int32 [tokens]; empty where they belong to no tokens."""
+        start, end = self._offsets[index], self._offsets[index + 1]
+        return np.zeros(0, np.int32) if self.targets is None else self.targets[start:end]
 
     def owners(self, indices: np.ndarray) -> list[tuple[TokenizedSplit, np.ndarray, np.ndarray]]:
         """One triple for this split: (split, example numbers within it, their rows in `indices`)."""

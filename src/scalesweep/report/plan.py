@@ -10,6 +10,7 @@ from scalesweep.report.terminal import headed, print_labelled
 from scalesweep.spec import SweepSpec
 
 CLASSES = 12  # named at most
+EXAMPLE = 800  # characters shown at most
 
 
 def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
@@ -73,6 +74,9 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
         labelled("", note, "dim")
     if counts := plan["data"]["splits"]["train"].get("classes"):
         labelled("classes", _class_shares(counts))
+    if plan["data"]["example"]:
+        labelled("example", _example(plan["data"]["example"]))
+        labelled("", "an example of train; its learnt parts are in ⟦ ⟧", "dim")
     labelled("epoch", "\n".join(map(_epoch_line, plan["epochs"])))
     guessed = plan["baseline"]["metrics"]
     shown = ", ".join(f"{name} {words.score(guessed[name])}" for name in words.guessed_metrics(guessed, spec.metric.name))
@@ -93,6 +97,13 @@ def _data_lines(data: dict[str, Any]) -> list[str]:
         f"{name} {split['rows']:,} documents, {split['examples']:,} examples, {split['tokens']:,} tokens"
         for name, split in splits
     ]
+
+
+def _example(parts: list[dict[str, Any]]) -> str:
+    """An example with its learnt parts in brackets, cut to a few lines."""
+    shown = [(f"⟦{part['text']}⟧" if part["learnt"] else part["text"]) for part in parts]
+    text = "".join(shown)
+    return text if len(text) <= EXAMPLE else f"{text[:EXAMPLE]} …"
 
 
 def _class_shares(counts: dict[str, int]) -> str:

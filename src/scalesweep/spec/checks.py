@@ -388,8 +388,6 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
             message="two splits name the same split of the data",
             hint="name three different ones: no row may be in two splits",
         )
-    if isinstance(data.text, list) and len(data.text) not in (1, 2):
-        say("data", "text", message=f"names {len(data.text)} columns", hint="name one column, or two for sentence pairs")
     for key, message, hint in misfits(spec.task, data):
         say("data", key, message=message, hint=hint)
     if data.labels is not None:

@@ -20,13 +20,16 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "eval_loss": Metric(
         "minimize",
-        "cross-entropy without label smoothing, in nats per example, or per predicted token (causal-lm)",
+        "cross-entropy without label smoothing, in nats per predicted class or token",
         per_token=True,
     ),
     "eval_accuracy": Metric("maximize", "share of examples classified correctly"),
     "eval_f1_macro": Metric("maximize", "mean F1 of the classes that occur in the data or in the predictions"),
     "eval_matthews": Metric("maximize", "Matthews correlation, for any number of classes (Gorodkin, 2004)"),
     "eval_perplexity": Metric("minimize", "exponential of the loss", per_token=True),
+    "eval_token_accuracy": Metric(
+        "maximize", "share of predicted tokens that the model finds most likely (greedy choice)", per_token=True
+    ),
     "eval_bits_per_byte": Metric(
         "minimize",
         "cross-entropy in bits per UTF-8 byte of the text. It compares sizes with different tokenizers.",

@@ -69,9 +69,37 @@ class DataSpec(_Strict):
     text: str | list[str] = Field(
         "text", description="text column, or a list of one or two. Two columns make a sentence pair (classification only)."
     )
+    format: Literal["messages", "prompt-completion", "alpaca", "sharegpt"] | None = Field(
+        None,
+        description="format of conversations (instruction-tuning). Default: the one that the columns fit. messages: a list of "
+        "{role, content}; prompt-completion: two texts, or two lists of messages; alpaca: instruction, input and output; "
+        "sharegpt: a list of {from, value}. A list may be JSON text.",
+    )
+    messages: str | None = Field(None, description="column of the messages, where it has another name (instruction-tuning)")
+    conversations: str | None = Field(None, description="column of the conversations of sharegpt, where it has another name")
+    prompt: str | None = Field(None, description="column of the prompt, where it has another name (instruction-tuning)")
+    completion: str | None = Field(None, description="column of the completion, where it has another name (instruction-tuning)")
+    instruction: str | None = Field(None, description="column of alpaca's instruction, where it has another name")
+    input: str | None = Field(None, description="column of alpaca's input, where it has another name")
+    output: str | None = Field(None, description="column of alpaca's output, where it has another name")
+    system: str | None = Field(None, description="column of the system prompt, where it has another name (instruction-tuning)")
+    chat_template: str | None = Field(
+        None,
+        description="file with a chat template (Jinja), or the template itself (instruction-tuning). Default: the tokenizer's. "
+        "A relative path starts like that of `path`. The exported model has the template.",
+    )
+    learn: Literal["assistant", "last", "all"] = Field(
+        "assistant",
+        description="tokens that are learnt (instruction-tuning): every answer of the assistant, the last answer, or everything",
+    )
+    truncate: Literal["cut", "drop"] = Field(
+        "cut",
+        description="conversations of more than `max_length` tokens (instruction-tuning): cut them at the end, or leave them out. "
+        "What has no learnt token left is left out, and counted.",
+    )
     label: str | None = Field(
         None,
-        description="label column. Required for classification, refused for causal-lm. Labels may be whole numbers, words, dates "
+        description="label column. Required for classification, refused for other tasks. Labels may be whole numbers, words, dates "
         "or booleans. In a .csv or .tsv file they are words as written: `001` and `1` are two classes.",
     )
     labels: list[str | int] | None = Field(
@@ -94,7 +122,7 @@ class DataSpec(_Strict):
         128,
         ge=2,
         description="tokens that an example may have. Classification cuts longer rows and counts them; causal-lm lays a "
-        "document out over several examples and cuts nothing.",
+        "document out over several examples and cuts nothing; instruction-tuning follows `truncate`.",
     )
 
 
@@ -390,7 +418,9 @@ class SweepSpec(_Strict):
         description="name of the run folder (`runs/NAME`), the Optuna study and the W&B group: letters, digits, `.`, `_`, `-`; "
         "the first is a letter or digit",
     )
-    task: Task = Field(description="kind of model head and loss: one label per row, or the next token of a text")
+    task: Task = Field(
+        description=f"what the model learns to predict. {'; '.join(f'{name}: {row.help}' for name, row in TASKS.items())}."
+    )
     data: DataSpec = Field(description="rows to learn from, and how they are split")
     ladder: DepthLadder | list[LadderSize] = Field(
         description="model sizes: one checkpoint cut by depth, or a list of checkpoints, smallest first"

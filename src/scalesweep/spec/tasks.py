@@ -15,14 +15,20 @@ class TaskRow:
     """One row of the table.
 
     `metrics` are names of `spec.metrics.METRICS`. `pipeline` is the name that transformers and the hub give to the exported
-    model's use.
+    model's use. `keys` are the keys of `data` that not every task has; some of them must be there.
     """
 
     help: str
     metrics: tuple[str, ...]
     pipeline: str
-    label: bool = False  # whether each row has a class
+    keys: tuple[str, ...]
+    required: tuple[str, ...] = ()
     text_columns: int = 1  # at most
+
+    @property
+    def label(self) -> bool:
+        """Whether each row has a class."""
+        return "label" in self.keys
 
 
 TASKS: dict[str, TaskRow] = {  # each has a file of its name in tasks/, with _ for -
@@ -30,24 +36,39 @@ TASKS: dict[str, TaskRow] = {  # each has a file of its name in tasks/, with _ f
         "one label per row",
         ("eval_loss", "eval_accuracy", "eval_f1_macro", "eval_matthews"),
         pipeline="text-classification",
-        label=True,
+        keys=("text", "label", "labels"),
+        required=("label",),
         text_columns=2,
     ),
     "causal-lm": TaskRow(
         "the next token of a text",
         ("eval_loss", "eval_perplexity", "eval_bits_per_byte"),
         pipeline="text-generation",
+        keys=("text",),
     ),
-}
+    "instruction-tuning": TaskRow(
+        "the assistant's answers in conversations",
+        ("eval_loss", "eval_perplexity", "eval_token_accuracy", "eval_bits_per_byte"),
+        pipeline="text-generation",
+        keys=(
+            "format", "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "system",
+            "chat_template", "learn", "truncate",
+        ),
+    ),
+}  # fmt: skip
 
 
 def misfits(task: str, data: DataSpec) -> Iterator[tuple[str, str, str]]:
     """The keys of `data` that the task lacks or has no use for, each with what is wrong and a hint."""
     row = TASKS[task]
-    if row.label and data.label is None:
-        yield "label", "is missing", f"add it: {task} needs the label column's name"
-    for key in () if row.label else ("label", "labels"):
-        if getattr(data, key) is not None:
+    for key in row.required:
+        if getattr(data, key) is None:
+            yield key, "is missing", f"add it: {task} needs the {key} column's name"
+    for key in dict.fromkeys(key for other in TASKS.values() for key in other.keys):
+        if key not in row.keys and getattr(data, key) != type(data).model_fields[key].default:
             yield key, f"has no effect for {task}", "remove it"
-    if isinstance(data.text, list) and row.text_columns < len(data.text) == 2:
+    columns = 1 if isinstance(data.text, str) else len(data.text)
+    if columns > 2 or not columns:
+        yield "text", f"names {columns} columns", "name one column, or two for sentence pairs"
+    elif columns > row.text_columns:
         yield "text", f"{task} takes one text column", "name one column"

@@ -75,6 +75,7 @@ class Plan:
     baseline: Baseline  # the score of guessing, on the validation split
     speed: Speed | None = None  # of a worker, measured or assumed
     configurations: int | None = None  # different trials that the space holds; None without a limit
+    example: tuple[tuple[str, bool], ...] = ()  # parts of an example, each with whether it is learnt
     past: tuple[Past, ...] = ()  # trials of earlier sweeps to learn from
     past_note: str = ""  # a sentence that counts them
 
@@ -147,6 +148,7 @@ class Plan:
                 "tokens_per_example": self.tokens_per_example,
                 **self.data_summary,
                 "notes": [*self.data_notes, *([self.past_note] if self.past_note else [])],
+                "example": [{"text": text, "learnt": learnt} for text, learnt in self.example],
             },
             "epochs": self.epochs,
             "baseline": asdict(self.baseline),
@@ -400,7 +402,8 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
 
     earlier, past_note = earlier_trials(spec, base, read_record)
     try:
-        prepared = prepare(spec.data, spec.task, base)
+        data_spec = _placed_data(spec, base)
+        prepared = prepare(data_spec, spec.task, base)
     except DataProblem as error:
         problems = [spec.problem(error.key, error.message, error.hint)]
         # The number of classes is unknown; 2 is enough to check the models, so that one run reports both.
@@ -415,19 +418,20 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
     hopeless = hopeless_combinations(spec, sizes)
     if problems := _check_points(spec, hopeless):
         raise SpecError(problems)
-    keys, baselines = {}, []
+    keys, baselines, tokenizers = {}, [], []
     for index, size in enumerate(sizes):
         if size.tokenizer_fingerprint not in keys:
             tokenizer = load_tokenizer(ladder[size.name])
             try:
                 folder = tokenize(
-                    prepared, spec.data, spec.task, tokenizer, size.tokenizer_fingerprint, cache_dir(), progress=progress
+                    prepared, data_spec, spec.task, tokenizer, size.tokenizer_fingerprint, cache_dir(), progress=progress
                 )
             except UserError as error:
                 at: KeyPath = ("ladder", "model") if isinstance(spec.ladder, DepthLadder) else ("ladder", index, "model")
                 key = error.key if isinstance(error, DataProblem) else at
                 raise SpecError([spec.problem(key, error.message, error.hint)]) from None
             keys[size.tokenizer_fingerprint] = folder
+            tokenizers.append(tokenizer)
             baselines.append(guessing(spec.task, TokenizedData.open(folder), len(classes) or len(tokenizer)))
     data = TokenizedData.open(keys[sizes[0].tokenizer_fingerprint])
     lengths = data.train.lengths
@@ -436,7 +440,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         spec=spec,
         sizes=tuple(sizes),
         ladder=ladder,
-        data=_absolute_data(spec, base),
+        data=data_spec,
         data_keys={size.name: keys[size.tokenizer_fingerprint].name for size in sizes},
         data_fingerprint=prepared.fingerprint,
         data_summary=_counted(prepared.summary, data.meta["splits"]),
@@ -448,6 +452,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         speed=speed_of_worker(spec, _speeds(trial for _, trial in earlier)),
         configurations=configurations,
         hopeless=hopeless,
+        example=tuple(task_of(spec.task).shown(data.train.example(0), data.train.targets_of(0), tokenizers[0])),
         baseline=strictest(baselines, spec.metric.name),
         past=tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier),
         past_note=past_note,
@@ -475,11 +480,30 @@ def _token_notes(sizes: Sequence[ResolvedSize], folders: dict[str, Path]) -> lis
     return notes
 
 
-def _absolute_data(spec: SweepSpec, base: Path) -> DataSpec:
+def _placed_data(spec: SweepSpec, base: Path) -> DataSpec:
+    """Return the data of the spec for other folders and nodes: with an absolute path, and with the text of a chat template.
+
+    Raises:
+        DataProblem: the file of the chat template can't be read.
+    """
+    from scalesweep.data.problems import DataProblem
+
+    changes, data = {}, spec.data
     for folder in (base, Path.cwd()):
-        if (path := folder / spec.data.path).exists():
-            return spec.data.model_copy(update={"path": str(path.resolve())})
-    return spec.data
+        if (path := folder / data.path).exists():
+            changes["path"] = str(path.resolve())
+            break
+    if data.chat_template is not None and "{%" not in data.chat_template and "{{" not in data.chat_template:
+        named = Path(data.chat_template).expanduser()
+        file = next((folder / named for folder in (base, Path.cwd()) if (folder / named).exists()), base / named)
+        try:
+            changes["chat_template"] = file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise DataProblem(
+                ("data", "chat_template"), f"{file} can't be read: {reason}", "name a file with a template"
+            ) from None
+    return data.model_copy(update=changes)
 
 
 def _cost(

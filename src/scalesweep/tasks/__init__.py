@@ -6,7 +6,7 @@ its metrics need. It knows nothing of workers, memory, caches or files. torch an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -18,6 +18,9 @@ from scalesweep.tasks.metrics import Totals
 
 if TYPE_CHECKING:
     import torch
+
+    from scalesweep.spec.sweep import DataSpec
+    from scalesweep.tasks.conversations import RowProblem
 
 IGNORED = -100  # the target where nothing is predicted, as in torch's cross-entropy
 
@@ -34,6 +37,7 @@ class Encoded:
     types: token types of sentence pairs, uint8 [tokens]; None without.
     truncated: rows that were cut.
     unknown_tokens: tokens of the text that the tokenizer doesn't know.
+    left_out: why a row gave no example, for each such row.
     """
 
     tokens: np.ndarray
@@ -43,6 +47,7 @@ class Encoded:
     types: np.ndarray | None = None
     truncated: int = 0
     unknown_tokens: int = 0
+    left_out: Sequence[RowProblem] = ()
 
 
 class BaseTask:
@@ -52,27 +57,55 @@ class BaseTask:
         per_token: whether targets belong to tokens; otherwise each row has a class.
         draws_head: whether the head is drawn anew, because a checkpoint's own may belong to another task.
         control_words: whether an exported model's tokenizer reads control words in a text, such as </s>, as control tokens.
+        templates: whether the task writes control words around a row's texts itself.
         guess: how the baseline guesses, in words.
     """
 
     per_token: bool
     draws_head: bool
     control_words: bool
+    templates = False
     guess: str
 
     # ---- data ----------------------------------------------------------------------------------------------------------
 
-    def least_tokens(self, tokenizer: Any, pairs: bool) -> int:
-        """The smallest `max_length` with room for text. `pairs`: whether an example has two texts.
+    def columns(self, data: DataSpec, names: Sequence[str]) -> dict[str, str]:  # noqa: ARG002
+        """The columns of the data that are read, and the key of `data` that each serves. `names`: those that there are.
 
         Raises:
-            UserError: the tokenizer lacks a token that the task needs.
+            UserError: the columns do not fit the task.
+        """
+        texts = [data.text] if isinstance(data.text, str) else data.text
+        others = {"label": data.label, "group": data.group}
+        return dict.fromkeys(texts, "text") | {name: key for key, name in others.items() if name is not None}
+
+    def row_reader(self, data: DataSpec, names: Sequence[str]) -> Callable[[Mapping[str, Any]], str] | None:  # noqa: ARG002
+        """A function from a row's cells to its text, which raises RowProblem; None where the cells are the texts."""
+        return None
+
+    def words(self, text: str) -> str:
+        """The words of a row's text, by which rows are compared."""
+        return text
+
+    def identity(self, data: DataSpec, tokenizer: Any) -> dict[str, Any]:  # noqa: ARG002
+        """The values that the tokens depend on beside the texts, the tokenizer and `max_length`. JSON values."""
+        return {}
+
+    def least_tokens(self, data: DataSpec, tokenizer: Any) -> int:
+        """The smallest `max_length` with room for text.
+
+        Raises:
+            UserError: the tokenizer lacks something that the task needs.
         """
         raise NotImplementedError
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, tokenizer: Any) -> Encoded:
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, data: DataSpec, tokenizer: Any) -> Encoded:
         """The examples of some rows. `pairs`: the second texts of sentence pairs."""
         raise NotImplementedError
+
+    def shown(self, tokens: np.ndarray, targets: np.ndarray, tokenizer: Any) -> list[tuple[str, bool]]:  # noqa: ARG002
+        """An example in parts, each with whether it is learnt; [] where every example is learnt alike."""
+        return []
 
     # ---- model ---------------------------------------------------------------------------------------------------------
 

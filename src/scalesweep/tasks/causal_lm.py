@@ -13,6 +13,8 @@ from scalesweep.tasks import IGNORED, BaseTask, Encoded, unknown_tokens, utf8_by
 if TYPE_CHECKING:
     import torch
 
+    from scalesweep.spec.sweep import DataSpec
+
 # Not causal, although transformers lists them for causal and not for masked language modelling: BERT's encoder–decoder
 # halves need `is_decoder`, and XLNet attends both ways unless it receives permutation masks.
 NOT_CAUSAL = {"bert-generation", "xlnet"}
@@ -31,7 +33,7 @@ class Task(BaseTask):
     control_words = True  # a language model's user may want them, as in a chat
     guess = "token frequencies in train"
 
-    def least_tokens(self, tokenizer: Any, pairs: bool) -> int:  # noqa: ARG002
+    def least_tokens(self, data: DataSpec, tokenizer: Any) -> int:  # noqa: ARG002
         if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
             # Without a start token the first token of a document can't be predicted, and losses per byte are not comparable.
             raise UserError(
@@ -39,7 +41,7 @@ class Task(BaseTask):
             )
         return 2
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, tokenizer: Any) -> Encoded:  # noqa: ARG002
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, data: DataSpec, tokenizer: Any) -> Encoded:  # noqa: ARG002
         encoded = tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -53,8 +55,8 @@ class Task(BaseTask):
         examples, covered = [], []
         for text, ids in zip(texts, encoded["input_ids"], strict=True):
             document = np.array([start, *ids, *end], dtype=np.int32)
-            for at in range(0, max(1, document.size - 1), max_length - 1):
-                examples.append(document[at : at + max_length])
+            for at in range(0, max(1, document.size - 1), data.max_length - 1):
+                examples.append(document[at : at + data.max_length])
                 covered.append(utf8_bytes(text) if at == 0 else 0)
         return Encoded(
             tokens=np.concatenate(examples),
@@ -82,7 +84,7 @@ class Task(BaseTask):
         if config.is_encoder_decoder or (masked and not getattr(config, "is_decoder", False)):
             kind = "an encoder–decoder" if config.is_encoder_decoder else "an encoder (its attention sees the future)"
             hint = "choose a decoder such as GPT-2, Llama or Qwen, or task: sequence-classification"
-            raise UserError(f"{model} ({name}) is {kind}, so it does not support causal-lm", hint=hint)
+            raise UserError(f"{model} ({name}) is {kind}, so it is no language model that writes text", hint=hint)
 
     def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
         from torch.nn import functional

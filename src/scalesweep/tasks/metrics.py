@@ -18,12 +18,14 @@ from scalesweep.spec.tasks import TASKS
 @dataclass
 class Totals:
     """Sums over a data set. `count` is examples (classification) or predicted tokens (language modelling); `n_bytes` the
-    UTF-8 bytes of the text; `confusion[i, j]` counts examples of class i that were predicted as class j."""
+    UTF-8 bytes of the text; `confusion[i, j]` counts examples of class i that were predicted as class j; `correct`
+    counts the tokens predicted right."""
 
     nll: float  # nats
     count: float
     n_bytes: float = 0.0
     confusion: np.ndarray | None = None
+    correct: float = 0.0
 
     @property
     def mean_nll(self) -> float:
@@ -62,6 +64,10 @@ def perplexity(totals: Totals) -> float:
     return math.exp(min(totals.mean_nll, 700.0))  # e^700 is the largest power that a float holds
 
 
+def token_accuracy(totals: Totals) -> float:
+    return totals.correct / totals.count
+
+
 def bits_per_byte(totals: Totals) -> float:
     """Cross-entropy per byte of text: unlike a loss per token, it is comparable between tokenizers."""
     return totals.nll / math.log(2) / totals.n_bytes
@@ -73,6 +79,7 @@ COMPUTE: dict[str, Callable[[Totals], float]] = {
     "eval_f1_macro": f1_macro,
     "eval_matthews": matthews,
     "eval_perplexity": perplexity,
+    "eval_token_accuracy": token_accuracy,
     "eval_bits_per_byte": bits_per_byte,
 }
 

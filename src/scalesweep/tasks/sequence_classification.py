@@ -13,6 +13,8 @@ from scalesweep.tasks.metrics import Totals
 if TYPE_CHECKING:
     import torch
 
+    from scalesweep.spec.sweep import DataSpec
+
 
 class Task(BaseTask):
     """Each row is one example, with special tokens, cut to `max_length` tokens."""
@@ -22,16 +24,17 @@ class Task(BaseTask):
     control_words = False  # a classifier's texts are texts to the end
     guess = "class shares in train"
 
-    def least_tokens(self, tokenizer: Any, pairs: bool) -> int:
+    def least_tokens(self, data: DataSpec, tokenizer: Any) -> int:
+        pairs = not isinstance(data.text, str) and len(data.text) == 2
         return int(tokenizer.num_special_tokens_to_add(pair=pairs)) + (2 if pairs else 1)
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, tokenizer: Any) -> Encoded:
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, data: DataSpec, tokenizer: Any) -> Encoded:
         with_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
         encoded = tokenizer(
             list(texts),
             None if pairs is None else list(pairs),
             truncation=True,
-            max_length=max_length,
+            max_length=data.max_length,
             return_attention_mask=False,
             return_token_type_ids=with_types,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ def export(
     with quiet():
         model.save_pretrained(folder, state_dict=weights)
     tokenizer = tokenizer if task_of(job.task).control_words else text_tokenizer(tokenizer)
+    if job.data.chat_template is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = job.data.chat_template
     tokenizer.save_pretrained(folder)
     return logits
 
