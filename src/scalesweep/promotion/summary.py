@@ -38,6 +38,7 @@ def promoted(result: dict[str, Any]) -> str:
 
 def after_promotion(result: dict[str, Any]) -> str:
     """Lines that show where the promoted model is and how to use it."""
-    folder, pipeline = (json.dumps(text, ensure_ascii=False) for text in (result["output"], TASKS[result["task"]].pipeline))
-    use = shell("python", "-c", f'from transformers import pipeline; print(pipeline({pipeline}, {folder})("…"))')
+    row = TASKS[result["task"]]
+    folder, pipeline = (json.dumps(text, ensure_ascii=False) for text in (result["output"], row.pipeline))
+    use = shell("python", "-c", f"from transformers import pipeline; print(pipeline({pipeline}, {folder})({row.sample}))")
     return f"model       {result['output']}  (reloaded with transformers: it predicts the same)\nnext        {use}"

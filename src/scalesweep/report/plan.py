@@ -8,6 +8,7 @@ from typing import Any
 from scalesweep.report import terminal, words
 from scalesweep.report.terminal import headed, print_labelled
 from scalesweep.spec import SweepSpec
+from scalesweep.spec.tasks import TASKS
 
 CLASSES = 12  # named at most
 EXAMPLE = 800  # characters shown at most
@@ -69,7 +70,7 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     labelled("rungs", f"{levels} {words.unit(early.time_attr)}; a trial ends at {ends}")
     if plan["rungs"]["levels"]:
         labelled("", f"about one of {early.reduction_factor:g} trials passes each rung")
-    labelled("data", "\n".join(_data_lines(plan["data"])))
+    labelled("data", "\n".join(_data_lines(plan["data"], TASKS[spec.task].rows)))
     for note in plan["data"]["notes"]:
         labelled("", note, "dim")
     if counts := plan["data"]["splits"]["train"].get("classes"):
@@ -88,14 +89,13 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
         labelled("hours", f"at most {hours['gpu_hours']:.2g} GPU hours of training at {speed}")
 
 
-def _data_lines(data: dict[str, Any]) -> list[str]:
+def _data_lines(data: dict[str, Any], rows: str) -> list[str]:
     splits = data["splits"].items()
     if data["classes"]:
         counted = ", ".join(f"{name} {split['rows']:,}" for name, split in splits)
         return [f"{counted} examples; {data['tokens_per_example']:.1f} tokens each"]
     return [
-        f"{name} {split['rows']:,} documents, {split['examples']:,} examples, {split['tokens']:,} tokens"
-        for name, split in splits
+        f"{name} {split['rows']:,} {rows}, {split['examples']:,} examples, {split['tokens']:,} tokens" for name, split in splits
     ]
 
 

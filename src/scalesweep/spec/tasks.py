@@ -24,6 +24,8 @@ class TaskRow:
     keys: tuple[str, ...]
     required: tuple[str, ...] = ()
     text_columns: int = 1  # at most
+    rows: str = "rows"  # the word for them
+    sample: str = '"…"'  # an input of the exported model's pipeline, in Python
 
     @property
     def label(self) -> bool:
@@ -45,6 +47,7 @@ TASKS: dict[str, TaskRow] = {  # each has a file of its name in tasks/, with _ f
         ("eval_loss", "eval_perplexity", "eval_bits_per_byte"),
         pipeline="text-generation",
         keys=("text",),
+        rows="documents",
     ),
     "instruction-tuning": TaskRow(
         "the assistant's answers in conversations",
@@ -54,6 +57,8 @@ TASKS: dict[str, TaskRow] = {  # each has a file of its name in tasks/, with _ f
             "format", "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "system",
             "chat_template", "learn", "truncate",
         ),
+        rows="conversations",
+        sample='[{"role": "user", "content": "…"}]',
     ),
 }  # fmt: skip
 
