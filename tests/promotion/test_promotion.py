@@ -218,7 +218,8 @@ def test_a_final_run_that_diverges_is_not_exported(run_dir: Path) -> None:
 @pytest.mark.parametrize("name", ["promoted", "my models", 'it\'s "here" $HOME'])
 def test_printed_commands_survive_the_shell(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
-    line = after_promotion({"output": str(folder), "task": "causal-lm"}).splitlines()[-1].removeprefix("next").strip()
+    result = {"output": str(folder), "task": "causal-lm", "final_run": {"config": {}}}
+    line = after_promotion(result).splitlines()[-1].removeprefix("next").strip()
     python, option, source = shlex.split(line)
     assert (python, option) == ("python", "-c")
     texts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
@@ -232,7 +233,9 @@ def test_an_adapter_is_exported_beside_the_merged_model_and_checked(run_dir: Pat
     event = json.loads((run_dir / "record.jsonl").read_text().splitlines()[1])
     adapter = {"adapter": "lora", "unfreezing": "gradual", "unfreeze_interval": 4}
     rewrite(run_dir, 1, config=event["config"] | adapter)
-    done = Path(promote(run_dir, max_t=12)["output"])
+    result = promote(run_dir, max_t=12)
+    done = Path(result["output"])
+    assert "(reloaded with transformers, and its adapter with peft: both predict the same)" in after_promotion(result)
     assert "An adapter of rank 8 was trained (lora)" in (done / "README.md").read_text()
     config = json.loads((done / "adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["task_type"]) == (8, "SEQ_CLS")

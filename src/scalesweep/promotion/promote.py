@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -288,7 +289,8 @@ def _with_adapter(job: TrialJob, folder: Path) -> Any:
     from scalesweep.models.ladder import load_model, quiet
 
     base = load_model(job.size, job.task, len(job.classes) or None, {}, job.config.seed, dict(enumerate(job.classes)) or None)
-    with quiet():
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers renames
         return PeftModel.from_pretrained(base, str(folder)).eval()
 
 

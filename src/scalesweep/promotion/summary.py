@@ -41,4 +41,6 @@ def after_promotion(result: dict[str, Any]) -> str:
     row = TASKS[result["task"]]
     folder, pipeline = (json.dumps(text, ensure_ascii=False) for text in (result["output"], row.pipeline))
     use = shell("python", "-c", f"from transformers import pipeline; print(pipeline({pipeline}, {folder})({row.sample}))")
-    return f"model       {result['output']}  (reloaded with transformers: it predicts the same)\nnext        {use}"
+    adapted = result["final_run"]["config"].get("adapter", "none") != "none"
+    beside = ", and its adapter with peft: both predict the same" if adapted else ": it predicts the same"
+    return f"model       {result['output']}  (reloaded with transformers{beside})\nnext        {use}"
