@@ -16,7 +16,11 @@ from scalesweep.training.job import TrialJob
 from scalesweep.training.loop import Trainer, train
 from tiny_sweeps import tiny_sweep
 
-BERT, LLAMA, GPT2 = ("bert", "sequence-classification"), ("llama", "causal-lm"), ("gpt2", "causal-lm")  # GPT-2's head is tied
+BERT, LLAMA, GPT2 = (
+    ("bert", "sequence-classification"),
+    ("llama", "instruction-tuning"),
+    ("gpt2", "causal-lm"),
+)  # GPT-2's head is tied
 METHODS: list[tuple[tuple[str, str], dict[str, Any]]] = [
     *((BERT, {"unfreezing": mode}) for mode in UNFREEZING_MODES),
     *((BERT, {"unfreezing": mode, "adapter": "lora"}) for mode in ("head", "gradual", "chain_thaw")),

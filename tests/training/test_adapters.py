@@ -23,7 +23,7 @@ from tiny_sweeps import tiny_sweep
 RUN = {"max_t": 8, "rungs": [], "eval_interval": 4, "learning_rate": 1e-3, "lora_rank": 4}
 KINDS = [
     ("bert", "sequence-classification"),
-    ("llama", "causal-lm"),
+    ("llama", "instruction-tuning"),
     ("gpt2", "causal-lm"),
     ("gpt2", "sequence-classification"),
 ]
@@ -54,9 +54,9 @@ def test_the_export_is_a_plain_model_and_an_adapter_and_both_predict_as_the_trai
     list(train(trainer))
     logits = trainer.export(tmp_path / "model")
     assert not [name for name, _ in trainer.model.named_parameters() if "lora" in name]
-    auto = AutoModelForCausalLM if task == "causal-lm" else AutoModelForSequenceClassification
+    auto = AutoModelForCausalLM if task != "sequence-classification" else AutoModelForSequenceClassification
     merged = auto.from_pretrained(tmp_path / "model").eval()
-    classes = {} if task == "causal-lm" else {"num_labels": 2}
+    classes = {"num_labels": 2} if task == "sequence-classification" else {}
     base = auto.from_pretrained(locate(made.size.model), pad_token_id=0, **classes)
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "model" / "adapter")).eval()
     for loaded in (merged, adapted):
