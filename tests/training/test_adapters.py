@@ -12,11 +12,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from jobs import job
 from scalesweep.errors import UserError
+from scalesweep.models.flops import flop_profile
 from scalesweep.models.ladder import load_model, locate
 from scalesweep.models.linear import linear_layers, linear_shapes
 from scalesweep.spec.adapters import adapter_params, check_targets
 from scalesweep.training.export import validation_logits
 from scalesweep.training.loop import Trainer, train
+from scalesweep.training.methods.adapter_costs import at_rank
 from tiny_models import save_tiny, tiny_model
 from tiny_sweeps import tiny_sweep
 
@@ -112,6 +114,19 @@ def test_the_checkpoint_of_an_adapter_is_small() -> None:
         model = LlamaForCausalLM(config)
     n_params = sum(parameter.numel() for parameter in model.parameters())
     assert 3 * adapter_params(linear_shapes(model), "lora", 8, "all-linear") < 0.02 * n_params
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_two_measured_ranks_give_the_flops_of_every_other(adapter: str) -> None:
+    profiles = {}
+    for rank in (2, 7, 32):
+        trainer = Trainer(job({**RUN, "adapter": adapter, "lora_rank": rank}, sweep=tiny_sweep()))
+        method = trainer.method
+        profiles[rank] = flop_profile(
+            trainer.model, method.groups, {n for group in method.learnt for n in group.parameter_names}
+        )
+    assert at_rank({2: profiles[2]}, 32) is None
+    assert at_rank({7: profiles[7], 2: profiles[2]}, 32) == profiles[32]
 
 
 @pytest.mark.parametrize("targets", ["all-linear", "query, attention.output.dense"])

@@ -19,20 +19,17 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from scalesweep.costs import FlopProfile
-from scalesweep.models.base import base_key
-from scalesweep.models.flops import flop_profile
 from scalesweep.models.groups import LayerGroup
 from scalesweep.models.linear import linear_layers
 from scalesweep.spec.adapters import check_targets, is_target
 from scalesweep.tasks import task_of
 from scalesweep.training.job import ADAPTER_FOLDER, TrialJob
+from scalesweep.training.methods.adapter_costs import adapted_profile
 from scalesweep.training.methods.method import Method
 
 NAME = "default"  # of the one adapter, in peft's words
 # peft's word for a task, by the class of the model. Without one, peft loads the adapter without extras.
 TASK_TYPES = {"AutoModelForSequenceClassification": "SEQ_CLS", "AutoModelForCausalLM": "CAUSAL_LM"}
-
-_profiles: dict[tuple[Any, ...], FlopProfile] = {}  # of this process, by base model and adapter
 
 
 class Adapters(Method):
@@ -50,7 +47,9 @@ class Adapters(Method):
         ]
         if task_of(self.job.task).draws_head:
             learnt[-1] = groups[-1]
-        self._costs = _profile(self.job, self.model, groups, learnt)
+        self._costs = adapted_profile(
+            self.job, self.model, groups, {name for group in learnt for name in group.parameter_names}
+        )
         heads = next(n for n in range(1, len(groups)) if learnt[-n].parameter_names)
         return groups, learnt, heads
 
@@ -158,13 +157,3 @@ def injected_groups(model: nn.Module, groups: Sequence[LayerGroup]) -> list[Laye
     for name, _ in model.named_modules():
         modules[of_module(name)].append(name)
     return [LayerGroup(group.name, tuple(p), tuple(m)) for group, p, m in zip(groups, parameters, modules, strict=True)]
-
-
-def _profile(job: TrialJob, model: nn.Module, groups: Sequence[LayerGroup], learnt: Sequence[LayerGroup]) -> FlopProfile:
-    """The FLOPs of the model with all its adapters on, measured once per process."""
-    config = job.config
-    base = base_key(job.size, job.task, len(job.classes) or None, config.seed, None)
-    key = (base, config.adapter, config.lora_rank, config.lora_target_modules)
-    if key not in _profiles:
-        _profiles[key] = flop_profile(model, groups, {name for group in learnt for name in group.parameter_names})
-    return _profiles[key]
