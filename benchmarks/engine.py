@@ -215,7 +215,7 @@ def _time_steps(model: Any, frozen: int, repeats: int) -> tuple[float, float]:
     trainable = tuple(index >= frozen for index in range(len(model.groups)))
     measured = []
     for repeat in range(2 * repeats + 2):
-        model.step = repeat % 2
+        model.clock.step = repeat % 2
         began = time.perf_counter()
         model.train_step()
         if model.device.type == "cuda":

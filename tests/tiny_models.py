@@ -78,7 +78,7 @@ CHAT = (
 
 def tiny_config(model_type: str, **changes: Any) -> Any:
     """A config of 3 blocks and hidden size 32. `changes` override fields."""
-    fields = {**_COMMON, **TINY[model_type], **changes}
+    fields = {**_COMMON, **TINY.get(model_type, {}), **changes}
     if model_type == "t5":
         del fields["max_position_embeddings"]
     return CONFIG_MAPPING[model_type](**fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -121,5 +122,5 @@ def test_an_evaluation_takes_as_much_as_its_tokens_and_vocabulary_let_it(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Test")  # noqa: ARG005
     tiny, cpu, gpu = job({}, sweep=tiny_sweep()), torch.device("cpu"), torch.device("cuda", 0)
     for outputs, device, long, short in ((0, cpu, 64, 64), (32_768, cpu, 2, 64), (131_072, cpu, 1, 16), (131_072, gpu, 4, 128)):
-        size = EvaluationSize(tiny, tmp_path, device, outputs)
+        size = EvaluationSize(tiny, tmp_path, device, partial(int, outputs))
         assert (size.examples(512), size.examples(16)) == (long, short)

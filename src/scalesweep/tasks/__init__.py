@@ -126,13 +126,15 @@ class BaseTask:
     # ---- loss and metrics ----------------------------------------------------------------------------------------------
 
     def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        """Cross-entropy in nats, float32, summed over all predictions of a batch.
+        """Cross-entropy in nats, float32, summed over predictions.
 
         Args:
-            logits: [examples, classes], or [examples, width, vocabulary] where targets belong to tokens.
-            targets: classes [examples]; or tokens [examples, width], IGNORED where nothing is predicted.
+            logits: [predictions, outcomes].
+            targets: classes or tokens, [predictions].
         """
-        raise NotImplementedError
+        from torch.nn import functional
+
+        return functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
 
     def measured(self, logits: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:  # noqa: ARG002
         """A batch's share of the metrics, float64 [sums]: the loss, then what the task counts."""

@@ -11,8 +11,6 @@ from scalesweep.errors import UserError
 from scalesweep.tasks import IGNORED, BaseTask, Encoded, unknown_tokens, utf8_bytes
 
 if TYPE_CHECKING:
-    import torch
-
     from scalesweep.spec.sweep import DataSpec
 
 # Not causal, although transformers lists them for causal and not for masked language modelling: BERT's encoder–decoder
@@ -85,12 +83,3 @@ class Task(BaseTask):
             kind = "an encoder–decoder" if config.is_encoder_decoder else "an encoder (its attention sees the future)"
             hint = "choose a decoder such as GPT-2, Llama or Qwen, or task: sequence-classification"
             raise UserError(f"{model} ({name}) is {kind}, so it is no language model that writes text", hint=hint)
-
-    def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        from torch.nn import functional
-
-        # The last position of an example has no target, so the last column has none.
-        logits, targets = logits[:, :-1].flatten(0, 1), targets[:, :-1].flatten()
-        return functional.cross_entropy(
-            logits.float(), targets, reduction="sum", ignore_index=IGNORED, label_smoothing=label_smoothing
-        )

@@ -97,7 +97,7 @@ class Task(causal_lm.Task):
     def measured(self, logits: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:
         import torch
 
-        right = (logits.argmax(-1) == targets).sum()  # an ignored target equals no token
+        right = (logits.argmax(-1) == targets).sum()
         return torch.cat([super().measured(logits, targets, classes), right.double().reshape(1)])
 
     def n_sums(self, classes: int) -> int:  # noqa: ARG002

@@ -70,11 +70,6 @@ class Task(BaseTask):
         config.problem_type = "single_label_classification"
         assert config.num_labels == len(classes)
 
-    def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        from torch.nn import functional
-
-        return functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
-
     def measured(self, logits: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:
         import torch
 

@@ -37,9 +37,12 @@ def evaluate(
     piece = torch.zeros_like(sums[:-1])
 
     def measure(indices: np.ndarray) -> None:
-        output = passes.forward(split, indices, len(passes.method.groups), reads_cache)
-        passes.flops += passes.method.costs.forward(len(indices), int(split.lengths[indices].max()), output.first)
-        piece.copy_(rule.measured(output.logits, output.targets, classes))
+        found = passes.forward(split, indices, len(passes.method.groups), reads_cache)
+        piece.zero_()
+        for logits, targets in passes.chunks(found):
+            piece.add_(rule.measured(logits, targets, classes))
+        shape = (len(indices), int(split.lengths[indices].max()))
+        passes.flops += passes.method.costs.forward(*shape, passes.first) + passes.head_flops(shape)
 
     order, done = eval_order(split.lengths), 0
     share, most = shard(order, peers.rank, peers.world), len(shard(order, 0, peers.world))

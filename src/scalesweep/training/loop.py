@@ -103,14 +103,13 @@ class Trainer:
         self.notes: list[str] = []
         self.prefix = self._prefix_cache(base)
         pad_id = self.tokenizer.pad_token_id or 0
-        self.passes = Passes(self.method, self.precision, self.prefix, pad_id)
+        self.passes = Passes(self.method, self.task, self.precision, self.prefix, pad_id)
         share = -(-config.global_batch_size // peers.world)
         micro_batch = MicroBatch(job, cache_dir(), self.device, share, peers)
         self.gradients = Gradients(
             self.train_split, self.task, config, self.method, self.passes, micro_batch, self.optimizer, self.parallel, peers
         )
-        outputs = self.model.config.get_text_config().vocab_size if self.task.per_token else 0
-        self.eval_size = EvaluationSize(job, cache_dir(), self.device, outputs, peers)
+        self.eval_size = EvaluationSize(job, cache_dir(), self.device, self.passes.outputs, peers)
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._steps_since_report = 0
         self._mode_is_set = False

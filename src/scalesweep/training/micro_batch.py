@@ -139,16 +139,23 @@ class MicroBatch:
 class EvaluationSize:
     """The size of an evaluation's pieces, in padded tokens. It starts at a bound that suits the device."""
 
-    def __init__(self, job: TrialJob, cache: Path, device: torch.device, outputs: int, peers: Peers = ALONE) -> None:
+    def __init__(
+        self, job: TrialJob, cache: Path, device: torch.device, outputs: Callable[[], int], peers: Peers = ALONE
+    ) -> None:
         """
         Args:
-            outputs: outputs per token, which is the size of the vocabulary; 0 if the outputs of an example are few.
+            outputs: returns the outputs that a pass makes for each token at once, such as the size of the vocabulary; 0 if
+                they are few. Called when the size is first needed.
         """
-        self.job, self.device, self.peers = job, device, peers
-        self.bound = min(EVAL_TOKENS, EVAL_OUTPUTS[device.type] // outputs) if outputs else EVAL_TOKENS
+        self.job, self.device, self.peers, self.outputs = job, device, peers, outputs
         self.node, self.key = NodeSizes(cache), f"{_kind(job, device)}, evaluation, padded tokens"
         self.most = CPU_EVAL_EXAMPLES if device.type == "cpu" else EVAL_TOKENS
         self.tokens: int | None = None
+
+    @property
+    def bound(self) -> int:
+        outputs = self.outputs()
+        return min(EVAL_TOKENS, EVAL_OUTPUTS[self.device.type] // outputs) if outputs else EVAL_TOKENS
 
     def agree(self) -> None:
         """Use the smallest size of all workers. All call it together."""

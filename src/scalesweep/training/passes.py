@@ -2,51 +2,93 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
+from scalesweep.tasks import IGNORED, BaseTask
+from scalesweep.training.head import Head, Predictions
 from scalesweep.training.methods.method import Method
 from scalesweep.training.precision import Precision
 from scalesweep.training.prefix import PrefixCache
-
-
-@dataclass(frozen=True)
-class Output:
-    """The result of a pass. `first` is the lowest layer group that was computed."""
-
-    logits: torch.Tensor
-    targets: torch.Tensor
-    first: int
 
 
 class Passes:
     """Runs examples through the model.
 
     Attributes:
+        head: the output layer, where targets belong to tokens; else None.
+        first: the lowest layer group that the last pass computed.
         flops: FLOPs of this worker since the last report, counted by the callers.
     """
 
-    def __init__(self, method: Method, precision: Precision, prefix: PrefixCache | None, pad_id: int) -> None:
+    def __init__(self, method: Method, task: BaseTask, precision: Precision, prefix: PrefixCache | None, pad_id: int) -> None:
         self.method, self.precision, self.prefix, self.pad_id = method, precision, prefix, pad_id
+        self.head = Head(method.model) if task.per_token else None
+        self.first = 0
         self.flops = 0.0
 
     def forward(
         self, split: TokenizedSplit | JoinedSplit, indices: np.ndarray, lowest: int, reads_cache: bool = True
-    ) -> Output:
+    ) -> Predictions:
         """Run these examples. `lowest` is the lowest group that needs a gradient: the number of groups if none does."""
         arrays = split.batch(indices, self.pad_id)
+        targets = arrays.pop("targets")
         batch = {name: self._to_device(array) for name, array in arrays.items()}
-        targets = batch.pop("targets")
         cut = min(lowest, self.method.untouched, len(self.method.groups) - 1)
         prefix = self.prefix if reads_cache else None
         hidden = prefix.hidden(split, indices, cut, batch) if prefix is not None else None
-        with self.precision.autocast():
+        self.first = 0 if hidden is None else cut
+
+        def logits() -> torch.Tensor:
             if hidden is None or prefix is None:
-                return Output(self.method.model(**batch).logits, targets, 0)
-            return Output(prefix.replay.forward(cut, hidden, batch).logits, targets, cut)
+                return self.method.model(**batch).logits
+            return prefix.replay.forward(cut, hidden, batch).logits
+
+        with self.precision.autocast():
+            if self.head is None:
+                return Predictions(None, logits(), self._to_device(targets))
+            places = np.flatnonzero(targets != IGNORED)  # found here, because a device would have to be waited for
+            at, learnt = self._to_device(places), self._to_device(targets.ravel()[places])
+            while True:
+                with self.head.at(at, targets.shape):
+                    made = logits()
+                if (found := self.head.predictions(made, at, learnt)) is not None:
+                    return found
+
+    def outputs(self) -> int:
+        """The logits that a pass makes for each token at once; 0 if the first pass has shown that it makes them in chunks."""
+        return 0 if self.head is None or self.head.plain else int(self.method.model.config.get_text_config().vocab_size)
+
+    def head_flops(self, shape: tuple[int, int], found: Predictions | None = None) -> float:
+        """The output layer's FLOPs since the last call, less those of all positions of a batch of `shape`.
+
+        `found`: the predictions whose backward pass has run, too.
+        """
+        if self.head is None or self.head.whole is not None:
+            return 0.0
+        weight, whole = self.head.layer.weight, shape[0] * shape[1]
+        positions, self.head.computed = self.head.computed - whole, 0
+        if found is not None:
+            made = found.logits if found.states is None else found.states
+            backward = int(weight.requires_grad) + int(made is not None and made.requires_grad)
+            positions += (len(found.targets) - whole) * backward
+        return 2.0 * weight.numel() * positions
+
+    def chunks(self, found: Predictions, states: torch.Tensor | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Logits and targets of a pass, a part at a time; at least one. `states`: used in place of those of the pass."""
+        states = found.states if states is None else states
+        if states is None or self.head is None:
+            assert found.logits is not None
+            yield found.logits, found.targets
+            return
+        rows = self.head.rows
+        for start in range(0, max(len(found.targets), 1), rows):
+            with self.precision.autocast():
+                logits = self.head.logits(states[start : start + rows])
+            yield logits, found.targets[start : start + rows]
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)

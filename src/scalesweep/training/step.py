@@ -73,13 +73,21 @@ class Gradients:
 
     def _piece(self, indices: np.ndarray, denominator: float) -> torch.Tensor:
         passes = self.passes
-        output = passes.forward(self.split, indices, self.method.lowest)
-        loss = self.task.loss_sum(output.logits, output.targets, self.config.label_smoothing_factor) / denominator
-        passes.precision.backward(loss)
+        found = passes.forward(self.split, indices, self.method.lowest)
+        # The gradient of the hidden states is collected chunk by chunk, so the logits of one chunk exist at a time.
+        states = None if found.states is None else found.states.detach().requires_grad_(found.states.requires_grad)
+        total = torch.zeros((), dtype=torch.float64, device=passes.precision.device)
+        for logits, targets in passes.chunks(found, states):
+            loss = self.task.loss_sum(logits, targets, self.config.label_smoothing_factor) / denominator
+            passes.precision.backward(loss)
+            total += loss.detach()
+        if states is not None and found.states is not None and states.grad is not None:
+            found.states.backward(states.grad)
         shape = (len(indices), int(self.split.lengths[indices].max()))
-        passes.flops += self.method.costs.forward(*shape, output.first)
+        passes.flops += self.method.costs.forward(*shape, passes.first)
         passes.flops += self.method.costs.backward(*shape, self.method.trainable, self.config.gradient_checkpointing)
-        return loss.detach().double()
+        passes.flops += passes.head_flops(shape, found)
+        return total
 
     def _try_out(self, rows: int) -> None:
         """Run a pass over the `rows` longest examples to test the memory, and discard the gradients."""
