@@ -29,7 +29,8 @@ KINDS = [
     ("gpt2", "causal-lm"),
     ("gpt2", "sequence-classification"),
 ]
-ADAPTED = [*((*kind, "lora") for kind in KINDS), (*KINDS[2], "dora")]
+# The head of RoBERTa is a module of several.
+ADAPTED = [*((*kind, "lora") for kind in KINDS), ("roberta", "sequence-classification", "lora"), (*KINDS[2], "dora")]
 
 
 @pytest.mark.parametrize(("kind", "task", "adapter"), ADAPTED)

@@ -341,14 +341,17 @@ def hopeless_combinations(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> lis
 
 def _check_targets(spec: SweepSpec, resolved: ResolvedSize) -> list[_Fault]:
     """Find the words of `lora_target_modules` that name no linear layer of the size."""
-    faults = []
+    faults: list[_Fault] = []
     parameter = spec.search_space.parameters.get("lora_target_modules")
-    for index, targets in enumerate(parameter.choices() or [] if parameter else []):
+    if adapters(spec) == ["none"]:
+        return faults
+    for index, targets in enumerate(values_drawn(spec, "lora_target_modules")):
         try:
             check_targets([name for name, _, _ in resolved.linears], str(targets))
         except UserError as error:
-            key: KeyPath = ("values", index) if parameter and parameter.values else ("value",)
-            path: KeyPath = ("search_space", "parameters", "lora_target_modules", *key)
+            path: KeyPath = ("search_space", "parameters", "adapter")  # of the default
+            if parameter is not None and parameter.takes(targets):
+                path = (*path[:-1], "lora_target_modules", *(("values", index) if parameter.values else ("value",)))
             faults.append(_Fault(path, f"{error.message} (SIZE)", error.hint))
     return faults
 

@@ -89,13 +89,19 @@ class Adapters(Method):
             parent, _, attribute = name.rpartition(".")
             setattr(self.model.get_submodule(parent), attribute, layer.get_base_layer())
 
+    def _head_modules(self) -> list[str]:
+        """The outermost modules of a head that trains in full. peft saves such modules whole."""
+        names = [name for name in self.learnt[-1].parameter_names if ".lora_" not in name]
+        inside = set(self.learnt[-1].module_names)
+        outermost = [name for name in inside if name.rpartition(".")[0] not in inside]
+        return sorted(module for module in outermost if any(name.startswith(f"{module}.") for name in names))
+
     def write(self, folder: Path, own: Mapping[str, torch.Tensor]) -> None:
         """Write the adapter, and a classifier's head with it, to `folder/adapter` in peft's format."""
         folder = folder / ADAPTER_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         config = _lora_config(self.job, {name: layer.get_base_layer() for name, layer in self._layers.items()})
-        head = {name.rpartition(".")[0] for name in self.learnt[-1].parameter_names if ".lora_" not in name}
-        config.modules_to_save = sorted(head) or None
+        config.modules_to_save = self._head_modules() or None
         config.inference_mode = True
         size = self.job.size
         config.base_model_name_or_path = Path(size.model).name if Path(size.model).is_absolute() else size.model
