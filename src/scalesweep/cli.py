@@ -76,7 +76,7 @@ _cluster_option = click.option(
 )
 @click.version_option(__version__, prog_name="scalesweep")
 def cli() -> None:
-    """Search jointly over model size, GPU count, unfreezing, learning-rate schedule and regularization.
+    """Search jointly over model size, GPU count, unfreezing, adapters, learning-rate schedule and regularization.
 
     \b
     A sweep from start to end:

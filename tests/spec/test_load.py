@@ -16,6 +16,7 @@ from scalesweep.spec import (
     Parameter,
     SearchSpace,
     SweepSpec,
+    TrialConfig,
     load_sweep,
     price_of,
     rung_levels,
@@ -347,6 +348,12 @@ def test_the_trainings_switches_reach_the_trial() -> None:
 )
 def test_cadences_that_may_matter_are_taken(parameters: dict[str, Any]) -> None:
     assert set(sweep_of(parameters).search_space.parameters) == {"model_size", *parameters}
+
+
+def test_a_configuration_of_a_version_without_adapters_has_none() -> None:
+    drawn = trial_config(sweep_of({}), {}).model_dump()
+    older = {name: value for name, value in drawn.items() if "adapter" not in name and "lora" not in name}
+    assert TrialConfig(**older).model_dump() == drawn
 
 
 def test_modes_of_unfreezing_are_those_that_a_trial_may_have() -> None:

@@ -100,7 +100,7 @@ class Passes:
         """Count the FLOPs that filled the prefix cache since the last call, and return its notes."""
         if self.prefix is None:
             return []
-        costs = self.method.costs
+        costs = self.method.job.flops  # of the base model, which the frozen groups are
         for tokens, first, cut in self.prefix.computed:
             self.flops += costs.forward(1, tokens, first) - costs.forward(1, tokens, cut)
         notes = list(self.prefix.notes)
