@@ -1,6 +1,6 @@
 """Costs and savings of the trial engine, measured in one run. The last line of output is JSON.
 
-    python benchmarks/engine.py [--json] [--no-ray] [--only gaps,steps,sweep,flops,models]
+    python benchmarks/engine.py [--json] [--no-ray] [--only gaps,steps,sweep,flops,models,memory]
 
 gaps    time from the last report of a trial to the first step of the next, in a sweep that mixes 1 and 2 workers, compared
         with the same trials in stock Ray Tune (new processes for each trial)
@@ -8,6 +8,7 @@ steps   time of a training step with the lowest k groups cached, compared with a
 sweep   GPU seconds of a whole sweep of the quickstart's space without and with the cache, and agreement of the leaderboards
 flops   FLOPs counted by the engine, compared with torch.utils.flop_counter
 models  time to copy a base model, and to read a size's facts without its weights, each as a share of the time to load it
+memory  peak memory and CPU seconds with a vocabulary of 128k, compared with transformers' Trainer (only on request)
 soak    memory, handles and load of the workers over 200 short trials of mixed shapes in one session (only on request)
 
 `--no-ray` measures steps, flops and models alone, in this process, which works on a GPU machine without Ray.
@@ -28,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import memory
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
@@ -360,6 +362,7 @@ def main() -> None:
         "sweep": lambda: whole_sweep(arguments.trials),
         "flops": flops,
         "models": lambda: models(arguments.repeats),
+        "memory": memory.compare,
         "soak": lambda: soaked(200),
         "steps": lambda: steps(arguments.precisions.split(","), arguments.repeats, arguments.batch),
     }

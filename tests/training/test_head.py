@@ -74,7 +74,7 @@ def test_losses_and_gradients_are_the_models_own(kind: str) -> None:
     )
     expected.backward()
     found = Head(model)
-    with mock.patch.dict(head.CHUNK_LOGITS, cpu=3 * model.config.vocab_size):
+    with mock.patch.multiple(head, LEAST_ROWS=1, CHUNK_LOGITS={"cpu": 3 * model.config.vocab_size}):
         assert found.rows == 3
         for _ in range(2):  # the first pass compares, the second knows
             model.zero_grad()
@@ -98,7 +98,7 @@ def test_a_trial_in_small_chunks_ends_as_one_with_whole_logits() -> None:
     }
     made = job(config, sweep=tiny_sweep("llama", "instruction-tuning"))
     whole = list(reports(made))
-    with mock.patch.dict(head.CHUNK_LOGITS, cpu=1):  # one position at a time
+    with mock.patch.multiple(head, LEAST_ROWS=1, CHUNK_LOGITS={"cpu": 1}):  # one position at a time
         parts = list(reports(made))
     for one, other in zip(whole, parts, strict=True):
         assert other.metrics == pytest.approx(one.metrics, rel=1e-4)
