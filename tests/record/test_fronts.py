@@ -65,7 +65,7 @@ def test_the_leaderboard_shows_the_front_of_a_pareto_sweep_and_its_json_stays_as
     record = make_record(events, spec=spec)
     legend = str(render_leaderboard(record).renderables[2])  # type: ignore[attr-defined]
     assert f"hypervolume {hypervolume(record):.4g}" in legend
-    assert set(leaderboard_json(record)) == {"sweep", "metric", "trials"}
+    assert set(leaderboard_json(record)) == {"sweep", "metric", "floor", "trials"}
     assert set(leaderboard_json(record)["trials"][0]) == {
         "rank", "trial", "state", "metric", "fidelity", "rung", "params", "gpu_seconds", "wall_seconds", "tokens", "flops",
         "pareto", "stop_reason", "error", "traceback",

@@ -60,7 +60,7 @@ class Head:
     def rows(self) -> int:
         """The positions of a chunk."""
         weight = self.layer.weight
-        return max(LEAST_ROWS, CHUNK_LOGITS.get(weight.device.type, CHUNK_LOGITS["cuda"]) // weight.shape[0])
+        return max(LEAST_ROWS, CHUNK_LOGITS["cpu" if weight.device.type == "cpu" else "cuda"] // weight.shape[0])
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """The layer's output, past the hook."""
