@@ -23,13 +23,13 @@ ROOT = Path(__file__).parents[1]
 STEPS = 3
 
 
-def sweep_of(folder: Path, tokens: int, rows: int) -> dict[str, Any]:
+def sweep_of(folder: Path, tokens: int, rows: int, steps: int = STEPS) -> dict[str, Any]:
     """The sweep of the model and texts in `folder`."""
     return {
         "task": "causal-lm",
         "data": {
             "path": str(folder / "texts.csv"), "text": "text", "max_length": tokens,
-            "splits": {"train": STEPS * rows, "validation": rows, "test": rows},
+            "splits": {"train": steps * rows, "validation": rows, "test": rows},
         },
         "ladder": [{"name": "one", "model": str(folder / "model")}],
         "search_space": {"parameters": {"learning_rate": {"value": 1e-3}}},
@@ -37,16 +37,16 @@ def sweep_of(folder: Path, tokens: int, rows: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make(folder: Path, vocabulary: int, tokens: int, rows: int) -> None:
-    """Write a decoder and texts of exactly `tokens` tokens each."""
+def make(folder: Path, vocabulary: int, tokens: int, rows: int, steps: int = STEPS, **fields: int) -> None:
+    """Write a decoder and texts of exactly `tokens` tokens each. `fields`: of the decoder's config."""
     import random
 
     from tiny_models import WORDS, save_tiny
 
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "max_position_embeddings": tokens}
-    save_tiny("llama", folder / "model", "causal-lm", vocab_size=vocabulary, tie_word_embeddings=True, **sizes)
+    save_tiny("llama", folder / "model", "causal-lm", vocab_size=vocabulary, tie_word_embeddings=True, **sizes | fields)
     draw = random.Random(0)
-    texts = [" ".join(draw.choices(WORDS, k=tokens - 2)) for _ in range((STEPS + 2) * rows)]
+    texts = [" ".join(draw.choices(WORDS, k=tokens - 2)) for _ in range((steps + 2) * rows)]
     (folder / "texts.csv").write_text("text\n" + "\n".join(texts) + "\n")
 
 
