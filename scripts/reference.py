@@ -161,7 +161,7 @@ def parameters() -> str:
 def metrics() -> str:
     rows = []
     for name, metric in METRICS.items():
-        tasks = ", ".join(f"`{task}`" for task, row in TASKS.items() if name in row.metrics)
+        tasks = ", ".join(f"`{task}`" for task, row in TASKS.items() if name in (*row.metrics, *row.generated))
         rows.append((f"`{name}`", tasks, metric.goal, sentence(metric.help)))
     return table(("metric", "task", "goal", "meaning"), rows)
 

@@ -92,6 +92,12 @@ CAUSAL_SPACE: Edits = [
     ("{values: [full, head, gradual]}", "{value: full}"),
     ("  unfreeze_interval:\n    min: 2\n    max: 4\n    when: {unfreezing: gradual}\n", ""),
 ]
+ANSWERS: Edits = [
+    *CAUSAL,
+    ("task: causal-lm", "task: instruction-tuning"),
+    ("  text: text\n", ""),
+    ("name: eval_loss, goal: minimize", "name: eval_score"),
+]
 DEPTHS: Edits = [
     ("ladder:\n  - name: small\n    model: MODELS/bert\n    layers: 1\n", "ladder:\n  model: MODELS/bert\n  layers: [1, 2]\n"),
     ("  - name: large\n    model: MODELS/bert\n    min_gpus: 2\n", ""),
@@ -419,6 +425,29 @@ BAD = [
     in_sweep("perplexity over different tokenizers", "name: eval_loss", "name: eval_perplexity", "metric.name",
              "eval_perplexity is an average per token", "eval_bits_per_byte",
              before=[*CAUSAL, ("MODELS/gpt2\n    layers", "MODELS/gpt2-other-words\n    layers")], space=CAUSAL_SPACE),
+    in_sweep("metric of generated answers", "name: eval_loss, goal: minimize", "name: eval_score", "metric.name",
+             "sequence-classification has no metric eval_score", "known: eval_accuracy"),
+    # ---- metrics of answers
+    in_sweep("a score without a scorer", "max_length: 16", "max_length: 16", "data.scorer", "is missing", "module:function", at="data:",
+             before=ANSWERS, space=CAUSAL_SPACE),
+    in_sweep("answers that are not told from the rest", "max_length: 16", "max_length: 16\n  learn: all", "data.learn",
+             "eval_exact_match compares answers",
+             "learn: assistant", at="learn: all",
+             before=[*ANSWERS, ("eval_score", "eval_exact_match")], space=CAUSAL_SPACE),
+    in_sweep("a scorer without its metric", "max_length: 16", "max_length: 16\n  scorer: own:score", "data.scorer", "has no effect with eval_loss",
+             "use the metric eval_exact_match or eval_score", at="scorer: own",
+             before=[*ANSWERS, ("eval_score", "eval_loss")], space=CAUSAL_SPACE),
+    in_sweep("a scorer of another task", "max_length: 16", "max_length: 16\n  scorer: own:score", "data.scorer", "has no effect for", "remove it",
+             at="scorer: own"),
+    *(in_sweep(f"a scorer that {id}", "max_length: 16", f"max_length: 16\n  scorer: {name}", "data.scorer", says, hint, at="scorer: ",
+               before=ANSWERS, space=CAUSAL_SPACE)
+      for id, name, says, hint in [
+          ("is no name", "score", "'score' does not name a function", "scorers:first_word"),
+          ("is missing", "owm:score", "there is no module 'owm'", "put owm.py beside the sweep file"),
+          ("is not in its module", "own:scor", "has no function 'scor'", "did you mean 'score'?"),
+          ("is no function", "own:NUMBER", "is no function, but int", "name a function"),
+          ("has an error", "broken:score", "broken.py can't be imported: No module named 'nothing' (ModuleNotFoundError)", "correct the module"),
+      ]),
     # ---- rungs and budget
     in_sweep("grace period above max_t", "grace_period: 4", "grace_period: 13", "early_terminate.grace_period",
              "13 is above max_t (12)", "lower it"),
@@ -606,7 +635,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+FILES = {"reviews.csv", "own.py", "broken.py"}
+
+
 def write_data(folder: Path) -> None:
+    (folder / "own.py").write_text("NUMBER = 1\n\ndef score(answer, reference):\n    return 0\n")
+    (folder / "broken.py").write_text("import nothing\n")
     rows = ["text,label,same"]
     for index, (first, second, third) in enumerate(
         itertools.islice(itertools.product(WORDS[:5], WORDS[5:10], WORDS[10:14]), 100)
@@ -886,7 +920,7 @@ def test_launch_exits_2_before_ray(tmp_path: Path, models: Path) -> None:
             named = folder / ("space.yaml" if case.key.startswith("parameters") else "sweep.yaml")
             line = line_of(named, case.at, models)
             assert f"{named.name}:{line}  {case.key}: " in seen["err"]
-        assert {entry.name for entry in folder.iterdir()} == {"sweep.yaml", "space.yaml", "reviews.csv"}  # no runs/
+        assert {entry.name for entry in folder.iterdir()} == {"sweep.yaml", "space.yaml", *FILES}  # no runs/
         assert "scalesweep" in seen["modules"]
         assert "ray" not in seen["modules"]
         assert seen["children"] == []

@@ -16,6 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from scalesweep.errors import UserError
+from scalesweep.tasks import IGNORED
+from scalesweep.tasks.answers import Answering
 from scalesweep.tasks.chat_template import Encoded, Template, cut
 from scalesweep.tasks.conversations import Message, RowProblem
 
@@ -112,6 +114,17 @@ def test_answers_and_their_ends_are_learnt_on_real_templates(name):
     behind = "</s>" if name == "phi3" else ""  # Phi-3 writes EOS behind the last turn
     check(template, LONG, "assistant", "".join(answer + end for answer in answers) + behind)
     encoded = check(template, LONG, "last", answers[-1] + end + behind)
+    answering, targets = Answering.of(template), np.append(np.where(encoded.learn, encoded.ids, IGNORED)[1:], IGNORED)
+    question = answering.question(encoded.ids, targets)
+    assert question.reference == ANSWERS[-1].strip()
+    asked = template.tokenizer.apply_chat_template(
+        messages(LONG[:-1]), chat_template=template.text, add_generation_prompt=True, enable_thinking=False
+    )
+    assert question.prompt.tolist() == asked["input_ids"]
+    assert question.tokens == encoded.learn.sum() == len(encoded.ids) - len(question.prompt)
+    assert answering.end == ""  # all of them end with control words
+    short = np.flatnonzero(encoded.learn)[:-3]
+    assert answering.question(encoded.ids[: short[-1] + 1], targets[: short[-1] + 1]) is None, "a cut answer is no reference"
     everything = template.encode(LONG, "all")
     assert everything.ids.tolist() == encoded.ids.tolist()
     assert np.flatnonzero(~everything.learn).tolist() == [0]

@@ -10,7 +10,9 @@ import torch
 from sklearn import metrics as sk
 
 from scalesweep.spec.metrics import METRICS
+from scalesweep.spec.tasks import TASKS
 from scalesweep.tasks import task_of
+from scalesweep.tasks.answers import SCORES
 from scalesweep.tasks.metrics import COMPUTE, Totals, compute_metrics
 
 
@@ -32,7 +34,9 @@ def test_classification_metrics_are_scikit_learns(classes: int, seed: int) -> No
 
 
 def test_every_metric_of_the_table_is_computed() -> None:
-    assert COMPUTE.keys() == METRICS.keys()
+    generated = {name for row in TASKS.values() for name in row.generated}
+    assert COMPUTE.keys() | generated == METRICS.keys()
+    assert SCORES.keys() | {"eval_score"} == generated
 
 
 def test_a_constant_prediction_has_no_correlation() -> None:

@@ -39,9 +39,9 @@ def findings(record: Record) -> list[Finding]:
 
 
 def beats_guessing(record: Record, value: float) -> bool | None:
-    """Whether a value of the sweep's metric is better than guessing; None where the record has no baseline."""
+    """Whether a value of the sweep's metric is better than guessing; None where the record has no baseline of it."""
     baseline = record.manifest.baseline
-    if baseline is None:
+    if baseline is None or record.metric not in baseline["metrics"]:
         return None
     guess = baseline["metrics"][record.metric]
     return bool(value < guess if record.minimize else value > guess)
@@ -94,7 +94,7 @@ def _best(record: Record, row: Row) -> str:
         text = f"the best {record.metric} is {words.score(row.metric)} ({row.trial.name})"
         return f"{NO_BETTER} the untrained model: {text}; {untrained[0]} reaches {words.score(untrained[1])} without training"
     baseline = record.manifest.baseline
-    if baseline is None:
+    if baseline is None or record.metric not in baseline["metrics"]:
         return text
     guess = baseline["metrics"][record.metric]
     if not beats_guessing(record, row.metric):

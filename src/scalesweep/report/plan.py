@@ -81,8 +81,8 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     labelled("epoch", "\n".join(map(_epoch_line, plan["epochs"])))
     guessed = plan["baseline"]["metrics"]
     shown = ", ".join(f"{name} {words.score(guessed[name])}" for name in words.guessed_metrics(guessed, spec.metric.name))
-    guess = f"{shown}: the score of guessing from {plan['baseline']['guess']}, which a trial must beat"
-    labelled("guess", guess)
+    if shown:  # nobody guesses what a function of the user's computes
+        labelled("guess", f"{shown}: the score of guessing from {plan['baseline']['guess']}, which a trial must beat")
     labelled("cost", f"at most {_cost_line(plan['cost_at_most'])}")
     if (hours := plan["hours_at_most"]) and plan["cost_at_most"]["gpu_hours"] is None:
         speed = f"{hours['flops_per_second']:.2g} FLOPs per second of a worker ({hours['source']})"

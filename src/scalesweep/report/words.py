@@ -159,7 +159,7 @@ def guess(record: Record) -> str:
     shown = ", ".join(
         f"{name} {score(baseline['metrics'][name])}" for name in guessed_metrics(baseline["metrics"], record.metric)
     )
-    return f"{shown} (guessing from {baseline['guess']})"
+    return f"{shown} (guessing from {baseline['guess']})" if shown else ""
 
 
 def guessed_metrics(metrics: Mapping[str, float], metric: str) -> list[str]:

@@ -22,7 +22,7 @@ from scalesweep.spec.space import (
     ParameterInfo,
 )
 from scalesweep.spec.sweep import SPLITS, LadderSize, SweepSpec
-from scalesweep.spec.tasks import misfits
+from scalesweep.spec.tasks import TASKS, misfits
 
 
 def check(spec: SweepSpec) -> list[Problem]:
@@ -390,6 +390,17 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
         )
     for key, message, hint in misfits(spec.task, data):
         say("data", key, message=message, hint=hint)
+    answers = TASKS[spec.task].generated
+    if spec.metric.name in answers:
+        if data.learn == "all":
+            message = f"{spec.metric.name} compares answers, and with all the answers are not told from the rest"
+            say("data", "learn", message=message, hint="use learn: assistant or last, or another metric")
+        if spec.metric.name == "eval_score" and data.scorer is None:
+            say("data", "scorer", message="is missing", hint="name the function that scores an answer: module:function")
+    for key in ("scorer", "max_new_tokens") if answers and spec.metric.name not in answers else ():
+        if getattr(data, key) is not None:
+            hint = f"use the metric {' or '.join(answers)}, or remove it"
+            say("data", key, message=f"has no effect with {spec.metric.name}: no answers are generated", hint=hint)
     if data.labels is not None:
         if len(data.labels) < 2:
             say("data", "labels", message="names fewer than two classes", hint="name at least two classes, or remove it")

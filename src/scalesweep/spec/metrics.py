@@ -15,6 +15,7 @@ class Metric:
     goal: Goal
     help: str
     per_token: bool = False
+    either: bool = False  # the sweep may set the other goal
 
 
 METRICS: dict[str, Metric] = {
@@ -33,6 +34,16 @@ METRICS: dict[str, Metric] = {
     "eval_bits_per_byte": Metric(
         "minimize",
         "cross-entropy in bits per UTF-8 byte of the text. It compares sizes with different tokenizers.",
+    ),
+    "eval_exact_match": Metric(
+        "maximize",
+        "share of conversations whose generated last answer is the one of the data, without white space around both",
+    ),
+    "eval_score": Metric(
+        "maximize",
+        "mean of what the function `data.scorer` returns for the generated last answer of each conversation. A score that is "
+        "better when lower needs `metric.goal: minimize`.",
+        either=True,
     ),
 }
 LOWER_IS_BETTER = ("loss", "perplexity", "error")  # words in the names of metrics that others recorded

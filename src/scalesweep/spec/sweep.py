@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from scalesweep.errors import Problem, UserError
+from scalesweep.spec.functions import named
 from scalesweep.spec.loading import Document, KeyPath, key_text
 from scalesweep.spec.metrics import Goal, goal_of
 from scalesweep.spec.space import Scalar, SearchSpace
@@ -96,6 +97,18 @@ class DataSpec(_Strict):
         "cut",
         description="conversations of more than `max_length` tokens (instruction-tuning): cut them at the end, or leave them out. "
         "What has no learnt token left is left out, and counted.",
+    )
+    scorer: Annotated[str, AfterValidator(named)] | None = Field(
+        None,
+        description="function of your own that scores answers, `module:function` (instruction-tuning, with the metric `eval_score`). "
+        "It is called with a generated answer and the answer of the data, two texts, and returns a number. The module is a "
+        "file beside the sweep file, or in the working folder, or an installed one.",
+    )
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="tokens that a generated answer has at most (instruction-tuning, with a metric of generated answers). "
+        "Default: those of the longest answer of the split.",
     )
     label: str | None = Field(
         None,

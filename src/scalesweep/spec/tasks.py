@@ -23,6 +23,7 @@ class TaskRow:
     pipeline: str
     keys: tuple[str, ...]
     required: tuple[str, ...] = ()
+    generated: tuple[str, ...] = ()  # metrics of generated answers, computed where the sweep's metric is one of them
     text_columns: int = 1  # at most
     rows: str = "rows"  # the word for them
     sample: str = '"…"'  # an input of the exported model's pipeline, in Python
@@ -55,8 +56,9 @@ TASKS: dict[str, TaskRow] = {  # each has a file of its name in tasks/, with _ f
         pipeline="text-generation",
         keys=(
             "format", "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "system",
-            "chat_template", "learn", "truncate",
+            "chat_template", "learn", "truncate", "scorer", "max_new_tokens",
         ),
+        generated=("eval_exact_match", "eval_score"),
         rows="conversations",
         sample='[{"role": "user", "content": "…"}]',
     ),

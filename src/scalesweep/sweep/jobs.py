@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from scalesweep.errors import OutsideError, Problem, SpecError, UserError, command, did_you_mean
 from scalesweep.spec import SweepSpec
+from scalesweep.spec.functions import placed
 from scalesweep.spec.loading import KeyPath
 from scalesweep.storage import UrlPath
 from scalesweep.workers.session import check_address, knock
@@ -73,6 +74,12 @@ def check_paths(spec: SweepSpec, base: Path) -> None:
             problems.append(
                 spec.problem(key, f"{written} is on this machine, and the nodes of the cluster can't read it", hint)
             )
+    own: list[tuple[KeyPath, str | None]] = [(("data", "scorer"), spec.data.scorer)]
+    for key, function in own:
+        if function is not None and (found := placed(function, (base, Path.cwd()))) != function:
+            file = found.rpartition(":")[0]
+            hint = "install the module as a package on every node of the cluster, and name that one"
+            problems.append(spec.problem(key, f"{file} is on this machine, and the nodes of the cluster can't read it", hint))
     if problems:
         raise SpecError(problems)
 

@@ -20,6 +20,7 @@ from scalesweep.spec import (
     LadderSize,
     SweepSpec,
     earlier_trials,
+    functions,
     gpu_choices,
     rung_count,
     rung_levels,
@@ -165,11 +166,11 @@ def static_problems(spec: SweepSpec, slots: int | None) -> list[Problem]:
     """
     problems: list[Problem] = []
     metric = METRICS.get(spec.metric.name)
-    fitting = TASKS[spec.task].metrics
+    fitting = (*TASKS[spec.task].metrics, *TASKS[spec.task].generated)
     if metric is None or spec.metric.name not in fitting:
         message = f"{spec.metric.name!r} is unknown" if metric is None else f"{spec.task} has no metric {spec.metric.name}"
         problems.append(spec.problem(("metric", "name"), message, did_you_mean(spec.metric.name, fitting)))
-    elif spec.metric.goal not in (None, metric.goal):
+    elif spec.metric.goal not in (None, metric.goal) and not metric.either:
         message = f"{spec.metric.name} must be {metric.goal}d, not {spec.metric.goal}d"
         problems.append(spec.problem(("metric", "goal"), message, f"write goal: {metric.goal}, or remove the key"))
 
@@ -435,7 +436,12 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
                 raise SpecError([spec.problem(key, error.message, error.hint)]) from None
             keys[size.tokenizer_fingerprint] = folder
             tokenizers.append(tokenizer)
-            baselines.append(guessing(spec.task, TokenizedData.open(folder), len(classes) or len(tokenizer)))
+            answers = spec.metric.name in TASKS[spec.task].generated
+            answering = task_of(spec.task).answering(data_spec, tokenizer) if answers else None
+            try:
+                baselines.append(guessing(spec.task, TokenizedData.open(folder), len(classes) or len(tokenizer), answering))
+            except UserError as error:
+                raise SpecError([spec.problem(("data", "max_length"), error.message, error.hint)]) from None
     data = TokenizedData.open(keys[sizes[0].tokenizer_fingerprint])
     lengths = data.train.lengths
     configurations = space_size(spec, hopeless)
@@ -484,10 +490,10 @@ def _token_notes(sizes: Sequence[ResolvedSize], folders: dict[str, Path]) -> lis
 
 
 def _placed_data(spec: SweepSpec, base: Path) -> DataSpec:
-    """Return the data of the spec for other folders and nodes: with an absolute path, and with the text of a chat template.
+    """Return the data of the spec for other folders and nodes: with absolute paths, and with the text of a chat template.
 
     Raises:
-        DataProblem: the file of the chat template can't be read.
+        DataProblem: the file of the chat template can't be read, or the scorer can't be imported.
     """
     from scalesweep.data.problems import DataProblem
 
@@ -506,6 +512,12 @@ def _placed_data(spec: SweepSpec, base: Path) -> DataSpec:
             raise DataProblem(
                 ("data", "chat_template"), f"{file} can't be read: {reason}", "name a file with a template"
             ) from None
+    if data.scorer is not None:
+        changes["scorer"] = functions.placed(data.scorer, (base, Path.cwd()))
+        try:
+            functions.load(changes["scorer"])
+        except UserError as error:
+            raise DataProblem(("data", "scorer"), error.message, error.hint) from None
     return data.model_copy(update=changes)
 
 

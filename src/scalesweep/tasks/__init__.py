@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from scalesweep.spec.sweep import DataSpec
+    from scalesweep.tasks.answers import Answering
     from scalesweep.tasks.conversations import RowProblem
 
 IGNORED = -100  # the target where nothing is predicted, as in torch's cross-entropy
@@ -106,6 +107,10 @@ class BaseTask:
     def shown(self, tokens: np.ndarray, targets: np.ndarray, tokenizer: Any) -> list[tuple[str, bool]]:  # noqa: ARG002
         """An example in parts, each with whether it is learnt; [] where every example is learnt alike."""
         return []
+
+    def answering(self, data: DataSpec, tokenizer: Any) -> Answering:
+        """The ends of the answers that a model generates, where the task has metrics of them."""
+        raise NotImplementedError
 
     # ---- model ---------------------------------------------------------------------------------------------------------
 

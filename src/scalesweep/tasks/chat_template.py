@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -102,6 +103,16 @@ class Template:
             hint = OWN if own is None else "correct the file of data.chat_template"
             raise UserError(f"the chat template can't be used for training: {problem.message}", hint) from problem
         return template
+
+    @cached_property
+    def end(self) -> str:
+        """The text that the template writes behind an answer."""
+        for probe in PROBES:
+            rendered = self._rendered(probe, "last")
+            if not isinstance(rendered, RowProblem):
+                text, ((start, stop),) = rendered
+                return text[start:stop].rpartition(probe[-1].content.rpartition("\n")[2])[2]
+        raise AssertionError("`of` refuses such a template")
 
     def encode(self, conversation: Conversation, learn: Learn = "assistant") -> Encoded:
         """The tokens of a conversation, and the learnt ones among them. Nothing is cut.

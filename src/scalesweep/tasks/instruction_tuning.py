@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalesweep.tasks import IGNORED, Encoded, causal_lm, unknown_tokens
+from scalesweep.tasks.answers import Answering
 from scalesweep.tasks.chat_template import Template, cut
 from scalesweep.tasks.conversations import (
     FORMATS,
@@ -93,6 +94,9 @@ class Task(causal_lm.Task):
         ends = [*(np.flatnonzero(learnt[1:] != learnt[:-1]) + 1).tolist(), len(tokens)]
         parts = zip([0, *ends[:-1]], ends, strict=True)
         return [(tokenizer.decode(tokens[start:end].tolist()), bool(learnt[start])) for start, end in parts]
+
+    def answering(self, data: DataSpec, tokenizer: Any) -> Answering:
+        return Answering.of(Template.of(tokenizer, data.chat_template))
 
     def measured(self, logits: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:
         import torch

@@ -2,7 +2,8 @@
 
 Classification guesses from the classes' shares in the training split (and answers the most frequent class). Language modelling
 guesses each token from its frequency in the training split (a unigram model). Both add one to every count, so that
-what training never showed is unlikely and not impossible (Laplace, 1814).
+what training never showed is unlikely and not impossible (Laplace, 1814). Answers are guessed to be the one that is most frequent
+in the training split.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from scalesweep.data.tokens import TokenizedData
 from scalesweep.spec.metrics import METRICS
 from scalesweep.tasks import task_of
+from scalesweep.tasks.answers import Answering, exact_match, most_frequent, questions_of
 from scalesweep.tasks.metrics import compute_metrics
 
 
@@ -26,21 +28,36 @@ class Baseline:
     metrics: dict[str, float]
 
 
-def guessing(task: str, data: TokenizedData, outcomes: int) -> Baseline:
+def guessing(task: str, data: TokenizedData, outcomes: int, answering: Answering | None = None) -> Baseline:
     """The metrics of guessing on the validation split.
 
     Args:
         outcomes: how many classes, or how many tokens in the vocabulary, there are to guess from.
+        answering: of a sweep whose metric needs answers.
+
+    Raises:
+        UserError: no answer of a split is whole.
     """
     train, validation = (split.target_counts(outcomes) for split in (data.train, data.validation))
     share = (train + 1) / (train.sum() + outcomes)
     nll = float(-(validation * np.log(share)).sum())
     rule = task_of(task)
-    return Baseline(rule.guess, compute_metrics(task, rule.guessed(nll, train, validation, data.validation.n_bytes)))
+    metrics = compute_metrics(task, rule.guessed(nll, train, validation, data.validation.n_bytes))
+    if answering is None:
+        return Baseline(rule.guess, metrics)
+    guess = most_frequent(questions_of(data.train, answering))
+    asked = questions_of(data.validation, answering)
+    metrics["eval_exact_match"] = sum(exact_match(guess, question.reference) for question in asked) / len(asked)
+    return Baseline("the most frequent answer in train", metrics)
 
 
 def strictest(baselines: Iterable[Baseline], metric: str) -> Baseline:
-    """The baseline that is best in `metric`: what several tokenizers make of the same text is measured against one."""
-    sign = 1.0 if METRICS[metric].goal == "minimize" else -1.0
+    """The baseline that is best in `metric`: what several tokenizers make of the same text is measured against one.
+
+    Nobody guesses a metric that a function of the user's computes; then it is the first one.
+    """
     found: Sequence[Baseline] = list(baselines)
+    if any(metric not in baseline.metrics for baseline in found):
+        return found[0]
+    sign = 1.0 if METRICS[metric].goal == "minimize" else -1.0
     return min(found, key=lambda baseline: sign * baseline.metrics[metric])

@@ -26,6 +26,7 @@ from scalesweep.spec import LadderSize, TrialConfig
 from scalesweep.storage import cache_dir, place
 from scalesweep.tasks import task_of
 from scalesweep.training import checkpoint
+from scalesweep.training.answers import Answers, asked
 from scalesweep.training.clock import PARTS_OF_A_RUN, Clock
 from scalesweep.training.evaluation import evaluate
 from scalesweep.training.export import export
@@ -110,6 +111,7 @@ class Trainer:
             self.train_split, self.task, config, self.method, self.passes, micro_batch, self.optimizer, self.parallel, peers
         )
         self.eval_size = EvaluationSize(job, cache_dir(), self.device, self.passes.outputs, peers)
+        self.answers = Answers(job, self.eval_split, self.tokenizer) if asked(job) else None
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._steps_since_report = 0
         self._mode_is_set = False
@@ -181,7 +183,10 @@ class Trainer:
         self._mode_is_set = False
         reads_cache = self.job.evaluate_on != "test"  # the test split is read once
         of_task = (self.eval_split, self.job.task, len(self.job.classes))
-        return evaluate(*of_task, self.passes, self.parallel, self.peers, self.eval_size, reads_cache)
+        metrics = evaluate(*of_task, self.passes, self.parallel, self.peers, self.eval_size, reads_cache)
+        if self.answers is not None:
+            metrics |= self.answers.metrics(self.passes, self.parallel, self.peers)
+        return metrics
 
     # ---- reports and checkpoints --------------------------------------------------------------------------------------
 

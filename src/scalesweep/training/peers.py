@@ -56,6 +56,16 @@ class Peers:
             return list(numbers)
         return self._reduce(torch.tensor(numbers, dtype=torch.float64, device=device), dist.ReduceOp.MIN).tolist()
 
+    def gathered(self, value: Any) -> list[Any]:
+        """Each worker's `value`, a plain one, by rank. Raises PeerLost like `sum_`."""
+        found = [value] * self.world
+        if self.world > 1:
+            try:
+                dist.all_gather_object(found, value)
+            except RuntimeError as error:
+                raise PeerLost(str(error).strip().splitlines()[0]) from error
+        return found
+
 
 ALONE = Peers()
 

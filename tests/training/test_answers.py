@@ -1,0 +1,156 @@
+"""Generated answers and the metrics of them, against answers that transformers generates one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from gloo import on_workers
+from jobs import job
+from scalesweep.errors import UserError
+from scalesweep.tasks import answers as task_answers
+from scalesweep.training import answers
+from scalesweep.training.job import TrialJob
+from scalesweep.training.loop import Trainer, train
+from scalesweep.training.peers import ALONE, Peers
+from tiny_models import DECODERS, save_tiny
+from tiny_sweeps import tiny_sweep
+
+TASK = "instruction-tuning"
+SCORERS = """\
+from dataclasses import dataclass
+
+@dataclass
+class Pair:
+    answer: str
+    reference: str
+
+def shared(answer, reference):
+    pair = Pair(answer, reference)
+    return len(set(pair.answer) & set(pair.reference)) / 10
+
+def fails(answer, reference):
+    return {}["nothing"]
+
+def infinite(answer, reference):
+    return float("inf")
+"""
+
+
+def answering_job(
+    folder: Path, kind: str = "llama", scorer: str | None = "shared", most: int | None = None, **changes: Any
+) -> TrialJob:
+    """A trial that evaluates its answers. Large weights make many different ones."""
+    (folder / "own.py").write_text(SCORERS)
+    model = folder / kind
+    sweep = tiny_sweep(kind, TASK, model if model.exists() else save_tiny(kind, model, TASK, initializer_range=0.3))
+    sweep["data"]["max_length"] = 48  # no conversation is cut
+    sweep["metric"] = {"name": "eval_exact_match"}
+    found = job({"model_size": kind, "unfreezing": "full", "learning_rate": 3e-3, "rungs": [], **changes}, sweep=sweep)
+    own = None if scorer is None else f"{folder}/own.py:{scorer}"
+    return TrialJob(**{**vars(found), "data": found.data.model_copy(update={"scorer": own, "max_new_tokens": most})})
+
+
+def evaluated(
+    peers: Peers, job: TrialJob, at_once: int = 32, fits: int = 1000
+) -> tuple[dict[str, float], list[str], list[int]]:
+    """The metrics of the untrained model, its answers, and the sizes of the batches. Batches above `fits` fail."""
+    answers.AT_ONCE, sizes = at_once, []
+    trainer = Trainer(job, peers)
+    generate = trainer.model.generate
+
+    def limited(**inputs: Any) -> Any:
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(**inputs)
+
+    trainer.model.generate = limited
+    metrics = trainer.evaluate()
+    assert trainer.answers is not None
+    assert bool(trainer.model.generation_config.do_sample) == job.size.model.endswith("samples")
+    return metrics, trainer.answers.generated(trainer.passes, trainer.parallel, peers), sizes
+
+
+def evaluated_together(peers: Peers, jobs: list[TrialJob]) -> list[Any]:
+    """`evaluated` in batches of 3, of which 2 fit, and what a function that fails on the second worker alone leads to."""
+
+    def fail() -> None:
+        if peers.rank == 1:
+            raise UserError("the function fails")
+
+    with pytest.raises(UserError, match="the function fails"):
+        answers.together(fail, peers)
+    return [evaluated(peers, job, 3, 2) for job in jobs]
+
+
+def one_by_one(job: TrialJob) -> tuple[list[str], list[str]]:
+    """The answers that transformers generates, without padding, and the references, from the rows' own words."""
+    trainer = Trainer(job)
+    model, split, tokenizer = trainer.model.eval(), trainer.eval_split, trainer.tokenizer
+    model.generation_config = GenerationConfig()
+    found, references = [], []
+    for index in range(len(split)):
+        text = tokenizer.decode(split.example(index).tolist())
+        prompt, _, reference = text.removesuffix("</s>").rpartition("<sep>")
+        ids = tokenizer(f"{prompt}<sep>", add_special_tokens=False, return_tensors="pt")["input_ids"]
+        made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=4,
+                              eos_token_id=3, pad_token_id=0, use_cache=False)  # fmt: skip
+        found.append(tokenizer.decode(made[0, ids.shape[1] :].tolist()).partition("</s>")[0].strip())
+        references.append(reference.strip())
+    return found, references
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_answers_in_batches_are_those_of_each_prompt_alone(kind: str, tmp_path: Path) -> None:
+    made = answering_job(tmp_path, kind, most=4)
+    wanted, references = one_by_one(made)
+    metrics, found, _ = evaluated(ALONE, made, at_once=7)
+    assert found == wanted
+    assert len(set(found)) > 5
+    assert metrics["eval_exact_match"] == np.mean([a == b for a, b in zip(wanted, references, strict=True)])
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(wanted, references, strict=True)]
+    assert metrics["eval_score"] == pytest.approx(np.mean(shared))
+    assert metrics["eval_score"] > 0
+
+
+def test_any_number_of_workers_generates_the_same_and_memory_changes_nothing(tmp_path: Path) -> None:
+    """Also where passes meet, and from a checkpoint that samples by its own settings."""
+    saved = save_tiny("llama", tmp_path / "samples", TASK, initializer_range=0.3)
+    GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=5.0, max_length=4).save_pretrained(saved)
+    made = answering_job(tmp_path)
+    made = TrialJob(**{**vars(made), "size": made.size.model_copy(update={"model": str(saved)})})
+    metrics, found, _ = evaluated(ALONE, made, at_once=3)
+    jobs = [TrialJob(**{**vars(made), "parallel": parallel}) for parallel in ("replicated", "meeting")]
+    for there in (one for worker in on_workers(2, evaluated_together, jobs) for one in worker):
+        assert there[:2] == (pytest.approx(metrics), found)
+        assert {3, 2, 1} >= set(there[2]) >= {3, 2}
+        assert there[0]["eval_score"] == metrics["eval_score"]
+
+
+def test_a_model_that_learnt_the_answers_gives_them(tmp_path: Path) -> None:
+    made = answering_job(tmp_path, scorer=None, eval_interval=5, max_t=50)
+    made = TrialJob(**{**vars(made), "train_on": ("validation",)})
+    trainer = Trainer(made)
+    first, *_, last = (report.metrics["eval_exact_match"] for report in train(trainer))
+    assert first < 0.5 < 0.9 < last
+    assert trainer.model.config.use_cache is False
+    assert "eval_score" not in trainer.evaluate()
+
+
+@pytest.mark.parametrize(("scorer", "words"), [("fails", "own.py:fails raised KeyError: 'nothing' in line 13 of"),
+                                               ("infinite", "own.py:infinite returned inf, which is not a finite")])  # fmt: skip
+def test_a_scorer_that_fails_ends_the_trial_with_its_name(scorer: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        evaluated(ALONE, answering_job(tmp_path, scorer=scorer))
+    assert words in str(caught.value)
+
+
+def test_the_most_frequent_answer_is_the_guess() -> None:
+    questions = [task_answers.Question(np.zeros(1, np.int32), text, 2) for text in ("b", "a", "c", "b", "a")]
+    assert task_answers.most_frequent(questions) == "a"
