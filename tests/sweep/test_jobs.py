@@ -214,11 +214,10 @@ def test_files_of_this_machine_are_refused_with_their_line(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"tiny\.yaml:\d+  data\.path: mine\.csv is on this machine"):
         check_paths(load_sweep(path), path.parent)
     (path.parent / "mine.csv").unlink()
+    (tmp_path / "more").mkdir()
+    data = {"path": "none", "splits": {"train": 4, "validation": 1, "test": 1}, "scorer": "mine:x"}
+    path = write_spec(tmp_path / "more", task="instruction-tuning", metric={"name": "eval_score"}, data=data)
     (path.parent / "mine.py").write_text("")
-    changes = {"task": "instruction-tuning", "metric": {"name": "eval_score"}}
-    path = write_spec(
-        tmp_path, data={"path": "none", "splits": {"train": 4, "validation": 1, "test": 1}, "scorer": "mine:x"}, **changes
-    )
     with pytest.raises(UserError, match=r"tiny\.yaml:\d+  data\.scorer: /.*mine\.py is on this machine"):
         check_paths(load_sweep(path), path.parent)
     (path.parent / "mine.py").unlink()
