@@ -427,6 +427,20 @@ BAD = [
              before=[*CAUSAL, ("MODELS/gpt2\n    layers", "MODELS/gpt2-other-words\n    layers")], space=CAUSAL_SPACE),
     in_sweep("metric of generated answers", "name: eval_loss, goal: minimize", "name: eval_score", "metric.name",
              "sequence-classification has no metric eval_score", "known: eval_accuracy"),
+    # ---- a metric of the user's own
+    in_sweep("own metric of texts", "{name: eval_loss, goal: minimize}", "{name: eval_mine, goal: minimize, function: own:score}",
+             "metric.function", "causal-lm has no predictions for a function", "another task: sequence-classification",
+             before=CAUSAL, space=CAUSAL_SPACE),
+    *(in_sweep(f"own metric {id}", "{name: eval_loss, goal: minimize}", f"{{{new}}}", key, says, hint)
+      for id, new, key, says, hint in [
+          ("named as another one", "name: eval_accuracy, goal: maximize, function: own:score", "metric.name",
+           "eval_accuracy is a metric of scalesweep's own", "such as eval_mine"),
+          ("of another beginning", "name: mine, goal: maximize, function: own:score", "metric.name", "mine does not begin with eval_",
+           "such as eval_mine"),
+          ("without a goal", "name: eval_mine, function: own:score", "metric", "has a function and no goal", "goal: maximize"),
+          ("of no function", "name: eval_mine, goal: maximize, function: own:scor", "metric.function", "has no function 'scor'",
+           "did you mean 'score'?"),
+      ]),
     # ---- metrics of answers
     in_sweep("a score without a scorer", "max_length: 16", "max_length: 16", "data.scorer", "is missing", "module:function", at="data:",
              before=ANSWERS, space=CAUSAL_SPACE),

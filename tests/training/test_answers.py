@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ def shared(answer, reference):
     pair = Pair(answer, reference)
     return len(set(pair.answer) & set(pair.reference)) / 10
 
+def accuracy(logits, labels):
+    assert logits.shape == (len(labels), 2)
+    return (logits.argmax(1) == labels).mean()
+
+def spread(answers, references):
+    assert len(answers) == len(references)
+    return len(set(answers)) + max(map(len, answers)) / 100
+
 def fails(answer, reference):
     return {}["nothing"]
 
@@ -53,7 +62,16 @@ def answering_job(
     sweep["metric"] = {"name": "eval_exact_match"}
     found = job({"model_size": kind, "unfreezing": "full", "learning_rate": 3e-3, "rungs": [], **changes}, sweep=sweep)
     own = None if scorer is None else f"{folder}/own.py:{scorer}"
-    return TrialJob(**{**vars(found), "data": found.data.model_copy(update={"scorer": own, "max_new_tokens": most})})
+    return replace(found, data=found.data.model_copy(update={"scorer": own, "max_new_tokens": most}))
+
+
+def classifying_job(folder: Path) -> TrialJob:
+    """A trial with a metric of the user's own."""
+    own = {"name": "eval_mine", "goal": "maximize", "function": "own:accuracy"}
+    (folder / "own.py").write_text(SCORERS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return job({"model_size": "bert", "rungs": []}, sweep={**tiny_sweep(), "metric": own, "name": folder.name})
 
 
 def evaluated(
@@ -62,6 +80,8 @@ def evaluated(
     """The metrics of the untrained model, its answers, and the sizes of the batches. Batches above `fits` fail."""
     answers.AT_ONCE, sizes = at_once, []
     trainer = Trainer(job, peers)
+    if trainer.answers is None:
+        return trainer.evaluate(), [], sizes
     generate = trainer.model.generate
 
     def limited(**inputs: Any) -> Any:
@@ -72,7 +92,6 @@ def evaluated(
 
     trainer.model.generate = limited
     metrics = trainer.evaluate()
-    assert trainer.answers is not None
     assert bool(trainer.model.generation_config.do_sample) == job.size.model.endswith("samples")
     return metrics, trainer.answers.generated(trainer.passes, trainer.parallel, peers), sizes
 
@@ -124,18 +143,23 @@ def test_any_number_of_workers_generates_the_same_and_memory_changes_nothing(tmp
     saved = save_tiny("llama", tmp_path / "samples", TASK, initializer_range=0.3)
     GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=5.0, max_length=4).save_pretrained(saved)
     made = answering_job(tmp_path)
-    made = TrialJob(**{**vars(made), "size": made.size.model_copy(update={"model": str(saved)})})
+    made = replace(made, size=made.size.model_copy(update={"model": str(saved)}))
     metrics, found, _ = evaluated(ALONE, made, at_once=3)
-    jobs = [TrialJob(**{**vars(made), "parallel": parallel}) for parallel in ("replicated", "meeting")]
-    for there in (one for worker in on_workers(2, evaluated_together, jobs) for one in worker):
-        assert there[:2] == (pytest.approx(metrics), found)
-        assert {3, 2, 1} >= set(there[2]) >= {3, 2}
-        assert there[0]["eval_score"] == metrics["eval_score"]
+    own = classifying_job(tmp_path)
+    judged, _, _ = evaluated(ALONE, own)
+    jobs = [replace(job, parallel=parallel) for job in (made, own) for parallel in ("replicated", "meeting")]
+    for *there, one, other in on_workers(2, evaluated_together, jobs):
+        for values, answered, sizes in there:
+            assert (values, answered) == (pytest.approx(metrics), found)
+            assert {3, 2, 1} >= set(sizes) >= {3, 2}
+            assert values["eval_score"] == metrics["eval_score"]
+        assert one[0] == other[0] == pytest.approx(judged)
+        assert one[0]["eval_mine"] == judged["eval_mine"]
 
 
 def test_a_model_that_learnt_the_answers_gives_them(tmp_path: Path) -> None:
     made = answering_job(tmp_path, scorer=None, eval_interval=5, max_t=50)
-    made = TrialJob(**{**vars(made), "train_on": ("validation",)})
+    made = replace(made, train_on=("validation",))
     trainer = Trainer(made)
     first, *_, last = (report.metrics["eval_exact_match"] for report in train(trainer))
     assert first < 0.5 < 0.9 < last
@@ -143,7 +167,18 @@ def test_a_model_that_learnt_the_answers_gives_them(tmp_path: Path) -> None:
     assert "eval_score" not in trainer.evaluate()
 
 
-@pytest.mark.parametrize(("scorer", "words"), [("fails", "own.py:fails raised KeyError: 'nothing' in line 13 of"),
+def test_a_metric_of_the_users_own_gets_all_predictions_of_the_split(tmp_path: Path) -> None:
+    made = classifying_job(tmp_path)
+    assert made.function == f"{tmp_path}/own.py:accuracy"
+    found, _, _ = evaluated(ALONE, made)
+    assert found["eval_mine"] == pytest.approx(found["eval_accuracy"])
+    talks = replace(answering_job(tmp_path), metric="eval_spread", function=f"{tmp_path}/own.py:spread")
+    found, answered, _ = evaluated(ALONE, talks)
+    assert found["eval_spread"] == len(set(answered)) + max(map(len, answered)) / 100
+    assert {"eval_exact_match", "eval_score"} < found.keys()
+
+
+@pytest.mark.parametrize(("scorer", "words"), [("fails", "own.py:fails raised KeyError: 'nothing' in line 21 of"),
                                                ("infinite", "own.py:infinite returned inf, which is not a finite")])  # fmt: skip
 def test_a_scorer_that_fails_ends_the_trial_with_its_name(scorer: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:

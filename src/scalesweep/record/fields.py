@@ -187,7 +187,11 @@ MANIFEST: dict[str, Field] = {
         "the whole sweep file with the search space in place and all defaults, as launched. Events `settings` change budgets "
         "and limits.",
     ),
-    "metric": Field("mapping", "`name` and `goal`"),
+    "metric": Field(
+        "mapping",
+        "`name`, `goal`, and `function` (of the user's, with the absolute path of its file; null without one, absent in older "
+        "records)",
+    ),
     "time_attr": Field("text", "fidelity that rungs count"),
     "max_t": Field("number", "fidelity of a finished trial"),
     "rungs": Field("list of numbers", "fidelity of each rung of the halving sequence"),

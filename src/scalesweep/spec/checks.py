@@ -391,13 +391,14 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
     for key, message, hint in misfits(spec.task, data):
         say("data", key, message=message, hint=hint)
     answers = TASKS[spec.task].generated
-    if spec.metric.name in answers:
+    generated = bool(answers) and (spec.metric.name in answers or spec.metric.function is not None)
+    if generated:
         if data.learn == "all":
             message = f"{spec.metric.name} compares answers, and with all the answers are not told from the rest"
             say("data", "learn", message=message, hint="use learn: assistant or last, or another metric")
         if spec.metric.name == "eval_score" and data.scorer is None:
             say("data", "scorer", message="is missing", hint="name the function that scores an answer: module:function")
-    for key in ("scorer", "max_new_tokens") if answers and spec.metric.name not in answers else ():
+    for key in ("scorer", "max_new_tokens") if answers and not generated else ():
         if getattr(data, key) is not None:
             hint = f"use the metric {' or '.join(answers)}, or remove it"
             say("data", key, message=f"has no effect with {spec.metric.name}: no answers are generated", hint=hint)

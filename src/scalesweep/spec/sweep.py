@@ -180,7 +180,13 @@ class DepthLadder(_Checkpoint):
 class MetricSpec(_Strict):
     name: str = Field("eval_loss", description="metric that rungs, sampler and leaderboard compare")
     goal: Goal | None = Field(
-        None, description="direction of the metric. It follows from the metric; the other direction is an error."
+        None,
+        description="direction of the metric. It follows from the metric; the other direction is an error. Required with `function`.",
+    )
+    function: Annotated[str, AfterValidator(named)] | None = Field(
+        None,
+        description="function of your own that computes the metric, `module:function`. It is called with all predictions of the "
+        "validation split. `name` is then a name of yours that begins with `eval_`. The module is found as that of `data.scorer`.",
     )
 
 

@@ -24,6 +24,7 @@ class TaskRow:
     keys: tuple[str, ...]
     required: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()  # metrics of generated answers, computed where the sweep's metric is one of them
+    own_metric: bool = True  # whether a function of the user's can compute a metric
     text_columns: int = 1  # at most
     rows: str = "rows"  # the word for them
     sample: str = '"…"'  # an input of the exported model's pipeline, in Python
@@ -48,6 +49,7 @@ TASKS: dict[str, TaskRow] = {  # each has a file of its name in tasks/, with _ f
         ("eval_loss", "eval_perplexity", "eval_bits_per_byte"),
         pipeline="text-generation",
         keys=("text",),
+        own_metric=False,
         rows="documents",
     ),
     "instruction-tuning": TaskRow(

@@ -74,7 +74,10 @@ def check_paths(spec: SweepSpec, base: Path) -> None:
             problems.append(
                 spec.problem(key, f"{written} is on this machine, and the nodes of the cluster can't read it", hint)
             )
-    own: list[tuple[KeyPath, str | None]] = [(("data", "scorer"), spec.data.scorer)]
+    own: list[tuple[KeyPath, str | None]] = [
+        (("data", "scorer"), spec.data.scorer),
+        (("metric", "function"), spec.metric.function),
+    ]
     for key, function in own:
         if function is not None and (found := placed(function, (base, Path.cwd()))) != function:
             file = found.rpartition(":")[0]

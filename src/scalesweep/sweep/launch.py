@@ -63,6 +63,7 @@ def make_manifest(plan: Plan) -> Manifest:
             **plan.data_summary,
             "notes": plan.data_notes,
         },
+        "metric": {"name": plan.spec.metric.name, "goal": plan.spec.goal, "function": plan.function},
         "hopeless": plan.hopeless,
         "baseline": asdict(plan.baseline),
         "versions": package_versions(),

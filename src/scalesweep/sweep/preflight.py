@@ -20,7 +20,6 @@ from scalesweep.spec import (
     LadderSize,
     SweepSpec,
     earlier_trials,
-    functions,
     gpu_choices,
     rung_count,
     rung_levels,
@@ -35,6 +34,7 @@ from scalesweep.spec.space import ALL_LINEAR, KNOBS, THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.spec.tasks import TASKS
 from scalesweep.storage import cache_dir, check_cache
+from scalesweep.sweep.local_files import absolute, own_function, placed_data
 from scalesweep.tasks import task_of
 from scalesweep.training.baseline import Baseline, guessing, strictest
 from scalesweep.training.schedules import SCHEDULES
@@ -75,6 +75,7 @@ class Plan:
     hopeless: list[tuple[str, str]]  # (size, unfreezing mode) pairs that can't fit in GPU memory; the search skips them
     baseline: Baseline  # the score of guessing, on the validation split
     speed: Speed | None = None  # of a worker, measured or assumed
+    function: str | None = None  # of the metric, by its place
     configurations: int | None = None  # different trials that the space holds; None without a limit
     example: tuple[tuple[str, bool], ...] = ()  # parts of an example, each with whether it is learnt
     past: tuple[Past, ...] = ()  # trials of earlier sweeps to learn from
@@ -167,7 +168,9 @@ def static_problems(spec: SweepSpec, slots: int | None) -> list[Problem]:
     problems: list[Problem] = []
     metric = METRICS.get(spec.metric.name)
     fitting = (*TASKS[spec.task].metrics, *TASKS[spec.task].generated)
-    if metric is None or spec.metric.name not in fitting:
+    if spec.metric.function is not None:
+        problems += _check_own_metric(spec)
+    elif metric is None or spec.metric.name not in fitting:
         message = f"{spec.metric.name!r} is unknown" if metric is None else f"{spec.task} has no metric {spec.metric.name}"
         problems.append(spec.problem(("metric", "name"), message, did_you_mean(spec.metric.name, fitting)))
     elif spec.metric.goal not in (None, metric.goal) and not metric.either:
@@ -182,6 +185,22 @@ def static_problems(spec: SweepSpec, slots: int | None) -> list[Problem]:
             path = (*at, "lr_scheduler_type", *key)
             problems.append(spec.problem(path, f"{value!r} is not a schedule", did_you_mean(str(value), SCHEDULES)))
     return problems if slots is None else problems + _check_slots(spec, slots)
+
+
+def _check_own_metric(spec: SweepSpec) -> list[Problem]:
+    """Find what is wrong with a metric that a function of the user's computes, except for the function itself."""
+    name, problems = spec.metric.name, []
+    if not TASKS[spec.task].own_metric:
+        others = ", ".join(task for task, row in TASKS.items() if row.own_metric)
+        hint = f"remove it, or use another task: {others}"
+        problems.append(spec.problem(("metric", "function"), f"{spec.task} has no predictions for a function", hint))
+    if name in METRICS or not name.startswith("eval_"):
+        what = "is a metric of scalesweep's own" if name in METRICS else "does not begin with eval_"
+        problems.append(spec.problem(("metric", "name"), f"{name} {what}", "write a name of your own, such as eval_mine"))
+    if spec.metric.goal is None:
+        hint = "add goal: minimize or goal: maximize"
+        problems.append(spec.problem(("metric",), "has a function and no goal", hint))
+    return problems
 
 
 def check_static(spec: SweepSpec, slots: int | None) -> None:
@@ -254,25 +273,6 @@ def check_models(
     if problems:
         raise SpecError(problems)
     return sizes, ladder
-
-
-def metric_row(spec: SweepSpec) -> Any:
-    return METRICS[spec.metric.name]
-
-
-def absolute(size: LadderSize, base: Path | None = None) -> LadderSize:
-    """Make the path of a local model folder absolute, because workers run in other directories.
-
-    A relative path starts at `base` (the sweep file's folder) if it exists there, else at the working folder.
-    """
-    for path in (folder / Path(size.model).expanduser() for folder in (base or Path(), Path())):
-        with contextlib.suppress(OSError):  # of a folder that this user may not see; it is refused by its name
-            if path.is_dir():
-                return size.model_copy(update={"model": str(path.resolve())})
-            if not path.is_symlink():
-                continue
-        return size.model_copy(update={"model": str(path.absolute())})
-    return size
 
 
 @dataclass(frozen=True)
@@ -373,9 +373,9 @@ def _check_points(spec: SweepSpec, hopeless: Sequence[tuple[str, str]]) -> list[
 
 
 def _check_tokenizers(spec: SweepSpec, sizes: list[ResolvedSize]) -> list[Problem]:
-    row = metric_row(spec)
+    row = METRICS.get(spec.metric.name)
     fingerprints = {size.tokenizer_fingerprint for size in sizes}
-    if task_of(spec.task).per_token and row.per_token and len(fingerprints) > 1:
+    if task_of(spec.task).per_token and row is not None and row.per_token and len(fingerprints) > 1:
         message = f"{spec.metric.name} is an average per token, and the sizes have different tokenizers"
         return [spec.problem(("metric", "name"), message, "use eval_bits_per_byte, which is comparable between tokenizers")]
     if spec.early_terminate.time_attr == "tokens" and len(fingerprints) > 1:
@@ -404,9 +404,10 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
     from scalesweep.data.tokens import TokenizedData, tokenize
     from scalesweep.models.ladder import load_tokenizer
 
+    row, function = TASKS[spec.task], own_function(spec, base)
     earlier, past_note = earlier_trials(spec, base, read_record)
     try:
-        data_spec = _placed_data(spec, base)
+        data_spec = placed_data(spec, base)
         prepared = prepare(data_spec, spec.task, base)
     except DataProblem as error:
         problems = [spec.problem(error.key, error.message, error.hint)]
@@ -436,7 +437,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
                 raise SpecError([spec.problem(key, error.message, error.hint)]) from None
             keys[size.tokenizer_fingerprint] = folder
             tokenizers.append(tokenizer)
-            answers = spec.metric.name in TASKS[spec.task].generated
+            answers = spec.metric.name in row.generated or (bool(row.generated) and function is not None)
             answering = task_of(spec.task).answering(data_spec, tokenizer) if answers else None
             try:
                 baselines.append(guessing(spec.task, TokenizedData.open(folder), len(classes) or len(tokenizer), answering))
@@ -459,6 +460,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         tokens_per_example=float(lengths.mean()),
         cost=_cost(spec, sizes, float(lengths.mean()), slots, configurations),
         speed=speed_of_worker(spec, _speeds(trial for _, trial in earlier)),
+        function=function,
         configurations=configurations,
         hopeless=hopeless,
         example=tuple(task_of(spec.task).shown(data.train.example(0), data.train.targets_of(0), tokenizers[0])),
@@ -487,38 +489,6 @@ def _token_notes(sizes: Sequence[ResolvedSize], folders: dict[str, Path]) -> lis
     if len(folders) > 1:
         notes.append(f"examples and tokens are those of the tokenizer of {sizes[0].name}")
     return notes
-
-
-def _placed_data(spec: SweepSpec, base: Path) -> DataSpec:
-    """Return the data of the spec for other folders and nodes: with absolute paths, and with the text of a chat template.
-
-    Raises:
-        DataProblem: the file of the chat template can't be read, or the scorer can't be imported.
-    """
-    from scalesweep.data.problems import DataProblem
-
-    changes, data = {}, spec.data
-    for folder in (base, Path.cwd()):
-        if (path := folder / data.path).exists():
-            changes["path"] = str(path.resolve())
-            break
-    if data.chat_template is not None and "{%" not in data.chat_template and "{{" not in data.chat_template:
-        named = Path(data.chat_template).expanduser()
-        file = next((folder / named for folder in (base, Path.cwd()) if (folder / named).exists()), base / named)
-        try:
-            changes["chat_template"] = file.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise DataProblem(
-                ("data", "chat_template"), f"{file} can't be read: {reason}", "name a file with a template"
-            ) from None
-    if data.scorer is not None:
-        changes["scorer"] = functions.placed(data.scorer, (base, Path.cwd()))
-        try:
-            functions.load(changes["scorer"])
-        except UserError as error:
-            raise DataProblem(("data", "scorer"), error.message, error.hint) from None
-    return data.model_copy(update=changes)
 
 
 def _cost(

@@ -59,7 +59,11 @@ class Answers:
         for rank, found in enumerate(together(score, peers)):
             for name, values in found.items():
                 scores[name][rank :: peers.world] = values
-        return {name: float(values.mean()) for name, values in scores.items()}
+        metrics = {name: float(values.mean()) for name, values in scores.items()}
+        if self.job.function is not None:
+            references = [question.reference for question in self.questions]
+            metrics[self.job.metric] = judged(self.job.function, peers, answers, references)
+        return metrics
 
     @torch.no_grad()
     def generated(self, passes: Passes, parallel: Parallel, peers: Peers) -> list[str]:
@@ -138,7 +142,13 @@ class Answers:
 
 def asked(job: TrialJob) -> bool:
     """Whether the sweep's metric needs generated answers."""
-    return job.metric in TASKS[job.task].generated
+    generated = TASKS[job.task].generated
+    return job.metric in generated or (bool(generated) and job.function is not None)
+
+
+def judged(function: str, peers: Peers, *arguments: Any) -> float:
+    """The number that a user's function returns on the first worker, on every worker. Raises UserError if it fails."""
+    return float(together(lambda: called(function, *arguments) if peers.rank == 0 else 0.0, peers)[0])
 
 
 def together(function: Callable[[], Any], peers: Peers) -> list[Any]:

@@ -25,22 +25,28 @@ def evaluate(
     peers: Peers,
     sizes: EvaluationSize,
     reads_cache: bool,
+    predictions: torch.Tensor | None = None,
 ) -> dict[str, float]:
     """All metrics of the task on `split`, from sums over the shares of all workers.
 
     Args:
         classes: number of classes; 0 without classes.
         sizes: of the pieces that a worker takes at once. They become smaller where memory is too small.
+        predictions: zeros, float32 [examples, classes] on the device. They become the logits of all examples.
     """
     device, rule = passes.precision.device, task_of(task)
     sums = torch.zeros(rule.n_sums(classes) + 1, dtype=torch.float64, device=device)  # read once, at the end
     piece = torch.zeros_like(sums[:-1])
+    logits_of: list[torch.Tensor] = []  # the piece's, where they are kept
 
     def measure(indices: np.ndarray) -> None:
         found = passes.forward(split, indices, len(passes.method.groups), reads_cache)
         piece.zero_()
+        logits_of.clear()
         for logits, targets in passes.chunks(found):
             piece.add_(rule.measured(logits, targets, classes))
+            if predictions is not None:
+                logits_of.append(logits.float())
         shape = (len(indices), int(split.lengths[indices].max()))
         passes.flops += passes.method.costs.forward(*shape, passes.first) + passes.head_flops(shape)
 
@@ -61,8 +67,12 @@ def evaluate(
             continue
         if len(indices):
             sums[:-1] += piece
+            if predictions is not None:
+                predictions[torch.from_numpy(indices).to(device)] = torch.cat(logits_of)
         done += size
     *found, halved = peers.sum_(sums).cpu().numpy()
     if halved:
         sizes.agree()
+    if predictions is not None:
+        peers.sum_(predictions)
     return compute_metrics(task, rule.totals(np.array(found), float(split.predictions.sum()), split.n_bytes, classes))

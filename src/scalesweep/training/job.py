@@ -45,7 +45,8 @@ class TrialJob:
     heartbeat_steps: int | None = None  # also report after this many steps, without an evaluation
     saves_first: Literal["never", "rungs", "reports"] = "never"  # reports before which the
     # checkpoint is saved, because the trial may be paused there and continued on other workers
-    metric: str = "eval_loss"  # metric for the plateau cadence
+    metric: str = "eval_loss"  # of the sweep; for the plateau cadence, and for what is computed only where it is asked for
+    function: str | None = None  # of the user's, that computes the metric
     minimize: bool = True
     thaw_at: tuple[float, ...] | None = None  # shares of the run at which unfreezing stages begin; replaces the cadence
     price: float | None = None  # dollars per GPU hour
@@ -126,6 +127,7 @@ def job_from_manifest(
         "classes": tuple(manifest["data"]["classes"]),
         "threads": spec.resources.cpus_per_worker,
         "metric": spec.metric.name,
+        "function": manifest["metric"].get("function"),
         "minimize": spec.goal == "minimize",
         "checkpoint_dir": str(checkpoint_dir) if checkpoint_dir else None,
         "saves_first": "rungs" if spec.early_terminate.variant == "promotion" else "never",

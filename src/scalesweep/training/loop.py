@@ -26,7 +26,7 @@ from scalesweep.spec import LadderSize, TrialConfig
 from scalesweep.storage import cache_dir, place
 from scalesweep.tasks import task_of
 from scalesweep.training import checkpoint
-from scalesweep.training.answers import Answers, asked
+from scalesweep.training.answers import Answers, asked, judged
 from scalesweep.training.clock import PARTS_OF_A_RUN, Clock
 from scalesweep.training.evaluation import evaluate
 from scalesweep.training.export import export
@@ -183,9 +183,15 @@ class Trainer:
         self._mode_is_set = False
         reads_cache = self.job.evaluate_on != "test"  # the test split is read once
         of_task = (self.eval_split, self.job.task, len(self.job.classes))
-        metrics = evaluate(*of_task, self.passes, self.parallel, self.peers, self.eval_size, reads_cache)
+        split, function, labels = self.eval_split, self.job.function, self.eval_split.labels
+        own = function is not None and labels is not None
+        predictions = torch.zeros(len(split), len(self.job.classes), device=self.device) if own else None
+        workers = (self.passes, self.parallel, self.peers)
+        metrics = evaluate(*of_task, *workers, self.eval_size, reads_cache, predictions)
         if self.answers is not None:
-            metrics |= self.answers.metrics(self.passes, self.parallel, self.peers)
+            metrics |= self.answers.metrics(*workers)
+        elif function is not None and predictions is not None:
+            metrics[self.job.metric] = judged(function, self.peers, predictions.cpu().numpy(), np.array(labels))
         return metrics
 
     # ---- reports and checkpoints --------------------------------------------------------------------------------------

@@ -1,0 +1,69 @@
+"""Files of this machine that a sweep names, found from the sweep file's folder, for workers in other folders."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from scalesweep.errors import SpecError, UserError
+from scalesweep.spec import LadderSize, SweepSpec, functions
+from scalesweep.spec.sweep import DataSpec
+
+
+def absolute(size: LadderSize, base: Path | None = None) -> LadderSize:
+    """Make the path of a local model folder absolute, because workers run in other directories.
+
+    A relative path starts at `base` (the sweep file's folder) if it exists there, else at the working folder.
+    """
+    for path in (folder / Path(size.model).expanduser() for folder in (base or Path(), Path())):
+        with contextlib.suppress(OSError):  # of a folder that this user may not see; it is refused by its name
+            if path.is_dir():
+                return size.model_copy(update={"model": str(path.resolve())})
+            if not path.is_symlink():
+                continue
+        return size.model_copy(update={"model": str(path.absolute())})
+    return size
+
+
+def placed_data(spec: SweepSpec, base: Path) -> DataSpec:
+    """Return the data of the spec for other folders and nodes: with absolute paths, and with the text of a chat template.
+
+    Raises:
+        DataProblem: the file of the chat template can't be read, or the scorer can't be imported.
+    """
+    from scalesweep.data.problems import DataProblem
+
+    changes, data = {}, spec.data
+    for folder in (base, Path.cwd()):
+        if (path := folder / data.path).exists():
+            changes["path"] = str(path.resolve())
+            break
+    if data.chat_template is not None and "{%" not in data.chat_template and "{{" not in data.chat_template:
+        named = Path(data.chat_template).expanduser()
+        file = next((folder / named for folder in (base, Path.cwd()) if (folder / named).exists()), base / named)
+        try:
+            changes["chat_template"] = file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise DataProblem(
+                ("data", "chat_template"), f"{file} can't be read: {reason}", "name a file with a template"
+            ) from None
+    if data.scorer is not None:
+        changes["scorer"] = functions.placed(data.scorer, (base, Path.cwd()))
+        try:
+            functions.load(changes["scorer"])
+        except UserError as error:
+            raise DataProblem(("data", "scorer"), error.message, error.hint) from None
+    return data.model_copy(update=changes)
+
+
+def own_function(spec: SweepSpec, base: Path) -> str | None:
+    """Return the function of the metric by its place, after an import. Raises SpecError if that fails."""
+    if spec.metric.function is None:
+        return None
+    placed = functions.placed(spec.metric.function, (base, Path.cwd()))
+    try:
+        functions.load(placed)
+    except UserError as error:
+        raise SpecError([spec.problem(("metric", "function"), error.message, error.hint)]) from None
+    return placed
