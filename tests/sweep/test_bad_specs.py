@@ -427,6 +427,15 @@ BAD = [
              before=[*CAUSAL, ("MODELS/gpt2\n    layers", "MODELS/gpt2-other-words\n    layers")], space=CAUSAL_SPACE),
     in_sweep("metric of generated answers", "name: eval_loss, goal: minimize", "name: eval_score", "metric.name",
              "sequence-classification has no metric eval_score", "known: eval_accuracy"),
+    # ---- weights of classes
+    in_sweep("weight of an unknown class", "  global_batch_size: 8", "  global_batch_size: 8\n  class_weights: {godo: 3}",
+             "training.class_weights.godo", "is not a class of the data", "did you mean 'good'?", at="godo"),
+    in_sweep("weights without classes", "  global_batch_size: 8", "  global_batch_size: 8\n  class_weights: balanced",
+             "training.class_weights", "has no effect for causal-lm", "remove it", at="balanced", before=CAUSAL, space=CAUSAL_SPACE),
+    in_sweep("a weight of nothing", "  global_batch_size: 8", "  global_batch_size: 8\n  class_weights: {good: 0}",
+             "training.class_weights.good", "must be above 0", "", at="good: 0"),
+    in_sweep("weights of another kind", "  global_batch_size: 8", "  global_batch_size: 8\n  class_weights: balance",
+             "training.class_weights", "balance", "", at="balance"),
     # ---- a metric of the user's own
     in_sweep("own metric of texts", "{name: eval_loss, goal: minimize}", "{name: eval_mine, goal: minimize, function: own:score}",
              "metric.function", "causal-lm has no predictions for a function", "another task: sequence-classification",

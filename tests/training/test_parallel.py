@@ -73,16 +73,16 @@ def nothing_remembered() -> Iterator[None]:
     (cache_dir() / "micro-batches.json").unlink(missing_ok=True)
 
 
-def made(parallel: str = "replicated", **config: Any) -> TrialJob:
+def made(parallel: str = "replicated", weights: tuple[float, ...] | None = None, **config: Any) -> TrialJob:
     """60 examples in batches of 19: the last of an epoch has 3, which leaves the last of 4 workers without any. 21 are evaluated."""
     sweep = tiny_sweep()
     sweep["data"]["splits"]["validation"] = 21
-    return job({**CONFIG, **config}, sweep=sweep, parallel=parallel)
+    return job({**CONFIG, **config}, sweep=sweep, parallel=parallel, class_weights=weights)
 
 
-def losses() -> Any:
+def losses(weights: tuple[float, ...] | None = None) -> Any:
     """Those of one process with memory enough."""
-    return pytest.approx(gloo.trial(Peers(), made())["losses"], abs=1e-6)
+    return pytest.approx(gloo.trial(Peers(), made(weights=weights))["losses"], abs=1e-6)
 
 
 @pytest.mark.parametrize(("world", "size", "short"), [(2, 3, None), (4, 2, None), (4, 8, 2)])
@@ -97,10 +97,10 @@ def test_where_workers_meet_in_passes_all_run_as_many_of_them(world: int, size: 
         assert worker["eval_tokens"] == found[0]["eval_tokens"]
 
 
-@pytest.mark.parametrize("short", [0, 1])
-def test_all_workers_halve_where_one_runs_out_of_memory(short: int) -> None:
-    expected = losses()
-    for worker in (found := on_workers(2, gloo.trial, made(), short, 3)):
+@pytest.mark.parametrize(("short", "weights"), [(0, None), (1, (5.0, 0.25))], ids=["0", "1, weighted classes"])
+def test_all_workers_halve_where_one_runs_out_of_memory(short: int, weights: tuple[float, ...] | None) -> None:
+    expected = losses(weights)
+    for worker in (found := on_workers(2, gloo.trial, made(weights=weights), short, 3)):
         assert worker["losses"] == expected
         assert set(worker["sizes"].values()) == {2}, "10, 8, 4, 2"
         assert worker["eval_tokens"] == found[short]["eval_tokens"] < 64 * 3

@@ -359,6 +359,8 @@ class JoinedSplit:
         self.parts = list(parts)
         self.lengths = np.concatenate([part.lengths for part in parts])
         self.predictions = np.concatenate([part.predictions for part in parts])
+        labels = [part.labels for part in parts if part.labels is not None]
+        self.labels = np.concatenate(labels) if labels else None
         self._starts = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:

@@ -423,6 +423,8 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
             "search_space", "parameters", message=f"the ladder has {len(sizes)} sizes but model_size is not searched", hint=hint
         )
 
+    if spec.training.class_weights != "none" and not TASKS[spec.task].label:
+        say("training", "class_weights", message=f"has no effect for {spec.task}, which has no classes", hint="remove it")
     micro, batch = spec.training.micro_batch_size, spec.training.global_batch_size
     if micro is not None and micro > batch:
         say("training", "micro_batch_size", message=f"{micro} is above global_batch_size ({batch})", hint="lower it")

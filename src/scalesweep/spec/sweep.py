@@ -228,6 +228,12 @@ class TrainingSpec(_Strict):
         description="batches of examples of similar length, which need less padding. Every epoch still contains every example "
         "once, and any number of workers sees the same batches.",
     )
+    class_weights: Literal["none", "balanced"] | dict[str | int, Price] = Field(
+        "none",
+        description="weights of the classes in the training loss (sequence-classification). balanced: inversely proportional to the "
+        "rows of the class in train. Or a mapping of class to weight; a class that it lacks has weight 1. The loss of a batch is "
+        "the weighted mean over its examples. Metrics are never weighted.",
+    )
     seed: int = Field(0, ge=0, description="seed of example order, new weights and dropout. All trials share it.")
 
 

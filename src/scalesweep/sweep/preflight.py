@@ -372,6 +372,14 @@ def _check_points(spec: SweepSpec, hopeless: Sequence[tuple[str, str]]) -> list[
     return problems
 
 
+def _check_weights(spec: SweepSpec, classes: Sequence[str]) -> list[Problem]:
+    """Find the classes of `training.class_weights` that the data lack."""
+    weights = spec.training.class_weights
+    unknown = [name for name in weights if str(name) not in classes] if isinstance(weights, dict) else []
+    at: KeyPath = ("training", "class_weights")
+    return [spec.problem((*at, name), "is not a class of the data", did_you_mean(str(name), classes)) for name in unknown]
+
+
 def _check_tokenizers(spec: SweepSpec, sizes: list[ResolvedSize]) -> list[Problem]:
     row = METRICS.get(spec.metric.name)
     fingerprints = {size.tokenizer_fingerprint for size in sizes}
@@ -419,6 +427,8 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
                 problems += others.problems
         raise SpecError(problems) from None
     classes = tuple(prepared.classes)
+    if problems := _check_weights(spec, classes):
+        raise SpecError(problems)
     sizes, ladder = check_models(spec, len(classes) or None, base)
     hopeless = hopeless_combinations(spec, sizes)
     if problems := _check_points(spec, hopeless):

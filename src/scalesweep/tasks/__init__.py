@@ -130,16 +130,27 @@ class BaseTask:
 
     # ---- loss and metrics ----------------------------------------------------------------------------------------------
 
-    def loss_sum(self, logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    def loss_sum(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        label_smoothing: float = 0.0,
+        class_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Cross-entropy in nats, float32, summed over predictions.
 
         Args:
             logits: [predictions, outcomes].
             targets: classes or tokens, [predictions].
+            class_weights: float32 [outcomes]; each loss counts as often as the weight of its target says.
         """
         from torch.nn import functional
 
-        return functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
+        if class_weights is None:
+            return functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
+        # torch's own weights count the classes of the smoothed target too; then a batch has no one weight to divide by.
+        losses = functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
+        return losses @ class_weights[targets]
 
     def measured(self, logits: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:  # noqa: ARG002
         """A batch's share of the metrics, float64 [sums]: the loss, then what the task counts."""

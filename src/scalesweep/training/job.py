@@ -53,6 +53,7 @@ class TrialJob:
     cache_gib: float | None = None  # disk for cached activations on a node; None: a share of the free disk
     untrained: bool = False  # also report the metrics before the first step
     head_groups: int = 1  # layer groups, from the top, that train as the head
+    class_weights: tuple[float, ...] | None = None  # in the training loss
     parallel: str = "replicated"  # how the workers share the model (`training/parallel/`)
     shared_modes: tuple[str, ...] = ()  # unfreezing modes of this sweep, whose trials share cached activations
 
@@ -104,6 +105,21 @@ def open_data(job: TrialJob) -> TokenizedData:
     return TokenizedData.open(folder)
 
 
+def class_weights(written: Any, data: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """The weight of each class. `written`: the key of the sweep; `data`: the manifest's.
+
+    Balanced weights are rows / (classes × rows of the class) of the train split (King and Zeng, 2001), as in scikit-learn.
+    """
+    if written == "none":
+        return None
+    if written != "balanced":
+        named = {str(name): float(weight) for name, weight in written.items()}
+        return tuple(named.get(name, 1.0) for name in data["classes"])
+    counts = data["splits"]["train"]["classes"]
+    rows, classes = sum(counts.values()), len(data["classes"])
+    return tuple(rows / (classes * max(1, counts.get(name, 0))) for name in data["classes"])
+
+
 def job_from_manifest(
     manifest: Mapping[str, Any],
     spec: SweepSpec,
@@ -134,6 +150,7 @@ def job_from_manifest(
         "price": spec.price(config.model_size),
         "head_groups": entry.get("head_groups", 1),
         "cache_gib": spec.resources.cache_gib,
+        "class_weights": class_weights(spec.training.class_weights, manifest["data"]),
         "shared_modes": tuple(str(mode) for mode in (unfreezing.choices() or [] if unfreezing else [])),
     }
     return TrialJob(**{**fields, **changes})

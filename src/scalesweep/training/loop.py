@@ -107,8 +107,21 @@ class Trainer:
         self.passes = Passes(self.method, self.task, self.precision, self.prefix, pad_id)
         share = -(-config.global_batch_size // peers.world)
         micro_batch = MicroBatch(job, cache_dir(), self.device, share, peers)
+        self.weights, class_weights = self.train_split.predictions, None  # of the examples in the loss
+        if job.class_weights is not None:
+            self.weights = np.array(job.class_weights)[self.train_split.labels]
+            class_weights = torch.tensor(job.class_weights, device=self.device)
         self.gradients = Gradients(
-            self.train_split, self.task, config, self.method, self.passes, micro_batch, self.optimizer, self.parallel, peers
+            self.train_split,
+            self.task,
+            config,
+            self.method,
+            self.passes,
+            micro_batch,
+            self.optimizer,
+            self.parallel,
+            peers,
+            class_weights,
         )
         self.eval_size = EvaluationSize(job, cache_dir(), self.device, self.passes.outputs, peers)
         self.answers = Answers(job, self.eval_split, self.tokenizer) if asked(job) else None
@@ -156,8 +169,8 @@ class Trainer:
 
         indices = self.plan.batch(step)
         lengths = self.train_split.lengths
-        denominator = int(self.train_split.predictions[indices].sum())
-        self._loss += self.gradients.of_batch(indices, max(denominator, 1), step)
+        denominator = self.weights[indices].sum().item()  # of the whole batch, so that uneven shares have the right weights
+        self._loss += self.gradients.of_batch(indices, denominator or 1, step)
         if config.max_grad_norm > 0:
             self.precision.unscale(self.optimizer)
             self.parallel.clip(self.method.trained, config.max_grad_norm)

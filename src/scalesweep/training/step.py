@@ -32,11 +32,13 @@ class Gradients:
         optimizer: torch.optim.Optimizer,
         parallel: Parallel,
         peers: Peers,
+        class_weights: torch.Tensor | None = None,
     ) -> None:
         self.split, self.task, self.config, self.method, self.passes = split, task, config, method, passes
         self.micro_batch, self.optimizer, self.parallel, self.peers = micro_batch, optimizer, parallel, peers
+        self.class_weights = class_weights
 
-    def of_batch(self, batch: np.ndarray, denominator: int, step: int) -> torch.Tensor:
+    def of_batch(self, batch: np.ndarray, denominator: float, step: int) -> torch.Tensor:
         """Compute the gradients of a batch, summed over the workers. Returns this worker's part of the loss, float64.
 
         If one worker has too little memory, the pieces of all become smaller, and the batch is computed again.
@@ -49,7 +51,7 @@ class Gradients:
             self.optimizer.zero_grad()
             self.micro_batch.halve(self.method.lowest, error)
 
-    def _share(self, batch: np.ndarray, size: int, denominator: int, step: int) -> tuple[torch.Tensor, BaseException | None]:
+    def _share(self, batch: np.ndarray, size: int, denominator: float, step: int) -> tuple[torch.Tensor, BaseException | None]:
         """The loss and gradients of this worker's share. An error, which ends them, if a worker ran out of memory."""
         lengths, world = self.split.lengths, self.peers.world
         share = shard(batch, self.peers.rank, world)
@@ -78,7 +80,7 @@ class Gradients:
         states = None if found.states is None else found.states.detach().requires_grad_(found.states.requires_grad)
         total = torch.zeros((), dtype=torch.float64, device=passes.precision.device)
         for logits, targets in passes.chunks(found, states):
-            loss = self.task.loss_sum(logits, targets, self.config.label_smoothing_factor) / denominator
+            loss = self.task.loss_sum(logits, targets, self.config.label_smoothing_factor, self.class_weights) / denominator
             passes.precision.backward(loss)
             total += loss.detach()
         if states is not None and found.states is not None and states.grad is not None:
