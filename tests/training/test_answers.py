@@ -32,8 +32,9 @@ class Pair:
     reference: str
 
 def shared(answer, reference):
+    from beside import MOST
     pair = Pair(answer, reference)
-    return len(set(pair.answer) & set(pair.reference)) / 10
+    return len(set(pair.answer) & set(pair.reference)) / MOST
 
 def accuracy(logits, labels):
     assert logits.shape == (len(labels), 2)
@@ -55,6 +56,7 @@ def answering_job(
     folder: Path, kind: str = "llama", scorer: str | None = "shared", most: int | None = None, **changes: Any
 ) -> TrialJob:
     """A trial that evaluates its answers. Large weights make many different ones."""
+    (folder / "beside.py").write_text("MOST = 10\n")
     (folder / "own.py").write_text(SCORERS)
     model = folder / kind
     sweep = tiny_sweep(kind, TASK, model if model.exists() else save_tiny(kind, model, TASK, initializer_range=0.3))
@@ -178,7 +180,7 @@ def test_a_metric_of_the_users_own_gets_all_predictions_of_the_split(tmp_path: P
     assert {"eval_exact_match", "eval_score"} < found.keys()
 
 
-@pytest.mark.parametrize(("scorer", "words"), [("fails", "own.py:fails raised KeyError: 'nothing' in line 21 of"),
+@pytest.mark.parametrize(("scorer", "words"), [("fails", "own.py:fails raised KeyError in line 22 of /"),
                                                ("infinite", "own.py:infinite returned inf, which is not a finite")])  # fmt: skip
 def test_a_scorer_that_fails_ends_the_trial_with_its_name(scorer: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:

@@ -61,14 +61,13 @@ def _from_file(file: Path) -> Any:
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     sys.modules[name] = made  # dataclasses and pickle look a module up by its name
-    sys.path.append(str(file.parent))  # for what the file imports from beside it
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))  # for what the file imports from beside it, now or when it is called
     try:
         spec.loader.exec_module(made)
     except BaseException as error:
         del sys.modules[name]
         raise _failed(str(file), error) from error
-    finally:
-        sys.path.remove(str(file.parent))
     return made
 
 
@@ -106,7 +105,7 @@ def called(function: str, *arguments: Any) -> float:
         while where is not None and where.tb_next is not None:
             where = where.tb_next
         at = f" in line {where.tb_lineno} of {where.tb_frame.f_code.co_filename}" if where is not None else ""
-        raise UserError(f"{function} raised {type(error).__name__}: {first_line(error)}{at}", "correct the function") from error
+        raise UserError(f"{function} raised {type(error).__name__}{at}: {first_line(error)}", "correct the function") from error
     try:
         number = float(value)
     except (TypeError, ValueError):
