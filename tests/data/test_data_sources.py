@@ -387,7 +387,7 @@ GOOD = '{"text": "a", "label": 1}\n'
             "UTF8|intact and its texts are UTF-8",
         ),
         # The content has another format than the name says.
-        ("gzip.csv", gzip.compress(b"text"), "gzip, though its name ends in .csv|rename it to gzip.csv.gz"),
+        ("gzip.csv", gzip.compress(b"text", mtime=0), "gzip, though its name ends in .csv|rename it to gzip.csv.gz"),
         ("bzip.jsonl", bz2.compress(b"text"), "bzip2, though its name ends in .jsonl|rename it to bzip.jsonl.bz2"),
         ("xz.csv.gz", lzma.compress(b"text"), "xz, though its name ends in .gz|rename it to xz.csv.xz"),
         ("zstd.json", pa.compress(b"text", "zstd", asbytes=True), "Zstandard, though|rename it to zstd.json.zst"),
