@@ -460,6 +460,8 @@ BAD = [
     in_sweep("a scorer without its metric", "max_length: 16", "max_length: 16\n  scorer: own:score", "data.scorer", "has no effect with eval_loss",
              "use the metric eval_exact_match or eval_score", at="scorer: own",
              before=[*ANSWERS, ("eval_score", "eval_loss")], space=CAUSAL_SPACE),
+    in_sweep("an empty chat template", "max_length: 16", "max_length: 16\n  chat_template: ''", "data.chat_template", "is empty", "name a file",
+             at="chat_template", before=[*ANSWERS, ("eval_score", "eval_loss")], space=CAUSAL_SPACE),
     in_sweep("a scorer of another task", "max_length: 16", "max_length: 16\n  scorer: own:score", "data.scorer", "has no effect for", "remove it",
              at="scorer: own"),
     *(in_sweep(f"a scorer that {id}", "max_length: 16", f"max_length: 16\n  scorer: {name}", "data.scorer", says, hint, at="scorer: ",
@@ -468,6 +470,7 @@ BAD = [
           ("is no name", "score", "'score' does not name a function", "scorers:first_word"),
           ("is missing", "owm:score", "there is no module 'owm'", "put owm.py beside the sweep file"),
           ("is not in its module", "own:scor", "has no function 'scor'", "did you mean 'score'?"),
+          ("takes one argument", "own:one", "one of ", "give it two"),
           ("is no function", "own:NUMBER", "is no function, but int", "name a function"),
           ("has an error", "broken:score", "broken.py can't be imported: No module named 'nothing' (ModuleNotFoundError)", "correct the module"),
       ]),
@@ -662,7 +665,9 @@ FILES = {"reviews.csv", "own.py", "broken.py"}
 
 
 def write_data(folder: Path) -> None:
-    (folder / "own.py").write_text("NUMBER = 1\n\ndef score(answer, reference):\n    return 0\n")
+    (folder / "own.py").write_text(
+        "NUMBER = 1\n\ndef one(answer):\n    return 0\n\ndef score(answer, reference):\n    return 0\n"
+    )
     (folder / "broken.py").write_text("import nothing\n")
     rows = ["text,label,same"]
     for index, (first, second, third) in enumerate(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -48,6 +50,12 @@ def load(function: str) -> Callable[..., Any]:
         raise UserError(f"{module} has no function {name!r}", did_you_mean(name, callables))
     if not callable(value):
         raise UserError(f"{name} of {module} is no function, but {type(value).__name__}", "name a function")
+    with contextlib.suppress(ValueError):  # some functions of C show no signature
+        try:
+            inspect.signature(value).bind(None, None)
+        except TypeError as error:
+            message = f"{name} of {module} can't be called with two arguments: {error}"
+            raise UserError(message, "give it two: the answer and the reference, or all predictions and all labels") from None
     result: Callable[..., Any] = value
     return result
 

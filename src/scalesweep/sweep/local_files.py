@@ -29,7 +29,7 @@ def placed_data(spec: SweepSpec, base: Path) -> DataSpec:
     """Return the data of the spec for other folders and nodes: with absolute paths, and with the text of a chat template.
 
     Raises:
-        DataProblem: the file of the chat template can't be read, or the scorer can't be imported.
+        DataProblem: the chat template is empty or its file can't be read, or the scorer can't be imported.
     """
     from scalesweep.data.problems import DataProblem
 
@@ -38,6 +38,8 @@ def placed_data(spec: SweepSpec, base: Path) -> DataSpec:
         if (path := folder / data.path).exists():
             changes["path"] = str(path.resolve())
             break
+    if data.chat_template is not None and not data.chat_template.strip():
+        raise DataProblem(("data", "chat_template"), "is empty", "name a file with a template, or remove the key")
     if data.chat_template is not None and "{%" not in data.chat_template and "{{" not in data.chat_template:
         named = Path(data.chat_template).expanduser()
         file = next((folder / named for folder in (base, Path.cwd()) if (folder / named).exists()), base / named)
