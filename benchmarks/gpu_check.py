@@ -10,8 +10,8 @@ cache        a step on the cached output of the frozen groups, against one that 
 memory       the micro-batch search, and a trial that runs out of memory on the way and continues in smaller pieces
 nccl         a sum over all GPUs of this machine, one process each
 
-A part that fails is reported and the others go on. `--cpu` runs the same parts on tiny models, which shows that the script works
-and nothing about a GPU.
+The check reports a part that fails, and runs the others. `--cpu` runs the same parts on tiny models: it tests the script, not
+a GPU.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def learnt(template: Template, encoded: Encoded) -> str:
 
 
 def check(template: Template, conversation, learn: str, expected: str) -> Encoded:
-    """What is learnt is `expected`, and all tokens are those of `apply_chat_template`."""
+    """The learnt text is `expected`, and all tokens are those of `apply_chat_template`."""
     encoded = template.encode(conversation, learn)
     direct = template.tokenizer.apply_chat_template(messages(conversation), chat_template=template.text)["input_ids"]
     assert encoded.ids.tolist() == direct

@@ -1,4 +1,4 @@
-"""What holds for each row of the table of tasks."""
+"""The contract of a task, checked for each row of the table."""
 
 from __future__ import annotations
 

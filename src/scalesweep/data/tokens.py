@@ -7,6 +7,7 @@ A token folder holds flat arrays per split, in which the examples follow one ano
     SPLIT.bytes.npy    int64  [examples]      UTF-8 bytes of the text that the example covers
     SPLIT.labels.npy   int64  [examples]      the class of each example, where the task has classes
     SPLIT.targets.npy  int32  [tokens]        the token predicted at each position, or IGNORED, where it has none
+    SPLIT.predictions.npy  int32  [examples]  how many of them each example has
     SPLIT.types.npy    uint8  [tokens]        sentence pairs only, where the tokenizer has token types
 
 and `meta.json`, which is written last. What an example is, and what its targets are, is the task's (`tasks/`).
@@ -35,7 +36,8 @@ from scalesweep.storage import locked
 from scalesweep.tasks import IGNORED, BaseTask, Encoded, task_of
 
 FORMAT = 1  # part of a folder's name: what the tokens are
-LAYOUT = 2  # of the files. A folder of another layout is written anew under its name, so that sweeps begun before go on.
+# The layout of the files. A folder of another layout is written anew under its name, so a sweep that began before continues.
+LAYOUT = 3
 TEXTS_AT_ONCE = 1000
 Progress = Callable[[int, int], None]
 
@@ -204,6 +206,8 @@ def _write(
             arrays["types"] = np.concatenate([part.types for part in parts if part.types is not None])
         if task.per_token:
             arrays["targets"] = np.concatenate([part.targets for part in parts if part.targets is not None])
+            counted = np.concatenate([[0], np.cumsum(arrays["targets"] != IGNORED, dtype=np.int64)])
+            arrays["predictions"] = np.diff(counted[arrays["offsets"]]).astype(np.int32)
         else:
             arrays["labels"] = prepared.labels[split]
         for name, array in arrays.items():
@@ -300,10 +304,7 @@ class TokenizedSplit:
     @cached_property
     def predictions(self) -> np.ndarray:
         """The number of targets of each example, int32 [examples]."""
-        if self.targets is None:
-            return np.ones(len(self), dtype=np.int32)
-        counted = np.concatenate([[0], np.cumsum(self.targets != IGNORED, dtype=np.int64)])
-        return np.diff(counted[self._offsets]).astype(np.int32)
+        return np.ones(len(self), dtype=np.int32) if self.targets is None else self._array("predictions")
 
     def target_counts(self, outcomes: int) -> np.ndarray:
         """Counts of the split's targets, int64 [outcomes]. `outcomes`: number of classes or size of the vocabulary."""

@@ -40,14 +40,12 @@ class Head:
     """The output layer of one model.
 
     Attributes:
-        whole: why the model makes all logits: it has no output layer to be found, or calls it in another way. None if it
-            needn't.
+        whole: whether the model makes all logits, because it has no output layer or calls it in another way.
     """
 
     def __init__(self, model: Any) -> None:
-        self.model = model
         self.layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
-        self.whole: str | None = "it has no output layer" if self.layer is None else None
+        self.whole = self.layer is None
         self.plain: bool | None = None  # whether the model's logits are those of the layer; None before the first pass
         self.computed = 0  # positions at which the layer was applied in passes, since the caller set it
         self._places: torch.Tensor | None = None  # of the learnt positions in a batch, flat; None outside a pass
@@ -79,7 +77,7 @@ class Head:
     @contextmanager
     def at(self, places: torch.Tensor, shape: tuple[int, int]) -> Iterator[None]:
         """Within it, a pass computes its output layer at these places of a batch of `shape` (examples, width)."""
-        if self.whole is None:
+        if not self.whole:
             self._places, self._shape, self._taken = places, shape, None
         try:
             yield
@@ -90,7 +88,7 @@ class Head:
         """The predictions of a pass within `at`, from the model's `logits`; None if the pass must run again."""
         taken, self._taken = self._taken, None
         if taken is None:
-            self.whole = self.whole or "it calls its output layer in another way"
+            self.whole = True
             self.computed += logits.shape[0] * logits.shape[1]
             return Predictions(None, logits.flatten(0, 1).index_select(0, places), targets)
         if self.plain is None:

@@ -67,7 +67,7 @@ class Passes:
 
         `found`: the predictions whose backward pass has run, too.
         """
-        if self.head is None or self.head.whole is not None:
+        if self.head is None or self.head.whole:
             return 0.0
         weight, whole = self.head.layer.weight, shape[0] * shape[1]
         positions, self.head.computed = self.head.computed - whole, 0
