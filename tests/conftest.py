@@ -83,6 +83,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["WANDB_MODE"] = "offline"
 
 
+@pytest.fixture
+def own_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of the test's own, because micro-batch sizes that it makes small would be those of other tests' trials."""
+    monkeypatch.setenv("SCALESWEEP_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A real local Ray that schedules four logical GPUs: one for all tests, until the last of them."""

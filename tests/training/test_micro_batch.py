@@ -20,12 +20,7 @@ from tiny_sweeps import tiny_sweep
 CONFIG = {"dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 1e-3, "max_t": 6, "rungs": [], "eval_interval": 3}
 
 
-@pytest.fixture(autouse=True)
-def nothing_remembered() -> Iterator[None]:
-    file = cache_dir() / "micro-batches.json"
-    file.unlink(missing_ok=True)
-    yield
-    file.unlink(missing_ok=True)
+pytestmark = pytest.mark.usefixtures("own_sizes")
 
 
 @contextmanager

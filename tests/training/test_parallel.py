@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import gloo
 from gloo import on_workers
 from jobs import job
 from scalesweep.models.groups import layer_groups
-from scalesweep.storage import cache_dir
 from scalesweep.training.job import TrialJob
 from scalesweep.training.parallel import STRATEGIES, strategy
 from scalesweep.training.peers import Peers
@@ -67,10 +65,7 @@ CONFIG = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def nothing_remembered() -> Iterator[None]:
-    yield
-    (cache_dir() / "micro-batches.json").unlink(missing_ok=True)
+pytestmark = pytest.mark.usefixtures("own_sizes")
 
 
 def made(parallel: str = "replicated", weights: tuple[float, ...] | None = None, **config: Any) -> TrialJob:

@@ -265,6 +265,8 @@ class Trainer:
             **self.method.state(),
             "unreported_flops": self.passes.flops * self.peers.world,  # the shares of workers are about equal
             "metrics": report.metrics,
+            # The draws of dropout depend on the sizes, which another node may have found to be others.
+            "micro_batches": list(self.gradients.micro_batch.sizes.items()),
         }
         if self.precision.scaler is not None:
             state["scaler"] = self.precision.scaler.state_dict()
@@ -281,6 +283,7 @@ class Trainer:
         self.clock.load(state)
         self.method.load(state)
         self.passes.flops = state.get("unreported_flops", 0.0) if self.peers.rank == 0 else 0.0
+        self.gradients.micro_batch.sizes.update(state.get("micro_batches", []))
         if self.precision.scaler is not None and "scaler" in state:
             self.precision.scaler.load_state_dict(state["scaler"])
         return self.position(state["metrics"])
