@@ -19,6 +19,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from scalesweep.spec.tasks import TASKS
 from scalesweep.tasks import task_of
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<cls>", "<sep>"]
@@ -127,7 +128,7 @@ def save_tiny(
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        auto_class = AutoModel if task_of(task).draws_head else AutoModelForCausalLM
+        auto_class = AutoModel if TASKS[task].draws_head else AutoModelForCausalLM
         auto_class.from_config(tiny_config(model_type, **changes)).save_pretrained(folder)
     tokenizer = tiny_tokenizer()
     if model_type == "t5":  # its classifier reads the last end-of-text token

@@ -1,4 +1,4 @@
-"""The error tree, and the text of an error.
+"""The error tree, and the words of errors and notes.
 
 ScalesweepError            exit code 1 (never raised itself)
 ├── UserError              2: the user's input is wrong
@@ -104,6 +104,11 @@ def check_interpreter() -> None:
 def first_line(error: BaseException | str) -> str:
     """Return the first line of an error's text, or the name of its type if it has no text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: '1 row', '1,097 rows'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from scalesweep.record import Report, State, Trial
 from scalesweep.search.proposals import ATTEMPTS, Proposer, combinations
 from scalesweep.spec import SweepSpec
-from scalesweep.spec.configurations import space_size
+from scalesweep.spec.configurations import listed_again, space_size
 from sweeps import BASE, sweep
 
 
@@ -110,6 +110,24 @@ def test_given_points_come_first_in_order_with_any_sampler_and_a_rebuilt_study_a
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "scale_aware"])
+def test_given_points_that_differ_in_the_gpu_count_alone_all_run(sampler: str) -> None:
+    space = {"num_gpus": {"values": [1, 2]}, "dropout": {"values": [0.0, 0.1]}}
+    points = [{"num_gpus": 1, "dropout": 0.1}, {"num_gpus": 2, "dropout": 0.1}, {"num_gpus": 1}, {"num_gpus": 2}]
+    ladder = [BASE["ladder"] | {"name": "L1", "layers": 1}]
+    search = {"sampler": sampler, "points_to_evaluate": points}
+    spec = sweep(search_space={"parameters": space}, ladder=ladder, search=search)
+    assert (space_size(spec), listed_again(spec)) == (2, 2)
+    proposer = Proposer(spec, InMemoryStorage())
+    trials = drive(proposer, 0, 4)
+    # The sampler completes the last two points to what was not drawn yet.
+    assert {(trial.params["num_gpus"], trial.params["dropout"]) for trial in trials} == {(1, 0.1), (2, 0.1), (1, 0.0), (2, 0.0)}
+    assert [trial.params["num_gpus"] for trial in trials] == [1, 2, 1, 2]
+    assert proposer.propose(4, "t4") is None
+    rebuilt = Proposer(spec, InMemoryStorage(), trials[:2])
+    assert [trial.params for trial in drive(rebuilt, 2, 2)] == [trial.params for trial in trials[2:]]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "scale_aware"])
 def test_a_given_point_that_cannot_run_gives_its_turn_to_the_sampler(sampler: str) -> None:
     spec = sweep(search={"sampler": sampler, "points_to_evaluate": [{"model_size": "L2", "unfreezing": "full"}]})
     proposer = Proposer(spec, InMemoryStorage(), hopeless=[("L2", "full")])
@@ -176,6 +194,28 @@ def test_a_mode_that_does_not_fit_in_full_may_fit_with_an_adapter() -> None:
         (trial.params["model_size"], trial.params["unfreezing"], trial.params["adapter"]) for trial in drive(proposer, 0, 30)
     }
     assert drawn == {("L1", "full", "none"), ("L1", "head", "none"), ("L2", "full", "lora"), ("L2", "head", "lora")}
+
+
+def test_a_rank_that_does_not_fit_forbids_no_lower_one() -> None:
+    parameters = {
+        "adapter": {"values": ["none", "lora"]}, "lora_rank": {"values": [4, 16, 64, 256], "when": {"adapter": "lora"}},
+        "learning_rate": {"min": 0.0, "max": 1.0},
+    }  # fmt: skip
+    spec = sweep(search_space={"parameters": parameters}, ladder=[BASE["ladder"] | {"name": "L1", "layers": 1}])
+    proposer = Proposer(spec, InMemoryStorage(), hopeless=[("L1", "full with lora", 256)])
+    trials: list[Trial] = []
+    for number in range(40):
+        params = proposer.propose(number, f"t{number}").params
+        state = State.INFEASIBLE if params.get("lora_rank", 0) >= 16 else State.FAIL
+        trials.append(Trial(number, f"t{number}", params, {}, 0.0, state=state))
+        proposer.tell(number, state, None)
+    ranks = [trial.params["lora_rank"] for trial in trials if "lora_rank" in trial.params]
+    assert set(ranks) - {64} == {4, 16}
+    assert ranks.count(16) == 1
+    assert ranks.count(64) <= 1
+    rebuilt = Proposer(spec, InMemoryStorage(), trials, [("L1", "full with lora", 256)])
+    assert {rebuilt.propose(n, f"t{n}").params.get("lora_rank", 4) for n in range(40, 60)} == {4}
+    assert space_size(spec, [("L1", "full with lora", 64)]) is None
 
 
 def test_a_head_that_does_not_fit_forbids_its_size() -> None:
@@ -247,6 +287,18 @@ def drive_again(spec: SweepSpec, trials: list[Trial]) -> list[Trial]:
     return drive(Proposer(spec, InMemoryStorage(), trials), len(trials), 2)
 
 
+def test_adapters_that_do_not_train_make_no_configurations() -> None:
+    space = {
+        "unfreezing": {"values": ["full", "head"]}, "adapter": {"values": ["none", "lora", "dora"]},
+        "lora_rank": {"values": [4, 8], "when": {"adapter": ["lora", "dora"]}},
+        "adapter_lr_ratio": {"values": [1.0, 10.0], "when": {"adapter": ["lora", "dora"]}},
+    }  # fmt: skip
+    given = {"search_space": {"parameters": space}, "ladder": [BASE["ladder"] | {"name": "L1", "layers": 1}]}
+    assert space_size(sweep(**given)) == 9 + 3  # in full each is one; of a head alone, one per ratio and one without adapters
+    text = {key: value for key, value in BASE["data"].items() if key not in ("label", "labels")}
+    assert space_size(sweep(**given, task="causal-lm", data=text)) == 18  # there, adapters of the highest block train
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "scale_aware"])
 def test_a_small_part_of_a_large_space_is_proposed_once(sampler: str) -> None:
     """`head` is one configuration; `full` has a range of its own and is never exhausted."""
@@ -267,7 +319,7 @@ def test_a_small_part_of_a_large_space_is_proposed_once(sampler: str) -> None:
 def test_seconds_make_the_gpu_count_a_configuration_of_its_own() -> None:
     seconds = {"type": "asha", "time_attr": "gpu_seconds", "grace_period": 4, "max_t": 12}
     assert space_size(sweep(search_space={"parameters": SIX}, early_terminate=seconds)) == 12
-    assert space_size(sweep(search_space={"parameters": SIX}), {("L1", "gradual")}) == 4
+    assert space_size(sweep(search_space={"parameters": SIX}), [("L1", "gradual")]) == 4
 
 
 def test_nothing_is_proposed_where_nothing_can_run() -> None:

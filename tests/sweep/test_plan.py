@@ -226,6 +226,13 @@ def test_a_space_with_fewer_configurations_than_trials_bounds_the_trials(
     assert (made.configurations, made.cost.trials, made.as_json()["configurations"]) == (6, 6, 6)
     text = printed(made, capsys, monkeypatch)
     assert "the space holds 6 configurations; none is trained twice, so the sweep ends after 6, below its run_cap" in text
+    space["parameters"]["num_gpus"] = {"values": [1, 2]}
+    points = [{"model_size": "L1", "weight_decay": 0.1, "num_gpus": gpus} for gpus in (1, 2)]
+    made = plan(search_space=space, budget={"run_cap": 12}, search={"points_to_evaluate": points})
+    assert (made.configurations, made.cost.trials) == (6, 7)
+    assert "none is trained twice, but for 1 of search.points_to_evaluate, so the sweep ends after 7" in printed(
+        made, capsys, monkeypatch
+    )
     assert plan().configurations is None
     assert plan().cost.trials == 6
 
@@ -271,19 +278,37 @@ def test_a_size_that_fits_with_its_head_alone_stays_usable(
         plan(search_space=space, resources={"gpu_memory_gib": in_full["L1"] / 8})
 
 
-def test_a_size_that_fits_with_an_adapter_alone_stays_usable() -> None:
+def test_a_size_that_fits_with_an_adapter_alone_stays_usable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six blocks of MiniLM: 384 wide, 1,536 in the feed-forward layers, four square layers for attention."""
     space: dict[str, Any] = {"model_size": {"values": ["L1", "L2"]}, "unfreezing": {"values": ["full", "head"]}}
-    space |= {"adapter": {"values": ["none", "lora", "dora"]}, "lora_rank": {"values": [64, 16], "when": {"adapter": "lora"}}}
+    space |= {
+        "adapter": {"values": ["none", "lora", "dora"]},
+        "lora_rank": {"values": [64, 16], "when": {"adapter": ["lora", "dora"]}},
+    }
     [size] = [size for size in plan().sizes if size.name == "L2"]
-    lora = 2 * 8 * (4 * (384 + 384) + 2 * (384 + 1536))  # DoRA and LoRA elsewhere have the default rank, 8
+    lora = 2 * 16 * (4 * (384 + 384) + 2 * (384 + 1536))
     dora = lora + 2 * (5 * 384 + 1536)
     needs = {
         name: (4 * (size.n_params + new) + 12 * (new + size.group_params[-1])) / 2**30
         for name, new in (("lora", lora), ("dora", dora))
     }
     both = plan(search_space={"parameters": space}, resources={"gpu_memory_gib": (needs["lora"] + needs["dora"]) / 2})
-    assert [method for name, method in both.hopeless if name == "L2"] == ["full", "full with dora"]
+    found = [found[1:] for found in both.hopeless if found[0] == "L2" and found[1].startswith("full")]
+    assert found == [("full",), ("full with lora", 64), ("full with dora",)]
+    text = printed(both, capsys, monkeypatch)
+    assert "L2 full, full with lora from lora_rank 64 on, full with dora" in " ".join(text.split())
+    assert both.ladder_notes == []
+    space["lora_rank"] |= {"values": [16, 385, 65536]}
+    made = plan(search_space={"parameters": space})
+    assert made.ladder_notes == [
+        "L1, L2: lora_rank 385, 65536 is above 384, the highest rank of a layer with an adapter, and adds nothing to it"
+    ]
+    points = [{"model_size": "L2", "adapter": "lora", "unfreezing": "full", "lora_rank": 385}]
+    limit = {"gpu_memory_gib": (needs["lora"] + needs["dora"]) / 2}
+    with pytest.raises(SpecError, match="L2 with unfreezing full with lora of rank 385 needs more than the memory of a GPU"):
+        plan(search_space={"parameters": space}, resources=limit, search={"points_to_evaluate": points})
 
 
 def test_a_mode_that_is_not_always_drawn_is_full_elsewhere() -> None:

@@ -140,7 +140,7 @@ def test_the_parameters_of_adapters_are_counted_before_there_are_any(adapter: st
 
 
 def test_a_target_that_no_block_has_is_named() -> None:
-    names = [name for name, _, _ in linear_layers(tiny_model("llama", "causal-lm")).values()]
+    names = [name for name, *_ in linear_layers(tiny_model("llama", "causal-lm")).values()]
     check_targets(names, "all-linear")
     check_targets(names, "q_proj,mlp.up_proj")
     with pytest.raises(UserError, match="no linear layer of a block is named 'v_prj'") as caught:

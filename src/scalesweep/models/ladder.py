@@ -323,7 +323,7 @@ def load_model(
                     output_loading_info=True,
                 )
             )
-        if task_of(task).draws_head:
+        if TASKS[task].draws_head:
             _draw_last_projection(model, config.num_labels)
     _check_depth(model, size)
     _check_loading(model, size, task, loading)
@@ -342,7 +342,7 @@ def set_padding(model: Any, task: str, pad_token_id: int) -> None:
     token may be the end-of-text token.
     """
     text_config = model.config.get_text_config()
-    if getattr(text_config, "pad_token_id", None) is None or task_of(task).draws_head:
+    if getattr(text_config, "pad_token_id", None) is None or TASKS[task].draws_head:
         text_config.pad_token_id = model.config.pad_token_id = pad_token_id
 
 
@@ -450,7 +450,7 @@ def _check_loading(model: Any, size: LadderSize, task: str, loading: dict[str, A
     A classifier's head may be absent, because it is drawn anew. A language model's belongs to the checkpoint.
     """
     owned = set(dict(model.named_parameters()))
-    new_head = task_of(task).draws_head
+    new_head = TASKS[task].draws_head
     if new_head:
         owned -= set(layer_groups(model)[-1].parameter_names)
     where = " below its head" if new_head else ""

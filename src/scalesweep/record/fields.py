@@ -201,7 +201,8 @@ MANIFEST: dict[str, Field] = {
         "per size: `name`, `model`, `layers`, `n_layers`, `model_type`, `hidden_size`, `n_params`, `n_params_embedding`, "
         "`group_params`, `group_names`, `head_parameters`, `head_groups` (groups, from the top, that train as the head; older records "
         "have neither), `linears` (the linear layers of the "
-        "blocks, added up by name: inputs plus outputs, and outputs; older records lack it), `vocab_size`, `max_positions`, "
+        "blocks, added up by name: inputs plus outputs, outputs, and the highest rank of one of them; older records lack it or the "
+        "last), `vocab_size`, `max_positions`, "
         "`min_gpus`, `accelerator_type`, `tokenizer_fingerprint`; "
         "`flops` (the measured profile: `forwards`, `recomputed`, `gradients`, `estimated`); `entry` (the size as the user wrote "
         "it, local paths absolute); `data_key` (its tokenized data in a node's cache)",
@@ -217,7 +218,7 @@ MANIFEST: dict[str, Field] = {
         "list",
         "pairs of size and method (an unfreezing mode, `full`, or one beside an adapter, `full with lora`) that are never proposed, "
         "because their weights, gradients and moments alone exceed "
-        "`resources.gpu_memory_gib`",
+        "`resources.gpu_memory_gib`; with a third value, that holds from this `lora_rank` on",
     ),
     "baseline": Field(
         "mapping",

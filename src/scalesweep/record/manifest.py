@@ -169,9 +169,9 @@ class Manifest(Mapping[str, Any]):
         return data
 
     @property
-    def hopeless(self) -> list[tuple[str, str]]:
-        """Pairs of size and method that are never proposed."""
-        return [(size, mode) for size, mode in self.get("hopeless", ())]
+    def hopeless(self) -> list[tuple[Any, ...]]:
+        """Pairs of size and method that are never proposed, some with the least rank for which that holds."""
+        return [tuple(row) for row in self.get("hopeless", ())]
 
     @property
     def baseline(self) -> Mapping[str, Any] | None:

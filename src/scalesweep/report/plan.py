@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from scalesweep.errors import counted
 from scalesweep.report import terminal, words
 from scalesweep.report.terminal import headed, print_labelled
 from scalesweep.spec import SweepSpec
+from scalesweep.spec.configurations import listed_again
 from scalesweep.spec.tasks import TASKS
 
 CLASSES = 12  # named at most
@@ -36,8 +38,8 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
         console.print(note, style="dim")
     if plan["hopeless"]:
         modes: dict[str, list[str]] = {}
-        for size, mode in plan["hopeless"]:
-            modes.setdefault(size, []).append(mode)
+        for size, mode, *rank in plan["hopeless"]:
+            modes.setdefault(size, []).append(f"{mode} from lora_rank {rank[0]} on" if rank else mode)
         listed = "; ".join(f"{size} {', '.join(names)}" for size, names in modes.items())
         memory = f"{spec.resources.gpu_memory_gib:g} GiB"
         console.print(f"never tried, they need more than the {memory} of a GPU: {listed}", style="dim")
@@ -52,14 +54,13 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
         space.add_row(name, parameter.describe(), when)
     console.print(space)
     if (held := plan["configurations"]) is not None:
-        beyond = f", so the sweep ends after {held:,}, below its run_cap" if held < (spec.budget.run_cap or 0) else ""
-        console.print(
-            f"the space holds {held:,} configuration{'s' if held > 1 else ''}; none is trained twice{beyond}", style="dim"
-        )
+        again = listed_again(spec)
+        but = f", but for {again:,} of search.points_to_evaluate" if again else ""
+        most = held + again
+        beyond = f", so the sweep ends after {most:,}, below its run_cap" if most < (spec.budget.run_cap or 0) else ""
+        console.print(f"the space holds {counted(held, 'configuration')}; none is trained twice{but}{beyond}", style="dim")
     if points := spec.search.points_to_evaluate:
-        console.print(
-            f"tried first: {len(points)} point{'s' if len(points) > 1 else ''} of search.points_to_evaluate", style="dim"
-        )
+        console.print(f"tried first: {counted(len(points), 'point')} of search.points_to_evaluate", style="dim")
     fixed = ", ".join(f"{name} {value}" for name, value in plan["defaults"].items() if value is not None)
     console.print(f"not searched, at their defaults: {fixed}", style="dim")
 
@@ -92,10 +93,12 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
 def _data_lines(data: dict[str, Any], rows: str) -> list[str]:
     splits = data["splits"].items()
     if data["classes"]:
-        counted = ", ".join(f"{name} {split['rows']:,}" for name, split in splits)
-        return [f"{counted} examples; {data['tokens_per_example']:.1f} tokens each"]
+        listed = ", ".join(f"{name} {split['rows']:,}" for name, split in splits)
+        return [f"{listed} examples; {data['tokens_per_example']:.1f} tokens each"]
     return [
-        f"{name} {split['rows']:,} {rows}, {split['examples']:,} examples, {split['tokens']:,} tokens" for name, split in splits
+        f"{name} {counted(split['rows'], rows.removesuffix('s'))}, {counted(split['examples'], 'example')}, "
+        f"{counted(split['tokens'], 'token')}"
+        for name, split in splits
     ]
 
 
@@ -118,7 +121,7 @@ def _class_shares(counts: dict[str, int]) -> str:
 
 
 def _epoch_line(epoch: dict[str, Any]) -> str:
-    line = f"{epoch['steps']:,} steps of {epoch['global_batch_size']:,} examples"
+    line = f"{counted(epoch['steps'], 'step')} of {counted(epoch['global_batch_size'], 'example')}"
     return line if epoch["max_t"] is None else f"{line}; a trial ends after {epoch['max_t']:.3g} epochs"
 
 

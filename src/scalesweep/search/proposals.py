@@ -4,9 +4,10 @@ A proposal depends only on the record's trials, the seed, the trial's number, an
 (which the record contains). The sampler is seeded again for each number, so a rebuilt study makes the same proposals as one
 without interruption.
 
-A combination of size and method (unfreezing mode, adapter) that can't run is not proposed, and no configuration is proposed twice. Such a draw
-stays in the study as a failed trial, which samplers ignore, and the trial is drawn again. So the study has more trials than the
-record and numbers them differently. The user attribute `trial` is the name in the record.
+A combination of size and method (unfreezing mode, adapter) that can't run is not proposed, nor one with a rank that can't. No
+configuration is proposed twice, unless the user lists it (`search.points_to_evaluate`). Such a draw stays in the study as a failed
+trial, which samplers ignore, and the trial is drawn again. So the study has more trials than the record and numbers them
+differently. The user attribute `trial` is the name in the record.
 """
 
 from __future__ import annotations
@@ -28,7 +29,18 @@ from scalesweep.record import Past, State, Trial
 from scalesweep.search.samplers import Ask, make_sampler
 from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices
 from scalesweep.spec.config import WHOLE
-from scalesweep.spec.configurations import ANY, Combination, combination, identity, points
+from scalesweep.spec.configurations import (
+    ANY,
+    Combination,
+    combination,
+    fits,
+    identity,
+    influential,
+    least_ranks,
+    points,
+    rank_of,
+    ranks,
+)
 
 ATTEMPTS = 50  # most draws before a combination that can run is chosen directly
 REPEATS = 5  # draws of earlier configurations before a new one is chosen directly
@@ -152,20 +164,20 @@ class Proposer:
         spec: SweepSpec,
         storage: BaseStorage,
         trials: Iterable[Trial] = (),
-        hopeless: Iterable[Combination] = (),
+        hopeless: Iterable[Sequence[Any]] = (),
         n_params: Mapping[str, float] | None = None,
         past: Sequence[Past] = (),
     ) -> None:
         """Create the study in `storage` (which must not contain it yet) and add `trials`, in order of their numbers.
 
         Args:
-            hopeless: combinations that are known to be unable to run.
+            hopeless: sizes and methods that are known to be unable to run, as in `least_ranks`.
             n_params: known parameter counts of sizes.
             past: trials of earlier sweeps for the warm start; they must be in the space.
         """
         self.spec = spec
         self.metric = spec.metric.name
-        self._hopeless = set(hopeless)
+        self._hopeless = least_ranks(hopeless)
         self.sampler = make_sampler(spec, n_params or {})
         self._combinations = combinations(spec)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -174,7 +186,8 @@ class Proposer:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names([self.metric])
         self._tried: set[Hashable] = set()  # what each trial of this sweep trains
-        self._open: dict[int, tuple[optuna.Trial, Combination, str]] = {}
+        self._drawn: set[Hashable] = set()  # all parameters of each
+        self._open: dict[int, tuple[optuna.Trial, dict[str, Any], str]] = {}
         known = list(trials)
         for earlier in past if self.sampler.past_in_study else ():
             self._add_past(earlier)
@@ -228,14 +241,13 @@ class Proposer:
         reports = [(report.fidelity, report.metrics[self.metric]) for report in trial.reports]
         constraints = _VIOLATED if trial.state is State.INFEASIBLE else None
         self._add_frozen(trial.name, trial.params, reports, state, constraints)
-        self._tried.add(identity(self.spec, trial.params))
-        found = combination(self.spec, trial.params)
+        self._note_tried(trial.params)
         if trial.state is State.INFEASIBLE:
-            self._hopeless.add(found)
+            self._give_up(trial.params)
         if state == TrialState.RUNNING:
             study_id = storage.get_study_id_from_name(self.spec.name)
             trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, storage.get_n_trials(study_id) - 1)
-            self._open[trial.number] = optuna.Trial(self.study, trial_id), found, trial.name
+            self._open[trial.number] = optuna.Trial(self.study, trial_id), dict(trial.params), trial.name
 
     def _step(self, fidelity: float) -> int:
         """A fidelity as one of Optuna's integer steps: GPU seconds and dollars count in millionths."""
@@ -243,13 +255,31 @@ class Proposer:
 
     def _runs(self, params: dict[str, Any]) -> bool:
         gpus = allowed_gpus(self.spec, self.spec.size(params.get("model_size", self.spec.sizes()[0].name)))
-        return not self._refused(combination(self.spec, params)) and params.get("num_gpus", gpus[0]) in gpus
+        return self._may_run(params) and params.get("num_gpus", gpus[0]) in gpus
+
+    def _may_run(self, params: dict[str, Any]) -> bool:
+        return fits(combination(self.spec, params), rank_of(self.spec, params), self._hopeless)
 
     def _refused(self, found: Combination) -> bool:
-        """Whether a combination can't run. If `head` does not fit, no mode with the same adapter fits; another mode says nothing
-        about the others."""
-        _, with_, adapter = found[1].partition(" with ")
-        return found in self._hopeless or (found[0], f"head{with_}{adapter}") in self._hopeless
+        """Whether a combination can't run with the least rank that its adapter has in the space."""
+        adapter = found[1].partition(" with ")[2] or "none"
+        return not fits(found, ranks(self.spec, adapter)[0], self._hopeless)
+
+    def _give_up(self, params: dict[str, Any]) -> None:
+        """Note that a combination can't run with this rank, and so with no higher one."""
+        found, rank = combination(self.spec, params), rank_of(self.spec, params)
+        self._hopeless[found] = min(rank, self._hopeless.get(found, rank))
+
+    def _note_tried(self, params: dict[str, Any]) -> None:
+        self._tried.add(identity(self.spec, params))
+        self._drawn.add(frozenset(params.items()))
+
+    def _repeated(self, params: dict[str, Any], point: Mapping[str, Any]) -> bool:
+        """Whether these parameters were tried. Where a listed `point` names one that changes no result, such as the GPU count,
+        only a trial with equal parameters counts: the user wants this one too."""
+        if point.items() - influential(self.spec, params).items():
+            return frozenset(params.items()) in self._drawn
+        return identity(self.spec, params) in self._tried
 
     def _seed(self, number: int, attempt: int) -> int:
         search = self.spec.search
@@ -267,9 +297,11 @@ class Proposer:
     def _untried(self, num_gpus: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
         """Points of the space that can run and were not proposed. One with a continuous range always counts."""
         for params in points(self.spec):
-            fits = not num_gpus or params.get("num_gpus") in (None, *num_gpus)
-            if fits and self._runs(params) and (ANY in params.values() or identity(self.spec, params) not in self._tried):
-                yield params
+            allowed = not num_gpus or params.get("num_gpus") in (None, *num_gpus)
+            if allowed and self._runs(params):
+                found = influential(self.spec, params)
+                if ANY in found.values() or frozenset(found.items()) not in self._tried:
+                    yield params
 
     def _choose_untried(self, number: int, num_gpus: Sequence[int] | None) -> dict[str, Any]:
         """One of the untried points, under its names in the study. Continuous ranges are left out."""
@@ -300,8 +332,9 @@ class Proposer:
         if not allowed:
             return None
         chosen: dict[str, Any] | None = None
-        given, users, repeats = self._given(number), len(self.spec.search.points_to_evaluate), 0
-        if next(self._untried(num_gpus), None) is None:
+        listed, repeats = self.spec.search.points_to_evaluate, 0
+        given, users = self._given(number), len(listed)
+        if not given and next(self._untried(num_gpus), None) is None:
             return None
         for attempt in range(ATTEMPTS + 2):
             if chosen is None and not given and repeats < REPEATS:
@@ -310,7 +343,7 @@ class Proposer:
                     return None
                 repeats = REPEATS if chosen is None else repeats  # none of the sampler's candidates is new
             self.study.sampler = self.sampler.of_study(self._seed(number, attempt))
-            fixed, given = given, {}  # a point that can't run is not tried again
+            point, fixed = listed[number] if given else {}, dict(given)
             if chosen:
                 draw_params(self.spec, _labelled(chosen, fixed))
             elif num_gpus and "num_gpus" in self.spec.search_space.parameters:
@@ -324,16 +357,22 @@ class Proposer:
                 self.study.enqueue_trial(fixed)
             trial = self.study.ask()
             params = draw_params(self.spec, _suggest_from(trial))
-            found = combination(self.spec, params)
-            repeated = identity(self.spec, params) in self._tried
-            if not self._refused(found) and not repeated:
+            repeated = self._repeated(params, point)
+            if self._may_run(params) and not repeated:
                 break
             repeats += repeated
-            trial.set_user_attr("not run", "proposed before" if repeated else f"{found[1]} of {found[0]} can't run")
+            size, method = combination(self.spec, params)
+            trial.set_user_attr("not run", "proposed before" if repeated else f"{method} of {size} can't run")
             self.study.tell(trial, state=TrialState.FAIL)
+            if given and (
+                not repeated or repeats == REPEATS
+            ):  # the point can't run, or the sampler completes it to nothing new
+                given, repeats = {}, 0
+                if next(self._untried(num_gpus), None) is None:
+                    return None
         trial.set_user_attr("trial", name)
-        self._tried.add(identity(self.spec, params))
-        self._open[number] = trial, found, name
+        self._note_tried(params)
+        self._open[number] = trial, params, name
         self.sampler.add(name, params)
         return Proposal(number, params)
 
@@ -353,11 +392,11 @@ class Proposer:
 
     def tell(self, number: int, state: State, value: float | None) -> None:
         """Close a trial with its state. `value` counts for COMPLETE only: Optuna takes a pruned trial's value from its reports."""
-        trial, found, name = self._open.pop(number)
+        trial, params, name = self._open.pop(number)
         if state is State.INFEASIBLE:
             for constraint, violation in _VIOLATED.items():
                 trial.set_constraint(constraint, violation)
-            self._hopeless.add(found)
+            self._give_up(params)
         self.sampler.ended(name, state)
         told = _STATES[state]
         self.study.tell(trial, value if told == TrialState.COMPLETE else None, state=told)

@@ -8,8 +8,9 @@ from typing import Any
 from scalesweep.errors import UserError, did_you_mean
 from scalesweep.spec.space import ALL_LINEAR
 
-Shape = tuple[str, int, int]
-"""The linear layers of one name within a block: the name, inputs plus outputs, and outputs, summed over the blocks."""
+Shape = tuple[str, int, int, int]
+"""The linear layers of one name within a block: the name; inputs plus outputs, and outputs, summed over the blocks; and the
+highest rank that the weight of one of them can have. The records of older versions lack the last."""
 
 
 def is_target(name: str, targets: str) -> bool:
@@ -33,8 +34,13 @@ def check_targets(names: Iterable[str], targets: str) -> None:
 
 def adapter_params(linears: Sequence[Any], adapter: str, rank: int, targets: str) -> int:
     """The parameters of all adapters: two matrices per layer, and one magnitude per output with DoRA."""
-    chosen = [(both, outputs) for name, both, outputs in linears if is_target(name, targets)]
+    chosen = [(both, outputs) for name, both, outputs, *_ in linears if is_target(name, targets)]
     return sum(rank * both + (outputs if adapter == "dora" else 0) for both, outputs in chosen)
+
+
+def full_rank(linears: Sequence[Shape], targets: str) -> int:
+    """The highest rank that the weight of a layer with an adapter can have. A higher one of the adapter adds nothing."""
+    return max(most for name, _, _, most in linears if is_target(name, targets))
 
 
 def trained_params(size: Any, mode: str, adapter: str, rank: int, targets: str, full_head: bool) -> int:

@@ -219,6 +219,8 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
             message = f"min {p.min} and max {p.max} would draw whole numbers only"
             hint = f"write {float(p.min or 0)} and {float(p.max or 0)}, or distribution: uniform"
             return [spec.problem((*at, "min"), message, hint)]
+    if at[-1] == "lora_target_modules":
+        problems += _check_equal_targets(spec, given)
     words = _words(spec, at[-1], info)
     within = f": {info.help.partition('. ')[0].removesuffix('.')}"
     if info.low is not None:
@@ -247,6 +249,17 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
             problems.append(spec.problem(path, f"{value} is outside {info.low:g} … {info.high:g}", f"write a number{within}"))
         elif info.above_low and value == info.low:
             problems.append(spec.problem(path, f"must be above {info.low:g}, not {value}", f"write a number{within}"))
+    return problems
+
+
+def _check_equal_targets(spec: SweepSpec, given: Sequence[tuple[KeyPath, Any]]) -> list[Problem]:
+    """Find lists of layers that name the same layers as an earlier one."""
+    problems, seen = [], dict[frozenset[str], Any]()
+    for path, value in given if not spec.foreign else ():
+        earlier = seen.setdefault(frozenset(map(str.strip, str(value).split(","))), value)
+        if earlier is not value:
+            hint = "name each set of layers once; order and blanks make no difference"
+            problems.append(spec.problem(path, f"{value!r} names the same layers as {earlier!r}", hint))
     return problems
 
 

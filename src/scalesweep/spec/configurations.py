@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator
+import math
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from scalesweep.spec.checks import allowed_gpus
 from scalesweep.spec.config import default_of
-from scalesweep.spec.space import Parameter
+from scalesweep.spec.space import PARAMETERS, Parameter
 from scalesweep.spec.sweep import SweepSpec
+from scalesweep.spec.tasks import TASKS
 
 ANY: Any = ...  # stands for any value of a continuous range
 MOST_COUNTED = 10_000  # points; a larger space holds more than any sweep tries
 
 Combination = tuple[str, str]  # model size, method (`method_name`)
+OF_ADAPTERS = frozenset(name for name in PARAMETERS if name.startswith("lora_") or name == "use_rslora")
 
 
 def combination(spec: SweepSpec, params: dict[str, Any]) -> Combination:
@@ -28,15 +31,67 @@ def method_name(mode: str, adapter: str) -> str:
     return mode if adapter == "none" else f"{mode} with {adapter}"
 
 
+def rank_of(spec: SweepSpec, params: Mapping[str, Any]) -> int:
+    """The rank of a trial's adapters; 0 without adapters."""
+    adapter, rank = (params.get(name, default_of(spec, name, {})) for name in ("adapter", "lora_rank"))
+    return 0 if adapter == "none" else int(rank)
+
+
+def ranks(spec: SweepSpec, adapter: str) -> list[int]:
+    """Every rank that an adapter may have in a trial, ascending; 0 for `none`."""
+    parameter, default = spec.search_space.parameters.get("lora_rank"), int(PARAMETERS["lora_rank"].default or 0)
+    if adapter == "none":
+        return [0]
+    wanted = parameter.when.get("adapter", adapter) if parameter is not None else []
+    if parameter is None or adapter not in (wanted if isinstance(wanted, list) else [wanted]):
+        return [default]
+    drawn = {int(rank) for rank in _values(spec, "lora_rank", parameter, {})}
+    return sorted(drawn | ({default} if parameter.when.keys() - {"adapter"} else set()))
+
+
+def least_ranks(hopeless: Iterable[Sequence[Any]]) -> dict[Combination, int]:
+    """The combinations that can't run, each with the least rank that can't. 0 stands for every rank.
+
+    Args:
+        hopeless: pairs of size and method, or triples with that rank.
+    """
+    return {(size, method): int(rank[0]) if rank else 0 for size, method, *rank in hopeless}
+
+
+def fits(found: Combination, rank: int, hopeless: Mapping[Combination, int]) -> bool:
+    """Whether a combination may run with adapters of this rank. `hopeless` is that of `least_ranks`.
+
+    If `head` does not fit, no mode with the same adapter fits; another mode says nothing about the others.
+    """
+    _, with_, adapter = found[1].partition(" with ")
+    head = found[0], f"head{with_}{adapter}"
+    return all(rank < hopeless.get(known, math.inf) for known in (found, head))
+
+
 def without_influence(spec: SweepSpec) -> frozenset[str]:
     """Parameters that change a trial's speed and not its result: the GPU count, unless time itself is the fidelity."""
     return frozenset() if spec.early_terminate.time_attr in ("gpu_seconds", "dollars") else frozenset({"num_gpus"})
 
 
 def identity(spec: SweepSpec, params: dict[str, Any]) -> Hashable:
-    """A value that is equal for two draws if and only if both train the same."""
+    """A value that is equal for two draws if both train the same."""
+    return frozenset(influential(spec, params).items())
+
+
+def influential(spec: SweepSpec, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that the result of a draw depends on. All adapters are one where none of them trains."""
     left_out = without_influence(spec)
-    return frozenset((name, value) for name, value in params.items() if name not in left_out)
+    mode, adapter = (params.get(name, default_of(spec, name, {})) for name in ("unfreezing", "adapter"))
+    kept = {name: value for name, value in params.items() if name not in left_out}
+    if mode == "head" and adapter != "none" and TASKS[spec.task].draws_head and not spec.foreign:
+        kept = {name: value for name, value in kept.items() if name not in OF_ADAPTERS} | {"adapter": "any"}
+    return kept
+
+
+def listed_again(spec: SweepSpec) -> int:
+    """The number of listed points that train the same as an earlier one, such as one with another GPU count."""
+    listed = [identity(spec, point) for point in spec.search.points_to_evaluate]
+    return len(listed) - len(set(listed))
 
 
 def points(spec: SweepSpec) -> Iterator[dict[str, Any]]:
@@ -69,17 +124,18 @@ def _values(spec: SweepSpec, name: str, parameter: Parameter, params: dict[str, 
     return [ANY] if low < high else [low]
 
 
-def space_size(spec: SweepSpec, refused: Collection[Combination] = ()) -> int | None:
+def space_size(spec: SweepSpec, hopeless: Iterable[Sequence[Any]] = ()) -> int | None:
     """The number of different trials that the space holds; None if there is no limit or it is above `MOST_COUNTED`.
 
     Args:
-        refused: pairs of size and method that can't run.
+        hopeless: sizes and methods that can't run, as in `least_ranks`.
     """
     found: set[Hashable] = set()
+    refused = least_ranks(hopeless)
     for params in points(spec):
-        if combination(spec, params) in refused:
+        if not fits(combination(spec, params), rank_of(spec, params), refused):
             continue
-        if ANY in params.values() or len(found) > MOST_COUNTED:
+        if ANY in influential(spec, params).values() or len(found) > MOST_COUNTED:
             return None
         found.add(identity(spec, params))
     return len(found)

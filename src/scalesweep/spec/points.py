@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scalesweep.errors import Problem, did_you_mean
+from scalesweep.errors import Problem, counted, did_you_mean
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.space import ALIASES, Parameter
 from scalesweep.spec.sweep import SweepSpec
@@ -14,15 +14,17 @@ def check_points(spec: SweepSpec) -> list[Problem]:
     """Return the problems of the points, each with its key, file and line. The space itself must have no problem."""
     problems: list[Problem] = []
     points, cap, at = spec.search.points_to_evaluate, spec.budget.run_cap, ("search", "points_to_evaluate")
+    fixed = {name: parameter.value for name, parameter in spec.search_space.parameters.items() if parameter.value is not None}
+    whole = [{**fixed, **point} for point in points]
     for index, point in enumerate(points):
         found = _check_point(spec, (*at, index), point)
-        if not found and point in points[:index]:
-            message = f"is the same point as points_to_evaluate[{points.index(point)}]"
+        if not found and whole[index] in whole[:index]:
+            message = f"is the same point as points_to_evaluate[{whole.index(whole[index])}]"
             found = [spec.problem((*at, index), message, "name each point once")]
         problems += found
     if cap is not None and cap < len(points):
         hint = "increase budget.run_cap, or remove points"
-        problems.append(spec.problem(at, f"has {len(points)} points, and budget.run_cap is {cap}", hint))
+        problems.append(spec.problem(at, f"has {counted(len(points), 'point')}, and budget.run_cap is {cap}", hint))
     return problems
 
 

@@ -128,7 +128,8 @@ class DataSpec(_Strict):
     )
     splits: dict[str, int | float | str] = Field(
         description="sizes of train, validation and test: counts of rows, fractions, or names of splits of the source. A count "
-        "is a whole number. A fraction is of the usable rows; it is at most 1.0, and so is the sum. All three are needed."
+        "is a whole number. A fraction is of the usable rows; it is at most 1.0, and so is the sum. All three are needed. "
+        "Rows that `max_length` leaves without an example count too."
     )
     split_seed: int = Field(0, ge=0, description="seed of the split. The same rows and seed give the same splits.")
     max_length: int = Field(

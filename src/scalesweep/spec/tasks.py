@@ -24,6 +24,7 @@ class TaskRow:
     keys: tuple[str, ...]
     required: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()  # metrics of generated answers, computed where the sweep's metric is one of them
+    draws_head: bool = False  # whether the head is drawn anew, because a checkpoint's own may belong to another task
     own_metric: bool = True  # whether a function of the user's can compute a metric
     text_columns: int = 1  # at most
     rows: str = "rows"  # the word for them
@@ -42,6 +43,7 @@ TASKS: dict[str, TaskRow] = {  # each has a file of its name in tasks/, with _ f
         pipeline="text-classification",
         keys=("text", "label", "labels"),
         required=("label",),
+        draws_head=True,
         text_columns=2,
     ),
     "causal-lm": TaskRow(

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalesweep.costs import GIB, training_memory_bytes
 from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_you_mean
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.record import Past, Trial, read_record
@@ -25,9 +24,9 @@ from scalesweep.spec import (
     rung_levels,
     unfreezing_modes,
 )
-from scalesweep.spec.adapters import adapter_params, check_targets, trained_params
+from scalesweep.spec.adapters import adapter_params, check_targets
 from scalesweep.spec.checks import adapters, values_drawn
-from scalesweep.spec.configurations import combination, method_name, space_size
+from scalesweep.spec.configurations import listed_again, ranks, space_size
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.metrics import METRICS
 from scalesweep.spec.space import ALL_LINEAR, KNOBS, THAWING_MODES
@@ -35,6 +34,7 @@ from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.spec.tasks import TASKS
 from scalesweep.storage import cache_dir, check_cache
 from scalesweep.sweep.local_files import absolute, own_function, placed_data
+from scalesweep.sweep.memory import Hopeless, check_points_fit, hopeless_combinations, memory_gib, methods, rank_notes
 from scalesweep.tasks import task_of
 from scalesweep.training.baseline import Baseline, guessing, strictest
 from scalesweep.training.schedules import SCHEDULES
@@ -72,7 +72,7 @@ class Plan:
     train_examples: int
     tokens_per_example: float
     cost: Cost
-    hopeless: list[tuple[str, str]]  # (size, unfreezing mode) pairs that can't fit in GPU memory; the search skips them
+    hopeless: list[Hopeless]  # that can't fit in GPU memory; the search skips them
     baseline: Baseline  # the score of guessing, on the validation split
     speed: Speed | None = None  # of a worker, measured or assumed
     function: str | None = None  # of the metric, by its place
@@ -87,7 +87,7 @@ class Plan:
 
     @property
     def ladder_notes(self) -> list[str]:
-        """Remarks on the sizes: heads that can't learn alone."""
+        """Remarks on the sizes: heads that can't learn alone, and ranks above those of the layers."""
         modes = [mode for mode in unfreezing_modes(self.spec) if mode in ("head", *THAWING_MODES)]
         heads: dict[tuple[tuple[str, ...], int], list[str]] = {}
         for size in self.sizes if modes else ():
@@ -100,7 +100,7 @@ class Plan:
             notes.append(
                 f"{tied}; the highest block trains with it where unfreezing ({', '.join(modes)}) trains the head alone"
             )
-        return notes
+        return notes + rank_notes(self.spec, self.sizes)
 
     @property
     def hours(self) -> dict[str, Any] | None:
@@ -298,8 +298,10 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
             faults.append(_Fault(("search_space", "parameters", knob), f"{error.message} (SIZE)", error.hint))
     faults += _check_targets(spec, resolved)
     modes = unfreezing_modes(spec)
-    if len(hopeless_combinations(spec, [resolved])) == len(methods(spec)):
-        memory, needed = spec.resources.gpu_memory_gib, min(_memory_gib(spec, resolved, *method) for method in methods(spec))
+    whole = [found for found in hopeless_combinations(spec, [resolved]) if len(found) == 2]
+    if len(whole) == len(methods(spec)):
+        memory = spec.resources.gpu_memory_gib
+        needed = min(memory_gib(spec, resolved, mode, adapter, ranks(spec, adapter)[0]) for mode, adapter in methods(spec))
         message = f"SIZE needs at least {needed:.3g} GiB for weights, gradients and optimizer, but a GPU has {memory:g} GiB"
         hint = "remove the size, train its head only or an adapter, or use larger GPUs and increase resources.gpu_memory_gib"
         if "head" in modes or adapters(spec) != ["none"]:
@@ -311,35 +313,6 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
     return faults
 
 
-def methods(spec: SweepSpec) -> list[tuple[str, str]]:
-    """Return the pairs of unfreezing mode and adapter that a trial may have."""
-    return [(mode, adapter) for adapter in adapters(spec) for mode in unfreezing_modes(spec)]
-
-
-def _memory_gib(spec: SweepSpec, size: ResolvedSize, mode: str, adapter: str) -> float:
-    """Return the least memory of one worker, in GiB, over the ranks and targets of the space."""
-    rank = min(values_drawn(spec, "lora_rank"))
-    found = []
-    for targets in map(str, values_drawn(spec, "lora_target_modules")):
-        added = 0 if adapter == "none" else adapter_params(size.linears, adapter, rank, targets)
-        trained = trained_params(size, mode, adapter, rank, targets, task_of(spec.task).draws_head)
-        found.append(training_memory_bytes(size.n_params + added, trained) / GIB)
-    return min(found)
-
-
-def hopeless_combinations(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> list[tuple[str, str]]:
-    """Return the pairs of size and method whose weights, gradients and optimizer states exceed a GPU's memory."""
-    memory = spec.resources.gpu_memory_gib
-    if memory is None:
-        return []
-    return [
-        (size.name, method_name(mode, adapter))
-        for size in sizes
-        for mode, adapter in methods(spec)
-        if _memory_gib(spec, size, mode, adapter) > memory
-    ]
-
-
 def _check_targets(spec: SweepSpec, resolved: ResolvedSize) -> list[_Fault]:
     """Find the words of `lora_target_modules` that name no linear layer of the size."""
     faults: list[_Fault] = []
@@ -348,28 +321,13 @@ def _check_targets(spec: SweepSpec, resolved: ResolvedSize) -> list[_Fault]:
         return faults
     for index, targets in enumerate(values_drawn(spec, "lora_target_modules")):
         try:
-            check_targets([name for name, _, _ in resolved.linears], str(targets))
+            check_targets([name for name, *_ in resolved.linears], str(targets))
         except UserError as error:
             path: KeyPath = ("search_space", "parameters", "adapter")  # of the default
             if parameter is not None and parameter.takes(targets):
                 path = (*path[:-1], "lora_target_modules", *(("values", index) if parameter.values else ("value",)))
             faults.append(_Fault(path, f"{error.message} (SIZE)", error.hint))
     return faults
-
-
-def _check_points(spec: SweepSpec, hopeless: Sequence[tuple[str, str]]) -> list[Problem]:
-    """Find the points of `search.points_to_evaluate` that can't fit in GPU memory."""
-    problems, parameters = [], spec.search_space.parameters
-    for index, point in enumerate(spec.search.points_to_evaluate):
-        # None, where the point leaves it open, is not hopeless.
-        fixed = {name: parameter.value for name, parameter in parameters.items() if parameter.value is not None}
-        left_open = dict.fromkeys(parameters)
-        size, method = combination(spec, {**left_open, **fixed, **point})
-        if (size, method) in hopeless:
-            message = f"{size} with unfreezing {method} needs more than the memory of a GPU"
-            hint = "choose a smaller size or unfreezing: head, or increase resources.gpu_memory_gib"
-            problems.append(spec.problem(("search", "points_to_evaluate", index), message, hint))
-    return problems
 
 
 def _check_weights(spec: SweepSpec, classes: Sequence[str]) -> list[Problem]:
@@ -411,6 +369,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
     from scalesweep.data.problems import DataProblem
     from scalesweep.data.tokens import TokenizedData, tokenize
     from scalesweep.models.ladder import load_tokenizer
+    from scalesweep.tasks.chat_template import OwnTemplateError
 
     row, function = TASKS[spec.task], own_function(spec, base)
     earlier, past_note = earlier_trials(spec, base, read_record)
@@ -431,7 +390,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         raise SpecError(problems)
     sizes, ladder = check_models(spec, len(classes) or None, base)
     hopeless = hopeless_combinations(spec, sizes)
-    if problems := _check_points(spec, hopeless):
+    if problems := check_points_fit(spec, hopeless):
         raise SpecError(problems)
     keys, baselines, tokenizers = {}, [], []
     for index, size in enumerate(sizes):
@@ -443,6 +402,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
                 )
             except UserError as error:
                 at: KeyPath = ("ladder", "model") if isinstance(spec.ladder, DepthLadder) else ("ladder", index, "model")
+                at = ("data", "chat_template") if isinstance(error, OwnTemplateError) else at
                 key = error.key if isinstance(error, DataProblem) else at
                 raise SpecError([spec.problem(key, error.message, error.hint)]) from None
             keys[size.tokenizer_fingerprint] = folder
@@ -456,6 +416,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
     data = TokenizedData.open(keys[sizes[0].tokenizer_fingerprint])
     lengths = data.train.lengths
     configurations = space_size(spec, hopeless)
+    trained = None if configurations is None else configurations + listed_again(spec)
     return Plan(
         spec=spec,
         sizes=tuple(sizes),
@@ -468,7 +429,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         classes=classes,
         train_examples=len(lengths),
         tokens_per_example=float(lengths.mean()),
-        cost=_cost(spec, sizes, float(lengths.mean()), slots, configurations),
+        cost=_cost(spec, sizes, float(lengths.mean()), slots, trained),
         speed=speed_of_worker(spec, _speeds(trial for _, trial in earlier)),
         function=function,
         configurations=configurations,
@@ -504,7 +465,7 @@ def _token_notes(sizes: Sequence[ResolvedSize], folders: dict[str, Path]) -> lis
 def _cost(
     spec: SweepSpec, sizes: list[ResolvedSize], tokens_per_example: float, slots: int | None, configurations: int | None
 ) -> Cost:
-    """Bound the cost: every trial runs to the end, on the largest size, trained in full. No configuration is trained twice.
+    """Bound the cost: every trial runs to the end, on the largest size, trained in full. There are at most `configurations`.
 
     The bound in dollars uses the highest price of a size, the bound in hours the lowest.
     """

@@ -22,6 +22,7 @@ from scalesweep.costs import FlopProfile
 from scalesweep.models.groups import LayerGroup
 from scalesweep.models.linear import linear_layers
 from scalesweep.spec.adapters import check_targets, is_target
+from scalesweep.spec.tasks import TASKS
 from scalesweep.tasks import task_of
 from scalesweep.training.job import ADAPTER_FOLDER, TrialJob
 from scalesweep.training.methods.adapter_costs import adapted_profile
@@ -45,7 +46,7 @@ class Adapters(Method):
             replace(group, parameter_names=tuple(name for name in group.parameter_names if ".lora_" in name))
             for group in groups
         ]
-        if task_of(self.job.task).draws_head:
+        if TASKS[self.job.task].draws_head:
             learnt[-1] = groups[-1]
         self._costs = adapted_profile(
             self.job, self.model, groups, {name for group in learnt for name in group.parameter_names}
@@ -136,8 +137,8 @@ def _inject(job: TrialJob, model: nn.Module) -> dict[str, Any]:
         UserError: `lora_target_modules` names a layer that the model lacks.
     """
     layers, wanted = linear_layers(model), job.config.lora_target_modules
-    check_targets((name for name, _, _ in layers.values()), wanted)
-    targets = {full: model.get_submodule(full) for full, (name, _, _) in layers.items() if is_target(name, wanted)}
+    check_targets((shape[0] for shape in layers.values()), wanted)
+    targets = {full: model.get_submodule(full) for full, (name, *_) in layers.items() if is_target(name, wanted)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.config.seed)
         inject_adapter_in_model(_lora_config(job, targets), model)

@@ -1,0 +1,89 @@
+"""The memory that sizes and methods need: those that can't fit on a GPU, and ranks that are too high for the layers."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from scalesweep.costs import GIB, training_memory_bytes
+from scalesweep.errors import Problem
+from scalesweep.spec import SweepSpec, unfreezing_modes
+from scalesweep.spec.adapters import adapter_params, full_rank, trained_params
+from scalesweep.spec.checks import adapters, values_drawn
+from scalesweep.spec.configurations import combination, fits, least_ranks, method_name, ranks
+from scalesweep.spec.tasks import TASKS
+
+if TYPE_CHECKING:
+    from scalesweep.models.ladder import ResolvedSize
+
+# Size and method; with a third value, the least rank of an adapter for which it holds.
+Hopeless = tuple[str, str] | tuple[str, str, int]
+
+
+def methods(spec: SweepSpec) -> list[tuple[str, str]]:
+    """Return the pairs of unfreezing mode and adapter that a trial may have."""
+    return [(mode, adapter) for adapter in adapters(spec) for mode in unfreezing_modes(spec)]
+
+
+def rank_notes(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> list[str]:
+    """Return a remark for the sizes on whose layers a rank of the space is too high to add anything."""
+    found: dict[tuple[int, str], list[str]] = {}
+    for size in sizes if adapters(spec) != ["none"] else ():
+        most = max(full_rank(size.linears, str(targets)) for targets in values_drawn(spec, "lora_target_modules"))
+        if above := [rank for rank in values_drawn(spec, "lora_rank") if rank > most]:
+            found.setdefault((most, ", ".join(map(str, above))), []).append(size.name)
+    return [
+        f"{', '.join(names)}: lora_rank {above} is above {most}, the highest rank of a layer with an adapter, and adds nothing to it"
+        for (most, above), names in found.items()
+    ]
+
+
+def memory_gib(spec: SweepSpec, size: ResolvedSize, mode: str, adapter: str, rank: int) -> float:
+    """Return the least memory of one worker, in GiB, over the targets of the space."""
+    found = []
+    for targets in map(str, values_drawn(spec, "lora_target_modules")):
+        added = 0 if adapter == "none" else adapter_params(size.linears, adapter, rank, targets)
+        trained = trained_params(size, mode, adapter, rank, targets, TASKS[spec.task].draws_head)
+        found.append(training_memory_bytes(size.n_params + added, trained) / GIB)
+    return min(found)
+
+
+def hopeless_combinations(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> list[Hopeless]:
+    """Return the pairs of size and method whose weights, gradients and optimizer states exceed a GPU's memory.
+
+    Where low ranks of an adapter fit, the least rank that does not comes with the pair.
+    """
+    memory, found = spec.resources.gpu_memory_gib, list[Hopeless]()
+    if memory is None:
+        return found
+    for size, (mode, adapter) in itertools.product(sizes, methods(spec)):
+        pair = size.name, method_name(mode, adapter)
+        needs, drawn = functools.partial(memory_gib, spec, size, mode, adapter), ranks(spec, adapter)
+        fitting = bisect.bisect(drawn, memory, key=needs)  # more memory for a higher rank
+        if fitting == 0:
+            found.append(pair)
+        elif fitting < len(drawn):
+            found.append((*pair, drawn[fitting]))
+    return found
+
+
+def check_points_fit(spec: SweepSpec, hopeless: Sequence[Hopeless]) -> list[Problem]:
+    """Find the points of `search.points_to_evaluate` that can't fit in GPU memory."""
+    problems, parameters, refused = [], spec.search_space.parameters, least_ranks(hopeless)
+    for index, point in enumerate(spec.search.points_to_evaluate):
+        # None, where the point leaves it open, is not hopeless.
+        fixed = {name: parameter.value for name, parameter in parameters.items() if parameter.value is not None}
+        left_open = dict.fromkeys(parameters)
+        size, method = combination(spec, {**left_open, **fixed, **point})
+        adapter = method.partition(" with ")[2]
+        rank = int({**fixed, **point}.get("lora_rank", ranks(spec, adapter)[0])) if adapter else 0
+        if not fits((size, method), rank, refused):
+            named = f" of rank {rank}" if "lora_rank" in point else ""
+            message = f"{size} with unfreezing {method}{named} needs more than the memory of a GPU"
+            smaller = "lower lora_rank, choose a smaller size" if named else "choose a smaller size"
+            hint = f"{smaller} or unfreezing: head, or increase resources.gpu_memory_gib"
+            problems.append(spec.problem(("search", "points_to_evaluate", index), message, hint))
+    return problems
