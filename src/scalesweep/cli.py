@@ -548,15 +548,20 @@ def promote(
     The output is a transformers folder (safetensors, tokenizer, model card, provenance.json). Before it finishes, `promote`
     loads the folder with plain transformers and checks that it predicts as the trained model does.
     """
-
     from scalesweep.promotion.promote import promote as run
     from scalesweep.promotion.summary import after_promotion, promoted
     from scalesweep.report.terminal import step_progress
 
     try:
-        with step_progress("training the final run") as progress:
-            trains = tuple(train_on.split("+"))
-            result = run(run_dir, trial, trains, output, num_gpus, max_t, force, progress, address=address, say=_say)
+        with contextlib.ExitStack() as shown:
+            bars, trains = list[Callable[[int, int], None]](), tuple(train_on.split("+"))
+
+            def begins(text: str) -> None:  # nothing is in the way of the training
+                _say(text)
+                bars.append(shown.enter_context(step_progress("training the final run")))
+
+            to = output, num_gpus, max_t, force
+            result = run(run_dir, trial, trains, *to, lambda *steps: bars[0](*steps), address=address, say=begins)
     except KeyboardInterrupt:
         _say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
         sys.exit(130)

@@ -59,7 +59,7 @@ def test_training_one_group_below_frozen_ones(name: str, task: str) -> None:
 def test_gradient_checkpointing(name: str, task: str) -> None:
     """The blocks from the lowest trained one up run once more, up to the last tensor that their backward pass asks for."""
     model, groups, profile = measured(name, task)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     model.disable_input_require_grads()  # transformers would have the frozen prefix differentiated, too
     try:
         for lowest in range(len(groups)):

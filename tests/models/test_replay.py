@@ -121,7 +121,7 @@ def test_the_dropout_above_the_cut_is_on(name: str) -> None:
 @every_model
 def test_with_gradient_checkpointing(name: str, task: str) -> None:
     model = model_of(name, task)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs=CHECKPOINTING)
     groups = layer_groups(model)
     replay = Replay(model, groups)
     for cut in CUTS:

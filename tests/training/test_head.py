@@ -16,6 +16,8 @@ from jobs import job, reports
 from scalesweep.tasks import IGNORED, task_of
 from scalesweep.training import head
 from scalesweep.training.head import Head
+from scalesweep.training.loop import Trainer
+from scalesweep.training.micro_batch import ran_out
 from tiny_models import DECODERS, tiny_config
 from tiny_sweeps import tiny_sweep
 
@@ -85,6 +87,23 @@ def test_losses_and_gradients_are_the_models_own(kind: str) -> None:
                     torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
     assert not found.whole
     assert found.plain == (kind not in CHANGED)
+
+
+def test_a_pass_that_runs_out_of_memory_costs_the_next_one_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(job({"rungs": []}, sweep=tiny_sweep("llama", "instruction-tuning")))
+    trainer.method.apply()
+
+    def flops() -> float:
+        trainer.passes.flops = 0.0
+        trainer.gradients._piece(np.arange(4), 1.0)
+        return trainer.passes.flops
+
+    flops()  # it also compares the layer with the model's logits
+    expected = flops()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(trainer.task), "loss_sum", mock.Mock(side_effect=torch.OutOfMemoryError))
+        assert ran_out(flops) is not None
+    assert flops() == expected
 
 
 def test_a_trial_in_small_chunks_ends_as_one_with_whole_logits() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from scalesweep.errors import counted
 from scalesweep.report import words
 from scalesweep.spec.tasks import TASKS
 
@@ -82,7 +83,7 @@ Values of the trial in the sweep, which trained on the train split alone, up to 
 
 ## Training
 
-Trained on {learnt}: {final["steps"]:,} steps, {final["tokens"]:,} tokens, {final["flops"]:.3g} FLOPs,
+Trained on {learnt}: {counted(final["steps"], "step")}, {counted(final["tokens"], "token")}, {final["flops"]:.3g} FLOPs,
 {final["wall_seconds"]:.0f} s on {workers}{sessions}. Length: {final["length"]}.
 
 | setting | value |

@@ -25,6 +25,7 @@ from scalesweep.search.pick import pick_of
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
 from scalesweep.spec.adapters import trained_params
 from scalesweep.spec.space import CADENCES
+from scalesweep.spec.tasks import TASKS
 from scalesweep.storage import UrlPath, check_cache, place
 from scalesweep.tasks import task_of
 from scalesweep.training.job import ADAPTER_FOLDER, TrialJob, job_from_manifest
@@ -123,7 +124,7 @@ def promote(
         force: replace an earlier promotion in `output`, and read the test split again.
         progress: called with (steps done, total steps).
         address: 'auto' or HOST:PORT of a running Ray cluster that trains the model; default: this machine.
-        say: called with the length of the final run and its reason, before the training.
+        say: called with the length of the final run, its reason and remarks, before the training.
 
     Returns:
         The content of the model's `provenance.json`, and `output`, the folder's path.
@@ -226,6 +227,7 @@ def _train(job: TrialJob, work: Unfinished, progress: Progress | None, address: 
     except JobFailed as failure:
         raise work.failed(str(failure), failure.traceback) from None
     if not np.isfinite(logits).all():
+        work.discard()  # it would diverge again
         hint = "choose another trial; this configuration is on the edge of divergence, and a longer run went over it"
         raise UserError(f"the final run of {job.trial} diverged: its predictions are not finite numbers", hint)
     verify(job, work.model, logits)
@@ -298,7 +300,7 @@ def _counts(record: Record, config: TrialConfig) -> tuple[int, int]:
     """Return the parameters of the exported model, and those that train."""
     older = {"head_groups": 1, "linears": ()}  # what the records of older versions lack
     size = SimpleNamespace(**{**older, **record.manifest.size(config.model_size).json})
-    full_head = task_of(record.manifest.spec["task"]).draws_head
+    full_head = TASKS[record.manifest.spec["task"]].draws_head
     method = config.unfreezing, config.adapter, config.lora_rank, config.lora_target_modules
     return size.n_params, trained_params(size, *method, full_head)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from scalesweep.errors import shell
+from scalesweep.errors import counted, shell
 from scalesweep.report import words
 from scalesweep.spec.tasks import TASKS
 
@@ -22,7 +22,7 @@ def promoted(result: dict[str, Any]) -> str:
     }
     columns = {title: values for title, values in columns.items() if values}
     lines = [
-        f"promoted {trial['name']} ({words.summary(final['config'])}): {final['steps']:,} steps on "
+        f"promoted {trial['name']} ({words.summary(final['config'])}): {counted(final['steps'], 'step')} on "
         f"{'+'.join(final['train_on'])} in {words.clock(final['wall_seconds'])}",
         "",
         " " * COLUMN + "".join(f"{title:>{COLUMN}}" for title in columns),

@@ -133,6 +133,15 @@ class Unfinished:
         self.model.replace(self.output)
         self._empty()
 
+    def discard(self) -> None:
+        """Remove the checkpoint and all else, so that `close` removes the folder.
+
+        Raises:
+            OutsideError: if another process has taken over the folder.
+        """
+        self._lease.check()
+        self._empty()
+
     def close(self) -> None:
         done = not (self.folder / SETTINGS).exists()
         if not done:

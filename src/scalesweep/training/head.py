@@ -47,7 +47,7 @@ class Head:
         self.layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
         self.whole = self.layer is None
         self.plain: bool | None = None  # whether the model's logits are those of the layer; None before the first pass
-        self.computed = 0  # positions at which the layer was applied in passes, since the caller set it
+        self.computed = 0  # positions at which the layer was applied in this pass
         self._places: torch.Tensor | None = None  # of the learnt positions in a batch, flat; None outside a pass
         self._shape: tuple[int, int] = (0, 0)
         self._taken: torch.Tensor | None = None

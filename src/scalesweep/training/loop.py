@@ -96,7 +96,7 @@ class Trainer:
         self.parallel = strategy(job.parallel, peers, self.device)
         self.model: Any = self.parallel.place(lambda device: base.make(config.knobs(), device), base.groups)
         if config.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
             self.model.disable_input_require_grads()  # otherwise transformers computes gradients for the frozen prefix
         self.method = method_class(config.adapter)(job, self.model, base.groups, self.plan)
         self.groups, self.parameters = self.method.groups, self.method.parameters

@@ -34,6 +34,8 @@ class Passes:
         self, split: TokenizedSplit | JoinedSplit, indices: np.ndarray, lowest: int, reads_cache: bool = True
     ) -> Predictions:
         """Run these examples. `lowest` is the lowest group that needs a gradient: the number of groups if none does."""
+        if self.head is not None:
+            self.head.computed = 0  # those of a pass that ran out of memory are not this pass's
         arrays = split.batch(indices, self.pad_id)
         targets = arrays.pop("targets")
         batch = {name: self._to_device(array) for name, array in arrays.items()}
@@ -63,14 +65,14 @@ class Passes:
         return 0 if self.head is None or self.head.plain else int(self.method.model.config.get_text_config().vocab_size)
 
     def head_flops(self, shape: tuple[int, int], found: Predictions | None = None) -> float:
-        """The output layer's FLOPs since the last call, less those of all positions of a batch of `shape`.
+        """The output layer's FLOPs in the last pass, less those of all positions of a batch of `shape`.
 
         `found`: the predictions whose backward pass has run, too.
         """
         if self.head is None or self.head.whole:
             return 0.0
         weight, whole = self.head.layer.weight, shape[0] * shape[1]
-        positions, self.head.computed = self.head.computed - whole, 0
+        positions = self.head.computed - whole
         if found is not None:
             made = found.logits if found.states is None else found.states
             backward = int(weight.requires_grad) + int(made is not None and made.requires_grad)

@@ -23,11 +23,12 @@ class WorkerDied(Exception):
 
 class TrialFailed(Exception):
     """Training raised an error that a retry would raise again. `kind` is `out_of_memory`; `user` for a UserError in the only
-    worker of a trial, which can train another trial; or `error`. `traceback` is the whole text of the error in the worker."""
+    worker of a trial, which can train another trial; or `error`. `traceback` is the whole text of the error in the worker. `user`
+    is the UserError, on any number of workers."""
 
-    def __init__(self, message: str, kind: str = "error", traceback: str = "") -> None:
+    def __init__(self, message: str, kind: str = "error", traceback: str = "", user: UserError | None = None) -> None:
         super().__init__(message)
-        self.kind, self.traceback = kind, traceback
+        self.kind, self.traceback, self.user = kind, traceback, user
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class WorkerGroup:
             kind = "out_of_memory" if type(cause).__name__ == "OutOfMemoryError" else "error"
             if isinstance(cause, UserError) and len(self.ranks) == 1:  # with peers, one of them may wait in a sum
                 kind = "user"
-            raise TrialFailed(text, kind, COLORS.sub("", str(error))) from None
+            user = cause if isinstance(cause, UserError) else None
+            raise TrialFailed(text, kind, COLORS.sub("", str(error)), user) from None
 
     def _raise_if_dead(self, references: list[Any]) -> None:
         if len(references) == 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scalesweep.costs import workers_of_node
-from scalesweep.errors import OutsideError, ScalesweepError, UserError
+from scalesweep.errors import OutsideError, ScalesweepError, UserError, counted
 from scalesweep.training.job import TrialJob
 from scalesweep.workers.session import ray_cluster, usable_cpus
 
@@ -90,7 +90,7 @@ def train_on_workers(job: TrialJob, exported: Path, progress: Progress, address:
         The last report, and the exported model's logits on validation examples.
 
     Raises:
-        UserError: if the cluster holds too few workers.
+        UserError: if the cluster holds too few workers, or a worker raised one.
         OutsideError: if no cluster answers, a worker died, or the model is not in `exported` afterwards.
         JobFailed: if training or exporting raised an error.
     """
@@ -113,6 +113,8 @@ def train_on_workers(job: TrialJob, exported: Path, progress: Progress, address:
                 f"a worker of the final run died: {death}", "run promote again; it continues from the last checkpoint"
             ) from None
         except TrialFailed as failure:
+            if failure.user is not None:
+                raise failure.user from None
             raise JobFailed(str(failure), failure.traceback) from None
         finally:
             pool.shutdown()
@@ -134,5 +136,5 @@ def _check_room(job: TrialJob, address: str | None) -> bool:
         hint = f"give --num-gpus {max(held, 1)}"
         if not address:
             hint += ", or the --address of a larger cluster"
-        raise UserError(f"the final run needs {job.config.num_gpus} workers, but {where} holds {held}", hint)
+        raise UserError(f"the final run needs {counted(job.config.num_gpus, 'worker')}, but {where} holds {held}", hint)
     return on_gpus
