@@ -61,19 +61,29 @@ def test_columns_of_other_names_and_groups(tmp_path: Path) -> None:
     with pytest.raises(DataProblem, match="do not fit any format") as caught:
         prepare(spec("a.jsonl"), TASK, tmp_path)
     assert caught.value.key == ("data", "format")
+    with pytest.raises(DataProblem, match="no column 'w' for 'prompt'") as caught:
+        prepare(spec("a.jsonl", prompt="w", completion="a"), TASK, tmp_path)
+    assert caught.value.key == ("data", "prompt")
 
 
 def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
     swapped = {"messages": [{"role": "assistant", "content": "no"}, {"role": "user", "content": "why"}]}
     empty = {"messages": [{"role": "user", "content": "why"}, {"role": "assistant", "content": " "}]}
-    write(tmp_path / "a.jsonl", [*ROWS["messages"], swapped, swapped, empty, ROWS["messages"][0]])
+    nothing = {"messages": [{"role": "user", "content": "how"}, {"role": "assistant", "content": " NaN"}]}
+    write(tmp_path / "a.jsonl", [*ROWS["messages"], swapped, swapped, empty, ROWS["messages"][0], nothing])
     prepared = prepare(spec("a.jsonl"), TASK, tmp_path)
     assert prepared.summary["dropped"]["unusable"] == 3
     assert prepared.summary["dropped"]["duplicates"] == 1
+    assert "dropped 1 row with the text of an earlier row (ignoring case, width and spacing)" in prepared.notes
     assert "missing_text" not in prepared.summary["dropped"]
     notes = "\n".join(prepared.notes)
     assert "2 rows left out: order of roles, such as row 21: the roles are out of order: assistant" in notes
-    assert "1 rows left out: empty message, such as row 23: the assistant message is empty" in notes
+    assert "1 row left out: empty message, such as row 23: the assistant message is empty" in notes
+    assert "texts that are a word for nothing are kept: 1, such as ' NaN' (row 25)" in notes
+    with pytest.raises(DataProblem, match="needs 30 rows, but only 13 of 21 usable rows") as caught:
+        prepare(spec("a.jsonl", splits={**SPLITS, "train": 30}), TASK, tmp_path)
+    assert "not usable: 3 rows that can't be used" in caught.value.hint
+    assert "2 rows left out: order of roles, such as row 21: the roles are out of order: assistant" in caught.value.hint
     write(tmp_path / "b.jsonl", [swapped] * 3)
     with pytest.raises(DataProblem, match="no row can be used; row 1: the roles are out of order"):
         prepare(spec("b.jsonl"), TASK, tmp_path)

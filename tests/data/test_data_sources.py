@@ -229,7 +229,7 @@ def test_names_that_may_be_mistakes_are_pointed_out(tmp_path):
     alone = "by case, blanks, Unicode form or invisible characters alone"
     assert f"class names that differ {alone}: 'Spam' (4) and 'spam' (4) and 'spam ' (4)" in prepared.notes
     assert f"group names that differ {alone}: 'Ann' (12) and 'ann' (12)" in prepared.notes
-    assert any(note.startswith("4 rows have the word 'none' as their class in 'label'") for note in prepared.notes)
+    assert any(note.startswith("4 rows with the word 'none' as class in 'label'") for note in prepared.notes)
     listed = prepare(spec("a.csv", labels=["none", "ham", "spam"], splits=HALVES), TASK, tmp_path).notes
     assert any("'spam ' (4)" in note for note in listed)
     assert not any("have the word" in note for note in listed)
@@ -240,7 +240,7 @@ def test_names_that_may_be_mistakes_are_pointed_out(tmp_path):
     assert set(prepared.classes) == set(names), "the data are not changed"
     (note,) = (note for note in prepared.notes if alone in note)
     assert "'cafe\\u0301' (3) and 'café' (3); 'ham' (3) and 'ham\\u200b' (3) and 'ham\\u200d' (3) and '\\ufeffham' (3)" in note
-    assert any(note.startswith("3 rows have the word '\\u200c' as their class") for note in prepared.notes)
+    assert any(note.startswith("3 rows with the word '\\u200c' as class") for note in prepared.notes)
     write_lines(tmp_path / "c.jsonl", {"text": list("abcdefgh"), "label": ["caf\u00e9", "ham"] * 4})
     assert "'café'? data.labels has 'cafe\\u0301'" in problem(tmp_path, path="c.jsonl", labels=["ham", "cafe\u0301"]).hint
 
@@ -289,7 +289,7 @@ def test_every_column_and_format_has_one_definition_of_missing(tmp_path, name, v
         write_lines(tmp_path / name, columns)
     grouped = prepare(spec(name, group="by", splits=HALVES), TASK, tmp_path)
     assert grouped.summary["ungrouped"] == count * len(missing)
-    assert f"{count * len(missing)} rows have no value in 'by'; each is a group of its own" in grouped.notes
+    assert f"{count * len(missing)} rows without a value in 'by'; each is a group of its own" in grouped.notes
     places: list[set[str]] = [set() for _ in values]
     for split, texts in grouped.texts.items():
         for text in texts:

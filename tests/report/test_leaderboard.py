@@ -17,6 +17,7 @@ from events import report
 from records import START, make_events, make_manifest, make_record
 from scalesweep.record import Record, RecordWriter, read_record
 from scalesweep.report import words
+from scalesweep.report.findings import findings
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json, render_leaderboard
 from scalesweep.report.prices import paid, paid_in_all
 from scalesweep.report.terminal import print_leaderboard
@@ -195,6 +196,30 @@ def test_a_wide_terminal_gets_every_column_and_the_narrow_one_is_told_what_is_le
         assert part in wide
     assert "Left out" not in wide
     assert "Left out at this width: state, GPU s, reason, GPUs, schedule." in narrow
+
+
+def test_searched_settings_of_adapters_are_shown_and_a_constant_schedule_is_not() -> None:
+    space = {"lora_target_modules": {"values": ["all-linear", "q_proj, v_proj"]}, "use_rslora": {"values": [True, False]}}
+    spec = make_manifest()["spec"] | {"search_space": {"parameters": space}}
+    record = small_record(*((name, [(40, [1], value)]) for name, value in (("a", 0.1), ("b", 0.2), ("c", 0.3))), spec=spec)
+    adapters = [("lora", 16, "q_proj, v_proj", True), ("lora", 8, "all-linear", False), ("none", 8, "all-linear", False)]
+    keys = ("adapter", "lora_rank", "lora_target_modules", "use_rslora")
+    for trial, values in zip(record.trials.values(), adapters, strict=True):
+        trial.config = CONFIG | {"lr_scheduler_type": "linear"} | dict(zip(keys, values, strict=True))
+    text = text_at(record, 140)
+    assert "schedule" not in text
+    lines = {line.split()[2 if "★" in line else 1]: line for line in text.splitlines() if "rung 1" in line}
+    assert "head, lora 16  q_proj,v_proj  yes" in lines["a"]
+    assert "head, lora 8   all-linear " in lines["b"]
+    assert "yes" not in lines["b"]
+    assert "all-linear" not in lines["c"]
+    assert ", GPUs, rslora, layers." in " ".join(text_at(record, 72).split())
+    assert words.brief(record.trials["a"]) == "L4 · 1 GPU · head, lora 16 · q_proj,v_proj · rslora · lr 1.0e-03 linear"
+    assert words.brief(record.trials["b"]) == "L4 · 1 GPU · head, lora 8 · lr 1.0e-03 linear"
+    found = dict(findings(record))
+    assert found["rank"] == "16 0.1000 · 8 0.2000 (best eval_loss of each)"
+    assert found["layers"] == "q_proj, v_proj 0.1000 · all-linear 0.2000 (best eval_loss of each)"
+    assert found["rslora"] == "yes 0.1000 · no 0.2000 (best eval_loss of each)"
 
 
 def test_a_priced_sweep_shows_dollars() -> None:

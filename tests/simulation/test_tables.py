@@ -73,7 +73,7 @@ def test_runs_that_end_before_max_t_are_left_out_and_counted() -> None:
     short = (frame["optimizer"] == "adam") & (frame["lr"] == 1e-3) & (frame["steps"] == 400)
     table = source(frame[~short])
     assert len(table.configs) == 3
-    assert any("1 configurations and 1 runs that end earlier are ignored" in note for note in table.notes)
+    assert any("ignored, because they end earlier: 1 configuration and 1 run" in note for note in table.notes)
     assert table.final({"optimizer": "adam", "lr": 1e-3}) == 1.25  # the other adam answers
 
 
@@ -95,7 +95,7 @@ def test_a_diverged_run_needs_no_rows_up_to_max_t() -> None:
     assert math.isnan(table.final({"optimizer": "adam", "lr": 1e-3}))
     assert (table.best, table.median) == (1.25, np.median([math.inf, 1.25, 2.25, 3.25]))
     assert table.true_rank(math.nan) == 4
-    assert any("1 configurations diverged" in note for note in table.notes)
+    assert any("1 configuration diverged" in note for note in table.notes)
 
 
 def test_where_most_have_diverged_the_median_stays_finite() -> None:

@@ -195,6 +195,10 @@ BAD = [
     point("a point of too few GPUs for one size", "{num_gpus: 1}", "[0].num_gpus", "1 is below the min_gpus of size large (2)",
           "name model_size too"),
     point("a point twice", "{num_gpus: 2}, {num_gpus: 2}", "[1]", "is the same point as points_to_evaluate[0]", "once"),
+    in_sweep("a point twice by a constant", "budget:\n",
+             "search:\n  points_to_evaluate: [{num_gpus: 2}, {num_gpus: 2, dropout: 0.1}]\nbudget:\n", "search.points_to_evaluate[1]",
+             "is the same point as points_to_evaluate[0]", "once", at="points_to_evaluate",
+             space=[("  lr_scheduler", "  dropout: {value: 0.1}\n  lr_scheduler")]),
     point("an empty point", "{}", "[0]", "names no parameter", "at least one"),
     point("a point that is a list", "[0.1]", "[0]", "must be a mapping, not [0.1]", "write"),
     point("more points than trials", ", ".join(f"{{learning_rate: {rate}.0e-4}}" for rate in range(2, 9)), "",
@@ -285,6 +289,9 @@ BAD = [
     in_space("ratio of rates without an adapter", "  lr_scheduler", "  adapter: {values: [none, lora]}\n"
              "  adapter_lr_ratio: {value: 5.0, when: {adapter: none}}\n  lr_scheduler", P + "adapter_lr_ratio.when.adapter",
              "has no effect with adapter none", "it applies to adapter lora, dora", at="adapter_lr_ratio:"),
+    in_space("layers in another order", "  lr_scheduler", "  adapter: {value: lora}\n"
+             "  lora_target_modules: {values: ['query,value', 'value, query']}\n  lr_scheduler", P + "lora_target_modules.values[1]",
+             "'value, query' names the same layers as 'query,value'", "once", at="lora_target_modules:"),
     in_space("layer that no block has", "  lr_scheduler", "  adapter: {value: lora}\n"
              "  lora_target_modules: {values: [all-linear, 'query,valeu']}\n  lr_scheduler", P + "lora_target_modules.values[1]",
              "no linear layer of a block is named 'valeu' (sizes small, large)", "did you mean 'value'?", at="lora_target_modules:"),
@@ -459,6 +466,10 @@ BAD = [
              before=[*ANSWERS, ("eval_score", "eval_exact_match")], space=CAUSAL_SPACE),
     in_sweep("a scorer without its metric", "max_length: 16", "max_length: 16\n  scorer: own:score", "data.scorer", "has no effect with eval_loss",
              "use the metric eval_exact_match or eval_score", at="scorer: own",
+             before=[*ANSWERS, ("eval_score", "eval_loss")], space=CAUSAL_SPACE),
+    in_sweep("a broken chat template", "max_length: 16",
+             "max_length: 16\n  prompt: text\n  completion: label\n  chat_template: '{{ messages }'", "data.chat_template",
+             "unexpected '}' in line 1 of the template", "correct the template", at="chat_template",
              before=[*ANSWERS, ("eval_score", "eval_loss")], space=CAUSAL_SPACE),
     in_sweep("an empty chat template", "max_length: 16", "max_length: 16\n  chat_template: ''", "data.chat_template", "is empty", "name a file",
              at="chat_template", before=[*ANSWERS, ("eval_score", "eval_loss")], space=CAUSAL_SPACE),

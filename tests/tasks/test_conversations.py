@@ -44,6 +44,12 @@ def test_a_format_is_found_by_its_columns(columns, name, mapping, expected):
         (["messages"], None, {"mesages": "messages"}, ["no format has a column 'mesages'", "did you mean 'messages'"]),
         (["question", "a"], None, {"prompt": "qestion"}, ["no column 'qestion' for 'prompt'", "did you mean 'question'"]),
         (["messages", "input"], "messages", {"input": "input"}, ["the format messages has no column 'input'"]),
+        (
+            ["q", "a"],
+            None,
+            {"prompt": "q", "output": "a"},
+            ["no format has all of prompt, output", "alpaca: instruction, output"],
+        ),
     ],
 )
 def test_columns_that_fit_no_format_or_several_are_refused(columns, name, mapping, words):
@@ -118,6 +124,22 @@ def test_a_row_that_cannot_be_taught_is_refused(row, kind, words):
     problem = pickle.loads(pickle.dumps(caught.value))
     assert (problem.kind, str(problem)) == (kind, str(caught.value))
     assert words in problem.message, problem.message
+
+
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        ("[{'role': 'user', 'content': 'Why?'}]", "the notation of Python: write the column with json.dumps"),
+        ('[{"role": "user"', "no valid JSON: write the column with json.dumps"),
+        (json.dumps(json.dumps([ASKED, TOLD])), "JSON within JSON"),
+        (ASKED, "a single message: write a list"),
+        (7, "write a list of {role, content}"),
+    ],
+)
+def test_a_cell_that_is_no_list_of_messages_comes_with_the_way_to_write_it(cell, hint):
+    with pytest.raises(RowProblem) as caught:
+        of({"messages": cell})
+    assert hint in caught.value.hint
 
 
 def test_the_text_of_a_conversation_holds_all_of_it():

@@ -25,6 +25,7 @@ from scalesweep.data.problems import DataProblem
 from scalesweep.errors import UserError, did_you_mean
 from scalesweep.spec.sweep import DataSpec
 from scalesweep.tasks import BaseTask
+from scalesweep.tasks.conversations import ColumnProblem
 
 if TYPE_CHECKING:
     import pyarrow
@@ -62,7 +63,8 @@ def named_columns(spec: DataSpec, task: BaseTask) -> Columns:
         try:
             return {column: ("data", key) for column, key in task.columns(spec, names).items()}
         except UserError as error:
-            raise DataProblem(("data", "format"), error.message, error.hint) from error
+            key = error.key if isinstance(error, ColumnProblem) else "format"
+            raise DataProblem(("data", key), error.message, error.hint) from error
 
     return columns
 

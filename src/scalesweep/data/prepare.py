@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +18,7 @@ from scalesweep.data.files import NO_NUMBER
 from scalesweep.data.problems import DataProblem
 from scalesweep.data.sources import load_rows
 from scalesweep.data.splits import dropped_words, normalise, split_rows
-from scalesweep.errors import did_you_mean
+from scalesweep.errors import counted, did_you_mean
 from scalesweep.spec.sweep import SPLITS, DataSpec
 from scalesweep.spec.tasks import misfits
 from scalesweep.tasks import BaseTask, task_of
@@ -79,16 +80,17 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
 
     rows_left = np.flatnonzero(usable)
     groups, ungrouped, group_notes = _number_groups(spec, cells, rows_left)
-    splits = split_rows(
-        keys=[normalise(*(rule.words(texts[row] or "") for texts in cells.texts)) for row in rows_left],
-        labels=labels[rows_left],
-        groups=groups,
-        sources=[cells.sources[row] for row in rows_left],
-        wanted=spec.splits,
-        seed=spec.split_seed,
-        dropped=dropped,
-        available=list(loaded),
-    )
+    with _naming_the_unusable(cells):
+        splits = split_rows(
+            keys=[normalise(*(rule.words(texts[row] or "") for texts in cells.texts)) for row in rows_left],
+            labels=labels[rows_left],
+            groups=groups,
+            sources=[cells.sources[row] for row in rows_left],
+            wanted=spec.splits,
+            seed=spec.split_seed,
+            dropped=dropped,
+            available=list(loaded),
+        )
     chosen = {split: rows_left[rows] for split, rows in splits.rows.items()}
     first, *second = [{split: [texts[row] or "" for row in rows] for split, rows in chosen.items()} for texts in cells.texts]
     label_arrays = {split: labels[rows] if classes else labels[:0] for split, rows in chosen.items()}
@@ -100,7 +102,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     }
     if spec.group is not None:
         summary["ungrouped"] = ungrouped
-    notes += group_notes + _text_notes(cells, rows_left)
+    notes += group_notes + _text_notes(cells, rows_left, rule)
     if classes:
         notes += _count_classes(summary, label_arrays, classes)
     return PreparedText(
@@ -131,7 +133,7 @@ def _word_notes(column: str, counts: Counter[str], what: str, known: Sequence[st
     `known`: words that the user has listed, so a word for nothing among them is meant.
     """
     notes = [
-        f"{counts[word]:,} rows have the word {word!r} as their {what} in {column!r}; empty the cell if it stands for a missing value"
+        f"{counted(counts[word], 'row')} with the word {word!r} as {what} in {column!r}; empty the cell if it stands for a missing value"
         for word in counts
         if _plain(word) in WORDS_FOR_NOTHING and word not in known
     ]
@@ -149,17 +151,21 @@ def _word_notes(column: str, counts: Counter[str], what: str, known: Sequence[st
     return notes
 
 
-def _text_notes(cells: _Cells, rows: np.ndarray) -> list[str]:
+def _text_notes(cells: _Cells, rows: np.ndarray, rule: BaseTask) -> list[str]:
     """A note for each text column with texts that are a word for nothing. `rows`: the rows to look at."""
     notes = []
     longest = 2 * max(map(len, WORDS_FOR_NOTHING))  # with blanks around it; longer texts are not worth the time
     for column, texts in zip(cells.columns, cells.texts, strict=True):
-        short = [(row, texts[row] or "") for row in rows.tolist() if len(texts[row] or "") <= longest]
-        if found := [row for row, text in short if _plain(text) in WORDS_FOR_NOTHING]:
-            place = _place(cells, found[0])
+        found: dict[int, str] = {}
+        for row in rows.tolist():
+            for part in rule.parts(texts[row] or ""):
+                if len(part) <= longest and _plain(part) in WORDS_FOR_NOTHING:
+                    found.setdefault(row, part)
+        if found:
+            row, text = next(iter(found.items()))
             notes.append(
-                f"texts in {column!r} that are a word for nothing are kept: {len(found):,}, such as {texts[found[0]]!r} "
-                f"({place}); empty the cells if they stand for missing values"
+                f"texts {f'in {column!r} ' if column else ''}that are a word for nothing are kept: {len(found):,}, such as {text!r} "
+                f"({_place(cells, row)}); empty the cells if they stand for missing values"
             )
     return notes
 
@@ -171,9 +177,19 @@ def _problem_notes(cells: _Cells) -> list[str]:
         _, row, problem = next(iter(found.values()))
         raise DataProblem(("data", "format"), f"no row can be used; {_place(cells, row)}: {problem.message}", problem.hint)
     return [
-        f"{count:,} rows left out: {kind}, such as {_place(cells, row)}: {problem.message}"
+        f"{counted(count, 'row')} left out: {kind}, such as {_place(cells, row)}: {problem.message}"
         for kind, (count, row, problem) in found.items()
     ]
+
+
+@contextlib.contextmanager
+def _naming_the_unusable(cells: _Cells) -> Iterator[None]:
+    """Add the kinds of rows that can't be used to the hint of a DataProblem, because the notes are not shown beside it."""
+    try:
+        yield
+    except DataProblem as error:
+        error.hint = "; ".join([error.hint, *_problem_notes(cells)])
+        raise
 
 
 def _place(cells: _Cells, row: int) -> str:
@@ -213,7 +229,7 @@ def _check_task(spec: DataSpec, task: str) -> None:
 class _Cells:
     """The cells of all source splits, one after the other. None: missing."""
 
-    columns: list[str]  # names of the text columns
+    columns: list[str]  # names of the text columns; empty for the text of a whole row
     texts: list[list[str | None]]  # per text column
     labels: list[str | None]
     groups: list[str | None]
@@ -226,7 +242,7 @@ class _Cells:
 def _cells(spec: DataSpec, task: BaseTask, loaded: dict[str, datasets.Dataset]) -> _Cells:
     names = next(iter(loaded.values())).column_names
     several = task.row_reader(spec, names) is not None
-    columns = ["a row"] if several else [name for name, key in task.columns(spec, names).items() if key == "text"]
+    columns = [""] if several else [name for name, key in task.columns(spec, names).items() if key == "text"]
     cells = _Cells(columns, [[] for _ in columns], [], [], [], [], whole=True, problems={})
     declared: dict[str, None] = {}
     for source, rows in loaded.items():
@@ -390,7 +406,9 @@ def _number_groups(spec: DataSpec, cells: _Cells, rows: np.ndarray) -> tuple[np.
     ids = np.array([-1 if group is None else number.setdefault(group, len(number)) for group in groups], dtype=np.int64)
     alone = np.flatnonzero(ids < 0)
     ids[alone] = len(number) + np.arange(alone.size)
-    notes = [f"{alone.size:,} rows have no value in {spec.group!r}; each is a group of its own"] if alone.size else []
+    notes = (
+        [f"{counted(alone.size, 'row')} without a value in {spec.group!r}; each is a group of its own"] if alone.size else []
+    )
     named = Counter(group for group in groups if group is not None)
     return ids, alone.size, notes + _word_notes(spec.group, named, "group")
 

@@ -15,7 +15,7 @@ from itertools import islice
 import numpy as np
 
 from scalesweep.data.problems import DataProblem
-from scalesweep.errors import did_you_mean
+from scalesweep.errors import counted, did_you_mean
 from scalesweep.spec.sweep import SPLITS
 
 SPLITS_KEY = ("data", "splits")
@@ -29,7 +29,7 @@ DROPPED = {
     "missing_label": "without a label",
     "other_classes": "of other classes",
     "ambiguous": "whose text occurs with several labels",
-    "duplicates": "that repeat an earlier text (ignoring case, width and spacing)",
+    "duplicates": "with the text of an earlier row (ignoring case, width and spacing)",
     "overlap": "whose text also occurs in a split chosen by name",
     "group_overlap": "whose group also occurs in a split chosen by name",
 }
@@ -37,7 +37,7 @@ DROPPED = {
 
 def dropped_words(dropped: Mapping[str, int]) -> list[str]:
     """A phrase for every count above zero, such as '1,097 rows of other classes'."""
-    return [f"{dropped[why]:,} rows {words}" for why, words in DROPPED.items() if dropped.get(why)]
+    return [f"{counted(dropped[why], 'row')} {words}" for why, words in DROPPED.items() if dropped.get(why)]
 
 
 def normalise(*texts: str) -> str:
@@ -155,11 +155,11 @@ def split_rows(
             if size is not None and taken < size and not (groups is not None and isinstance(wanted[split], float)):
                 raise _too_few(split, size, sizes, pool.size, taken, counts)
             if size is not None and 0 < taken < size:
-                notes.append(f"split {split!r} has {taken:,} instead of {size:,} rows, because groups stay whole")
+                notes.append(f"split {split!r} has {taken:,} instead of {counted(size, 'row')}, because groups stay whole")
         rows |= chosen
     for split, taken in rows.items():
         if not taken.size:
-            message = f"no usable rows are left for split {split!r}; {kept.size:,} rows are usable in all"
+            message = f"no usable rows are left for split {split!r}; usable in all: {counted(kept.size, 'row')}"
             raise DataProblem(
                 (*SPLITS_KEY, split), message, "; ".join(dropped_words(counts)) or "add rows, or change the sizes"
             )
@@ -269,7 +269,7 @@ def _too_few(
     split: str, size: int, sizes: Mapping[str, int | None], usable: int, taken: int, counts: Mapping[str, int]
 ) -> DataProblem:
     others = [f"{other} takes {count:,}" for other, count in sizes.items() if other != split and count is not None]
-    message = f"split {split!r} needs {size:,} rows, but only {taken:,} of {usable:,} usable rows are left for it"
+    message = f"split {split!r} needs {counted(size, 'row')}, but only {taken:,} of {counted(usable, 'usable row')} can be had"
     if others:
         message += f" ({', '.join(others)})"
     words = dropped_words(counts)

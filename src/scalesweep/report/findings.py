@@ -12,12 +12,21 @@ from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.flips import order_flips
 from scalesweep.record.throughput import throughput
 from scalesweep.report import words
+from scalesweep.spec.configurations import OF_ADAPTERS
 
 PAIRS_NEEDED = 10  # pairs of trials; fewer say nothing about a rung
 BEST_SHARE = 4  # one in four ranked trials counts as good
 GOOD_NEEDED = 3  # trials; fewer don't make a range
 LEVELS_SHOWN = 6  # values of one setting; more don't fit a line
-COMPARED = {"model_size": "size", "unfreezing": "unfreezing", "adapter": "adapter", "lr_scheduler_type": "schedule"}
+COMPARED = {
+    "model_size": "size",
+    "unfreezing": "unfreezing",
+    "adapter": "adapter",
+    "lora_rank": "rank",
+    "lora_target_modules": "layers",
+    "use_rslora": "rslora",
+    "lr_scheduler_type": "schedule",
+}
 
 NO_BETTER = "No trial beats"
 
@@ -112,7 +121,10 @@ def _best(record: Record, row: Row) -> str:
 
 
 def _levels(record: Record, rows: list[Row], name: str) -> str:
-    """The best value of each level of a setting, among trials that were judged at the highest rung; the best first."""
+    """The best value of each level of a setting, among trials that were judged at the highest rung; the best first. A setting
+    of adapters is compared among trials that have one."""
+    if name in OF_ADAPTERS:
+        rows = [row for row in rows if row.trial.config.get("adapter", "none") != "none"]
     tried = {row.trial.config.get(name) for row in rows} - {None}
     if len(tried) < 2:
         return ""
@@ -120,10 +132,14 @@ def _levels(record: Record, rows: list[Row], name: str) -> str:
     best: dict[object, Row] = {}
     for row in rows:  # best first
         best.setdefault(row.trial.config.get(name), row)
-    shown = [f"{level} {words.score(row.metric)}" for level, row in best.items() if row.rung == top]
-    below = [str(level) for level, row in best.items() if row.rung < top]
+    shown = [f"{_level(level)} {words.score(row.metric)}" for level, row in best.items() if row.rung == top]
+    below = [_level(level) for level, row in best.items() if row.rung < top]
     text = f"{' · '.join(shown[:LEVELS_SHOWN])} (best {record.metric} of each)"
     return text + (f"; none reached {words.rung(top, record)} with {', '.join(below[:LEVELS_SHOWN])}" if below else "")
+
+
+def _level(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _rates(rows: list[Row]) -> Iterable[str]:

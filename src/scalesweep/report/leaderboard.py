@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from scalesweep.errors import command
+from scalesweep.errors import command, counted
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.record.lease import driven
@@ -91,6 +91,16 @@ def _columns(record: Record, by: By, over: bool) -> list[_Column]:
         cost = paid(record, row.trial) if row.trial.attempts else None
         return f"{cost:,.2f}" if cost is not None else words.MISSING
 
+    searched = {name for name, parameter in record.manifest.parameters.items() if parameter.get("value") is None}
+    schedules = {trial.config.get("lr_scheduler_type") for trial in record.trials.values()}
+    of_adapters = [
+        _Column(title, 10, cell)
+        for name, title, cell in (
+            ("lora_target_modules", "layers", lambda row: words.layers(row.trial.config)),
+            ("use_rslora", "rslora", lambda row: "yes" if words.rslora(row.trial.config) else ""),
+        )
+        if name in searched
+    ]
     columns = [
         _Column("#", 0, lambda row: str(row.rank or words.MISSING), right=True),
         _Column("", 1, lambda row: "★" if row.pareto else ""),
@@ -100,12 +110,15 @@ def _columns(record: Record, by: By, over: bool) -> list[_Column]:
         _Column("size", 3, size),
         _Column("GPUs", 9, lambda row: str(row.trial.config.get("num_gpus", words.MISSING)), right=True),
         _Column("unfreezing", 5, lambda row: words.unfreezing(row.trial.config)),
+        *of_adapters,
         _Column("schedule", 10, lambda row: str(row.trial.config.get("lr_scheduler_type", words.MISSING))),
         _Column("lr", 2, lambda row: words.rate(row.trial.config), right=True),
         _Column("GPU s", 7, cost, right=True),
         _Column("state", 6, lambda row: words.activity(row.trial, over)),
         _Column("reason", 8, lambda row: row.trial.stop_reason or ""),
     ]
+    if "lr_scheduler_type" not in searched and len(schedules) == 1:
+        columns = [column for column in columns if column.title != "schedule"]
     if start_price(record) is not None:
         columns.insert(-2, _Column("$", 11, price_paid, right=True))
     return columns
@@ -159,7 +172,7 @@ def _title(record: Record, over: bool) -> Text:
     ended = [words.STATES[state] for state in State if state.ended]
     states = ", ".join(f"{counts[word]} {word}" for word in (*words.ACTIVITIES, *ended) if counts[word])
     direction = "lower is better" if record.minimize else "higher is better"
-    trials = f"{len(record.trials)} trial{'s' if len(record.trials) != 1 else ''}"
+    trials = counted(len(record.trials), "trial")
     parts = [f"{record.metric} ({direction})", f"{trials}: {states}" if states else "no trials yet"]
     gpu_seconds = record.gpu_seconds
     total = paid_in_all(record)
@@ -171,7 +184,7 @@ def _legend(record: Record, by: By, hidden_rows: int, dropped: list[str]) -> lis
     order = f"by rung, then {record.metric} there" if by == "rung" else f"by the best {record.metric} at any report"
     lines = [f"Ranked {order}. ★ no other trial beats it in both {record.metric} and GPU seconds."]
     if hidden_rows:
-        lines.insert(0, f"… and {hidden_rows:,} more trials")
+        lines.insert(0, f"… and {counted(hidden_rows, 'more trial')}")
     if record.manifest.spec.get("early_terminate", {}).get("survival") == "pareto" and (area := hypervolume(record)):
         lines.append(f"Front of {record.metric} and GPU seconds: {len(pareto_front(record))} ★, hypervolume {area:.4g}.")
     named = [title for title in reversed(dropped) if title]

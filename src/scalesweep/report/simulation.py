@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalesweep.errors import OutsideError, UserError
+from scalesweep.errors import OutsideError, UserError, counted
 from scalesweep.report import terminal, words
 from scalesweep.report.terminal import headed
 from scalesweep.simulation.run import GOAL_REGRET, SHARES, Band, Outcome, SeedRun, Simulation
@@ -134,11 +134,11 @@ def print_simulation(simulation: Simulation) -> None:
     """Print tables to stdout, as wide as the terminal."""
     console = terminal.console(width=terminal.page_width(), highlight=False)
     options = simulation.options
-    seeds = f"{options.seeds} seed{'s' if options.seeds != 1 else ''}"
+    seeds = counted(options.seeds, "seed")
     about = f"  {simulation.goal} {simulation.metric} on {simulation.curves} (simulated)"
     console.print(headed(simulation.sweep, about))
     failures = f", {options.failures_per_gpu_hour:g} failures per GPU hour" if options.failures_per_gpu_hour else ""
-    console.print(f"{options.workers} GPUs, {options.startup_seconds:g} s to start a trial{failures}; {seeds}")
+    console.print(f"{counted(options.workers, 'GPU')}, {options.startup_seconds:g} s to start a trial{failures}; {seeds}")
     console.print(f"budget {_hours(simulation.budget_gpu_hours)} GPU hours ({simulation.budget_from})\n")
     if len(simulation.outcomes) > 1:
         console.print(f"{AS_IT_IS}: {simulation.outcomes[0].label}\n")
@@ -305,7 +305,7 @@ def plot_simulation(simulation: Simulation, path: Path) -> None:
             _panel(axis, simulation, by_wall)
         axes[0].set_ylabel("regret of the pick")
         _label_ends(axes[1], simulation)
-        cluster = f"{options.workers} GPUs, {options.seeds} seed{'s' if options.seeds != 1 else ''}"
+        cluster = f"{counted(options.workers, 'GPU')}, {counted(options.seeds, 'seed')}"
         key = "lines: median over seeds; bands: 10–90 %; 0 is the best known value, 100 % the median of random configurations"
         figure.suptitle(
             f"{simulation.sweep}: {simulation.metric} on {simulation.curves}, {cluster}\n", fontsize=15, parse_math=False

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from scalesweep.errors import first_line
+from scalesweep.errors import counted, first_line
 from scalesweep.record import Record, State, Trial
 from scalesweep.record.final_length import FinalLength
-from scalesweep.spec.space import CADENCES, THAWING_MODES
+from scalesweep.spec.space import ALL_LINEAR, CADENCES, THAWING_MODES
 
 MISSING = "–"
 ERRORS_SHOWN = 3
@@ -88,6 +88,16 @@ def unfreezing(config: Mapping[str, Any]) -> str:
     return f"{mode}/{CADENCES[config.get('unfreeze_cadence', 'steps')].short.format(**config)}{beside}"
 
 
+def layers(config: Mapping[str, Any]) -> str:
+    """The layers that get an adapter: 'all-linear', 'q_proj,v_proj'; empty without an adapter."""
+    targets = str(config.get("lora_target_modules", ALL_LINEAR)).replace(" ", "")
+    return "" if config.get("adapter", "none") == "none" else targets
+
+
+def rslora(config: Mapping[str, Any]) -> str:
+    return "rslora" if config.get("use_rslora") and config.get("adapter", "none") != "none" else ""
+
+
 def rate(config: Mapping[str, Any]) -> str:
     value = config.get("learning_rate")
     return MISSING if value is None else f"{value:.1e}"
@@ -95,19 +105,23 @@ def rate(config: Mapping[str, Any]) -> str:
 
 def gpus(config: Mapping[str, Any]) -> str:
     number = config.get("num_gpus")
-    return MISSING if number is None else f"{number} GPU{'s' if number != 1 else ''}"
+    return MISSING if number is None else counted(number, "GPU")
 
 
 def brief(trial: Trial) -> str:
-    """A trial's configuration in one short line: 'L4 · 2 GPUs · gradual/40 · lr 3.2e-04 cosine'."""
+    """A trial's configuration in one short line: 'L4 · 2 GPUs · gradual/40 · lr 3.2e-04 cosine'.
+
+    Of an adapter, it names the layers where not all get one, and rslora: 'L4 · 1 GPU · full, lora 8 · q_proj,v_proj · lr …'.
+    """
     return summary(trial.config)
 
 
 def summary(config: Mapping[str, Any]) -> str:
     """A configuration in one short line, as `brief`."""
     schedule = config.get("lr_scheduler_type", "")
-    parts = (config.get("model_size", MISSING), gpus(config), unfreezing(config), f"lr {rate(config)} {schedule}".rstrip())
-    return " · ".join(str(part) for part in parts)
+    of_adapter = [word for word in (layers(config), rslora(config)) if word not in ("", ALL_LINEAR)]
+    parts = [config.get("model_size", MISSING), gpus(config), unfreezing(config), *of_adapter]
+    return " · ".join(map(str, [*parts, f"lr {rate(config)} {schedule}".rstrip()]))
 
 
 def ladder_size(config: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
@@ -146,7 +160,7 @@ def failures(record: Record) -> list[str]:
         named = ", ".join(trial.name for trial in trials[:TRIALS_NAMED])
         lines.append(f"{named}{more} {STATES[trials[0].state]}: {error}{traceback(trials[0], record)}")
     if len(by_error) > ERRORS_SHOWN:
-        lines.append(f"… and {len(by_error) - ERRORS_SHOWN} more errors")
+        lines.append(f"… and {counted(len(by_error) - ERRORS_SHOWN, 'more error')}")
     return lines
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scalesweep.errors import OutsideError, UserError, did_you_mean, nearest
+from scalesweep.errors import OutsideError, UserError, counted, did_you_mean, nearest
 from scalesweep.record import Past, Record, State, read_record
 from scalesweep.simulation.driver import SweepDriver
 from scalesweep.simulation.parametric import FAMILIES, RATES, ParametricSource
@@ -93,7 +93,7 @@ def open_variants(
     def source_for(spec: SweepSpec) -> Source:
         if kind == "family":
             return _family_source(curves.removeprefix(FAMILY), spec)
-        name = folder.name if isinstance(folder := place(curves), UrlPath) else folder.resolve().name
+        name = folder.name if isinstance(folder := place(curves), UrlPath) else str(Path(curves))
         if kind == "record":
             return RecordSource(content, spec, name=name)
         return TableSource(content, spec, efficiency, name=name)
@@ -437,7 +437,7 @@ def _check_workers(spec: SweepSpec, workers: int) -> None:
     largest = max(gpu_choices(spec))
     if largest > workers:
         path = ("search_space", "parameters", "num_gpus")
-        problem = spec.problem(path, f"{largest} is above the {workers} GPUs of the simulated cluster")
+        problem = spec.problem(path, f"{largest} is above the {counted(workers, 'GPU')} of the simulated cluster")
         raise UserError(str(problem), f"simulate a larger cluster: --workers {largest}")
 
 

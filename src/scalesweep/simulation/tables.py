@@ -36,7 +36,7 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 
 from scalesweep.costs import FLOPS_PER_GPU_SECOND
-from scalesweep.errors import UserError, did_you_mean, nearest
+from scalesweep.errors import UserError, counted, did_you_mean, nearest
 from scalesweep.simulation.encoding import Encoding, is_number, token
 from scalesweep.simulation.source import Curve
 from scalesweep.spec import SweepSpec
@@ -200,7 +200,7 @@ class TableSource:
         if time_attr in frame:
             fidelity = self._numbers(frame, time_attr)
             if (empty := int(np.isnan(fidelity).sum())) > 0:
-                self.notes.append(f"{self.name}: {empty} rows without {time_attr} are ignored")
+                self.notes.append(f"{self.name}: ignored, without {time_attr}: {counted(empty, 'row')}")
             frame = frame.assign(**{time_attr: fidelity})[fidelity > 0]
         else:
             near = nearest(time_attr, map(str, frame.columns))
@@ -298,9 +298,13 @@ class TableSource:
         self._curves = [curves[index] for index in kept]
         self.finals = np.array([np.mean([curve.value[-1] for curve in several]) for several in self._curves])
         left_out, short = len(configs) - len(kept), len(starts) - runs
-        self.notes.append(f"{self.name}: {len(kept)} configurations, {runs} runs up to {early.time_attr} = {max_t:g}")
+        self.notes.append(
+            f"{self.name}: {counted(len(kept), 'configuration')}, {counted(runs, 'run')} up to {early.time_attr} = {max_t:g}"
+        )
         if short:
-            self.notes.append(f"{self.name}: {left_out} configurations and {short} runs that end earlier are ignored")
+            self.notes.append(
+                f"{self.name}: ignored, because they end earlier: {counted(left_out, 'configuration')} and {counted(short, 'run')}"
+            )
         if "n_params" in frame and "model_size" in self._spec.search_space.parameters:
             counts = pd.Series(self._numbers(frame, "n_params", amount=True))
             sizes = [configs[key].get("model_size") for key in keys]
@@ -329,7 +333,7 @@ class TableSource:
         self.median = float(np.median(losses))
         diverged = len(self.finals) - len(finite)
         if diverged:
-            self.notes.append(f"{self.name}: {diverged} configurations diverged")
+            self.notes.append(f"{self.name}: {counted(diverged, 'configuration')} diverged")
         if not math.isfinite(self.median):
             self.median = float(finite.max() if self.minimize else finite.min())
             self.notes.append(f"{self.name}: at least half of them diverged, so the worst finite value is used as the median")

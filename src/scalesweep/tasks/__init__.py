@@ -56,14 +56,12 @@ class BaseTask:
 
     Attributes:
         per_token: whether targets belong to tokens; otherwise each row has a class.
-        draws_head: whether the head is drawn anew, because a checkpoint's own may belong to another task.
         control_words: whether an exported model's tokenizer reads control words in a text, such as </s>, as control tokens.
         templates: whether the task writes control words around a row's texts itself.
         guess: how the baseline guesses, in words.
     """
 
     per_token: bool
-    draws_head: bool
     control_words: bool
     templates = False
     guess: str
@@ -87,6 +85,10 @@ class BaseTask:
     def words(self, text: str) -> str:
         """The words of a row's text, by which rows are compared."""
         return text
+
+    def parts(self, text: str) -> Sequence[str]:
+        """The texts that a row's text is made of."""
+        return [text]
 
     def identity(self, data: DataSpec, tokenizer: Any) -> dict[str, Any]:  # noqa: ARG002
         """The values that the tokens depend on beside the texts, the tokenizer and `max_length`. JSON values."""

@@ -27,7 +27,6 @@ class Task(BaseTask):
     """
 
     per_token = True
-    draws_head = False
     control_words = True  # a language model's user may want them, as in a chat
     guess = "token frequencies in train"
 

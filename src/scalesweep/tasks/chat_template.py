@@ -42,6 +42,10 @@ PROBES: tuple[Conversation, ...] = tuple(
 )
 
 
+class OwnTemplateError(UserError):
+    """The user's own template is at fault, and not the tokenizer's."""
+
+
 @dataclass(frozen=True, eq=False)
 class Encoded:
     """A conversation as tokens.
@@ -100,8 +104,10 @@ class Template:
             if isinstance(first, RowProblem) and all(isinstance(one, RowProblem) for one in others):
                 raise first
         except RowProblem as problem:
-            hint = OWN if own is None else "correct the file of data.chat_template"
-            raise UserError(f"the chat template can't be used for training: {problem.message}", hint) from problem
+            message = f"the chat template can't be used for training: {problem.message}"
+            if own is not None:
+                raise OwnTemplateError(message, "correct the template") from problem
+            raise UserError(message, OWN) from problem
         return template
 
     @cached_property
@@ -240,7 +246,8 @@ def _render(tokenizer: Any, template: str, conversation: Conversation, **options
     try:
         return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
     except Exception as error:  # a template may fail in any way: it is a program
-        raise RowProblem("refused by the template", f"the chat template refuses it: {first_line(error)}") from error
+        line = f" in line {error.lineno} of the template" if hasattr(error, "lineno") else ""
+        raise RowProblem("refused by the template", f"the chat template refuses it: {first_line(error)}{line}") from error
 
 
 def _control_words(tokenizer: Any, question: str) -> re.Pattern[str]:

@@ -47,6 +47,17 @@ class RowProblem(UserError):
         return type(self), (self.kind, self.message, self.hint)
 
 
+class ColumnProblem(UserError):
+    """A mistake in the columns that the user names. `key` is the key of `data` at fault."""
+
+    def __init__(self, key: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.key = key
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return type(self), (self.key, self.message, self.hint)
+
+
 @dataclass(frozen=True)
 class Columns:
     """The keys of a format. A key stands for the column of its name unless the user names another one."""
@@ -90,14 +101,19 @@ def recognise(columns: Sequence[str], name: str | None = None, mapping: Mapping[
         raise UserError(f"the format {name!r} is unknown", did_you_mean(name, FORMATS))
     for key, column in mapping.items():
         if key not in known:
-            raise UserError(f"no format has a column {key!r}", did_you_mean(key, known))
+            raise ColumnProblem(key, f"no format has a column {key!r}", did_you_mean(key, known))
         if name is not None and key not in FORMATS[name].keys:
-            raise UserError(f"the format {name} has no column {key!r}", f"its columns: {', '.join(FORMATS[name].keys)}")
+            hint = f"its columns: {', '.join(FORMATS[name].keys)}"
+            raise ColumnProblem(key, f"the format {name} has no column {key!r}", hint)
         if column not in columns:
             near = nearest(column, columns)
             hint = f"did you mean {near!r}? " if near else ""
-            raise UserError(f"the data have no column {column!r} for {key!r}", f"{hint}columns: {', '.join(columns)}")
+            message = f"the data have no column {column!r} for {key!r}"
+            raise ColumnProblem(key, message, f"{hint}columns: {', '.join(columns)}")
     candidates = {one: shape for one, shape in FORMATS.items() if name in (None, one) and {*mapping} <= {*shape.keys}}
+    if not candidates:
+        hint = "keys by format: " + "; ".join(f"{one}: {', '.join(shape.keys)}" for one, shape in FORMATS.items())
+        raise ColumnProblem(next(reversed(mapping)), f"no format has all of {', '.join(mapping)}", hint)
     fitting = []
     for one, shape in candidates.items():
         found = {key: mapping.get(key, key) for key in shape.keys if mapping.get(key, key) in columns}
@@ -140,11 +156,26 @@ def conversation_of(format: Format, row: Mapping[str, Any]) -> Conversation:
         key = FORMATS[format.name].required[0]
         entries = _entries(cells[key])
         if entries is None:
-            raise RowProblem("no list of messages", f"{key} holds {shown(cells[key])}, not a list of messages")
+            message = f"{key} holds {shown(cells[key])}, not a list of messages"
+            raise RowProblem("no list of messages", message, _remedy(cells[key]))
         turns = [_turn(entry) for entry in entries]
     conversation = tuple(system + turns)
     _check_order(conversation)
     return conversation
+
+
+def _remedy(cell: Any) -> str:
+    """The way to write a cell that holds no list of messages."""
+    text = cell.strip() if isinstance(cell, str) else ""
+    if text.startswith(('"[', '"{')):
+        return "it is JSON within JSON: write the column with json.dumps once, not twice"
+    if text.startswith("["):
+        python = "'role':" in text or "'from':" in text
+        what = "the notation of Python" if python else "no valid JSON"
+        return f"it is {what}: write the column with json.dumps, as in frame[column].map(json.dumps) of pandas"
+    if isinstance(cell, Mapping) or text.startswith("{"):
+        return "it is a single message: write a list of such messages"
+    return "write a list of {role, content}"
 
 
 def text_of(conversation: Conversation) -> str:

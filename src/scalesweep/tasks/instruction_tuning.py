@@ -52,6 +52,9 @@ class Task(causal_lm.Task):
     def words(self, text: str) -> str:
         return text_of(_read(text))
 
+    def parts(self, text: str) -> Sequence[str]:
+        return [message.content for message in _read(text)]
+
     def identity(self, data: DataSpec, tokenizer: Any) -> dict[str, Any]:
         template = Template.of(tokenizer, data.chat_template).text
         fingerprint = hashlib.sha256(template.encode()).hexdigest()[:16]

@@ -20,7 +20,6 @@ class Task(BaseTask):
     """Each row is one example, with special tokens, cut to `max_length` tokens."""
 
     per_token = False
-    draws_head = True
     control_words = False  # a classifier's texts are texts to the end
     guess = "class shares in train"
 
