@@ -69,7 +69,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_of_its_own: None) -> 
     """A run folder of a sweep that ran to its end on two logical GPUs, launched from Python in a thread."""
     folder = tmp_path_factory.mktemp("sweep")
     (temporary := folder / ("x" * 80)).mkdir()
-    spec = write_spec(folder, budget={"run_cap": 8})
+    short = {"early_terminate__": {"grace_period": 2, "max_t": 6}, "training__": {"eval_interval": 2}}
+    spec = write_spec(folder, budget={"run_cap": 8}, **short)
     done = subprocess.run(
         [sys.executable, "-c", IN_A_THREAD, spec, folder / "run"],
         capture_output=True, text=True, check=False, env={**os.environ, **SURROUNDINGS, "TMPDIR": str(temporary)},
@@ -116,7 +117,7 @@ def test_the_leaderboard_is_one_everywhere(finished: Path) -> None:
 def test_promotion_tests_once_exports_and_refuses_to_look_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SURROUNDINGS.items():
         monkeypatch.setenv(name, value)  # two workers run on a cluster of their own
-    done = run("promote", finished, "--num-gpus", "2", "--max-t", "12", "--json")
+    done = run("promote", finished, "--num-gpus", "2", "--max-t", "8", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["trial"]["name"] == json.loads(run("leaderboard", finished, "--json").stdout)["trials"][0]["trial"]

@@ -54,7 +54,7 @@ def test_promotion_picks_from_it_and_makes_its_job(old_run: Path) -> None:
     assert (job.size.layers, job.metric, job.minimize) == (1, "eval_loss", True)
 
 
-def test_it_is_resumed_to_its_end(old_run: Path, ray_of_its_own: None) -> None:  # noqa: ARG001
+def test_it_is_resumed_to_its_end(old_run: Path, local_ray: None) -> None:  # noqa: ARG001
     before = read_record(old_run)
     done = run("resume", old_run, "--num-gpus", "1", "--set", "budget.run_cap=4", "--json")
     assert done.returncode == 0, done.stderr

@@ -50,7 +50,7 @@ class Cloud(BaseHTTPRequestHandler):
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cloud)
     Cloud.asked = []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     host = f"127.0.0.1:{server.server_port}"
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://{host}/")
     monkeypatch.setenv("GCE_METADATA_HOST", host)

@@ -20,10 +20,8 @@ from scalesweep.errors import OutsideError, UserError, counted, did_you_mean, ne
 from scalesweep.record import Past, Record, State, read_record
 from scalesweep.simulation.driver import SweepDriver
 from scalesweep.simulation.parametric import FAMILIES, RATES, ParametricSource
-from scalesweep.simulation.recorded import RecordSource
 from scalesweep.simulation.simulator import Clock, Cluster, Run, simulate
 from scalesweep.simulation.source import Source
-from scalesweep.simulation.tables import TableSource, read_table
 from scalesweep.spec import SweepSpec, allowed_gpus, earlier_trials, gpu_choices, load_sweep
 from scalesweep.spec.config import WHOLE
 from scalesweep.storage import UrlPath, place
@@ -88,15 +86,23 @@ def open_variants(
     specs = [load_sweep(spec_path, [*overrides, *settings], foreign=foreign) for settings in ((), *told)]
     _ = specs[0].goal  # an unknown one is refused before the curves are read
     # The curves are read once for all sweeps.
-    content: Any = read_record(curves) if kind == "record" else read_table(Path(curves)) if kind == "table" else None
+    content: Any = None
+    if kind == "record":
+        content = read_record(curves)
+    elif kind == "table":
+        from scalesweep.simulation.tables import TableSource, read_table
+
+        content = read_table(Path(curves))
 
     def source_for(spec: SweepSpec) -> Source:
-        if kind == "family":
+        if kind == "family":  # without pandas and scikit-learn, which each process of a simulation would import
             return _family_source(curves.removeprefix(FAMILY), spec)
         name = folder.name if isinstance(folder := place(curves), UrlPath) else str(Path(curves))
-        if kind == "record":
-            return RecordSource(content, spec, name=name)
-        return TableSource(content, spec, efficiency, name=name)
+        if kind == "table":
+            return TableSource(content, spec, efficiency, name=name)
+        from scalesweep.simulation.recorded import RecordSource
+
+        return RecordSource(content, spec, name=name)
 
     first = source_for(specs[0])
     if not math.isfinite(first.median) or first.median == first.best:
