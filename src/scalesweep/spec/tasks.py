@@ -28,7 +28,7 @@ class TaskRow:
     own_metric: bool = True  # whether a function of the user's can compute a metric
     text_columns: int = 1  # at most
     rows: str = "rows"  # the word for them
-    sample: str = '"…"'  # an input of the exported model's pipeline, in Python
+    sample: str = '"…"'  # an input of the exported model's pipeline, in Python; `pipe` is the pipeline
 
     @property
     def label(self) -> bool:

@@ -22,17 +22,15 @@ from scalesweep.tasks.conversations import (
     recognise,
     text_of,
 )
-from scalesweep.tasks.metrics import Totals
+from scalesweep.tasks.token_accuracy import CountsRight
 
 if TYPE_CHECKING:
-    import torch
-
     from scalesweep.spec.sweep import DataSpec
 
 KEYS = tuple(dict.fromkeys(key for columns in FORMATS.values() for key in columns.keys))
 
 
-class Task(causal_lm.Task):
+class Task(CountsRight, causal_lm.Task):
     """A conversation is one example, rendered by the chat template. Its learnt tokens are the targets.
 
     A row's text is its conversation as JSON. Bytes are those of the learnt text.
@@ -100,22 +98,6 @@ class Task(causal_lm.Task):
 
     def answering(self, data: DataSpec, tokenizer: Any) -> Answering:
         return Answering.of(Template.of(tokenizer, data.chat_template))
-
-    def measured(self, logits: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:
-        import torch
-
-        right = (logits.argmax(-1) == targets).sum()
-        return torch.cat([super().measured(logits, targets, classes), right.double().reshape(1)])
-
-    def n_sums(self, classes: int) -> int:  # noqa: ARG002
-        return 2
-
-    def totals(self, sums: np.ndarray, count: float, n_bytes: float, classes: int) -> Totals:  # noqa: ARG002
-        return Totals(float(sums[0]), count, n_bytes, correct=float(sums[1]))
-
-    def guessed(self, nll: float, train: np.ndarray, validation: np.ndarray, n_bytes: float) -> Totals:
-        right = float(validation[int(train.argmax())])
-        return Totals(nll, float(validation.sum()), n_bytes, correct=right)
 
 
 def _format(data: DataSpec, names: Sequence[str]) -> Format:
