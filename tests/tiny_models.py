@@ -14,7 +14,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     CONFIG_MAPPING,
     AutoModel,
-    AutoModelForCausalLM,
     PreTrainedTokenizerFast,
     T5EncoderModel,
 )
@@ -97,7 +96,8 @@ def tiny_model(model_type: str, task: str = "sequence-classification", seed: int
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Words of WORDS, single letters and digits; everything else is <unk>. Two texts become `<cls> a <sep> b <sep>`."""
     vocabulary = {
-        token: index for index, token in enumerate([*SPECIAL, *sorted(set(WORDS) | set("bcdefghjklmnop0123456789.,!?"))])
+        token: index
+        for index, token in enumerate([*SPECIAL, *sorted(set(WORDS) | set("bcdefghjklmnop0123456789.,!?")), "<mask>"])
     }
     assert len(vocabulary) <= VOCAB_SIZE
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -115,6 +115,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         cls_token="<cls>",
         sep_token="<sep>",
+        mask_token="<mask>",
         model_input_names=["input_ids", "attention_mask"],
         model_max_length=64,
         chat_template=CHAT,
@@ -124,11 +125,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def save_tiny(
     model_type: str, folder: Path | str, task: str = "sequence-classification", seed: int = 0, **changes: Any
 ) -> Path:
-    """Write a checkpoint as a hub would hold it: a base model to classify with (no head), or a causal language model."""
+    """Write a checkpoint as a hub would hold it: a base model to classify with (no head), or a language model."""
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        auto_class = AutoModel if TASKS[task].draws_head else AutoModelForCausalLM
+        auto_class = AutoModel if TASKS[task].draws_head else task_of(task).auto_class()
         auto_class.from_config(tiny_config(model_type, **changes)).save_pretrained(folder)
     tokenizer = tiny_tokenizer()
     if model_type == "t5":  # its classifier reads the last end-of-text token

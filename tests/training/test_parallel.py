@@ -68,23 +68,28 @@ CONFIG = {
 pytestmark = pytest.mark.usefixtures("own_sizes")
 
 
-def made(parallel: str = "replicated", weights: tuple[float, ...] | None = None, **config: Any) -> TrialJob:
+def made(
+    parallel: str = "replicated",
+    weights: tuple[float, ...] | None = None,
+    task: str = "sequence-classification",
+    **config: Any,
+) -> TrialJob:
     """60 examples in batches of 19: the last of an epoch has 3, which leaves the last of 4 workers without any. 21 are evaluated."""
-    sweep = tiny_sweep()
+    sweep = tiny_sweep(task=task)
     sweep["data"]["splits"]["validation"] = 21
     return job({**CONFIG, **config}, sweep=sweep, parallel=parallel, class_weights=weights)
 
 
-def losses(weights: tuple[float, ...] | None = None) -> Any:
+def losses(**changes: Any) -> Any:
     """Those of one process with memory enough."""
-    return pytest.approx(gloo.trial(Peers(), made(weights=weights))["losses"], abs=1e-6)
+    return pytest.approx(gloo.trial(Peers(), made(**changes))["losses"], abs=1e-6)
 
 
-@pytest.mark.parametrize(("world", "size", "short"), [(2, 3, None), (4, 8, 2)])
-def test_where_workers_meet_in_passes_all_run_as_many_of_them(world: int, size: int, short: int | None) -> None:
+@pytest.mark.parametrize(("world", "size", "short", "task"), [(2, 3, None, "masked-lm"), (4, 8, 2, "sequence-classification")])
+def test_where_workers_meet_in_passes_all_run_as_many_of_them(world: int, size: int, short: int | None, task: str) -> None:
     """Uneven shares, an empty one, a short last batch, an evaluation that one worker ends first, and one out of memory."""
-    expected = losses()
-    found = on_workers(world, gloo.trial, made("meeting", micro_batch_size=size), short, 3, 5)
+    expected = losses(task=task)
+    found = on_workers(world, gloo.trial, made("meeting", task=task, micro_batch_size=size), short, 3, 5)
     for worker in found:
         assert worker["losses"] == expected
         assert len(worker["passes"]) == len(found[0]["passes"])
@@ -94,7 +99,7 @@ def test_where_workers_meet_in_passes_all_run_as_many_of_them(world: int, size: 
 
 def test_all_workers_halve_where_one_runs_out_of_memory() -> None:
     short, weights = 1, (5.0, 0.25)
-    expected = losses(weights)
+    expected = losses(weights=weights)
     for worker in (found := on_workers(2, gloo.trial, made(weights=weights), short, 3)):
         assert worker["losses"] == expected
         assert set(worker["sizes"].values()) == {2}, "10, 8, 4, 2"

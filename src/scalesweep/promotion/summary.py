@@ -40,7 +40,9 @@ def after_promotion(result: dict[str, Any]) -> str:
     """Lines that show where the promoted model is and how to use it."""
     row = TASKS[result["task"]]
     folder, pipeline = (json.dumps(text, ensure_ascii=False) for text in (result["output"], row.pipeline))
-    use = shell("python", "-c", f"from transformers import pipeline; pipe = pipeline({pipeline}, {folder}); print(pipe({row.sample}))")
+    use = shell(
+        "python", "-c", f"from transformers import pipeline; pipe = pipeline({pipeline}, {folder}); print(pipe({row.sample}))"
+    )
     adapted = result["final_run"]["config"].get("adapter", "none") != "none"
     beside = ", and its adapter with peft: both predict the same" if adapted else ": it predicts the same"
     return f"model       {result['output']}  (reloaded with transformers{beside})\nnext        {use}"

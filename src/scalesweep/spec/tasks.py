@@ -66,6 +66,15 @@ TASKS: dict[str, TaskRow] = {  # each has a file of its name in tasks/, with _ f
         rows="conversations",
         sample='[{"role": "user", "content": "…"}]',
     ),
+    "masked-lm": TaskRow(
+        "hidden tokens of a text, to adapt an encoder to a domain",
+        ("eval_loss", "eval_perplexity", "eval_token_accuracy"),
+        pipeline="fill-mask",
+        keys=("text",),
+        own_metric=False,
+        rows="documents",
+        sample='f"… {pipe.tokenizer.mask_token} …"',
+    ),
 }  # fmt: skip
 
 
