@@ -10,6 +10,7 @@ import torch
 
 from processes import READY
 from scalesweep.models.groups import LayerGroup
+from scalesweep.spec.tasks import TASKS
 from scalesweep.training import micro_batch
 from scalesweep.training.job import TrialJob
 from scalesweep.training.loop import Trainer, train
@@ -92,8 +93,9 @@ def trial(peers: Peers, job: TrialJob, short: int | None = None, holds: int = 0,
 
     trainer.model.register_forward_pre_hook(refuse, with_kwargs=True)
     reports = list(train(trainer))
+    accuracy = next(name for name in TASKS[job.task].metrics if name.endswith("accuracy"))
     return {
-        "losses": [report.metrics[name] for report in reports for name in ("train_loss", "eval_loss", "eval_accuracy")],
+        "losses": [report.metrics[name] for report in reports for name in ("train_loss", "eval_loss", accuracy)],
         "sizes": trainer.gradients.micro_batch.sizes,
         "eval_tokens": trainer.eval_size.tokens,
         "passes": passes,

@@ -135,8 +135,8 @@ class DataSpec(_Strict):
     max_length: int = Field(
         128,
         ge=2,
-        description="tokens that an example may have. Classification cuts longer rows and counts them; causal-lm lays a "
-        "document out over several examples and cuts nothing; instruction-tuning follows `truncate`.",
+        description="tokens that an example may have. Classification cuts longer rows and counts them; causal-lm and "
+        "masked-lm lay a document out over several examples and cut nothing; instruction-tuning follows `truncate`.",
     )
 
 

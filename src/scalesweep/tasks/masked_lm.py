@@ -29,7 +29,7 @@ class Task(CountsRight):
     """
 
     per_token = True
-    control_words = False
+    control_words = True  # a user of the model writes the mask token
     guess = "frequencies of hidden tokens in train"
 
     def identity(self, data: DataSpec, tokenizer: Any) -> dict[str, Any]:  # noqa: ARG002
