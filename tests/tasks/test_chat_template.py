@@ -205,7 +205,7 @@ def test_a_template_for_thinking_needs_thoughts_in_each_row():
 def test_real_templates_that_teach_something_else_are_refused(name, words):
     with pytest.raises(UserError, match=words) as caught:
         Template.of(byte_level(shipped(name)))
-    assert caught.value.hint == "correct the template"
+    assert "data.chat_template" in caught.value.hint
     assert not isinstance(caught.value, RowProblem)
 
 
