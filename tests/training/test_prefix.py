@@ -6,7 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from jobs import job, reports
 from scalesweep.training.job import TrialJob
@@ -65,13 +67,33 @@ def test_trials_find_what_others_made_also_of_another_size_or_depth(tmp_path: Pa
     head = {"unfreezing": "head", "max_t": 8, "rungs": [], "dropout": 0.1, "attention_dropout": 0.2}
     small = computed(job({**head, "model_size": "L2"}, sweep=spec))
     assert set(small) == {(0, 3)}
-    assert len(small) == 60, "three batches of 16 and one of 12 are the epoch"
+    assert len(small) == 64, "the 60 examples of the epoch in eight passes of 8, the last filled up with 4 of them again"
     large = computed(job({**head, "model_size": "L4", "dropout": 0.3}, sweep=spec))
     assert set(large) == {(3, 5)}, "the lowest two blocks were there from the smaller size"
     assert computed(job({**head, "model_size": "L4", "learning_rate": 0.5}, sweep=spec)) == []
     # A gradual trial works at cut 4 from its second step on: the pass to cut 5 kept that on the way.
     gradual = {**head, "model_size": "L4", "unfreezing": "gradual", "unfreeze_interval": 1}
     assert computed(job(gradual, sweep=spec)) == []
+
+
+def test_what_is_kept_is_the_same_whoever_asked_for_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples of several lengths, in the batches of two seeds, so in other company in every pass."""
+    spec = tiny_sweep("llama", "instruction-tuning")
+    kept = []
+    for seed in (0, 1):
+        monkeypatch.setenv("SCALESWEEP_CACHE", str(tmp_path / str(seed)))
+        trainer = Trainer(job({"unfreezing": "head", "max_t": 4, "seed": seed}, sweep=spec))
+        for _ in range(4):
+            trainer.train_step()
+        split, prefix = trainer.train_split, trainer.prefix
+        assert prefix is not None
+        assert len(set(split.lengths.tolist())) > 4
+        prefix.fill = False
+        inputs = {"input_ids": torch.zeros(60, int(split.lengths.max()))}
+        kept.append(prefix.hidden(split, np.arange(60), trainer.method.lowest, inputs))
+        trainer.close()
+    assert kept[0] is not None
+    assert torch.equal(kept[0], kept[1])
 
 
 def test_a_changed_checkpoint_or_text_is_never_served_what_was_kept_for_another(tmp_path: Path) -> None:

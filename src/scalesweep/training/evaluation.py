@@ -52,6 +52,7 @@ def evaluate(
 
     order, done = eval_order(split.lengths), 0
     share, most = shard(order, peers.rank, peers.world), len(shard(order, 0, peers.world))
+    passes.expect(lambda: share[done:])
     while done < most:
         width = int(split.lengths[order[done * peers.world]])  # of the longest example of all workers: their pieces are equal
         size = min(sizes.examples(width), most - done)

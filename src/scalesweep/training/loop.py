@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scalesweep.data.batches import BatchPlan, steps_for_tokens
+from scalesweep.data.batches import BatchPlan, shard, steps_for_tokens
 from scalesweep.models.base import BaseWeights, base_key
 from scalesweep.models.ladder import load_tokenizer
 from scalesweep.models.replay import NotReplayable
@@ -38,7 +38,7 @@ from scalesweep.training.parallel import strategy
 from scalesweep.training.passes import Passes
 from scalesweep.training.peers import ALONE, Peers
 from scalesweep.training.precision import Precision
-from scalesweep.training.prefix import PrefixCache
+from scalesweep.training.prefix import AHEAD, PrefixCache
 from scalesweep.training.resume import newest_checkpoint
 from scalesweep.training.schedules import schedule
 from scalesweep.training.step import Gradients
@@ -188,7 +188,16 @@ class Trainer:
     def _set_mode(self) -> None:
         self.parallel.before_thaw(self.model)
         self.method.apply()
+        self.passes.expect(self._upcoming)
         self._mode_is_set = True
+
+    def _upcoming(self) -> np.ndarray:
+        """Examples that this worker trains on next, as many as the prefix cache looks ahead."""
+        plan, clock, peers = self.plan, self.clock, self.peers
+        steps = -(-AHEAD * peers.world // plan.batch_size)
+        last = min(clock.step + steps, clock.total_steps or math.inf)
+        batches = range(clock.step, max(clock.step + 1, int(last)))
+        return np.concatenate([shard(plan.batch(step), peers.rank, peers.world) for step in batches])
 
     def evaluate(self) -> dict[str, float]:
         """All metrics of the task on the split that the job evaluates on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -59,6 +59,11 @@ class Passes:
                     made = logits()
                 if (found := self.head.predictions(made, at, learnt)) is not None:
                     return found
+
+    def expect(self, ahead: Callable[[], np.ndarray]) -> None:
+        """Set the examples of the split in use that come next. They fill up the passes that fill the prefix cache."""
+        if self.prefix is not None:
+            self.prefix.ahead = ahead
 
     def outputs(self) -> int:
         """The logits that a pass makes for each token at once; 0 if the first pass has shown that it makes them in chunks."""

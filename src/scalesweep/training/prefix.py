@@ -2,7 +2,8 @@
 
 A *cut* is the index of the lowest group that trains or has trained before. The groups below it have the weights of the
 checkpoint, so their output for an example depends on checkpoint, example and precision alone. The keys of the cache consist
-of these. Examples are computed without padding (on a CPU one by one), so an entry does not depend on the process that wrote it.
+of these. Examples of equal length are computed together, without padding. A pass on a CPU always has as many of them, because
+another number of rows gives other bits; so an entry does not depend on the process that wrote it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from scalesweep.training.job import TrialJob
 from scalesweep.training.methods.method import Method
 from scalesweep.training.prefix_store import CacheBudget, PrefixStore
 
-FORMAT = 1
-EXAMPLES_AT_ONCE = 64  # examples of equal length per pass on a GPU
+FORMAT = 2
+AT_ONCE = {"cpu": 8, "cuda": 64}  # examples of equal length per pass: exactly so many on a CPU, at most on a GPU
+AHEAD = 1024  # examples of the next batches that passes are filled up with, as long as their batch is not in the cache either
 PROBE_EXAMPLES = 4
 TALLY_TOKENS = 2000  # tokens to compute and read back before deciding whether caching pays
 
@@ -87,6 +89,7 @@ class PrefixCache:
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self._common = [FORMAT, precision, kind, torch.__version__, transformers.__version__]
         self.cuts, self.own_cuts = method.cuts(*job.shared_modes, job.config.unfreezing), method.cuts()
+        self.ahead: Callable[[], np.ndarray] = lambda: np.zeros(0, dtype=np.int64)  # examples of the split that come next
         self.notes: list[str] = []
         self.computed: list[tuple[int, int, int]] = []  # (tokens, first group, cut) of each computed example, for the FLOPs
         self._stores: dict[tuple[int, Path, str], PrefixStore] = {}
@@ -105,7 +108,7 @@ class PrefixCache:
         width = int(inputs["input_ids"].shape[1])
         parts = []
         for part, local, rows in split.owners(indices):
-            values = self._read(part, local, cut, width)
+            values = self._read(split, part, local, cut, width)
             if values is None:
                 return None
             parts.append((rows, values))
@@ -188,7 +191,7 @@ class PrefixCache:
             self._stores[place] = PrefixStore.open(self.budget, key, part.lengths, size * dtype.itemsize)
         return self._stores[place]
 
-    def _read(self, part: TokenizedSplit, indices: np.ndarray, cut: int, width: int) -> np.ndarray | None:
+    def _read(self, split: Split, part: TokenizedSplit, indices: np.ndarray, cut: int, width: int) -> np.ndarray | None:
         """Bytes [examples, width, bytes per token], with missing examples computed; None if they can't be stored."""
         store = self._store(part, cut)
         values, present = store.read(indices, width)
@@ -196,7 +199,9 @@ class PrefixCache:
         if not len(missing) or not self.fill:
             return None if len(missing) else values
         began = time.perf_counter()
-        if not self._fill(part, missing, cut):
+        ahead = next((local for owner, local, _ in split.owners(self.ahead()[:AHEAD]) if owner is part), missing[:0])
+        passes = _passes(missing, ahead[~store.has(ahead)], part.lengths, AT_ONCE[self.device.type])
+        if not self._fill(part, passes, cut):
             self._refuse(cut, "the disk is full")
             return None
         computed = time.perf_counter()
@@ -204,7 +209,7 @@ class PrefixCache:
         if not present.all():
             return None  # another process is writing the same examples, which is rare and short
         tally = _tallies.setdefault(self._key(cut), Tally())
-        tally.computed += int(part.lengths[missing].sum())
+        tally.computed += sum(int(part.lengths[some].sum()) for some in passes)
         tally.read += int(part.lengths[indices].sum())
         tally.computing += computed - began
         tally.reading += time.perf_counter() - computed
@@ -212,21 +217,21 @@ class PrefixCache:
             _verdicts[self._key(cut)] = "reading it takes longer than computing it"
         return values
 
-    def _fill(self, part: TokenizedSplit, missing: np.ndarray, cut: int) -> bool:
+    def _fill(self, part: TokenizedSplit, passes: Sequence[np.ndarray], cut: int) -> bool:
         """Compute examples up to the cut and store every wanted cut on the way. Returns whether `cut` itself had room."""
         wanted = self._wanted(part, cut)
-        at_once = 1 if self.device.type == "cpu" else EXAMPLES_AT_ONCE
         room = True
-        for some in _equally_long(missing, part.lengths, at_once):
-            start, entering = self._deepest(part, some, [c for c in wanted if c < cut])
+        for some in passes:
+            rows = np.resize(some, AT_ONCE["cpu"]) if self.device.type == "cpu" else some  # repeated until the pass is full
+            start, entering = self._deepest(part, rows, [c for c in wanted if c < cut])
             ahead = [c for c in wanted if start is None or c > start]
             with self.autocast():
-                captured = self.replay.capture(ahead, self._inputs(part, some), start=start, hidden=entering)
+                captured = self.replay.capture(ahead, self._inputs(part, rows), start=start, hidden=entering)
             for c, hidden in captured.items():
                 _layouts.setdefault(self._key(c), (hidden.dtype, int(hidden.shape[2])))
-                flat = hidden.contiguous().cpu().view(torch.uint8).numpy()
+                flat = hidden[: len(some)].contiguous().cpu().view(torch.uint8).numpy()
                 room = (self._store(part, c).write(some, list(flat)) or c != cut) and room
-            self.computed += [(int(part.lengths[index]), start or 0, cut) for index in some]
+            self.computed += [(int(part.lengths[index]), start or 0, cut) for index in rows]
         return room
 
     def _deepest(
@@ -247,8 +252,12 @@ class PrefixCache:
         return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items() if name != "targets"}
 
 
-def _equally_long(indices: np.ndarray, lengths: np.ndarray, at_most: int) -> list[np.ndarray]:
-    """`indices` in pieces of examples of equal length, which need no padding."""
-    order = indices[np.argsort(lengths[indices], kind="stable")]
-    edges = np.flatnonzero(np.diff(lengths[order])) + 1
-    return [run[at : at + at_most] for run in np.split(order, edges) for at in range(0, len(run), at_most)]
+def _passes(missing: np.ndarray, ahead: np.ndarray, lengths: np.ndarray, at_most: int) -> list[np.ndarray]:
+    """`missing` in pieces of examples of equal length, which need no padding; those of `ahead` fill up the last of a length."""
+    found = []
+    for length in np.unique(lengths[missing]):
+        ours, others = missing[lengths[missing] == length], ahead[lengths[ahead] == length]
+        others = np.array([index for index in dict.fromkeys(others.tolist()) if index not in ours], dtype=ours.dtype)
+        run = np.concatenate([ours, others[: -len(ours) % at_most]])
+        found += [run[at : at + at_most] for at in range(0, len(run), at_most)]
+    return found
