@@ -54,6 +54,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "promotion": {"spec", "record", "search", "tasks", "data", "models", "training", "workers", "report", "costs", "storage"},
 }
+ROOMS["commands"] = {"promotion", "storage"}
 ROOMS["cli"] = ROOMS["api"] = set(ROOMS)  # the two faces: the command line and Python
 ROOMS["__init__"] = {"api", "record", "promotion"}  # what `from scalesweep import …` loads when asked
 
@@ -70,7 +71,7 @@ LIBRARIES: dict[str, set[str]] = {
     "ray": {"sweep", "workers"},
     # light, or bound to one room's work
     "aiohttp": {"sweep/jobs.py"},  # only to know its errors: Ray's job client lets them through
-    "click": {"cli.py"},
+    "click": {"cli.py", "commands"},
     "huggingface_hub": {"models"},
     "matplotlib": {"report"},
     "numpy": {"search", "simulation", "data", "tasks", "training", "report", "promotion"},

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from scalesweep import __version__
-from scalesweep.errors import OutsideError, ScalesweepError, UserError, check_interpreter, command, did_you_mean
-from scalesweep.storage import UrlPath, place, working_folder
+from scalesweep.commands.parts import Group, at_place, json_option, print_json, run_argument, say
+from scalesweep.commands.recipe import recipe
+from scalesweep.errors import OutsideError, ScalesweepError, UserError, check_interpreter, command
+from scalesweep.storage import UrlPath, working_folder
 from scalesweep.streams import give_up_stdout, usable_streams
 
 if TYPE_CHECKING:
@@ -25,31 +27,7 @@ if TYPE_CHECKING:
     from scalesweep.sweep.preflight import Plan
 
 
-class _Group(click.Group):
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            raise click.UsageError(f"no such command {args[0]!r}\n\nhint: {did_you_mean(args[0], self.commands)}", ctx=ctx)
-        return super().resolve_command(ctx, args)
-
-
-def _say(text: str = "") -> None:
-    click.echo(text, err=True)
-
-
-def _print_json(value: object) -> None:
-    """Print one JSON document to stdout. Where stdout is not UTF-8, other letters than ASCII are escaped."""
-    import json
-
-    click.echo(json.dumps(value, indent=2, ensure_ascii=(sys.stdout.encoding or "utf-8").lower() != "utf-8"))
-
-
-def _place(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | UrlPath | None:  # noqa: ARG001
-    return None if value is None else place(value)
-
-
 _spec_argument = click.argument("spec", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
-_run_argument = click.argument("run_dir", metavar="RUN_DIR", callback=_place)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
 _set = partial(click.option, "--set", "overrides", multiple=True, metavar="KEY=VALUE")
 _set_option = _set(help="Override a key of the sweep file, e.g. --set budget.gpu_hours=40. Repeatable.")
 _address_option = click.option(
@@ -72,7 +50,7 @@ _cluster_option = click.option(
 
 
 @click.group(
-    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 )
 @click.version_option(__version__, prog_name="scalesweep")
 def cli() -> None:
@@ -87,6 +65,7 @@ def cli() -> None:
       scalesweep resume      runs/quickstart           continue after any interruption
       scalesweep attach      runs/quickstart --address http://HEAD:8265  follow a Ray job
       scalesweep simulate    sweeps/quickstart.yaml --curves runs/quickstart  search again, in seconds
+      scalesweep recipe      runs/chat --format trl   write its settings for another trainer
 
     Exit codes: 0 done; 2 error in your input; 3 the sweep ended without a usable trial; 4 a cluster, disk or hub
     failed; 130 interrupted (`resume` continues a sweep).
@@ -98,7 +77,7 @@ def cli() -> None:
 @_set_option
 @_cluster_option
 @_gpus_option
-@_json_option
+@json_option
 def plan(spec: Path, overrides: tuple[str, ...], cluster: Path | None, num_gpus: int | None, as_json: bool) -> None:
     """Check a sweep and print its maximum cost, before any compute.
 
@@ -110,7 +89,7 @@ def plan(spec: Path, overrides: tuple[str, ...], cluster: Path | None, num_gpus:
     slots = None if cluster else partial(_slots, num_gpus=num_gpus, planning=True)
     checked = _checked_plan(_load(spec, overrides, slots), spec.parent, None, num_gpus, cluster, planning=True)
     if as_json:
-        _print_json(checked.as_json())
+        print_json(checked.as_json())
     else:
         print_plan(checked.spec, checked.as_json())
 
@@ -162,14 +141,14 @@ def _checked_plan(
 @click.option(
     "--run-dir",
     metavar="PLACE",
-    callback=_place,
+    callback=at_place,
     help="Run folder to create: a path, or a URL such as s3://BUCKET/NAME. Default: runs/NAME.",
 )
 @_address_option
 @_cluster_option
 @_gpus_option
 @_set_option
-@_json_option
+@json_option
 def launch(
     spec: Path,
     run_dir: Path | UrlPath | None,
@@ -206,11 +185,11 @@ def launch(
 
 
 @cli.command()
-@_run_argument
+@run_argument
 @_address_option
 @_gpus_option
 @_set(help="Change a budget or a limit from here on, e.g. --set budget.run_cap=60. Repeatable.")
-@_json_option
+@json_option
 def resume(
     run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
@@ -309,20 +288,20 @@ def _follow(jobs: Jobs, job: str, run_dir: str, as_json: bool = False, stopping:
     The log ends with the leaderboard.
     """
     again = command("attach", run_dir, "--address", jobs.address)
-    _say(f"job {job}\nCtrl-C leaves it running; to follow it again: {again}\n")
+    say(f"job {job}\nCtrl-C leaves it running; to follow it again: {again}\n")
     try:
         status, code = jobs.follow(job, lambda text: click.echo(text, nl=False, err=True))
     except KeyboardInterrupt:
-        _say(f"\nthe sweep continues without this terminal\nfollow it     {again}\nstop it       {again} --stop")
+        say(f"\nthe sweep continues without this terminal\nfollow it     {again}\nstop it       {again} --stop")
         sys.exit(130)
     if status == "STOPPED":
         line = command("resume", run_dir, "--address", jobs.address)
-        _say(f"\nstopped; nothing that was reported is lost. Continue with: {line}")
+        say(f"\nstopped; nothing that was reported is lost. Continue with: {line}")
     if as_json and code == 0:
         from scalesweep.record import read_record
         from scalesweep.report.leaderboard import leaderboard_json
 
-        _print_json(leaderboard_json(read_record(run_dir)))
+        print_json(leaderboard_json(read_record(run_dir)))
     sys.exit(0 if stopping and status == "STOPPED" else code)
 
 
@@ -338,18 +317,18 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             if (run_dir / "sweep.json").exists():
-                _say(f"\ninterrupted; nothing that was reported is lost. Continue with: {command('resume', run_dir)}")
+                say(f"\ninterrupted; nothing that was reported is lost. Continue with: {command('resume', run_dir)}")
                 sys.exit(130)
         raise
     if as_json:
-        _print_json(leaderboard_json(record))
+        print_json(leaderboard_json(record))
         return
     print_leaderboard(record, limit=10)
-    _say("\n" + where_it_is(str(run_dir), folder, record))
+    say("\n" + where_it_is(str(run_dir), folder, record))
 
 
 @cli.command()
-@click.argument("spec", metavar="SWEEP.yaml", callback=_place)
+@click.argument("spec", metavar="SWEEP.yaml", callback=at_place)
 @click.option(
     "--curves",
     metavar="SOURCE",
@@ -390,7 +369,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     is_flag=True,
     help="Take a run folder in place of SWEEP.yaml, and check that the search repeats its recorded decisions.",
 )
-@_json_option
+@json_option
 def simulate(
     spec: Path | UrlPath,
     curves: str | None,
@@ -443,11 +422,11 @@ def simulate(
     if plot is not None:
         plot_simulation(result, plot)
     if as_json:
-        _print_json(simulation_json(result))
+        print_json(simulation_json(result))
     else:
         print_simulation(result)
     if plot is not None:
-        _say(f"\nplot          {plot}")
+        say(f"\nplot          {plot}")
 
 
 def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
@@ -459,7 +438,7 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
 
     result = replay_decisions(run_dir)
     if as_json:
-        _print_json(asdict(result))
+        print_json(asdict(result))
     else:
         print_replay(result)
     if result.differences:
@@ -467,8 +446,8 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
 
 
 @cli.command()
-@_run_argument
-@_json_option
+@run_argument
+@json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV to stdout.")
 @click.option(
     "--by",
@@ -491,7 +470,7 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
         raise click.UsageError("--json and --csv can't be combined")
     record = read_record(run_dir)
     if as_json:
-        _print_json(leaderboard_json(record, by, limit))
+        print_json(leaderboard_json(record, by, limit))
     elif as_csv:
         click.echo(leaderboard_csv(record, by, limit), nl=False)
     else:
@@ -499,12 +478,12 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
 
 
 @cli.command()
-@_run_argument
+@run_argument
 @click.option("--trial", default="best", metavar="NAME", help="Trial to promote; 'best' is the search's choice.")
 @click.option(
     "--output",
     metavar="FOLDER",
-    callback=_place,
+    callback=at_place,
     help="Folder for the model. Default: RUN_DIR/promoted/TRIAL, or ./promoted/RUN/TRIAL if the run folder is a URL.",
 )
 @click.option(
@@ -531,7 +510,7 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
     "Default: train on this machine alone.",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier promotion and read the test split again.")
-@_json_option
+@json_option
 def promote(
     run_dir: Path | UrlPath,
     trial: str,
@@ -557,19 +536,22 @@ def promote(
             bars, trains = list[Callable[[int, int], None]](), tuple(train_on.split("+"))
 
             def begins(text: str) -> None:  # nothing is in the way of the training
-                _say(text)
+                say(text)
                 bars.append(shown.enter_context(step_progress("training the final run")))
 
             to = output, num_gpus, max_t, force
             result = run(run_dir, trial, trains, *to, lambda *steps: bars[0](*steps), address=address, say=begins)
     except KeyboardInterrupt:
-        _say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
+        say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
         sys.exit(130)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     click.echo(promoted(result))
-    _say("\n" + after_promotion(result))
+    say("\n" + after_promotion(result))
+
+
+cli.add_command(recipe)
 
 
 def main() -> None:
@@ -579,20 +561,20 @@ def main() -> None:
         check_interpreter()
         cli.main(prog_name="scalesweep", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _say("interrupted")
+        say("interrupted")
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except ScalesweepError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader has seen enough, as in `| head`
         give_up_stdout()
         sys.exit(141)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _say(f"error: {OutsideError(what, 'check for a full disk or a read-only folder')}")
+        say(f"error: {OutsideError(what, 'check for a full disk or a read-only folder')}")
         sys.exit(OutsideError.exit_code)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from command_line import run
 from scalesweep.errors import UserError
-from scalesweep.promotion.promote import checked_config, choose
+from scalesweep.promotion.choice import checked_config, choose
 from scalesweep.record import read_record
 from scalesweep.spec import sweep_from_dict
 from scalesweep.training.job import job_from_manifest

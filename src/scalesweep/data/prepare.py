@@ -95,6 +95,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     first, *second = [{split: [texts[row] or "" for row in rows] for split, rows in chosen.items()} for texts in cells.texts]
     label_arrays = {split: labels[rows] if classes else labels[:0] for split, rows in chosen.items()}
     summary: dict[str, Any] = {
+        "columns": rule.columns(spec, next(iter(loaded.values())).column_names),
         "rows": {source: len(rows) for source, rows in loaded.items()},
         "splits": {split: {"rows": len(rows)} for split, rows in chosen.items()},
         "dropped": splits.dropped,

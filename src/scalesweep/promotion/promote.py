@@ -11,18 +11,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
-from scalesweep.errors import OutsideError, UserError, command, did_you_mean
+from scalesweep.errors import OutsideError, UserError
 from scalesweep.promotion.card import model_card
+from scalesweep.promotion.choice import checked_config, choose, length_of
 from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
-from scalesweep.record import Record, State, Trial, read_record
-from scalesweep.record.final_length import FinalLength, final_length
+from scalesweep.record import Record, Trial, read_record
+from scalesweep.record.final_length import FinalLength
 from scalesweep.record.provenance import package_versions
-from scalesweep.record.store import encode, events_path
+from scalesweep.record.store import encode
 from scalesweep.report import words
-from scalesweep.search.pick import pick_of
-from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
+from scalesweep.spec import TrialConfig, sweep_from_dict
 from scalesweep.spec.adapters import trained_params
 from scalesweep.spec.space import CADENCES
 from scalesweep.spec.tasks import TASKS
@@ -33,70 +32,6 @@ from scalesweep.workers.one_job import JobFailed, train_here, train_on_workers
 
 PROVENANCE = "provenance.json"
 Progress = Callable[[int, int], None]
-
-
-def choose(record: Record, run_dir: Path | UrlPath, name: str) -> Trial:
-    """Return the trial to promote: the named one, or for `best` the search's choice.
-
-    Raises:
-        UserError: if there is no such trial, or it can't be promoted.
-    """
-    if name == "best":
-        if record.status != "ended":
-            hint = f"finish it: {command('resume', run_dir)}; or name the trial yourself: --trial NAME"
-            raise UserError(f"the sweep in {run_dir} has not ended, so its best trial is not known yet", hint)
-        trial = pick_of(record, sweep_from_dict(record.manifest.spec))
-        if trial is None:
-            hint = f"see how each trial ended: {command('leaderboard', run_dir)}"
-            raise UserError(f"no trial in {run_dir} has a usable {record.metric}", hint)
-        return trial
-    trial = record.trials.get(name)
-    if trial is None:
-        raise UserError(f"{run_dir} has no trial {name!r}", did_you_mean(name, record.trials))
-    if trial.state in (State.FAIL, State.INFEASIBLE):
-        hint = f"choose another; it ended with: {trial.error or trial.stop_reason}"
-        raise UserError(f"trial {name} is {trial.state} and can't be promoted", hint)
-    if trial.last is None:
-        raise UserError(f"trial {name} has no report yet", "choose a trial that the leaderboard ranks")
-    if not trial.finite(record.metric):
-        hint = "choose a trial that the leaderboard ranks; a longer run of this configuration diverges as well"
-        raise UserError(f"trial {name} diverged: it never had a finite {record.metric}", hint)
-    return trial
-
-
-def checked_config(record: Record, trial: Trial, run_dir: Path | UrlPath) -> TrialConfig:
-    """Return the trial's configuration, checked again, because users can edit a record.
-
-    Raises:
-        UserError: for a value that no sweep could have drawn.
-    """
-    where = f"{events_path(run_dir)}, trial {trial.name}"
-    hint = "restore the record from a copy; don't edit its configurations"
-    try:
-        config = TrialConfig(**trial.config)
-    except (ValidationError, TypeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("config",), "msg": str(error)}
-        raise UserError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint) from None
-    sizes = [size.name for size in record.manifest.ladder]
-    if config.model_size not in sizes:
-        raise UserError(
-            f"{where}: model_size {config.model_size!r} is not a size of the ladder", did_you_mean(config.model_size, sizes)
-        )
-    for name, info in PARAMETERS.items():
-        value = getattr(config, name)
-        if value is None or info.kind == "word":
-            if info.choices and value not in info.choices:
-                raise UserError(f"{where}: {name} is {value!r}", did_you_mean(str(value), info.choices))
-            continue
-        if not (info.low is None or value >= info.low) or not (info.high is None or value <= info.high):
-            raise UserError(f"{where}: {name} is {value}, outside {info.low:g} … {info.high:g}", hint)
-    from scalesweep.training.schedules import SCHEDULES
-
-    if config.lr_scheduler_type not in SCHEDULES:
-        raise UserError(
-            f"{where}: lr_scheduler_type is {config.lr_scheduler_type!r}", did_you_mean(config.lr_scheduler_type, SCHEDULES)
-        )
-    return config
 
 
 def promote(
@@ -141,7 +76,7 @@ def promote(
     trial = choose(record, run_dir, trial_name)
     config = checked_config(record, trial, run_dir)
     output = _output(output, run_dir, trial, force)
-    length = _length(record, trial, config, max_t, train_on)
+    length = length_of(record, trial, config, max_t, train_on)
     final = _final_config(config, num_gpus, length.max_t)
     settings = {"config": final.model_dump(), "train_on": list(train_on)}
     with closing(Unfinished(output, settings, discard=force)) as work:
@@ -189,16 +124,6 @@ def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, trial:
         what = "already holds a promoted model, which has read the test split" if done else "is not empty"
         raise UserError(f"{output} {what}", "choose another --output, or replace it with --force")
     return output
-
-
-def _length(record: Record, trial: Trial, config: TrialConfig, max_t: float | None, train_on: tuple[str, ...]) -> FinalLength:
-    """Return the length of the final run: the one asked for, or the default."""
-    if max_t is None:
-        return final_length(record, trial, train_on)
-    whole = max_t == int(max_t)
-    if config.time_attr in ("steps", "tokens") and not whole:
-        raise UserError(f"max_t {max_t} is not a whole number of {config.time_attr}", f"write {round(max_t)}")
-    return FinalLength(int(max_t) if whole else max_t, None, "as asked for by --max-t")
 
 
 def _final_config(config: TrialConfig, num_gpus: int | None, max_t: float) -> TrialConfig:

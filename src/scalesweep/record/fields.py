@@ -210,9 +210,10 @@ MANIFEST: dict[str, Field] = {
     "data": Field(
         "mapping",
         "`source` (the data keys, local paths absolute), `fingerprint` (SHA-256 of all texts, labels and classes), `classes`, "
-        "`rows`, `splits` (per split `rows`, `classes` with their rows, `examples`, `tokens`), `dropped`, `unused`, `ungrouped` "
-        "(rows without a value in the group column), `notes` (the remarks of `plan`). Older records lack `examples`, `tokens`, "
-        "`ungrouped` and `notes`.",
+        "`columns` (those that are read, each with its key of `data`), `rows`, "
+        "`splits` (per split `rows`, `classes` with their rows, `examples`, `tokens`), `dropped`, `unused`, `ungrouped` "
+        "(rows without a value in the group column), `notes` (the remarks of `plan`). Older records lack `columns`, `examples`, "
+        "`tokens`, `ungrouped` and `notes`.",
     ),
     "hopeless": Field(
         "list",

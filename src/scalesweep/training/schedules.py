@@ -18,7 +18,7 @@ ULMFIT_RATIO = 32  # peak rate ÷ lowest rate of the slanted triangle (Howard & 
 ULMFIT_CUT = 0.1  # share of rising steps if warmup_ratio is 0
 
 
-def _decay_steps(config: TrialConfig, total_steps: int) -> int:
+def decay_steps(config: TrialConfig, total_steps: int) -> int:
     """Steps of the decay phase of warmup_stable_decay, at most the steps that warm-up leaves."""
     return max(1, min(round(config.decay_ratio * total_steps), total_steps - round(config.warmup_ratio * total_steps)))
 
@@ -75,7 +75,7 @@ SCHEDULES: dict[str, Schedule] = {
         "so the rate is nearly constant over a short run.",
     ),
     "warmup_stable_decay": Schedule(
-        _transformers("warmup_stable_decay", num_decay_steps=_decay_steps),
+        _transformers("warmup_stable_decay", num_decay_steps=decay_steps),
         "stays constant, then falls over the last `decay_ratio` of the steps. Keep `warmup_ratio` + `decay_ratio` at most 1.",
     ),
     "slanted_triangular": Schedule(

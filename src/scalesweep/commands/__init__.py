@@ -1,0 +1,1 @@
+"""Commands in files of their own. `cli.py` has the others, and adds these."""

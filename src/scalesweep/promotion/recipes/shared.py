@@ -1,0 +1,33 @@
+"""The protocol of a recipe's format, and what the formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from scalesweep.promotion.recipes.winner import Winner
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys of a trainer's file, remarks on what it can't express, and further files, by path."""
+
+    values: Mapping[str, Any]
+    lost: list[str]
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+class Format(Protocol):
+    """A module of this folder: the file of one trainer."""
+
+    TITLE: str
+
+    def command(self, winner: Winner) -> str: ...
+
+    def settings(self, winner: Winner, template: str) -> Settings: ...
+
+
+def targets(written: str) -> list[str]:
+    """The names of linear layers in `lora_target_modules`."""
+    return [name.strip() for name in written.split(",")]
