@@ -56,6 +56,7 @@ def test_every_format_in_every_file_gives_the_same_rows(suffix: str, tmp_path: P
 def test_columns_of_other_names_and_groups(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"q": q, "a": a, "who": n // 4} for n, (q, a) in enumerate(ASKED)])
     prepared = prepare(spec("a.jsonl", prompt="q", completion="a", group="who"), TASK, tmp_path)
+    assert prepared.summary["columns"] == {"q": "prompt", "a": "completion", "who": "group"}
     groups = [{ASKED.index((q, a)) // 4 for (_, q), (_, a) in map(json.loads, texts)} for texts in prepared.texts.values()]
     assert sum(map(len, groups)) == len(set().union(*groups)), "no group is in two splits"
     with pytest.raises(DataProblem, match="do not fit any format") as caught:
