@@ -272,7 +272,8 @@ def test_docstrings_begin_with_the_noun() -> None:
         ("scalesweep", "pydantic click rich yaml"),
         ("scalesweep.spec scalesweep.record scalesweep.cli scalesweep.costs scalesweep.api", "numpy rich"),
         (
-            "scalesweep.tasks.sequence_classification scalesweep.tasks.causal_lm scalesweep.training.schedules scalesweep.models.architectures",
+            "scalesweep.tasks.sequence_classification scalesweep.tasks.causal_lm scalesweep.training.schedules scalesweep.models.architectures "
+            "scalesweep.promotion.recipes",
             "",
         ),
         ("scalesweep.search.survival", "optuna"),

@@ -74,9 +74,7 @@ def winner_of(record: Record, run_dir: Path | UrlPath, name: str, max_t: float |
     """
     task = record.manifest.spec["task"]
     if task not in TASKS:
-        message = (
-            f"the task is {task}: the trainers of TRL and axolotl that a recipe is for train language models that write text"
-        )
+        message = f"the task is {task}, and a recipe is for trainers of language models that write text"
         raise UserError(message, f"a recipe exists for {' and '.join(TASKS)}; `promote` trains this trial")
     trial = choose(record, run_dir, name)
     config = checked_config(record, trial, run_dir)
