@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -64,7 +65,13 @@ def run_dir(tmp_path: Path) -> Path:
 def test_an_interrupted_promotion_continues_as_if_it_had_not_been_and_counts_all_its_sessions(
     run_dir: Path, tmp_path: Path
 ) -> None:
-    whole = promote(run_dir, max_t=40, output=tmp_path / "whole")
+    (own := tmp_path / "own.py").write_text("def score(answer, reference): return 0")
+    manifest = json.loads((run_dir / "sweep.json").read_text())
+    (run_dir / "sweep.json").write_text(json.dumps({**manifest, "functions": {f"{own}:score": "0" * 64}}))
+    said: list[str] = []
+    whole = promote(run_dir, max_t=40, output=tmp_path / "whole", say=said.append)
+    assert said[1].startswith(f"the file of {own}:score has changed since the launch")
+    assert whole["functions"]["final_run"] == {f"{own}:score": hashlib.sha256(own.read_bytes()).hexdigest()}
     seen: list[int] = []
 
     def ctrl_c(step: int, total: int) -> None:  # noqa: ARG001

@@ -36,6 +36,9 @@ def shared(answer, reference):
     pair = Pair(answer, reference)
     return len(set(pair.answer) & set(pair.reference)) / MOST
 
+def asks(answer, reference, prompt, weight=0.25):
+    return weight * (prompt.count("<sep>") == 1 and prompt.endswith("<sep>") and reference not in prompt)
+
 def accuracy(logits, labels):
     assert logits.shape == (len(labels), 2)
     return (logits.argmax(1) == labels).mean()
@@ -167,6 +170,8 @@ def test_a_model_that_learnt_the_answers_gives_them(tmp_path: Path) -> None:
     assert first < 0.5 < 0.9 < last
     assert trainer.model.config.use_cache is False
     assert "eval_score" not in trainer.evaluate()
+    own = replace(made, data=answering_job(tmp_path, scorer="asks").data)
+    assert Trainer(own).evaluate()["eval_score"] > 0
 
 
 def test_a_metric_of_the_users_own_gets_all_predictions_of_the_split(tmp_path: Path) -> None:
@@ -180,7 +185,7 @@ def test_a_metric_of_the_users_own_gets_all_predictions_of_the_split(tmp_path: P
     assert {"eval_exact_match", "eval_score"} < found.keys()
 
 
-@pytest.mark.parametrize(("scorer", "words"), [("fails", "own.py:fails raised KeyError in line 22 of /"),
+@pytest.mark.parametrize(("scorer", "words"), [("fails", "own.py:fails raised KeyError in line 25 of /"),
                                                ("infinite", "own.py:infinite returned inf, which is not a finite")])  # fmt: skip
 def test_a_scorer_that_fails_ends_the_trial_with_its_name(scorer: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:

@@ -21,7 +21,7 @@ from scalesweep.record.final_length import FinalLength
 from scalesweep.record.provenance import package_versions
 from scalesweep.record.store import encode
 from scalesweep.report import words
-from scalesweep.spec import TrialConfig, sweep_from_dict
+from scalesweep.spec import TrialConfig, functions, sweep_from_dict
 from scalesweep.spec.adapters import trained_params
 from scalesweep.spec.space import CADENCES
 from scalesweep.spec.tasks import TASKS
@@ -84,6 +84,8 @@ def promote(
         work.check_space(n_params, trained)
         if say is not None:
             say(f"the final run trains {words.final_length(length, record)}: {length.reason}")
+            if remark := functions.changed_functions(record.manifest.functions):
+                say(remark)
         job = job_from_manifest(
             record.manifest,
             sweep_from_dict(record.manifest.spec),
@@ -276,6 +278,7 @@ def _provenance(
         },
         "test": {name: value for name, value in report.metrics.items() if name.startswith("eval_")},
         "data": {key: manifest.data[key] for key in ("source", "fingerprint", "classes", "splits") if key in manifest.data},
+        "functions": {"sweep": dict(manifest.functions), "final_run": functions.file_hashes(manifest.functions)},
         "versions": {"sweep": manifest.versions, "final_run": package_versions()},
         "test_reads": test_reads,
         "seeds": manifest["seeds"],

@@ -215,6 +215,11 @@ MANIFEST: dict[str, Field] = {
         "(rows without a value in the group column), `notes` (the remarks of `plan`). Older records lack `columns`, `examples`, "
         "`tokens`, `ungrouped` and `notes`.",
     ),
+    "functions": Field(
+        "mapping",
+        "SHA-256 of the file that holds each function of the user's, by `module:function`; null for a module without a file. Older "
+        "records have none.",
+    ),
     "hopeless": Field(
         "list",
         "pairs of size and method (an unfreezing mode, `full`, or one beside an adapter, `full with lora`) that are never proposed, "

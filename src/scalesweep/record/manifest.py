@@ -185,6 +185,12 @@ class Manifest(Mapping[str, Any]):
         return versions
 
     @property
+    def functions(self) -> Mapping[str, str | None]:
+        """The SHA-256 of the file of each function of the user's; empty in older records."""
+        functions: Mapping[str, str | None] = self.get("functions", {})
+        return functions
+
+    @property
     def budget(self) -> dict[str, Any]:
         budget: dict[str, Any] = self.spec["budget"]
         return budget

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,14 +50,52 @@ def load(function: str) -> Callable[..., Any]:
         raise UserError(f"{module} has no function {name!r}", did_you_mean(name, callables))
     if not callable(value):
         raise UserError(f"{name} of {module} is no function, but {type(value).__name__}", "name a function")
-    with contextlib.suppress(ValueError):  # some functions of C show no signature
-        try:
-            inspect.signature(value).bind(None, None)
-        except TypeError as error:
-            message = f"{name} of {module} can't be called with two arguments: {error}"
-            raise UserError(message, "give it two: the answer and the reference, or all predictions and all labels") from None
+    if not accepts(value, 2) and not accepts(value, 3):
+        message = f"{name} of {module} can't be called with two arguments"
+        raise UserError(message, "give it two: the answer and the reference, or all predictions and all labels")
     result: Callable[..., Any] = value
     return result
+
+
+def accepts(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function takes `count` arguments by position. One of C that shows no signature counts as taking two."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except ValueError:
+        return count == 2
+    except TypeError:
+        return False
+    return True
+
+
+def file_hashes(functions: Iterable[str | None]) -> dict[str, str | None]:
+    """The SHA-256 of the file that holds each of the functions that `placed` returned; None for a module without a file.
+
+    Raises:
+        UserError: under the conditions of `load`.
+    """
+    found: dict[str, str | None] = {}
+    for function in functions:
+        if function is not None:
+            load(function)
+            module = function.rpartition(":")[0]
+            file = module if module.endswith(".py") else getattr(sys.modules[module], "__file__", None)
+            found[function] = None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return found
+
+
+def changed_functions(recorded: Mapping[str, str | None]) -> str | None:
+    """A remark on functions whose file differs from the recorded hash; None if there is none.
+
+    Raises:
+        UserError: under the conditions of `load`.
+    """
+    changed = [name for name, now in file_hashes(recorded).items() if now != recorded[name]]
+    return (
+        f"the file of {', '.join(changed)} has changed since the launch, so later values may mean something else"
+        if changed
+        else None
+    )
 
 
 def _from_file(file: Path) -> Any:

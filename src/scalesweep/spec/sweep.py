@@ -101,7 +101,8 @@ class DataSpec(_Strict):
     scorer: Annotated[str, AfterValidator(named)] | None = Field(
         None,
         description="function of your own that scores answers, `module:function` (instruction-tuning, with the metric `eval_score`). "
-        "It is called with a generated answer and the answer of the data, two texts, and returns a number. The module is a "
+        "It is called with a generated answer and the answer of the data, two texts, and returns a number. With a third parameter it "
+        "also gets the prompt: all that stands before the answer, as the chat template writes it. The module is a "
         "file beside the sweep file, or in the working folder, or an installed one.",
     )
     max_new_tokens: int | None = Field(

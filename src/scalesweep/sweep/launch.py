@@ -23,7 +23,7 @@ from scalesweep.record import Manifest, Record, RecordWriter, Sink, Trial, best,
 from scalesweep.record.manifest import new_manifest
 from scalesweep.record.provenance import git_revision, package_versions, who
 from scalesweep.record.store import began, clear_unless_began
-from scalesweep.spec import SweepSpec, TrialConfig, change_limits, gpu_choices, trial_config
+from scalesweep.spec import SweepSpec, TrialConfig, change_limits, functions, gpu_choices, trial_config
 from scalesweep.storage import UrlPath, check_cache, check_writable, working_folder
 from scalesweep.sweep.checkpoints import CheckpointSweeper
 from scalesweep.sweep.cluster import can_spare, check_placement, live_cluster
@@ -64,6 +64,7 @@ def make_manifest(plan: Plan) -> Manifest:
             "notes": plan.data_notes,
         },
         "metric": {"name": plan.spec.metric.name, "goal": plan.spec.goal, "function": plan.function},
+        "functions": functions.file_hashes((plan.data.scorer, plan.function)),
         "hopeless": plan.hopeless,
         "baseline": asdict(plan.baseline),
         "versions": package_versions(),
@@ -354,7 +355,7 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
 
     if isinstance(run_dir, Path):
         (run_dir / "checkpoints").mkdir(exist_ok=True)
-    _note_changed_versions(conductor)
+    _note_changes(conductor)
     with _interruptible(conductor):
         try:
             run_tune(conductor, SweepTrainable, placement(slots()), payload, str(folder / ".tune"))
@@ -378,9 +379,12 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     return record
 
 
-def _note_changed_versions(conductor: Conductor) -> None:
-    """Note in the record if a resumed sweep runs with other package versions than before."""
-    before, now = conductor.record.manifest.versions, package_versions()
+def _note_changes(conductor: Conductor) -> None:
+    """Note in the record if a resumed sweep runs with other package versions or functions than before."""
+    manifest = conductor.record.manifest
+    if remark := functions.changed_functions(manifest.functions):
+        conductor.note(remark)
+    before, now = manifest.versions, package_versions()
     changed = [f"{name} {before.get(name)} → {version}" for name, version in now.items() if before.get(name) != version]
     if changed:
         conductor.note(f"versions changed since the launch: {', '.join(changed)}")

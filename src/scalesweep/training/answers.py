@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from scalesweep.data.batches import shard
 from scalesweep.data.tokens import TokenizedSplit
 from scalesweep.errors import UserError
-from scalesweep.spec.functions import called
+from scalesweep.spec.functions import accepts, called, load
 from scalesweep.spec.tasks import TASKS
 from scalesweep.tasks import task_of
 from scalesweep.tasks.answers import SCORES, questions_of
@@ -47,15 +47,17 @@ class Answers:
         """
         answers = self.generated(passes, parallel, peers)
         mine = shard(np.arange(len(self.questions)), peers.rank, peers.world)
-        functions: dict[str, Callable[[str, str], float]] = dict(SCORES)
-        if (scorer := self.job.data.scorer) is not None:
-            functions["eval_score"] = lambda answer, reference: called(scorer, answer, reference)
+        names = list(SCORES) + ["eval_score"] * (self.job.data.scorer is not None)
 
         def score() -> dict[str, list[float]]:
             pairs = [(answers[index], self.questions[index].reference) for index in mine]
-            return {name: [function(*pair) for pair in pairs] for name, function in functions.items()}
+            found = {name: [function(*pair) for pair in pairs] for name, function in SCORES.items()}
+            if (scorer := self.job.data.scorer) is not None:
+                prompts = [(self._prompt(index),) for index in mine] if accepts(load(scorer), 3) else [()] * len(mine)
+                found["eval_score"] = [called(scorer, *pair, *more) for pair, more in zip(pairs, prompts, strict=True)]
+            return found
 
-        scores = {name: np.zeros(len(self.questions)) for name in functions}
+        scores = {name: np.zeros(len(self.questions)) for name in names}
         for rank, found in enumerate(together(score, peers)):
             for name, values in found.items():
                 scores[name][rank :: peers.world] = values
@@ -64,6 +66,9 @@ class Answers:
             references = [question.reference for question in self.questions]
             metrics[self.job.metric] = judged(self.job.function, peers, answers, references)
         return metrics
+
+    def _prompt(self, index: int) -> str:
+        return str(self.tokenizer.decode(self.questions[index].prompt.tolist(), clean_up_tokenization_spaces=False))
 
     @torch.no_grad()
     def generated(self, passes: Passes, parallel: Parallel, peers: Peers) -> list[str]:
