@@ -29,6 +29,8 @@ WORDS = (  # noqa: SIM905 - a word list reads better as text
 VOCAB_SIZE = 96  # rows of the embedding table; the tokenizer uses fewer
 LAYERS = 3
 
+WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}  # matrices large enough for moments in 8 bits
+
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "pad_token_id": 0,
@@ -141,9 +143,10 @@ def save_tiny(
 
 
 @functools.cache
-def tiny_checkpoint(model_type: str, task: str = "sequence-classification", seed: int = 0) -> Path:
+def tiny_checkpoint(model_type: str, task: str = "sequence-classification", seed: int = 0, **changes: Any) -> Path:
     """`save_tiny` once per test run. All tests share it, so none may change it."""
-    return made_once(f"{model_type}-{task}-{seed}", lambda folder: save_tiny(model_type, folder, task, seed))
+    name = "-".join(map(str, (model_type, task, seed, *(part for item in changes.items() for part in item))))
+    return made_once(name, lambda folder: save_tiny(model_type, folder, task, seed, **changes))
 
 
 def made_once(name: str, make: Callable[[Path], Any]) -> Path:

@@ -81,12 +81,22 @@ class FlopProfile:
         return total
 
 
-def training_memory_bytes(n_params: float, trainable_params: float) -> float:
+MOMENT_BYTES = {"adamw": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}  # per parameter; in 8 bits with a float32 scale per 256
+
+
+def training_memory_bytes(
+    n_params: float, trainable_params: float, optimizer: str = "adamw", trainable_embeddings: float = 0
+) -> float:
     """Return the least memory of one worker: float32 weights, plus gradients and two AdamW moments of the trained parameters.
 
     Activations need more memory, which depends on the batch. A model above this bound can never fit.
+
+    Args:
+        optimizer: a name of MOMENT_BYTES.
+        trainable_embeddings: those of the trained parameters whose moments stay in float32.
     """
-    return 4 * n_params + 12 * trainable_params
+    moments = MOMENT_BYTES[optimizer] * (trainable_params - trainable_embeddings) + MOMENT_BYTES["adamw"] * trainable_embeddings
+    return 4 * n_params + 4 * trainable_params + moments
 
 
 def dollars(gpu_seconds: float, dollars_per_gpu_hour: float | None) -> float | None:

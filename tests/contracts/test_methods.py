@@ -14,6 +14,7 @@ from jobs import job, reports
 from scalesweep.spec.space import UNFREEZING_MODES
 from scalesweep.training.job import TrialJob
 from scalesweep.training.loop import Trainer, train
+from tiny_models import WIDE, tiny_checkpoint
 from tiny_sweeps import tiny_sweep
 
 BERT, LLAMA, GPT2 = (
@@ -25,6 +26,7 @@ METHODS: list[tuple[tuple[str, str], dict[str, Any]]] = [
     *((BERT, {"unfreezing": mode}) for mode in UNFREEZING_MODES),
     *((BERT, {"unfreezing": mode, "adapter": "lora"}) for mode in ("head", "gradual", "chain_thaw")),
     (LLAMA, {"unfreezing": "full", "adapter": "lora", "gradient_checkpointing": True}),
+    (LLAMA, {"unfreezing": "gradual", "optimizer": "adamw_8bit"}),
     (LLAMA, {"unfreezing": "chain_thaw", "adapter": "lora", "lora_target_modules": "q_proj, v_proj"}),
     (GPT2, {"unfreezing": "gradual", "adapter": "lora", "mixed_precision": "bf16"}),
     (GPT2, {"unfreezing": "lp_ft", "adapter": "dora", "use_rslora": True}),
@@ -44,7 +46,9 @@ def variant(request: pytest.FixtureRequest) -> tuple[tuple[str, str], dict[str, 
 
 @pytest.fixture
 def made(variant: tuple[tuple[str, str], dict[str, Any]], tmp_path: Path) -> TrialJob:
-    return job(variant[1], tmp_path, sweep=tiny_sweep(*variant[0], layers=(1, 2)))
+    (kind, task), config = variant
+    model = tiny_checkpoint(kind, task, **WIDE) if config.get("optimizer") == "adamw_8bit" else None
+    return job(config, tmp_path, sweep=tiny_sweep(kind, task, model, layers=(1, 2)))
 
 
 def weights(folder: Path) -> set[str]:

@@ -113,6 +113,7 @@ def test_trl_reads_each_format_and_adapter(format: str, adapter: str, tmp_path: 
     drawn |= {"lr_scheduler_type": "cosine_with_min_lr", "min_lr_ratio": 0.2, "adam_epsilon": 1e-6, "max_grad_norm": 0.0}
     data = {"format": format} | {key: column for column, key in COLUMNS[format].items() if column != key}
     training = {"global_batch_size": 24, "micro_batch_size": 5, "mixed_precision": "no", "seed": 7}
+    training |= {"optimizer": "adamw_8bit"} if adapter == "dora" else {}
     folder = run_folder(tmp_path / "run", drawn, data, training=training)
     _, lost = written(folder, "trl")
     got = parsed(folder.with_suffix(".trl.yaml"), tmp_path)
@@ -131,6 +132,7 @@ def test_trl_reads_each_format_and_adapter(format: str, adapter: str, tmp_path: 
         False,
         "float32",
     )
+    assert got.optim == ("adamw_8bit" if adapter == "dora" else "adamw_torch_fused")
     taught = format in ("messages", "sharegpt")
     assert (got.assistant_only_loss, got.completion_only_loss) == ((True, None) if taught else (False, True))
     assert got.use_peft == (adapter != "none")

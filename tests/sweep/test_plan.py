@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from scalesweep.models.ladder import resolve
 from scalesweep.record import Report, Trial
 from scalesweep.report.plan import print_plan
 from scalesweep.spec.sweep import LadderSize
-from scalesweep.sweep.preflight import Plan, _speeds, preflight
+from scalesweep.sweep.preflight import Plan, _speeds, check_static, preflight
 from scalesweep.training.speed import Speed, speed_of_worker
 from sweeps import sweep
 
@@ -309,6 +310,19 @@ def test_a_size_that_fits_with_an_adapter_alone_stays_usable(
     limit = {"gpu_memory_gib": (needs["lora"] + needs["dora"]) / 2}
     with pytest.raises(SpecError, match="L2 with unfreezing full with lora of rank 385 needs more than the memory of a GPU"):
         plan(search_space={"parameters": space}, resources=limit, search={"points_to_evaluate": points})
+
+
+def test_moments_in_8_bits_let_a_size_train_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    [size] = [size for size in plan().sizes if size.name == "L2"]
+    in_8_bits = 4 * size.n_params + 6.1 * size.n_params + 6 * size.n_params_embedding
+    limit = {"gpu_memory_gib": in_8_bits / 2**30}
+    assert ("L2", "full") in plan(resources=limit).hopeless
+    assert plan(resources=limit, training={"optimizer": "adamw_8bit"}).hopeless == []
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
+    with pytest.raises(SpecError, match="adamw_8bit needs the package bitsandbytes, which is not installed") as caught:
+        check_static(sweep(training={"optimizer": "adamw_8bit"}), slots=4)
+    assert caught.value.problems[0].key == "training.optimizer"
+    assert "pip install bitsandbytes" in caught.value.problems[0].hint
 
 
 def test_a_mode_that_is_not_always_drawn_is_full_elsewhere() -> None:

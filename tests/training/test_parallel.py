@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from scalesweep.models.groups import layer_groups
 from scalesweep.training.job import TrialJob
 from scalesweep.training.parallel import STRATEGIES, strategy
 from scalesweep.training.peers import Peers
-from tiny_models import tiny_model
+from tiny_models import WIDE, tiny_checkpoint, tiny_model
 from tiny_sweeps import tiny_sweep
 
 WORDS = torch.arange(1, 25).view(4, 6)
@@ -106,6 +107,21 @@ def test_all_workers_halve_where_one_runs_out_of_memory() -> None:
         assert worker["eval_tokens"] == found[short]["eval_tokens"] < 64 * 3
     again = on_workers(2, gloo.trial, made(), short, 3)
     assert max(again[short]["passes"]) <= 3, "known to the next trial"
+
+
+def trials(peers: Peers, jobs: Sequence[TrialJob]) -> list[Any]:
+    return [gloo.trial(peers, one)["losses"] for one in jobs]
+
+
+def test_moments_in_few_bits_are_the_same_on_every_worker() -> None:
+    """Up to the rounding of 8 bits: where sums of gradients differ in their last bit, a code may be the next one."""
+    task = "instruction-tuning"
+    spec = tiny_sweep("llama", task, tiny_checkpoint("llama", task, **WIDE))
+    jobs = [job({**CONFIG, "dropout": None, "optimizer": "adamw_8bit"}, sweep=spec)]
+    one, other = on_workers(2, trials, jobs)
+    assert one == other
+    for found, expected in zip(one, trials(Peers(), jobs), strict=True):
+        assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_where_one_example_does_not_fit_on_one_worker_all_say_so() -> None:

@@ -20,6 +20,7 @@ PACKAGES = (
     "datasets",
     "accelerate",
     "peft",
+    "bitsandbytes",
     "wandb",
     "numpy",
 )

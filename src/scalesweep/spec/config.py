@@ -48,6 +48,7 @@ class TrialConfig(_Drawn):
     eval_interval: int | None
     checkpoint_interval: int | None
     mixed_precision: str
+    optimizer: str = "adamw"  # records of older versions lack it
     gradient_checkpointing: bool
     prefix_cache: str
     group_by_length: bool
@@ -104,6 +105,7 @@ def trial_config(spec: SweepSpec, params: dict[str, Any]) -> TrialConfig:
         eval_interval=training.eval_interval,
         checkpoint_interval=training.checkpoint_interval,
         mixed_precision=training.mixed_precision,
+        optimizer=training.optimizer,
         gradient_checkpointing=training.gradient_checkpointing,
         prefix_cache=training.prefix_cache,
         group_by_length=training.group_by_length,

@@ -192,6 +192,17 @@ class MetricSpec(_Strict):
     )
 
 
+OPTIMIZERS: dict[str, str] = {  # each has a row in `costs.MOMENT_BYTES`
+    "adamw": "moments in float32, 8 bytes per trained parameter",
+    "adamw_8bit": "moments in 8 bits, 2 bytes per trained parameter (Dettmers et al., 2021, arXiv 2110.02861; needs "
+    "bitsandbytes). Embeddings and tensors of fewer than 4,096 parameters keep theirs in float32.",
+}
+if TYPE_CHECKING:
+    Optimizer = str
+else:
+    Optimizer = Literal[tuple(OPTIMIZERS)]
+
+
 class TrainingSpec(_Strict):
     global_batch_size: int = Field(
         32,
@@ -217,6 +228,9 @@ class TrainingSpec(_Strict):
         "auto",
         description="precision of the computation. auto: bf16 on a GPU that supports it, fp16 on another GPU, float32 on CPU. "
         "Weights are always float32.",
+    )
+    optimizer: Optimizer = Field(
+        "adamw", description=f"optimizer. {' '.join(f'{name}: {help}' for name, help in OPTIMIZERS.items())}"
     )
     gradient_checkpointing: bool = Field(
         False, description="recomputation of activations in the backward pass: less memory for more time"

@@ -47,7 +47,8 @@ def memory_gib(spec: SweepSpec, size: ResolvedSize, mode: str, adapter: str, ran
     for targets in map(str, values_drawn(spec, "lora_target_modules")):
         added = 0 if adapter == "none" else adapter_params(size.linears, adapter, rank, targets)
         trained = trained_params(size, mode, adapter, rank, targets, TASKS[spec.task].draws_head)
-        found.append(training_memory_bytes(size.n_params + added, trained) / GIB)
+        embeddings = size.n_params_embedding if adapter == "none" and mode != "head" else 0
+        found.append(training_memory_bytes(size.n_params + added, trained, spec.training.optimizer, embeddings) / GIB)
     return min(found)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +185,19 @@ def static_problems(spec: SweepSpec, slots: int | None) -> list[Problem]:
             key = ("value",) if scheduler and scheduler.value is not None else ("values", index)
             path = (*at, "lr_scheduler_type", *key)
             problems.append(spec.problem(path, f"{value!r} is not a schedule", did_you_mean(str(value), SCHEDULES)))
+    problems += _check_packages(spec)
     return problems if slots is None else problems + _check_slots(spec, slots)
+
+
+def _check_packages(spec: SweepSpec) -> list[Problem]:
+    """Find the settings that need bitsandbytes, where it is not installed."""
+    wanted: list[tuple[KeyPath, str]] = []
+    if spec.training.optimizer == "adamw_8bit":
+        wanted.append((("training", "optimizer"), spec.training.optimizer))
+    if not wanted or find_spec("bitsandbytes") is not None:
+        return []
+    hint = "install it on every node: pip install bitsandbytes"
+    return [spec.problem(path, f"{word} needs the package bitsandbytes, which is not installed", hint) for path, word in wanted]
 
 
 def _check_own_metric(spec: SweepSpec) -> list[Problem]:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scalesweep.storage import STORAGE_SECONDS, UrlPath, patiently
+from scalesweep.training.optimizer import set_state, state_of
 
 STATE = "state.json"
 FILES = ("weights.safetensors", "optimizer.safetensors", STATE)  # in the order of the upload to a URL
@@ -70,7 +71,7 @@ def moments_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.
     return {
         f"{name}/{key}": value
         for name, parameter in parameters.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
+        for key, value in state_of(optimizer, parameter).items()
     }
 
 
@@ -183,6 +184,4 @@ def apply(
     for key, value in found.moments.items():
         name, _, moment = key.rpartition("/")
         parameter = parameters[name]
-        # AdamW keeps its step counter on the CPU unless fused on CUDA, and `load_state_dict` places it the same way.
-        device = parameter.device if value.dim() or optimizer.defaults.get("fused") else torch.device("cpu")
-        optimizer.state[parameter][moment] = (part(value, parameter) if value.dim() else value).to(device)
+        set_state(optimizer, parameter, moment, part(value, parameter) if value.dim() else value)

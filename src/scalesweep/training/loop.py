@@ -100,7 +100,7 @@ class Trainer:
             self.model.disable_input_require_grads()  # otherwise transformers computes gradients for the frozen prefix
         self.method = method_class(config.adapter)(job, self.model, base.groups, self.plan)
         self.groups, self.parameters = self.method.groups, self.method.parameters
-        self.optimizer = make_optimizer(self.parameters, self.method.learnt, config, self.device, self.method.learning_rate)
+        self.optimizer = make_optimizer(self.method, self.device)
         self.notes: list[str] = []
         self.prefix = self._prefix_cache(base)
         pad_id = self.tokenizer.pad_token_id or 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import scalesweep
 
 # Packages that affect a trial's result or its start.
-PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets", "peft")
+PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets", "peft", "bitsandbytes")
 
 
 def installed() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from scalesweep.promotion.recipes.shared import Settings, targets
+from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, targets
 from scalesweep.promotion.recipes.winner import Winner
 from scalesweep.spec.space import ALL_LINEAR
 
@@ -43,7 +43,7 @@ def settings(winner: Winner, template: str) -> Settings:  # noqa: ARG001 - axolo
         values["lr_scheduler_kwargs"] = dict(winner.schedule_settings)
     values |= {
         "warmup_steps": winner.warmup_steps,
-        "optimizer": "adamw_torch_fused",
+        "optimizer": OPTIMIZERS[config.optimizer],
         "adam_beta1": config.adam_beta1,
         "adam_beta2": config.adam_beta2,
         "adam_epsilon": config.adam_epsilon,

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from scalesweep.promotion.recipes.winner import Winner
 
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit"}  # `training.optimizer` → transformers' name
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from scalesweep.promotion.recipes.shared import Settings, targets
+from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, targets
 from scalesweep.promotion.recipes.winner import Rows, Winner
 from scalesweep.spec.space import ALL_LINEAR
 
@@ -52,7 +52,7 @@ def settings(winner: Winner, template: str) -> Settings:
         values["lr_scheduler_kwargs"] = dict(winner.schedule_settings)
     values |= {
         "warmup_steps": winner.warmup_steps,
-        "optim": "adamw_torch_fused",
+        "optim": OPTIMIZERS[config.optimizer],
         "adam_beta1": config.adam_beta1,
         "adam_beta2": config.adam_beta2,
         "adam_epsilon": config.adam_epsilon,
