@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from scalesweep.record import Manifest
 from scalesweep.spec import sweep_from_dict, trial_config
@@ -15,6 +18,8 @@ from scalesweep.sweep.launch import make_manifest
 from scalesweep.sweep.preflight import preflight
 from scalesweep.training.job import TrialJob, job_from_manifest
 from sweeps import sweep_dict
+
+needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from jobs import job, reports
+from jobs import job, needs_bitsandbytes, reports
 from scalesweep.spec.space import UNFREEZING_MODES
 from scalesweep.training.job import TrialJob
 from scalesweep.training.loop import Trainer, train
@@ -22,11 +22,11 @@ BERT, LLAMA, GPT2 = (
     ("llama", "instruction-tuning"),
     ("gpt2", "causal-lm"),
 )  # GPT-2's head is tied
-METHODS: list[tuple[tuple[str, str], dict[str, Any]]] = [
+METHODS: list[Any] = [
     *((BERT, {"unfreezing": mode}) for mode in UNFREEZING_MODES),
     *((BERT, {"unfreezing": mode, "adapter": "lora"}) for mode in ("head", "gradual", "chain_thaw")),
     (LLAMA, {"unfreezing": "full", "adapter": "lora", "gradient_checkpointing": True}),
-    (LLAMA, {"unfreezing": "gradual", "optimizer": "adamw_8bit"}),
+    pytest.param((LLAMA, {"unfreezing": "gradual", "optimizer": "adamw_8bit"}), marks=needs_bitsandbytes),
     (LLAMA, {"unfreezing": "chain_thaw", "adapter": "lora", "lora_target_modules": "q_proj, v_proj"}),
     (GPT2, {"unfreezing": "gradual", "adapter": "lora", "mixed_precision": "bf16"}),
     (GPT2, {"unfreezing": "lp_ft", "adapter": "dora", "use_rslora": True}),

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from jobs import job
+from jobs import job, needs_bitsandbytes
 from scalesweep.costs import MOMENT_BYTES
 from scalesweep.training.loop import Trainer, train
 from scalesweep.training.optimizer import state_of
 from tiny_models import WIDE, tiny_checkpoint
 from tiny_sweeps import tiny_sweep
+
+pytestmark = needs_bitsandbytes
 
 TASK = "instruction-tuning"
 RUN = {"max_t": 20, "rungs": [], "eval_interval": 20, "learning_rate": 3e-3, "unfreezing": "full"}

@@ -11,7 +11,7 @@ import torch
 
 import gloo
 from gloo import on_workers
-from jobs import job
+from jobs import job, needs_bitsandbytes
 from scalesweep.models.groups import layer_groups
 from scalesweep.training.job import TrialJob
 from scalesweep.training.parallel import STRATEGIES, strategy
@@ -113,6 +113,7 @@ def trials(peers: Peers, jobs: Sequence[TrialJob]) -> list[Any]:
     return [gloo.trial(peers, one)["losses"] for one in jobs]
 
 
+@needs_bitsandbytes
 def test_moments_in_few_bits_are_the_same_on_every_worker() -> None:
     """Up to the rounding of 8 bits: where sums of gradients differ in their last bit, a code may be the next one."""
     task = "instruction-tuning"
