@@ -1,10 +1,32 @@
-"""Processes that start with heavy imports done: forked, each, from one that has run nothing but those imports."""
+"""Processes that start with heavy imports done: forked, each, from one that has run nothing but those imports.
+
+Their environment is the test's own. Without that, all would have the environment of the test that was the first to need one,
+and so its cache folder.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
 
-READY = multiprocessing.get_context("forkserver")
+
+class _Process(ForkServerProcess):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.environment = dict(os.environ)
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ.update(self.environment)
+        super().run()
+
+
+class _Context(ForkServerContext):
+    Process = _Process
+
+
+READY = _Context()
 READY.set_forkserver_preload(
     [
         "pytest",

@@ -29,29 +29,37 @@ def memory_for(trainer: Trainer, rows: int) -> Iterator[list[int]]:
     seen: list[int] = []
 
     def refuse(_module: torch.nn.Module, _args: Any, kwargs: Any) -> None:
-        n = kwargs["input_ids"].shape[0]
-        if n > (rows if torch.is_grad_enabled() else 2 * rows):
+        seen.append(kwargs["input_ids"].shape[0])
+        if seen[-1] > (rows if torch.is_grad_enabled() else 2 * rows):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        seen.append(n)
 
     handle = trainer.model.register_forward_pre_hook(refuse, with_kwargs=True)
     yield seen
     handle.remove()
 
 
-def test_a_run_short_of_memory_goes_on_in_smaller_pieces_to_the_same_result() -> None:
-    plenty = list(train(Trainer(job(CONFIG, sweep=tiny_sweep()))))
-    trainer = Trainer(job(CONFIG, sweep=tiny_sweep()))
-    with memory_for(trainer, 3) as seen:
+@pytest.mark.parametrize(("unfreezing", "exactly"), [("full", True), ("head", True), ("head", False)])
+def test_a_run_short_of_memory_goes_on_in_smaller_pieces_to_the_same_result(unfreezing: str, exactly: bool) -> None:
+    """With `head`, the passes that fill the prefix cache, of 8 examples, are too large. On a GPU (not `exactly`) they shrink."""
+    config = {**CONFIG, "unfreezing": unfreezing}
+    uncached = job({**config, "prefix_cache": "off"}, sweep=tiny_sweep())
+    plenty = list(train(Trainer(uncached)))
+    trainer = Trainer(job(config, sweep=tiny_sweep()))
+    assert trainer.prefix is not None
+    trainer.prefix.exactly = exactly
+    with memory_for(trainer, 3):
         scarce = list(train(trainer))
+    notes = [note for report in scarce for note in report.notes]
+    lacks = "memory is too small for a pass over 8 examples"
+    assert [note.endswith(lacks) for note in notes] == [True] * (exactly and unfreezing == "head")
+    assert bool(trainer.passes.first) == (not exactly)
     for mine, theirs in zip(scarce, plenty, strict=True):
         assert mine.metrics["eval_loss"] == pytest.approx(theirs.metrics["eval_loss"], abs=1e-5)
         assert mine.metrics["train_loss"] == pytest.approx(theirs.metrics["train_loss"], abs=1e-5)
-    assert max(seen) <= 6
     remembered = json.loads((cache_dir() / "micro-batches.json").read_text())
     width = int(trainer.eval_split.lengths.max())
     assert list(remembered.values()) == [2, 5 * width], "16, 8, 4, 2; and of 20 evaluated at once 10, 5"
-    again = Trainer(job(CONFIG, sweep=tiny_sweep()))
+    again = Trainer(uncached)
     with memory_for(again, 3) as seen:
         again.train_step()
         assert seen == [2] * 8, "what was found is known to the next trial"

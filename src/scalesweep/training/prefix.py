@@ -23,9 +23,11 @@ import transformers
 
 from scalesweep.costs import GIB
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
+from scalesweep.errors import counted
 from scalesweep.models.replay import NotReplayable, Replay, prefix_signature
 from scalesweep.training.job import TrialJob
 from scalesweep.training.methods.method import Method
+from scalesweep.training.micro_batch import ran_out
 from scalesweep.training.prefix_store import CacheBudget, PrefixStore
 
 FORMAT = 2
@@ -82,6 +84,7 @@ class PrefixCache:
         self.job, self.model, self.groups = job, method.model, method.groups
         self.device, self.autocast, self.pad_id = device, autocast, pad_id
         self.fill = fill
+        self.at_once, self.exactly = AT_ONCE[device.type], device.type == "cpu"  # examples in a pass that fills the cache
         self.replay = Replay(self.model, self.groups)
         self.group_hashes = group_hashes
         budget = None if job.cache_gib is None else int(job.cache_gib * GIB)
@@ -200,9 +203,15 @@ class PrefixCache:
             return None if len(missing) else values
         began = time.perf_counter()
         ahead = next((local for owner, local, _ in split.owners(self.ahead()[:AHEAD]) if owner is part), missing[:0])
-        passes = _passes(missing, ahead[~store.has(ahead)], part.lengths, AT_ONCE[self.device.type])
-        if not self._fill(part, passes, cut):
-            self._refuse(cut, "the disk is full")
+        passes = _passes(missing, ahead[~store.has(ahead)], part.lengths, self.at_once)
+        room: list[bool] = []
+        lacked = ran_out(lambda: room.append(self._fill(part, passes, cut)))  # these passes do not depend on the micro-batch
+        if lacked is not None and not self.exactly and self.at_once > 1:
+            self.at_once //= 2
+            return self._read(split, part, indices, cut, width)
+        if lacked is not None or not room[0]:
+            too_small = f"memory is too small for a pass over {counted(self.at_once, 'example')}"
+            self._refuse(cut, "the disk is full" if lacked is None else too_small)
             return None
         computed = time.perf_counter()
         values, present = store.read(indices, width)
@@ -222,7 +231,7 @@ class PrefixCache:
         wanted = self._wanted(part, cut)
         room = True
         for some in passes:
-            rows = np.resize(some, AT_ONCE["cpu"]) if self.device.type == "cpu" else some  # repeated until the pass is full
+            rows = np.resize(some, self.at_once) if self.exactly else some  # repeated until the pass is full
             start, entering = self._deepest(part, rows, [c for c in wanted if c < cut])
             ahead = [c for c in wanted if start is None or c > start]
             with self.autocast():
