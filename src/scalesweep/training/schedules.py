@@ -1,13 +1,15 @@
 """Learning-rate schedules as pure functions of the step. The module imports nothing heavy; `SCHEDULES` is the table.
 
-All schedules except ULMFiT's slanted triangle come from transformers: `get_scheduler` builds a torch `LambdaLR`, and only
-its factor at a step is used. A pure function can resume at any step and applies to layer groups that thaw late.
+All schedules except ULMFiT's slanted triangle are those of transformers, written again, and a test compares them: the import
+of transformers' own takes a second where bitsandbytes is installed, in every worker. A pure function can resume at any step
+and applies to layer groups that thaw late.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scalesweep.spec import TrialConfig
 
@@ -23,18 +25,47 @@ def decay_steps(config: TrialConfig, total_steps: int) -> int:
     return max(1, min(round(config.decay_ratio * total_steps), total_steps - round(config.warmup_ratio * total_steps)))
 
 
-def _transformers(name: str, **kwargs: Any) -> Build:
-    def build(config: TrialConfig, total_steps: int, warmup_steps: int) -> Factor:
-        import torch
-        from transformers import get_scheduler
+def _after_warmup(fall: Callable[[TrialConfig, int, int], float]) -> Build:
+    """A linear rise to 1, then `fall` as a function of the config, the steps since then and all steps after warm-up."""
 
-        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-        specific = {key: value(config, total_steps) if callable(value) else value for key, value in kwargs.items()}
-        scheduler = get_scheduler(name, optimizer, warmup_steps, total_steps, scheduler_specific_kwargs=specific or None)
-        factor: Factor = scheduler.lr_lambdas[0]
+    def build(config: TrialConfig, total_steps: int, warmup_steps: int) -> Factor:
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return step / warmup_steps
+            return fall(config, step - warmup_steps, total_steps - warmup_steps)
+
         return factor
 
     return build
+
+
+def _linear(_config: TrialConfig, done: int, steps: int) -> float:
+    return max(0.0, (steps - done) / max(1, steps))
+
+
+def _half_cosine(done: int, steps: int, lowest: float = 0.0) -> float:
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (done / max(1, steps)))) * (1 - lowest) + lowest)
+
+
+def _polynomial(config: TrialConfig, done: int, steps: int) -> float:
+    return float((1 - done / max(1, steps)) ** config.lr_power) if done <= steps else 0.0
+
+
+def _inverse_sqrt(_config: TrialConfig, _total_steps: int, warmup_steps: int) -> Factor:
+    length = warmup_steps or 10_000
+    return lambda step: step / warmup_steps if step < warmup_steps else 1 / math.sqrt((step - warmup_steps + length) / length)
+
+
+def _warmup_stable_decay(config: TrialConfig, total_steps: int, warmup_steps: int) -> Factor:
+    falling = decay_steps(config, total_steps)
+    stable = total_steps - falling
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return step / warmup_steps
+        return 1.0 if step < stable else _half_cosine(step - stable, falling) if step < total_steps else 0.0
+
+    return factor
 
 
 def _slanted_triangular(config: TrialConfig, total_steps: int, warmup_steps: int) -> Factor:
@@ -55,27 +86,23 @@ class Schedule(NamedTuple):
     help: str
 
 
-# transformers' polynomial schedule needs an end below the peak, which is 1.0 here; it decays to 0.
 SCHEDULES: dict[str, Schedule] = {
-    "constant": Schedule(_transformers("constant"), "stays constant, without warm-up (`warmup_ratio` is ignored)"),
-    "constant_with_warmup": Schedule(_transformers("constant_with_warmup"), "stays constant"),
-    "linear": Schedule(_transformers("linear"), "falls linearly to 0"),
-    "cosine": Schedule(_transformers("cosine"), "falls to 0 along half a cosine"),
+    "constant": Schedule(lambda *_: lambda _: 1.0, "stays constant, without warm-up (`warmup_ratio` is ignored)"),
+    "constant_with_warmup": Schedule(_after_warmup(lambda *_: 1.0), "stays constant"),
+    "linear": Schedule(_after_warmup(_linear), "falls linearly to 0"),
+    "cosine": Schedule(_after_warmup(lambda _, done, steps: _half_cosine(done, steps)), "falls to 0 along half a cosine"),
     "cosine_with_min_lr": Schedule(
-        _transformers("cosine_with_min_lr", min_lr_rate=lambda config, _: config.min_lr_ratio),
+        _after_warmup(lambda config, done, steps: _half_cosine(done, steps, config.min_lr_ratio)),
         "falls to `min_lr_ratio` × peak along half a cosine",
     ),
-    "polynomial": Schedule(
-        _transformers("polynomial", lr_end=0.0, power=lambda config, _: config.lr_power),
-        "falls to 0 as a polynomial of degree `lr_power`",
-    ),
+    "polynomial": Schedule(_after_warmup(_polynomial), "falls to 0 as a polynomial of degree `lr_power`"),
     "inverse_sqrt": Schedule(
-        _transformers("inverse_sqrt"),
+        _inverse_sqrt,
         "falls as 1/√step, counted in lengths of the warm-up. Without warm-up, transformers takes 10,000 steps as that length, "
         "so the rate is nearly constant over a short run.",
     ),
     "warmup_stable_decay": Schedule(
-        _transformers("warmup_stable_decay", num_decay_steps=decay_steps),
+        _warmup_stable_decay,
         "stays constant, then falls over the last `decay_ratio` of the steps. Keep `warmup_ratio` + `decay_ratio` at most 1.",
     ),
     "slanted_triangular": Schedule(
