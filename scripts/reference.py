@@ -320,7 +320,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "values:sampler": lambda: values(sweep.SAMPLERS, "sampler"),
     "values:placement": lambda: values(sweep.PLACEMENTS, "placement"),
     "values:unfreezing": lambda: values(space.UNFREEZING_MODES, "unfreezing"),
-    "values:adapter": lambda: values(space.ADAPTERS, "adapter"),
+    "values:adapter": lambda: values({name: row.help for name, row in space.ADAPTERS.items()}, "adapter"),
     "values:unfreeze_cadence": lambda: values({name: row.help for name, row in space.CADENCES.items()}, "unfreeze_cadence"),
     "values:lr_scheduler_type": lambda: values({name: row.help for name, row in SCHEDULES.items()}, "lr_scheduler_type"),
     "parameters": parameters,

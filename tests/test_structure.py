@@ -63,7 +63,7 @@ LIBRARIES: dict[str, set[str]] = {
     "optuna": {"search", "sweep/study.py", "simulation/driver.py"},  # the latter two make the storage that a study lives in
     "tokenizers": {"data"},
     "torch": {"tasks", "models", "training", "workers/rank.py"},
-    "bitsandbytes": {"training/optimizer.py"},
+    "bitsandbytes": {"models/low_bits.py", "training/optimizer.py"},
     "peft": {"training/methods/adapters.py", "training/methods/adapter_costs.py", "promotion/promote.py"},
     "accelerate": {"training"},
     "transformers": {"tasks", "models", "training", "promotion"},

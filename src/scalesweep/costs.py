@@ -81,22 +81,25 @@ class FlopProfile:
         return total
 
 
+# Per weight; in 4 bits with a scale of 8 bits per 64, and a float32 scale of these per 256 (double quantization).
+WEIGHT_BYTES = {"float32": 4.0, "bf16": 2.0, "nf4": 0.5 + (1 + 4 / 256) / 64}
 MOMENT_BYTES = {"adamw": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}  # per parameter; in 8 bits with a float32 scale per 256
 
 
 def training_memory_bytes(
-    n_params: float, trainable_params: float, optimizer: str = "adamw", trainable_embeddings: float = 0
+    weight_bytes: float, trainable_params: float, optimizer: str = "adamw", trainable_embeddings: float = 0
 ) -> float:
-    """Return the least memory of one worker: float32 weights, plus gradients and two AdamW moments of the trained parameters.
+    """Return the least memory of one worker: weights, plus gradients and two AdamW moments of the trained parameters.
 
     Activations need more memory, which depends on the batch. A model above this bound can never fit.
 
     Args:
+        weight_bytes: of all weights, by WEIGHT_BYTES.
         optimizer: a name of MOMENT_BYTES.
         trainable_embeddings: those of the trained parameters whose moments stay in float32.
     """
     moments = MOMENT_BYTES[optimizer] * (trainable_params - trainable_embeddings) + MOMENT_BYTES["adamw"] * trainable_embeddings
-    return 4 * n_params + 4 * trainable_params + moments
+    return weight_bytes + 4 * trainable_params + moments
 
 
 def dollars(gpu_seconds: float, dollars_per_gpu_hour: float | None) -> float | None:

@@ -24,8 +24,10 @@ BERT, LLAMA, GPT2 = (
 )  # GPT-2's head is tied
 METHODS: list[Any] = [
     *((BERT, {"unfreezing": mode}) for mode in UNFREEZING_MODES),
-    *((BERT, {"unfreezing": mode, "adapter": "lora"}) for mode in ("head", "gradual", "chain_thaw")),
-    (LLAMA, {"unfreezing": "full", "adapter": "lora", "gradient_checkpointing": True}),
+    *((BERT, {"unfreezing": mode, "adapter": "lora"}) for mode in ("head", "gradual")),
+    (BERT, {"unfreezing": "chain_thaw", "adapter": "lora", "base_weights": "bf16"}),
+    (LLAMA, {"unfreezing": "full", "adapter": "lora", "base_weights": "bf16", "gradient_checkpointing": True}),
+    pytest.param((LLAMA, {"unfreezing": "gradual", "adapter": "qlora"}), marks=needs_bitsandbytes),
     pytest.param((LLAMA, {"unfreezing": "gradual", "optimizer": "adamw_8bit"}), marks=needs_bitsandbytes),
     (LLAMA, {"unfreezing": "chain_thaw", "adapter": "lora", "lora_target_modules": "q_proj, v_proj"}),
     (GPT2, {"unfreezing": "gradual", "adapter": "lora", "mixed_precision": "bf16"}),

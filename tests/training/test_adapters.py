@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from jobs import job
+from jobs import job, needs_bitsandbytes
 from scalesweep.errors import UserError
 from scalesweep.models.flops import flop_profile
 from scalesweep.models.ladder import load_model, locate
 from scalesweep.models.linear import linear_layers, linear_shapes
+from scalesweep.models.low_bits import lower
+from scalesweep.promotion.promote import verify
 from scalesweep.spec.adapters import adapter_params, check_targets
 from scalesweep.training.export import validation_logits
 from scalesweep.training.loop import Trainer, train
@@ -30,16 +39,24 @@ KINDS = [
     ("gpt2", "sequence-classification"),
 ]
 # The head of RoBERTa is a module of several.
-ADAPTED = [*((*kind, "lora") for kind in KINDS), ("roberta", "sequence-classification", "lora"), (*KINDS[2], "dora")]
+ADAPTED: list[Any] = [
+    *((*kind, "lora", "float32") for kind in KINDS),
+    ("roberta", "sequence-classification", "lora", "float32"),
+    (*KINDS[2], "dora", "float32"),
+    (*KINDS[2], "lora", "bf16"),
+    pytest.param(*KINDS[1], "qlora", "float32", marks=needs_bitsandbytes),
+    pytest.param("qwen2", "causal-lm", "qlora", "bf16", marks=needs_bitsandbytes),  # with biases
+]
 
 
-@pytest.mark.parametrize(("kind", "task", "adapter"), ADAPTED)
-def test_a_new_adapter_changes_nothing_and_its_seed_draws_it(kind: str, task: str, adapter: str) -> None:
-    made = job({**RUN, "adapter": adapter}, sweep=tiny_sweep(kind, task))
+@pytest.mark.parametrize(("kind", "task", "adapter", "weights"), ADAPTED)
+def test_a_new_adapter_changes_nothing_and_its_seed_draws_it(kind: str, task: str, adapter: str, weights: str) -> None:
+    made = job({**RUN, "adapter": adapter, "base_weights": weights}, sweep=tiny_sweep(kind, task))
     first, again = Trainer(made), Trainer(made)
     base = load_model(
         made.size, made.task, len(made.classes) or None, {}, made.config.seed, dict(enumerate(made.classes)) or None
     )
+    lower(base, first.types, first.device)
     for adapted, plain in zip(validation_logits(first.model.eval(), made, 4), validation_logits(base, made, 4), strict=True):
         np.testing.assert_allclose(adapted, plain, atol=1e-6)
     assert all(torch.equal(one, other) for one, other in zip(first.parameters.values(), again.parameters.values(), strict=True))
@@ -47,11 +64,27 @@ def test_a_new_adapter_changes_nothing_and_its_seed_draws_it(kind: str, task: st
     assert rates == pytest.approx([1e-2] * len(rates)), "ten times the rate"
 
 
-@pytest.mark.parametrize(("kind", "task", "adapter"), ADAPTED)
+def base_in_4_bits(folder: str, **settings: Any) -> Any:
+    """The base as any user of transformers and peft loads it."""
+    quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantized, device_map="cpu", **settings)
+    for module in model.modules():  # its kernel for evaluation on some CPUs computes in bf16
+        module.support_avx512bf16_for_cpu = False
+    return model
+
+
+@pytest.mark.parametrize(("kind", "task", "adapter", "weights"), ADAPTED)
 def test_the_export_is_a_plain_model_and_an_adapter_and_both_predict_as_the_trained_one(
-    kind: str, task: str, adapter: str, tmp_path: Path
+    kind: str, task: str, adapter: str, weights: str, tmp_path: Path
 ) -> None:
-    config = {**RUN, "adapter": adapter, "unfreezing": "gradual", "unfreeze_interval": 3, "lora_alpha": 16}
+    config = {
+        **RUN,
+        "adapter": adapter,
+        "base_weights": weights,
+        "unfreezing": "gradual",
+        "unfreeze_interval": 3,
+        "lora_alpha": 16,
+    }
     made = job(config, sweep=tiny_sweep(kind, task, save_tiny(kind, tmp_path / "base", task, initializer_range=0.2)))
     trainer = Trainer(made)
     list(train(trainer))
@@ -60,10 +93,16 @@ def test_the_export_is_a_plain_model_and_an_adapter_and_both_predict_as_the_trai
     auto = AutoModelForCausalLM if task != "sequence-classification" else AutoModelForSequenceClassification
     merged = auto.from_pretrained(tmp_path / "model").eval()
     classes = {"num_labels": 2} if task == "sequence-classification" else {}
-    base = auto.from_pretrained(locate(made.size.model), pad_token_id=0, **classes)
+    load = base_in_4_bits if adapter == "qlora" else auto.from_pretrained
+    base = load(locate(made.size.model), pad_token_id=0, **classes)
+    for name, parameter in base.named_parameters():
+        if weights == "bf16" and (adapter != "qlora" or "_proj.weight" not in name):
+            parameter.data = parameter.data.bfloat16().float()
     adapted = PeftModel.from_pretrained(base, str(tmp_path / "model" / "adapter")).eval()
     for loaded in (merged, adapted):
         np.testing.assert_allclose(np.concatenate(list(validation_logits(loaded, made, 32))), logits, atol=1e-5)
+    if not trainer.types.plain:
+        verify(made, tmp_path / "model", logits)  # as `promote` does
     untrained = np.concatenate(
         list(validation_logits(auto.from_pretrained(locate(made.size.model), **classes).eval(), made, 32))
     )
@@ -91,6 +130,22 @@ def test_frozen_groups_share_the_cache_with_trials_of_other_methods(kind: str, t
         assert not trainer.prefix.notes
         trainer.close()
     assert [count > 0 for count in computed] == [True, False]
+
+
+@needs_bitsandbytes
+def test_weights_of_other_types_share_no_cache() -> None:
+    trainers = [
+        Trainer(job({**RUN, "adapter": adapter, "base_weights": weights}, sweep=tiny_sweep("llama", KINDS[1][1])))
+        for adapter in ("lora", "qlora")
+        for weights in ("float32", "bf16")
+    ]
+    assert len({trainer.prefix._key(3) for trainer in trainers if trainer.prefix is not None}) == 4
+    layers = [trainer.model.model.layers[0].mlp.up_proj.base_layer.weight for trainer in trainers]
+    assert [layer.dtype for layer in layers] == [torch.float32, torch.bfloat16, torch.uint8, torch.uint8]
+    head = [trainer.model.lm_head.weight.dtype for trainer in trainers]
+    assert head == [torch.float32, torch.bfloat16, torch.float32, torch.bfloat16]
+    for trainer in trainers:
+        assert {parameter.dtype for name, parameter in trainer.parameters.items() if ".lora_" in name} == {torch.float32}
 
 
 def test_below_the_cut_an_adapted_block_computes_what_the_base_does() -> None:

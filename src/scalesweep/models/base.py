@@ -30,6 +30,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.models.groups import LayerGroup, layer_groups
 from scalesweep.models.ladder import load_model, locate, quiet, set_padding, task_config
+from scalesweep.models.low_bits import FLOAT32, Linear4bit, WeightTypes, lower, place_layers
 from scalesweep.models.meta import leaves
 from scalesweep.spec.sweep import LadderSize
 from scalesweep.storage import locked
@@ -102,8 +103,10 @@ class BaseWeights:
                     stored = (_read(folder) if alone and _write(folder, made) else None) or made
         return cls(size, task, num_labels, seed, id2label, config, stored)
 
-    def make(self, knobs: Mapping[str, float | None], device: torch.device) -> Any:
-        """A new model on `device`, equal to the result of `load_model` with these knobs.
+    def make(self, knobs: Mapping[str, float | None], device: torch.device, types: WeightTypes = FLOAT32) -> Any:
+        """A new model on `device`, equal to the result of `load_model` with these knobs, and then its weights in `types`.
+
+        The device never holds more than one tensor in float32 that is kept in another type.
 
         Raises:
             UserError: the architecture lacks one of the knobs.
@@ -111,9 +114,9 @@ class BaseWeights:
         if self.exact:
             config = copy.deepcopy(self._config)
             apply_knobs(config, knobs)
-            model: nn.Module = _assemble(config, self._arguments["task"], self._arguments["size"], self._stored, device)
+            model: nn.Module = _assemble(config, self._arguments["task"], self._arguments["size"], self._stored, device, types)
             return model
-        return load_model(knobs=knobs, **self._arguments).to(device)
+        return lower(load_model(knobs=knobs, **self._arguments), types, device)
 
 
 # ---- a model in parts, and whole again -------------------------------------------------------------------------------------
@@ -178,17 +181,27 @@ def _take(model: Any, task: str, size: LadderSize, config: Any) -> _Stored:
     return stored
 
 
-def _assemble(config: Any, task: str, size: LadderSize, stored: _Stored, device: torch.device) -> Any:
+def _assemble(
+    config: Any, task: str, size: LadderSize, stored: _Stored, device: torch.device, types: WeightTypes = FLOAT32
+) -> Any:
     """A model built from `config` with copies of the stored tensors, tied as in the original."""
     config.dtype = torch.float32
     with quiet(), torch.device("meta"):
         model = task_of(task).auto_class().from_config(config, trust_remote_code=size.trust_remote_code)
+    if types.four_bits:
+        place_layers(model)
     narrowed, aliases, copies = set(stored.facts["narrowed"]), stored.facts["aliases"], dict[str, torch.Tensor]()
     for module, name, full_name, empty in list(_tensors(model)):
         key = aliases.get(full_name, full_name)
+        source = stored.tensors[key]
+        made = torch.float32 if key in narrowed else source.dtype
+        if isinstance(module, Linear4bit) and name == "weight":
+            module.keep(_copy(source, made, device))
+            continue
         if key not in copies:
-            value = _copy(stored.tensors[key], key in narrowed, device)
-            copies[key] = nn.Parameter(value) if isinstance(empty, nn.Parameter) else value
+            weight = isinstance(empty, nn.Parameter)
+            value = _copy(source, types.dtype(key, made) if weight else made, device)
+            copies[key] = nn.Parameter(value) if weight else value
         setattr(module, name, copies[key])
     for module in model.modules():
         if any(isinstance(part, torch.Tensor) and part.is_meta for part in leaves(list(vars(module).values()))):
@@ -201,11 +214,11 @@ def _assemble(config: Any, task: str, size: LadderSize, stored: _Stored, device:
     return model.eval()
 
 
-def _copy(source: torch.Tensor, narrowed: bool, device: torch.device) -> torch.Tensor:
-    if device.type != "cpu":
-        return source.to(device, torch.float32 if narrowed else source.dtype, copy=True)
+def _copy(source: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu" or dtype == torch.bfloat16:
+        return source.to(device, dtype, copy=True)
     # numpy copies in this thread. On a busy machine, torch's threads wait for one another for milliseconds per tensor.
-    value = torch.empty_like(source, dtype=torch.float32 if narrowed else source.dtype)
+    value = torch.empty_like(source, dtype=dtype)
     if source.dtype == torch.bfloat16:  # numpy lacks bfloat16, which is the upper half of a float32
         bits = value.view(torch.int32).numpy()
         bits[...] = source.view(torch.int16).numpy()

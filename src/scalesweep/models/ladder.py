@@ -25,6 +25,7 @@ from scalesweep.models.architectures import apply_knobs
 from scalesweep.models.flops import flop_profile
 from scalesweep.models.groups import blocks, layer_groups
 from scalesweep.models.linear import linear_shapes
+from scalesweep.models.low_bits import quantizable
 from scalesweep.models.unfreezing import head_groups
 from scalesweep.models.weights import (
     PICKLED,
@@ -64,6 +65,7 @@ class ResolvedSize:
     head_parameters: tuple[str, ...]  # of the group `head`
     head_groups: int  # groups, from the top, that train as the head; 2 if the head holds no matrix
     linears: tuple[Shape, ...]  # the linear layers of the blocks, which adapters attach to, added up by name
+    linear_params: int  # weights of linear layers of the blocks that can have 4 bits
     vocab_size: int
     max_positions: int | None  # the size of the position table in tokens; None if unbounded
     min_gpus: int
@@ -277,6 +279,7 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
         head_parameters=groups[-1].parameter_names,
         head_groups=head_groups(model, groups),
         linears=linear_shapes(model),
+        linear_params=sum(layer.weight.numel() for layer in quantizable(model).values()),
         vocab_size=vocab_size,
         max_positions=_max_positions(model, text_config),
         min_gpus=size.min_gpus,

@@ -212,12 +212,18 @@ def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
 
 
 def _with_adapter(job: TrialJob, folder: Path) -> Any:
-    """Load the base model with an exported adapter."""
+    """Load the base model with an exported adapter, its weights rounded as they were in training."""
     from peft import PeftModel
 
+    from scalesweep.models.groups import layer_groups
     from scalesweep.models.ladder import load_model, quiet
+    from scalesweep.models.low_bits import lower, widen
+    from scalesweep.training.methods import method_class
 
     base = load_model(job.size, job.task, len(job.classes) or None, {}, job.config.seed, dict(enumerate(job.classes)) or None)
+    types = method_class(job.config.adapter).weight_types(job, layer_groups(base))
+    if not types.plain:
+        widen(lower(base, types, next(base.parameters()).device))
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers renames
         return PeftModel.from_pretrained(base, str(folder)).eval()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from scalesweep.errors import UserError, did_you_mean
-from scalesweep.spec.space import ALL_LINEAR
+from scalesweep.spec.space import ADAPTERS, ALL_LINEAR
 
 Shape = tuple[str, int, int, int]
 """The linear layers of one name within a block: the name; inputs plus outputs, and outputs, summed over the blocks; and the
@@ -35,7 +35,7 @@ def check_targets(names: Iterable[str], targets: str) -> None:
 def adapter_params(linears: Sequence[Any], adapter: str, rank: int, targets: str) -> int:
     """The parameters of all adapters: two matrices per layer, and one magnitude per output with DoRA."""
     chosen = [(both, outputs) for name, both, outputs, *_ in linears if is_target(name, targets)]
-    return sum(rank * both + (outputs if adapter == "dora" else 0) for both, outputs in chosen)
+    return sum(rank * both + (outputs if ADAPTERS[adapter].magnitudes else 0) for both, outputs in chosen)
 
 
 def full_rank(linears: Sequence[Shape], targets: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from scalesweep.spec.checks import allowed_gpus
 from scalesweep.spec.config import default_of
-from scalesweep.spec.space import PARAMETERS, Parameter
+from scalesweep.spec.space import ADAPTERS, PARAMETERS, Parameter
 from scalesweep.spec.sweep import SweepSpec
 from scalesweep.spec.tasks import TASKS
 
@@ -79,12 +79,13 @@ def identity(spec: SweepSpec, params: dict[str, Any]) -> Hashable:
 
 
 def influential(spec: SweepSpec, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that the result of a draw depends on. All adapters are one where none of them trains."""
+    """The parameters that the result of a draw depends on. All adapters on the same base are one where none of them trains."""
     left_out = without_influence(spec)
     mode, adapter = (params.get(name, default_of(spec, name, {})) for name in ("unfreezing", "adapter"))
     kept = {name: value for name, value in params.items() if name not in left_out}
     if mode == "head" and adapter != "none" and TASKS[spec.task].draws_head and not spec.foreign:
-        kept = {name: value for name, value in kept.items() if name not in OF_ADAPTERS} | {"adapter": "any"}
+        any_of = "any in 4 bits" if ADAPTERS[str(adapter)].four_bits else "any"
+        kept = {name: value for name, value in kept.items() if name not in OF_ADAPTERS} | {"adapter": any_of}
     return kept
 
 

@@ -67,11 +67,28 @@ CADENCES: dict[str, CadenceInfo] = {
     ),
 }
 
+
 # Adapters: small matrices beside the linear layers, which train in place of the weights.
-ADAPTERS: dict[str, str] = {
-    "none": "no adapter: the weights themselves train",
-    "lora": "a low-rank update of each linear layer (Hu et al., 2021, arXiv 2106.09685)",
-    "dora": "LoRA with the magnitude of each output trained apart (Liu et al., 2024, arXiv 2402.09353)",
+class AdapterInfo(NamedTuple):
+    """One row of `ADAPTERS`: its `file` in `training/methods/`, and what it does beside a low-rank update."""
+
+    help: str
+    file: str = "adapters"
+    magnitudes: bool = False  # the magnitude of each output trains too
+    four_bits: bool = False  # the linear layers of the blocks are kept in 4 bits
+
+
+ADAPTERS: dict[str, AdapterInfo] = {
+    "none": AdapterInfo("no adapter: the weights themselves train", file="method"),
+    "lora": AdapterInfo("a low-rank update of each linear layer (Hu et al., 2021, arXiv 2106.09685)"),
+    "dora": AdapterInfo(
+        "LoRA with the magnitude of each output trained apart (Liu et al., 2024, arXiv 2402.09353)", magnitudes=True
+    ),
+    "qlora": AdapterInfo(
+        "LoRA on linear layers that are kept in 4 bits (NF4 with double quantization: Dettmers et al., 2023, arXiv "
+        "2305.14314). Needs bitsandbytes.",
+        four_bits=True,
+    ),
 }
 ALL_LINEAR = "all-linear"
 
@@ -209,7 +226,7 @@ ALIASES = {
     **dict.fromkeys(("r", "rank", "lora_r"), "lora_rank"),
     "alpha": "lora_alpha",
     "target_modules": "lora_target_modules",
-    **dict.fromkeys(("lora", "peft", "use_dora"), "adapter"),
+    **dict.fromkeys(("lora", "peft", "use_dora", "load_in_4bit"), "adapter"),
     "rslora": "use_rslora",
     "lora_lr_ratio": "adapter_lr_ratio",
 }
@@ -229,6 +246,8 @@ KEY_ALIASES = {
     ),
     **dict.fromkeys(("save_steps", "save_strategy"), "training.checkpoint_interval, in steps"),
     **dict.fromkeys(("fp16", "bf16", "precision", "amp"), "training.mixed_precision: auto, no, fp16 or bf16"),
+    **dict.fromkeys(("optim", "optimizer"), "training.optimizer: adamw or adamw_8bit"),
+    **dict.fromkeys(("dtype", "torch_dtype", "model_dtype"), "training.base_weights: float32 or bf16, for frozen weights"),
     "metric_for_best_model": "metric.name",
     "greater_is_better": "metric.goal: maximize or minimize",
     "data_seed": "data.split_seed",

@@ -227,10 +227,15 @@ class TrainingSpec(_Strict):
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = Field(
         "auto",
         description="precision of the computation. auto: bf16 on a GPU that supports it, fp16 on another GPU, float32 on CPU. "
-        "Weights are always float32.",
+        "Weights that train are always float32.",
     )
     optimizer: Optimizer = Field(
         "adamw", description=f"optimizer. {' '.join(f'{name}: {help}' for name, help in OPTIMIZERS.items())}"
+    )
+    base_weights: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="type of the frozen weights in trials with an adapter; with qlora, of those that have no 4 bits. What trains "
+        "is float32 in any case, and so is every weight in trials without an adapter.",
     )
     gradient_checkpointing: bool = Field(
         False, description="recomputation of activations in the backward pass: less memory for more time"

@@ -8,12 +8,13 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scalesweep.costs import GIB, training_memory_bytes
+from scalesweep.costs import GIB, WEIGHT_BYTES, training_memory_bytes
 from scalesweep.errors import Problem
 from scalesweep.spec import SweepSpec, unfreezing_modes
 from scalesweep.spec.adapters import adapter_params, full_rank, trained_params
 from scalesweep.spec.checks import adapters, values_drawn
 from scalesweep.spec.configurations import combination, fits, least_ranks, method_name, ranks
+from scalesweep.spec.space import ADAPTERS
 from scalesweep.spec.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -48,8 +49,23 @@ def memory_gib(spec: SweepSpec, size: ResolvedSize, mode: str, adapter: str, ran
         added = 0 if adapter == "none" else adapter_params(size.linears, adapter, rank, targets)
         trained = trained_params(size, mode, adapter, rank, targets, TASKS[spec.task].draws_head)
         embeddings = size.n_params_embedding if adapter == "none" and mode != "head" else 0
-        found.append(training_memory_bytes(size.n_params + added, trained, spec.training.optimizer, embeddings) / GIB)
+        weights = _weight_bytes(spec, size, adapter, added)
+        found.append(training_memory_bytes(weights, trained, spec.training.optimizer, embeddings) / GIB)
     return min(found)
+
+
+def _weight_bytes(spec: SweepSpec, size: ResolvedSize, adapter: str, added: int) -> float:
+    """Return the bytes of all weights, with `added` parameters of adapters. What trains is float32, and so is all without one."""
+    if adapter == "none":
+        return WEIGHT_BYTES["float32"] * size.n_params
+    head = size.group_params[-1] if TASKS[spec.task].draws_head else 0
+    in_4_bits = size.linear_params if ADAPTERS[adapter].four_bits else 0
+    others = size.n_params - head - in_4_bits
+    return (
+        WEIGHT_BYTES["float32"] * (head + added)
+        + WEIGHT_BYTES["nf4"] * in_4_bits
+        + WEIGHT_BYTES[spec.training.base_weights] * others
+    )
 
 
 def hopeless_combinations(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> list[Hopeless]:

@@ -30,7 +30,7 @@ from scalesweep.spec.checks import adapters, values_drawn
 from scalesweep.spec.configurations import listed_again, ranks, space_size
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.metrics import METRICS
-from scalesweep.spec.space import ALL_LINEAR, KNOBS, THAWING_MODES
+from scalesweep.spec.space import ADAPTERS, ALL_LINEAR, KNOBS, THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.spec.tasks import TASKS
 from scalesweep.storage import cache_dir, check_cache
@@ -194,10 +194,22 @@ def _check_packages(spec: SweepSpec) -> list[Problem]:
     wanted: list[tuple[KeyPath, str]] = []
     if spec.training.optimizer == "adamw_8bit":
         wanted.append((("training", "optimizer"), spec.training.optimizer))
+    wanted += [(_adapter_path(spec, adapter), adapter) for adapter in _in_4_bits(spec)]
     if not wanted or find_spec("bitsandbytes") is not None:
         return []
     hint = "install it on every node: pip install bitsandbytes"
     return [spec.problem(path, f"{word} needs the package bitsandbytes, which is not installed", hint) for path, word in wanted]
+
+
+def _in_4_bits(spec: SweepSpec) -> list[str]:
+    """Return the adapters of the space whose base has 4 bits."""
+    return [adapter for adapter in adapters(spec) if adapter in ADAPTERS and ADAPTERS[adapter].four_bits]
+
+
+def _adapter_path(spec: SweepSpec, adapter: str) -> KeyPath:
+    """Return the key that names an adapter of the space."""
+    at, parameter = ("search_space", "parameters", "adapter"), spec.search_space.parameters["adapter"]
+    return (*at, "value") if parameter.values is None else (*at, "values", parameter.values.index(adapter))
 
 
 def _check_own_metric(spec: SweepSpec) -> list[Problem]:
@@ -310,6 +322,7 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
         except UserError as error:
             faults.append(_Fault(("search_space", "parameters", knob), f"{error.message} (SIZE)", error.hint))
     faults += _check_targets(spec, resolved)
+    faults += _check_4_bits(spec, resolved)
     modes = unfreezing_modes(spec)
     whole = [found for found in hopeless_combinations(spec, [resolved]) if len(found) == 2]
     if len(whole) == len(methods(spec)):
@@ -341,6 +354,24 @@ def _check_targets(spec: SweepSpec, resolved: ResolvedSize) -> list[_Fault]:
                 path = (*path[:-1], "lora_target_modules", *(("values", index) if parameter.values else ("value",)))
             faults.append(_Fault(path, f"{error.message} (SIZE)", error.hint))
     return faults
+
+
+def _check_4_bits(spec: SweepSpec, resolved: ResolvedSize) -> list[_Fault]:
+    """Find adapters that need 4 bits on a size most of whose weights can't have them: experts of a mixture, GPT-2's Conv1D."""
+    in_blocks = sum(resolved.group_params[1:-1])
+    if 2 * resolved.linear_params >= in_blocks:
+        return []
+    share = f"{100 * resolved.linear_params / in_blocks:.0f} %"
+    hint = "use lora with training.base_weights: bf16"
+    return [
+        _Fault(
+            _adapter_path(spec, adapter),
+            f"{adapter} keeps linear layers (nn.Linear) in 4 bits, and they hold only {share} of the blocks of SIZE "
+            f"({resolved.model_type})",
+            hint,
+        )
+        for adapter in _in_4_bits(spec)
+    ]
 
 
 def _check_weights(spec: SweepSpec, classes: Sequence[str]) -> list[Problem]:

@@ -29,6 +29,8 @@ def export(
 ) -> np.ndarray | None:
     """Write the model and its tokenizer as a `save_pretrained` folder (safetensors). Adapters are merged, and written beside it.
 
+    Weights in fewer bits become float32 first, on the CPU, so that the model of the export computes as it will be loaded.
+
     Args:
         gather: makes tensors whole that the workers hold in parts.
         writes: whether this worker writes. The others take part in the passes and in `gather`, and return None.
@@ -37,6 +39,7 @@ def export(
         float32 logits of the first `examples` validation examples, for comparison with a reloaded model.
     """
     model = method.model.eval()
+    method.widen()
     logits = np.concatenate(list(validation_logits(model, job, examples)))
     own = gather(method.own())
     method.merge()

@@ -94,11 +94,13 @@ class Trainer:
         self.tokenizer = _tokenizer(job.size)
         base = _base_model(job)
         self.parallel = strategy(job.parallel, peers, self.device)
-        self.model: Any = self.parallel.place(lambda device: base.make(config.knobs(), device), base.groups)
+        method = method_class(config.adapter)
+        self.types = method.weight_types(job, base.groups)
+        self.model: Any = self.parallel.place(lambda device: base.make(config.knobs(), device, self.types), base.groups)
         if config.gradient_checkpointing:
             self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
             self.model.disable_input_require_grads()  # otherwise transformers computes gradients for the frozen prefix
-        self.method = method_class(config.adapter)(job, self.model, base.groups, self.plan)
+        self.method = method(job, self.model, base.groups, self.plan)
         self.groups, self.parameters = self.method.groups, self.method.parameters
         self.optimizer = make_optimizer(self.method, self.device)
         self.notes: list[str] = []
@@ -138,7 +140,7 @@ class Trainer:
             return PrefixCache(
                 job,
                 self.method,
-                base.group_hashes,
+                self.types.hashes(base.group_hashes),
                 cache_dir(),
                 self.device,
                 self.precision.name,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, targets
+from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, base_weights, targets
 from scalesweep.promotion.recipes.winner import Winner
-from scalesweep.spec.space import ALL_LINEAR
+from scalesweep.spec.space import ADAPTERS, ALL_LINEAR
 
 TITLE = "axolotl"
 
@@ -56,13 +56,15 @@ def settings(winner: Winner, template: str) -> Settings:  # noqa: ARG001 - axolo
         "gradient_checkpointing": config.gradient_checkpointing,
     }
     if config.adapter != "none":
-        values |= {"adapter": "lora", "lora_r": config.lora_rank, "lora_alpha": config.lora_alpha}
+        in_4_bits = ADAPTERS[config.adapter].four_bits
+        values |= {"adapter": "qlora", "load_in_4bit": True} if in_4_bits else {"adapter": "lora"}
+        values |= {"lora_r": config.lora_rank, "lora_alpha": config.lora_alpha}
         values["lora_dropout"] = config.lora_dropout
         if config.lora_target_modules == ALL_LINEAR:
             values["lora_target_linear"] = True
         else:
             values["lora_target_modules"] = targets(config.lora_target_modules)
-        values |= {"peft_use_dora": config.adapter == "dora", "peft_use_rslora": config.use_rslora}
+        values |= {"peft_use_dora": ADAPTERS[config.adapter].magnitudes, "peft_use_rslora": config.use_rslora}
     return Settings(values, [*_lost_rows(winner), *_lost_training(winner)])
 
 
@@ -120,7 +122,7 @@ def _lost_training(winner: Winner) -> Iterator[str]:
     config = winner.config
     if config.label_smoothing_factor:
         yield f"label_smoothing_factor was {config.label_smoothing_factor:g}; axolotl has no such key"
-    if config.mixed_precision != "no":
+    if config.mixed_precision != "no" and base_weights(config) == "float32":
         yield "axolotl loads the weights in half precision; the trial kept them in float32 (for LoRA: the base weights too)"
     if winner.batches.gpus > 1:
         yield "axolotl averages the loss of each GPU over its own tokens; the trial averaged over those of the whole batch"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from scalesweep.promotion.recipes.winner import Winner
+from scalesweep.spec import TrialConfig
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit"}  # `training.optimizer` → transformers' name
 
@@ -28,6 +29,11 @@ class Format(Protocol):
     def command(self, winner: Winner) -> str: ...
 
     def settings(self, winner: Winner, template: str) -> Settings: ...
+
+
+def base_weights(config: TrialConfig) -> str:
+    """The type of the weights that don't train."""
+    return "float32" if config.adapter == "none" else str(config.base_weights)
 
 
 def targets(written: str) -> list[str]:

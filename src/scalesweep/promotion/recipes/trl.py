@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, targets
+from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, base_weights, targets
 from scalesweep.promotion.recipes.winner import Rows, Winner
-from scalesweep.spec.space import ALL_LINEAR
+from scalesweep.spec.space import ADAPTERS, ALL_LINEAR
 
 TITLE = "TRL"
+_DTYPES = {"float32": "float32", "bf16": "bfloat16"}
 
 
 def command(winner: Winner) -> str:
@@ -28,7 +29,12 @@ def settings(winner: Winner, template: str) -> Settings:
         values["model_revision"] = size.revision
     if size.entry.get("trust_remote_code"):
         values["trust_remote_code"] = True
-    values |= {"dtype": "float32", "datasets": [_dataset(rows)], "max_length": rows.spec["max_length"], "packing": False}
+    values |= {
+        "dtype": _DTYPES[base_weights(config)],
+        "datasets": [_dataset(rows)],
+        "max_length": rows.spec["max_length"],
+        "packing": False,
+    }
     lost += _lost_rows(winner)
     own = rows.spec.get("chat_template")
     if winner.task == "causal-lm":
@@ -77,8 +83,10 @@ def settings(winner: Winner, template: str) -> Settings:
             "lora_dropout": config.lora_dropout,
             "lora_target_modules": _targets(config.lora_target_modules),
             "use_rslora": config.use_rslora,
-            "use_dora": config.adapter == "dora",
+            "use_dora": ADAPTERS[config.adapter].magnitudes,
         }
+    if ADAPTERS[config.adapter].four_bits:
+        values |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}
     return Settings(values, lost, files)
 
 

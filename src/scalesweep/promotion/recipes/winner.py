@@ -13,6 +13,7 @@ from scalesweep.promotion.choice import checked_config, choose, length_of
 from scalesweep.record import Record, Trial
 from scalesweep.record.manifest import Size
 from scalesweep.spec import TrialConfig
+from scalesweep.spec.space import ADAPTERS
 from scalesweep.storage import UrlPath
 from scalesweep.tasks.conversations import FORMATS
 from scalesweep.training.schedules import ULMFIT_CUT, decay_steps
@@ -206,7 +207,7 @@ def _lost_training(config: TrialConfig) -> Iterator[str]:
         yield f"layerwise_lr_decay was {config.layerwise_lr_decay:g}: lower layers had lower rates, and here all have the head's"
     if config.lr_scheduler_type == "slanted_triangular":
         yield "the schedule was slanted_triangular, from 1/32 of the peak and back; here it is linear from 0 to 0, with that warm-up"
-    if config.weight_decay and config.adapter == "dora":
+    if config.weight_decay and ADAPTERS[config.adapter].magnitudes:
         yield "the magnitudes of DoRA had no weight decay, and here they have it"
     elif config.weight_decay and config.adapter == "none":
         yield "no parameter of one dimension had weight decay; transformers leaves out biases and norms, by their names"

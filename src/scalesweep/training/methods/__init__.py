@@ -8,13 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from scalesweep.spec.space import ADAPTERS
+
 if TYPE_CHECKING:
     from scalesweep.training.methods.method import Method
-
-METHODS = {"none": "method", "lora": "adapters", "dora": "adapters"}  # adapter of `spec.space.ADAPTERS` → file
 
 
 def method_class(adapter: str) -> type[Method]:
     """The class of a trial's method, by its `adapter`."""
-    found: type[Method] = import_module(f"{__name__}.{METHODS[adapter]}").METHOD
+    found: type[Method] = import_module(f"{__name__}.{ADAPTERS[adapter].file}").METHOD
     return found

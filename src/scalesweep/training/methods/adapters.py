@@ -21,7 +21,9 @@ from transformers.pytorch_utils import Conv1D
 from scalesweep.costs import FlopProfile
 from scalesweep.models.groups import LayerGroup
 from scalesweep.models.linear import linear_layers
+from scalesweep.models.low_bits import WeightTypes, widen
 from scalesweep.spec.adapters import check_targets, is_target
+from scalesweep.spec.space import ADAPTERS
 from scalesweep.spec.tasks import TASKS
 from scalesweep.tasks import task_of
 from scalesweep.training.job import ADAPTER_FOLDER, TrialJob
@@ -39,6 +41,11 @@ class Adapters(Method):
     A language model's head is pretrained, and nothing trains there but the adapters of the highest block.
     """
 
+    @classmethod
+    def weight_types(cls, job: TrialJob, groups: Sequence[LayerGroup]) -> WeightTypes:
+        head = groups[-1].parameter_names if TASKS[job.task].draws_head else ()
+        return WeightTypes(job.config.base_weights, ADAPTERS[job.config.adapter].four_bits, frozenset(head))
+
     def _place(self, groups: Sequence[LayerGroup]) -> tuple[Sequence[LayerGroup], Sequence[LayerGroup], int]:
         self._layers = _inject(self.job, self.model)
         groups = injected_groups(self.model, groups)
@@ -48,6 +55,8 @@ class Adapters(Method):
         ]
         if TASKS[self.job.task].draws_head:
             learnt[-1] = groups[-1]
+            for name in groups[-1].module_names if self.config.base_weights == "bf16" else ():
+                self.model.get_submodule(name).register_forward_pre_hook(_in_float32)
         self._costs = adapted_profile(
             self.job, self.model, groups, {name for group in learnt for name in group.parameter_names}
         )
@@ -82,6 +91,10 @@ class Adapters(Method):
         names = [*head, *(name for group in self.learnt for name in group.parameter_names if ".lora_" in name)]
         return {f"base_model.model.{name.replace(f'.{NAME}', '')}": self.parameters[name].detach() for name in names}
 
+    def widen(self) -> None:
+        if not self.weight_types(self.job, self.groups).plain:
+            widen(self.model)
+
     @torch.no_grad()
     def merge(self) -> None:
         for name, layer in self._layers.items():
@@ -115,6 +128,13 @@ class Adapters(Method):
 METHOD = Adapters
 
 
+def _in_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let a head, whose weights are float32, take the hidden states of a base in bf16."""
+    if next(module.parameters(recurse=False), None) is None:
+        return inputs
+    return tuple(x.float() if isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 else x for x in inputs)
+
+
 def _lora_config(job: TrialJob, targets: Mapping[str, nn.Module]) -> LoraConfig:
     """The adapter in peft's words. `targets` are the layers without an adapter, by name."""
     config = job.config
@@ -124,7 +144,7 @@ def _lora_config(job: TrialJob, targets: Mapping[str, nn.Module]) -> LoraConfig:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         use_rslora=config.use_rslora,
-        use_dora=config.adapter == "dora",
+        use_dora=ADAPTERS[config.adapter].magnitudes,
         target_modules=list(targets),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in targets.values()),
     )
@@ -143,6 +163,9 @@ def _inject(job: TrialJob, model: nn.Module) -> dict[str, Any]:
         torch.manual_seed(job.config.seed)
         inject_adapter_in_model(_lora_config(job, targets), model)
     del model.peft_config  # it would mark the model as peft's own
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:  # peft makes them in the type of their layer
+            parameter.data = parameter.data.float()
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 

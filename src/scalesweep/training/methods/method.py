@@ -12,6 +12,7 @@ from torch import nn
 from scalesweep.costs import FlopProfile
 from scalesweep.data.batches import BatchPlan
 from scalesweep.models.groups import LayerGroup
+from scalesweep.models.low_bits import FLOAT32, WeightTypes
 from scalesweep.models.unfreezing import apply_unfreezing
 from scalesweep.training.job import TrialJob
 from scalesweep.training.methods.cadence import Cadence
@@ -35,6 +36,11 @@ class Method:
         self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.cadence = Cadence(job.config, self._stages(job.config.unfreezing), plan, job.thaw_at)
         self.untouched = self.cadence.lowest
+
+    @classmethod
+    def weight_types(cls, job: TrialJob, groups: Sequence[LayerGroup]) -> WeightTypes:  # noqa: ARG003
+        """The types of the base model's weights."""
+        return FLOAT32
 
     def _place(self, groups: Sequence[LayerGroup]) -> tuple[Sequence[LayerGroup], Sequence[LayerGroup], int]:
         """Add parameters to the model where the method has its own. Returns `groups`, `learnt` and `heads`."""
@@ -106,6 +112,9 @@ class Method:
     def own(self) -> dict[str, torch.Tensor]:
         """The tensors that an export holds beside the model, by the names of their file."""
         return {}
+
+    def widen(self) -> None:
+        """Make every weight float32, for an export. Nothing trains afterwards."""
 
     def merge(self) -> None:
         """Leave the trained model as one of its plain architecture. Nothing trains afterwards."""
