@@ -4,7 +4,10 @@
 
 precision    a trial in bf16 (fp16 on older GPUs), and its loss against float32
 attention    the flash kernel of torch's scaled_dot_product_attention, against the plain one
-full, lora   tokens per second and peak memory of a step, against transformers' Trainer on the same batches
+full, lora   tokens per second and peak memory of a step, against transformers' Trainer on the same batches; the peak while the
+             model is built
+adamw_8bit   the same with moments in 8 bits
+bf16, qlora  the same with LoRA on a base in bf16, and in 4 bits
 evaluation   peak memory of an evaluation with a large vocabulary, against the Trainer's
 cache        a step on the cached output of the frozen groups, against one that computes them
 memory       the micro-batch search, and a trial that runs out of memory on the way and continues in smaller pieces
@@ -140,23 +143,40 @@ class Check:
     def lora(self) -> dict[str, Any]:
         return self._step("lora", adapter="lora", lora_rank=16)
 
+    def adamw_8bit(self) -> dict[str, Any]:
+        return self._step("adamw_8bit", optimizer="adamw_8bit")
+
+    def bf16(self) -> dict[str, Any]:
+        return self._step("bf16", adapter="lora", lora_rank=16, base_weights="bf16")
+
+    def qlora(self) -> dict[str, Any]:
+        return self._step("qlora", adapter="qlora", lora_rank=16, base_weights="bf16")
+
     def _step(self, name: str, **config: Any) -> dict[str, Any]:
+        import torch
+
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
         trainer = self.trainer(micro_batch_size=self.size.rows, prefix_cache="off", **config)
+        built = torch.cuda.max_memory_allocated() / 2**30 if self.on_gpu else 0.0
         seconds, peak = self.timed(trainer.train_step)
         trainer.close()
         del trainer
-        theirs_seconds, theirs_peak = self._theirs(bool(config))
+        theirs_seconds, theirs_peak = self._theirs(**config)
         tokens = self.size.rows * self.size.tokens
         return {
             f"{name}_tokens_per_second": tokens / seconds,
             f"{name}_seconds_ratio": seconds / theirs_seconds,
             f"{name}_peak_gib": peak,
+            f"{name}_build_peak_gib": built,
             f"{name}_peak_ratio": peak / theirs_peak if theirs_peak else None,
         }
 
-    def _hf_trainer(self, adapted: bool) -> Any:
+    def _hf_trainer(
+        self, adapter: str = "none", lora_rank: int = 0, optimizer: str = "adamw", base_weights: str = "float32"
+    ) -> Any:
         import torch
-        from transformers import AutoModelForCausalLM, TrainingArguments
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
         from transformers import Trainer as HfTrainer
 
         from scalesweep.training.job import open_data
@@ -166,20 +186,31 @@ class Check:
         def examples(split: Any) -> list[dict[str, Any]]:
             return [{"input_ids": (ids := split.example(n).tolist()), "labels": ids} for n in range(len(split))]
 
-        model = AutoModelForCausalLM.from_pretrained(self.folder / "model", dtype=torch.float32)
-        if adapted:
+        settings: dict[str, Any] = {"dtype": torch.float32 if base_weights == "float32" else torch.bfloat16}
+        if adapter == "qlora":
+            settings["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.bfloat16,
+            )
+            settings["device_map"] = {"": 0 if self.on_gpu else "cpu"}
+        model = AutoModelForCausalLM.from_pretrained(self.folder / "model", **settings)
+        if adapter != "none":
             from peft import LoraConfig, get_peft_model
 
-            model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+            model = get_peft_model(
+                model, LoraConfig(r=lora_rank, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+            )
         arguments = TrainingArguments(
             output_dir=str(self.folder / "out"), max_steps=self.size.steps, per_device_train_batch_size=self.size.rows,
             per_device_eval_batch_size=self.size.rows, learning_rate=1e-4, report_to=[], save_strategy="no",
             logging_strategy="no", disable_tqdm=True, prediction_loss_only=True, bf16=self.on_gpu, use_cpu=not self.on_gpu,
-            optim="adamw_torch_fused" if self.on_gpu else "adamw_torch", dataloader_pin_memory=self.on_gpu,
+            optim=optimizer if optimizer != "adamw" else "adamw_torch_fused" if self.on_gpu else "adamw_torch", dataloader_pin_memory=self.on_gpu,
         )  # fmt: skip
         return HfTrainer(model, arguments, train_dataset=examples(data.train), eval_dataset=examples(data.validation))
 
-    def _theirs(self, adapted: bool) -> tuple[float, float]:
+    def _theirs(self, **config: Any) -> tuple[float, float]:
         """(seconds of a step, peak GiB) of transformers' Trainer."""
         import torch
         from transformers import TrainerCallback
@@ -194,7 +225,7 @@ class Check:
                         torch.cuda.reset_peak_memory_stats()
                 ends.append(time.perf_counter())
 
-        trainer = self._hf_trainer(adapted)
+        trainer = self._hf_trainer(**config)
         trainer.add_callback(Times())
         trainer.train()
         gaps = sorted(after - before for before, after in itertools.pairwise(ends[2:]))
@@ -208,7 +239,7 @@ class Check:
 
         found = {}
         trainer = self.trainer(prefix_cache="off")
-        theirs = self._hf_trainer(adapted=False)
+        theirs = self._hf_trainer()
         for name, call in (("evaluation", trainer.evaluate), ("trainer", theirs.evaluate)):
             if self.on_gpu:
                 torch.cuda.reset_peak_memory_stats()
@@ -288,7 +319,7 @@ def _sum_over_gpus(rank: int, world: int, store: str) -> None:
     dist.destroy_process_group()
 
 
-PARTS = ("precision", "attention", "full", "lora", "evaluation", "cache", "memory", "nccl")
+PARTS = ("precision", "attention", "full", "lora", "adamw_8bit", "bf16", "qlora", "evaluation", "cache", "memory", "nccl")
 
 
 def main() -> None:

@@ -9,7 +9,9 @@ import os
 import re
 import subprocess
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -19,6 +21,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from scalesweep.spec import PARAMETERS, SweepSpec, load_sweep
+from scalesweep.spec.checks import adapters
+from scalesweep.spec.configurations import method_name
+from scalesweep.sweep.memory import hopeless_combinations, methods
 from scalesweep.sweep.preflight import check_static
 
 ROOT = Path(__file__).parents[1]
@@ -42,10 +47,52 @@ def test_there_are_some() -> None:
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_is_right(path: Path) -> None:
     spec = load_sweep(path)
+    if find_spec("bitsandbytes") is None and "qlora" in adapters(spec):
+        pytest.skip("bitsandbytes is not installed")
     check_static(spec, slots=None)
     assert spec.name == path.stem
     assert (path.parent / loose(path)["search_space"]).resolve() in SPACES
     assert path.read_text(encoding="utf-8").startswith("# "), "a shipped sweep says what it is for"
+
+
+# Of the published configs of Qwen2.5: hidden size, blocks, feed-forward size, width of keys and values, vocabulary, tied output.
+QWEN = {
+    "0.5b": (896, 24, 4864, 128, 151936, True),
+    "1.5b": (1536, 28, 8960, 256, 151936, True),
+    "3b": (2048, 36, 11008, 256, 151936, True),
+    "7b": (3584, 28, 18944, 512, 152064, False),
+    "14b": (5120, 48, 13824, 1024, 152064, False),
+    "32b": (5120, 64, 27648, 1024, 152064, False),
+    "72b": (8192, 80, 29568, 1024, 152064, False),
+}
+
+
+def test_the_memory_of_a_gpu_decides_what_each_size_of_the_ladder_of_decoders_can_do() -> None:
+    spec = load_sweep(ROOT / "sweeps" / "llm-instruct.yaml")
+    assert [size.name for size in spec.sizes()] == list(QWEN)
+    possible: dict[str, set[str]] = {}
+    for name, (hidden, blocks, inner, keys, words, tied) in QWEN.items():
+        layers = {"q_proj": (hidden, hidden), "o_proj": (hidden, hidden), "k_proj": (hidden, keys), "v_proj": (hidden, keys)}
+        layers |= {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+        linear = sum(rows * columns for rows, columns in layers.values())
+        block = linear + hidden + 2 * keys + 2 * hidden
+        table = words * hidden
+        head = hidden if tied else hidden + table
+        size: Any = SimpleNamespace(
+            name=name, n_params=table + blocks * block + head, n_params_embedding=table, n_layers=blocks,
+            group_params=(table, *[block] * blocks, head), head_groups=2 if tied else 1, linear_params=blocks * linear,
+            linears=[(layer, blocks * (a + b), blocks * b, min(a, b)) for layer, (a, b) in layers.items()],
+        )  # fmt: skip
+        stated = float(name.removesuffix("b")) * 1e9
+        assert size.n_params == pytest.approx(stated, rel=0.1)
+        out = {method for _, method, *rank in hopeless_combinations(spec, [size]) if not rank}
+        possible[name] = {method_name(mode, adapter) for mode, adapter in methods(spec)} - out
+    full, lora, qlora = ({f"{mode}{with_}" for mode in ("full", "gradual")} for with_ in ("", " with lora", " with qlora"))
+    assert possible == {
+        **dict.fromkeys(("0.5b", "1.5b", "3b"), full | lora | qlora),
+        **dict.fromkeys(("7b", "14b", "32b"), lora | qlora),
+        "72b": qlora,
+    }
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
