@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from preflights import sizes_resolved_once
 from scalesweep.record import Manifest
 from scalesweep.spec import sweep_from_dict, trial_config
 from scalesweep.storage import UrlPath
@@ -24,7 +25,8 @@ needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reaso
 
 @functools.cache
 def manifest_of(data: str) -> Manifest:
-    return make_manifest(preflight(sweep_from_dict(json.loads(data)), slots=4, base=Path.cwd()))
+    with sizes_resolved_once():
+        return make_manifest(preflight(sweep_from_dict(json.loads(data)), slots=4, base=Path.cwd()))
 
 
 def manifest(**changes: Any) -> Manifest:

