@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -239,12 +240,15 @@ def test_printed_commands_survive_the_shell(name: str, tmp_path: Path) -> None:
 
 def test_an_adapter_is_exported_beside_the_merged_model_and_checked(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     event = json.loads((run_dir / "record.jsonl").read_text().splitlines()[1])
-    adapter = {"adapter": "lora", "unfreezing": "gradual", "unfreeze_interval": 4}
+    kind, base = ("qlora", ", in 4 bits") if find_spec("bitsandbytes") is not None else ("lora", ":")
+    adapter = {"adapter": kind, "base_weights": "bf16", "unfreezing": "gradual", "unfreeze_interval": 4}
     rewrite(run_dir, 1, config=event["config"] | adapter)
     result = promote(run_dir, max_t=12)
     done = Path(result["output"])
     assert "(reloaded with transformers, and its adapter with peft: both predict the same)" in after_promotion(result)
-    assert "An adapter of rank 8 was trained (lora)" in (done / "README.md").read_text()
+    card = (done / "README.md").read_text()
+    assert f"An adapter of rank 8 was trained ({kind})" in card
+    assert f"peft loads it over the base model{base}" in card
     config = json.loads((done / "adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["task_type"]) == (8, "SEQ_CLS")
     assert "/" not in config["base_model_name_or_path"], "no folder of this machine is published"

@@ -9,6 +9,7 @@ import yaml
 
 from scalesweep.errors import counted
 from scalesweep.report import words
+from scalesweep.spec.space import ADAPTERS
 from scalesweep.spec.tasks import TASKS
 
 
@@ -101,6 +102,8 @@ def _adapter(provenance: dict[str, Any]) -> str:
         return ""
     layers = provenance["base_model"]["layers"]
     cut = f", loaded with `num_hidden_layers={layers}`" if layers else ""
+    if ADAPTERS[config["adapter"]].four_bits:
+        cut += ", in 4 bits as it was trained (NF4 with double quantization)"
     return f"""
 An adapter of rank {config["lora_rank"]} was trained ({config["adapter"]}). It is merged into the weights of this folder, which
 load with plain transformers. The adapter alone is in `adapter/`. peft loads it over the base model{cut}:

@@ -69,10 +69,12 @@ class NodeSizes:
 def _kind(job: TrialJob, device: torch.device) -> str:
     """The part of a key that says what runs where."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    adapter = "" if job.config.adapter == "none" else f", {job.config.adapter} of rank {job.config.lora_rank}"
+    config = job.config
+    adapter = "" if config.adapter == "none" else f", {config.adapter} of rank {config.lora_rank} on {config.base_weights}"
+    moments = "" if config.optimizer == "adamw" else f", {config.optimizer}"
     return (
         f"{kind}, {job.size.model}@{job.size.revision}, {job.size.layers} layers, {job.task}, {job.data.max_length} tokens, "
-        f"{job.config.mixed_precision}{', checkpointing' if job.config.gradient_checkpointing else ''}{adapter}"
+        f"{config.mixed_precision}{', checkpointing' if config.gradient_checkpointing else ''}{adapter}{moments}"
     )
 
 
