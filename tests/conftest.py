@@ -1,14 +1,16 @@
 """Shared by all tests: a data cache of this run, one local Ray, and the rule that sorts tests into processes.
 
 The rule (`kinds_of`) marks each test by its folder, its imports and its fixtures, and so decides which ones `make test-fast`
-leaves out, and which ones `make test` keeps together in one of its two processes: those that use Ray.
+leaves out, and which ones `make test` keeps together in one of its two processes: those that use Ray, and those that fork.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,20 +20,30 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; and what is compu
 LOGICAL_GPUS = 4
 WITH_MODELS = {"training", "models", "end_to_end"}  # folders of tests
 MODEL_HELPERS = {"jobs", "soaking", "tiny_models"}  # modules of tests that make models, or train them
+KEPT_TOGETHER = {"ray", "forks"}  # kinds that need something whose start takes seconds: each has it in one process alone
 
 
 # ---- kinds of tests ----------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def helpers_of(module: ModuleType) -> set[str]:
+    """The modules of tests whose functions and classes a module of tests has by name, among others."""
+    return {str(getattr(value, "__module__", "")) for value in vars(module).values()}
+
+
 def kinds_of(item: pytest.Function) -> list[str]:
     """The kinds of a test.
 
-    `ray` uses this process's Ray or starts one of its own, `trains` makes or trains models, `simulates` plays whole sweeps.
+    `ray` uses this process's Ray or starts one of its own, `forks` starts processes from one that has the heavy imports,
+    `trains` makes or trains models, `simulates` plays whole sweeps.
     """
-    helpers = {str(getattr(value, "__module__", "")) for value in vars(item.module).values()}
+    helpers = helpers_of(item.module)
     kinds = []
     if {"local_ray", "ray_of_its_own"} & set(item.fixturenames):
         kinds.append("ray")
+    elif {"gloo", "processes"} & helpers:
+        kinds.append("forks")
     if item.path.parent.name in WITH_MODELS or MODEL_HELPERS & helpers:
         kinds.append("trains")
     if item.path.parent.name == "simulation":
@@ -45,8 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     for item in items:
         for kind in kinds_of(item):
             item.add_marker(kind)
-            if kind == "ray":
-                item.add_marker(pytest.mark.xdist_group("ray"))
+            if kind in KEPT_TOGETHER:
+                item.add_marker(pytest.mark.xdist_group(kind))
 
     def place(item: pytest.Function) -> tuple[bool, bool, bool]:
         marks = {mark.name for mark in item.iter_markers()}
@@ -57,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `--dist loadgroup`: whoever is free takes the next file, and all that needs Ray goes to one process."""
+    """With `--dist loadgroup`: whoever is free takes the next file. All that needs Ray goes to one process, and all that forks."""
     from xdist.scheduler import LoadGroupScheduling
 
     class ByFile(LoadGroupScheduling):

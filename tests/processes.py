@@ -7,6 +7,7 @@ and so its cache folder.
 from __future__ import annotations
 
 import os
+import sys
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
@@ -36,3 +37,17 @@ READY.set_forkserver_preload(
         "transformers.models.bert.modeling_bert",
     ]
 )
+
+
+def loaded_by_ready() -> set[str]:
+    """The names of all modules that such a process starts with."""
+    answer = READY.Queue()
+    process = READY.Process(target=_loaded, args=(answer,))
+    process.start()
+    loaded: set[str] = answer.get(timeout=60)
+    process.join()
+    return loaded
+
+
+def _loaded(answer: Any) -> None:
+    answer.put(set(sys.modules))

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import scalesweep
+from processes import loaded_by_ready
 from scalesweep.cli import cli
 
 SOURCE = Path(__file__).parents[1] / "src" / "scalesweep"
@@ -290,7 +291,9 @@ def test_importing_a_room_loads_nothing_heavy(names: str, heavy: str) -> None:
 
 
 def test_training_needs_neither_ray_nor_a_sweep() -> None:
-    loaded = loaded_after(["scalesweep.training.loop", "scalesweep.training.job"], deep=True)
+    """A process that starts with the imports of training and a few more has loaded nothing of these."""
+    loaded = loaded_by_ready()
+    assert {"scalesweep.training.loop", "scalesweep.training.job"} <= loaded
     assert "torch" in loaded
     assert not loaded & {
         "ray",
@@ -303,9 +306,8 @@ def test_training_needs_neither_ray_nor_a_sweep() -> None:
     }
 
 
-def loaded_after(names: list[str], deep: bool = False) -> set[str]:
-    cut = "" if deep else ".partition('.')[0]"
-    code = f"import sys, {', '.join(names)}; print(*{{name{cut} for name in sys.modules}})"
+def loaded_after(names: list[str]) -> set[str]:
+    code = f"import sys, {', '.join(names)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())

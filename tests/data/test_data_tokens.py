@@ -3,11 +3,7 @@
 import hashlib
 import importlib.util
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -325,31 +321,24 @@ def test_two_processes_at_once_make_one_folder(tmp_path):
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == ["", ".lock"]
 
 
-CRASH = """
-import sys, time
-from pathlib import Path
-from transformers import AutoTokenizer
-from scalesweep.data.prepare import prepare
-from scalesweep.data.tokens import tokenize
-from scalesweep.spec.sweep import DataSpec
-folder, model, spec = Path(sys.argv[1]), sys.argv[2], DataSpec.model_validate_json(sys.argv[3])
-def stop(done, total):
-    if done == 50:  # train is on disk, validation is not
-        print("half", flush=True)
-        time.sleep(60)
-tokenize(prepare(spec, "sequence-classification", folder), spec, "sequence-classification",
-         AutoTokenizer.from_pretrained(model), "tok", folder / "cache", progress=stop)
-"""
+def _stop_half_way(folder: Path, half) -> None:
+    def stop(done: int, _total: int) -> None:
+        if done == 50:  # train is on disk, validation is not
+            half.set()
+            time.sleep(60)
+
+    spec, tokenizer = DataSpec(**FIELDS), AutoTokenizer.from_pretrained(MODEL)
+    tokenize(prepare(spec, CLASSIFY, folder), spec, CLASSIFY, tokenizer, "tok", folder / "cache", progress=stop)
 
 
 def test_a_killed_writer_leaves_nothing_valid(tmp_path, wordpiece):
     spec = make(tmp_path)
-    command = [sys.executable, "-c", CRASH, str(tmp_path), str(MODEL), spec.model_dump_json()]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert writer.stdout.readline().strip() == "half"
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.wait()
-    writer.stdout.close()
+    half = READY.Event()
+    writer = READY.Process(target=_stop_half_way, args=(tmp_path, half))
+    writer.start()
+    assert half.wait(60)
+    writer.kill()
+    writer.join()
     left = {path.suffix for path in (tmp_path / "cache").iterdir()}
     assert left == {".lock", ".unfinished"}
     _, data = tokens(tmp_path, spec, CLASSIFY, wordpiece)
