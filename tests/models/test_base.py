@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from jobs import needs_bitsandbytes
 from processes import READY
 from scalesweep.errors import UserError
 from scalesweep.models import base as module_under_test
 from scalesweep.models.base import BaseWeights
 from scalesweep.models.groups import layer_groups
 from scalesweep.models.ladder import load_model
+from scalesweep.models.low_bits import WeightTypes, lower, quantizable
+from scalesweep.models.meta import leaves
 from scalesweep.spec.sweep import LadderSize
-from tiny_models import DECODERS, TINY, save_tiny, tiny_checkpoint, tiny_inputs
+from tiny_models import DECODERS, TINY, WIDE, save_tiny, tiny_checkpoint, tiny_inputs
 
 torch.set_num_threads(1)
 
@@ -175,6 +180,56 @@ def test_a_rebuilt_model_that_differs_is_not_used(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module_under_test, "_assemble", wrong)
     base = classifier(tiny_checkpoint("bert"), tmp_path / "cache")
     assert not base.exact
+
+
+# ---- weights in fewer bits ------------------------------------------------------------------------------------------------
+
+
+class Held(TorchDispatchMode):
+    """The most bytes of tensors that torch made in it and that were alive at once, without the mapped file they come from."""
+
+    def __init__(self, file: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.file = {tensor.untyped_storage()._cdata for tensor in file}
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.alive = {key: item for key, item in self.alive.items() if not item[0].expired()}
+        for part in leaves(made):
+            if isinstance(part, torch.Tensor) and not part.is_meta:
+                storage = part.untyped_storage()
+                if storage._cdata not in self.file:
+                    self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+        return made
+
+
+@pytest.mark.parametrize(("stored", "four_bits"), [("bf16", False), pytest.param("float32", True, marks=needs_bitsandbytes)])
+def test_a_model_in_fewer_bits_is_built_without_a_whole_one_in_float32(stored: str, four_bits: bool, tmp_path: Path) -> None:
+    folder = save_tiny("llama", tmp_path / "model", "causal-lm", **WIDE, num_hidden_layers=8)
+    if stored == "bf16":
+        weights = load_file(folder / "model.safetensors")
+        save_file({name: value.bfloat16() for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    base = BaseWeights.open(size_of(folder), "causal-lm", None, 0, None, tmp_path / "cache")
+    assert base.exact
+    types = WeightTypes("bf16", four_bits, frozenset({"lm_head.weight"}))
+    with Held(base._stored.tensors.values()) as held:
+        model = base.make({}, CPU, types)
+    whole = base.make({}, CPU)
+    bits = 4.127 if four_bits else 16
+    linear = sum(layer.weight.numel() for layer in quantizable(whole).values())
+    kept = linear * bits / 8 + 2 * (sum(p.numel() for p in whole.parameters()) - linear) + 2 * whole.lm_head.weight.numel()
+    largest = max(4 * parameter.numel() for parameter in whole.parameters())
+    assert held.most < 1.05 * kept + 3 * largest < 0.7 * sum(4 * parameter.numel() for parameter in whole.parameters())
+    assert {name: parameter.dtype for name, parameter in model.named_parameters()} == {
+        name: torch.float32 if name == "lm_head.weight" else torch.uint8 if four_bits and "_proj" in name else torch.bfloat16
+        for name, _ in whole.named_parameters()
+    }
+    lowered = lower(load_model(size_of(folder), "causal-lm", None, {}, 0), types, CPU)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(**tiny_inputs()).logits, lowered(**tiny_inputs()).logits)
 
 
 # ---- copies of their own ---------------------------------------------------------------------------------------------------
