@@ -171,6 +171,7 @@ def _take(model: Any, task: str, size: LadderSize, config: Any) -> _Stored:
         own = {name: value for name, value in vars(model).items() if name not in _MARKS | set(vars(rebuilt))}
         if own.get("_weight_conversions") and _saved_shapes(model) == _saved_shapes(rebuilt):
             del own["_weight_conversions"]
+        del rebuilt  # before it is built again
         facts["attributes"] = own
         facts = json.loads(json.dumps(facts))
         stored = _Stored(tensors, facts)
