@@ -54,7 +54,7 @@ test-load: install
 
 test-chaos: install
 	SCALESWEEP_CHAOS_KILLS=$(or $(KILLS),20) SCALESWEEP_CHAOS_SEED=$(or $(SEED),1) \
-	SCALESWEEP_OUTAGE_SECONDS=$(or $(OUTAGE),60) $(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
+	SCALESWEEP_OUTAGE_SECONDS=$(or $(OUTAGE),60) $(BIN)/python -m pytest $(IN_TWO) -m chaos $(PYTEST_ARGS)
 
 check: install
 	$(BIN)/ruff check .

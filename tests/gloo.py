@@ -12,7 +12,7 @@ from processes import READY
 from scalesweep.models.groups import LayerGroup
 from scalesweep.spec.tasks import TASKS
 from scalesweep.training import micro_batch
-from scalesweep.training.job import TrialJob
+from scalesweep.training.job import TrainReport, TrialJob
 from scalesweep.training.loop import Trainer, train
 from scalesweep.training.parallel import STRATEGIES, replicated
 from scalesweep.training.peers import Meeting, Peers
@@ -100,6 +100,11 @@ def trial(peers: Peers, job: TrialJob, short: int | None = None, holds: int = 0,
         "eval_tokens": trainer.eval_size.tokens,
         "passes": passes,
     }
+
+
+def trained(peers: Peers, job: TrialJob) -> list[TrainReport]:
+    """The reports of a job that is the first of its processes."""
+    return list(train(Trainer(job, peers)))
 
 
 def searched(

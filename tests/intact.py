@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+
+import command_line
 
 
 def events_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -35,12 +35,7 @@ def check(run_dir: Path) -> None:
     check_rungs(events)
     check_study(run_dir, by_trial)
     assert not list((run_dir / "checkpoints").iterdir()), "checkpoints of ended trials must go"
-    replayed = subprocess.run(
-        [sys.executable, "-m", "scalesweep.cli", "simulate", str(run_dir), "--replay"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    replayed = command_line.run("simulate", run_dir, "--replay")
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
     assert "all as recorded" in replayed.stdout
 

@@ -24,8 +24,8 @@ def soon(pool: WorkerPool, holder: str, count: int, capacity: int, kind: str | N
 
 
 def never(pool: WorkerPool, holder: str, count: int, capacity: int, kind: str | None = None) -> None:
-    """Asked for a while, the pool has no such lease, and starts nothing that it has no room for."""
-    for _ in range(25):
+    """Asked for as long as it may keep a list of the nodes, the pool has no such lease, and starts nothing without room."""
+    for _ in range(12):
         assert pool.lease(holder, count, capacity, kind) is None
         time.sleep(0.2)
     deadline = time.monotonic() + 60
@@ -35,8 +35,31 @@ def never(pool: WorkerPool, holder: str, count: int, capacity: int, kind: str | 
         time.sleep(0.2)
 
 
-def strict_pack() -> None:
-    small, large = two_nodes()
+def fixed() -> None:
+    """A head without GPUs, a node with two, and one with three and five CPUs."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    cluster.add_node(num_cpus=2, num_gpus=2)
+    cluster.add_node(num_cpus=5, num_gpus=3, resources={"accelerator_type:A100": 1})
+    ray.init(address=cluster.address, log_to_driver=False)
+    ids = {int(node["Resources"].get("GPU", 0)): node["NodeID"] for node in ray.nodes()}
+    types(ids[2], ids[3])
+    strict_pack(ids[2], ids[3])
+
+
+def types(small: str, large: str) -> None:
+    pool = WorkerPool(threads=1, on_gpus=True)
+    soon(pool, "one", 1, 5, "A100")
+    assert not pool.could_hold(3, 5, "A100")
+    assert pool.could_hold(2, 5, "A100")
+    assert pool.could_hold(3, 5)
+    never(pool, "three", 3, 5, "A100")
+    soon(pool, "two", 2, 5, "A100")
+    soon(pool, "others", 2, 5)
+    assert (pool.nodes("one"), pool.nodes("two"), pool.nodes("others")) == ({large}, {large}, {small})
+    pool.shutdown()
+
+
+def strict_pack(small: str, large: str) -> None:
     pool = WorkerPool(threads=1, on_gpus=True, placement="strict_pack")
     soon(pool, "one", 1, 5)
     assert pool.nodes("one") == {small}, "the large one stays whole"
@@ -50,48 +73,21 @@ def strict_pack() -> None:
     pool.release("three")
     soon(pool, "three more", 3, 5)
     assert pool.nodes("three more") == {large}
+    for holder in ("one", "two", "three more"):
+        pool.release(holder)
+    spread(pool, small, large)
     pool.shutdown()
 
 
-def spread() -> None:
-    small, large = two_nodes()
-    pool = WorkerPool(threads=1, on_gpus=True, placement="spread")
-    soon(pool, "two", 2, 5)
-    pool.release("two")
-    pool.start(5)
-    soon(pool, "all", 5, 5)
-    pool.release("all")
+def spread(pool: WorkerPool, small: str, large: str) -> None:
+    """Of a pool whose workers are all idle, and of what is left when a node is drained and its workers end."""
+    pool.placement = "spread"
     soon(pool, "two", 2, 5)
     assert pool.nodes("two") == {small, large}
     pool.drain(small)  # with drained nodes, workers are still started
     pool.discard("two")
     soon(pool, "three", 3, 3)
     assert pool.nodes("three") == {large}
-    pool.shutdown()
-
-
-def types() -> None:
-    small, large = two_nodes()
-    pool = WorkerPool(threads=1, on_gpus=True)
-    soon(pool, "one", 1, 5, "A100")
-    assert not pool.could_hold(3, 5, "A100")
-    assert pool.could_hold(2, 5, "A100")
-    assert pool.could_hold(3, 5)
-    never(pool, "three", 3, 5, "A100")
-    soon(pool, "two", 2, 5, "A100")
-    soon(pool, "others", 2, 5)
-    assert (pool.nodes("one"), pool.nodes("two"), pool.nodes("others")) == ({large}, {large}, {small})
-    pool.shutdown()
-
-
-def two_nodes() -> tuple[str, str]:
-    """A head without GPUs, a node with two, and one with three and five CPUs; returns the latter two's ids."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
-    cluster.add_node(num_cpus=2, num_gpus=2)
-    cluster.add_node(num_cpus=5, num_gpus=3, resources={"accelerator_type:A100": 1})
-    ray.init(address=cluster.address, log_to_driver=False)
-    ids = {int(node["Resources"].get("GPU", 0)): node["NodeID"] for node in ray.nodes()}
-    return ids[2], ids[3]
 
 
 def grows() -> None:
@@ -120,7 +116,7 @@ def grows() -> None:
     pool.shutdown()
 
 
-SCENARIOS: dict[str, Callable[[], None]] = {"strict_pack": strict_pack, "spread": spread, "types": types, "grows": grows}
+SCENARIOS: dict[str, Callable[[], None]] = {"fixed": fixed, "grows": grows}
 
 if __name__ == "__main__":
     SCENARIOS[sys.argv[1]]()

@@ -69,7 +69,7 @@ HANDS = [kill_rank, kill_trial, kill_node, kill_driver, stop_rank]
 
 def test_kills_at_random_points_lose_nothing(cluster: Cluster, tmp_path: Path) -> None:
     rng = random.Random(SEED)
-    trials = max(8, KILLS)
+    trials = max(6, KILLS)
     # Each trial reports at least twice; every kind of kill comes, in an order and at moments that the seed says.
     moments = sorted(rng.sample(range(1, 2 * trials - 2), KILLS))
     hands = [HANDS[number % len(HANDS)] for number in range(KILLS)]
@@ -105,7 +105,7 @@ def test_a_spot_node_is_left_before_it_is_taken_away(cluster: Cluster, tmp_path:
     session = Session(
         cluster,
         tmp_path,
-        budget={"run_cap": 6},
+        budget={"run_cap": 4},
         early_terminate=early,  # twelve reports each: at most of them a trial goes on
         resources={"max_failures": 100, "spot_notice": NOTICE},
     )

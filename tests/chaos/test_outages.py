@@ -57,7 +57,7 @@ def stands_still(session: Session, seconds: float) -> None:
 
 def test_storage_that_is_full_frozen_or_away_for_a_while_is_waited_for(shared: Path, tmp_path: Path) -> None:
     run_dir = shared / "run"
-    session = Session(None, tmp_path, run_dir, **in_one(budget={"run_cap": 6}))
+    session = Session(None, tmp_path, run_dir, **in_one(budget={"run_cap": 4}))
     session.wait_for_reports(3)
 
     # Full, for the driver: the next line of the record fits in part only.
@@ -140,7 +140,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sess
         "GUARDED": str(folder / "run"),
     }
     session = Session(
-        None, folder, env=env, **in_one(budget={"run_cap": 5}, tracking={"wandb": {"mode": "online", "project": "tests"}})
+        None, folder, env=env, **in_one(budget={"run_cap": 3}, tracking={"wandb": {"mode": "online", "project": "tests"}})
     )
     session.wait_for_reports(3)
     seen = command_lines()
@@ -175,7 +175,7 @@ def test_no_pickle_of_the_run_folder_is_read_and_the_sweep_ends_as_it_should(int
         path.write_bytes(BOMB % str(trap).encode())
     session.resume(GUARDED_CLI)
     session.finish()
-    assert session.count("trial") == 5
+    assert session.count("trial") == 3
     check(session.run_dir)
     for path in planted:
         path.parent.mkdir(parents=True, exist_ok=True)

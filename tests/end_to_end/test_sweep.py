@@ -23,7 +23,12 @@ from optuna.storages.journal import JournalFileBackend
 from transformers import pipeline
 
 from command_line import run
+from intact import events_of
+from jobs import reports
 from scalesweep.record import Record, read_record
+from scalesweep.simulation.replay import replay_decisions
+from scalesweep.spec import TrialConfig, sweep_from_dict
+from scalesweep.training.job import job_from_manifest
 from sweeps import sweep_dict
 from wandb_files import read_runs
 
@@ -70,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_of_its_own: None) -> 
     folder = tmp_path_factory.mktemp("sweep")
     (temporary := folder / ("x" * 80)).mkdir()
     short = {"early_terminate__": {"grace_period": 2, "max_t": 6}, "training__": {"eval_interval": 2}}
-    spec = write_spec(folder, budget={"run_cap": 8}, **short)
+    spec = write_spec(folder, budget={"run_cap": 8}, search={"sampler": "tpe", "n_startup_trials": 3}, **short)
     done = subprocess.run(
         [sys.executable, "-c", IN_A_THREAD, spec, folder / "run"],
         capture_output=True, text=True, check=False, env={**os.environ, **SURROUNDINGS, "TMPDIR": str(temporary)},
@@ -112,6 +117,14 @@ def test_the_leaderboard_is_one_everywhere(finished: Path) -> None:
     assert len(runs) == 9
     trials = [r for r in runs if r.job_type == "trial"]
     assert {r.group for r in trials} == {"tiny"}
+
+
+def test_it_is_decided_again_as_it_was(finished: Path) -> None:
+    result = replay_decisions(finished)
+    assert result.differences == []
+    assert result.decisions >= 8 + 8
+    told = run("simulate", finished, "--replay")
+    assert (told.returncode, told.stdout) == (0, f"{result.decisions} decisions, all as recorded\n")
 
 
 def test_promotion_tests_once_exports_and_refuses_to_look_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,11 +220,6 @@ def reports_in(run_dir: Path) -> int:
     return path.read_text().count('"event": "report"') if path.exists() else 0
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    args = [*CLI, "launch", str(write_spec(folder, **ONE_AT_A_TIME)), "--run-dir", str(folder / "run"), "--num-gpus", "1"]
-    return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def wait_for(condition: Any, seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -220,51 +228,53 @@ def wait_for(condition: Any, seconds: float = 200) -> None:
 
 
 @pytest.mark.slow
-def test_trials_killed_in_the_middle_end_as_if_they_had_not_been(undisturbed: list[Any], tmp_path: Path) -> None:
-    driver = start(tmp_path)
-    drain = threading.Thread(target=driver.communicate, daemon=True)
-    drain.start()
-    for victim, reports in (("ray::Rank", 3), ("ray::ResourceTrainable", 7)):
-        wait_for(lambda: reports_in(tmp_path / "run") >= reports or driver.poll() is not None)  # noqa: B023
-        family = psutil.Process(driver.pid).children(recursive=True)
-        hit = [process for process in family if process.is_running() and victim in " ".join(process.cmdline())]
+def test_a_sweep_whose_parts_are_killed_one_after_the_other_is_resumed_to_the_same_end(
+    undisturbed: list[Any], tmp_path: Path
+) -> None:
+    """The driver, a worker, Ctrl-C, a trial's own process."""
+    run_dir = tmp_path / "run"
+
+    def family_at(reports: int, driver: subprocess.Popen[str]) -> list[psutil.Process]:
+        wait_for(lambda: reports_in(run_dir) >= reports or driver.poll() is not None)
+        return psutil.Process(driver.pid).children(recursive=True)
+
+    def kill(word: str, family: list[psutil.Process]) -> None:
+        hit = [process for process in family if process.is_running() and word in " ".join(process.cmdline())]
         assert hit, [process.name() for process in family]
         for process in hit:
-            os.kill(process.pid, signal.SIGKILL)
-    drain.join(timeout=400)
-    assert driver.returncode == 0
-    record = read_record(tmp_path / "run")
-    assert outcome(record) == undisturbed
-    assert sum(trial.attempts for trial in record.trials.values()) == len(record.trials) + 2
+            process.kill()
 
+    def drained(*words: str | Path) -> tuple[subprocess.Popen[str], threading.Thread, list[str]]:
+        driver = subprocess.Popen([*CLI, *map(str, words), "--num-gpus", "1"], stderr=subprocess.PIPE, text=True)
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.extend(driver.stderr or []), daemon=True)
+        reader.start()
+        return driver, reader, lines
 
-@pytest.mark.slow
-def test_a_driver_killed_then_stopped_by_ctrl_c_is_resumed_to_the_same_end(undisturbed: list[Any], tmp_path: Path) -> None:
-    driver = start(tmp_path)
-    drain = threading.Thread(target=driver.communicate, daemon=True)
-    drain.start()
-    wait_for(lambda: reports_in(tmp_path / "run") >= 2 or driver.poll() is not None)
-    family = psutil.Process(driver.pid).children(recursive=True)
+    driver, *_ = drained("launch", write_spec(tmp_path, **ONE_AT_A_TIME), "--run-dir", run_dir)
+    family = family_at(2, driver)
     driver.kill()
     driver.wait()
     for child in family:  # as when its machine is gone: nothing may live on and write
         if child.is_running():
             child.kill()
-    with (tmp_path / "run" / "record.jsonl").open("a") as file:
+    with (run_dir / "record.jsonl").open("a") as file:
         file.write('{"event": "rep')  # a write that the kill cut short
 
-    resume = [*CLI, "resume", str(tmp_path / "run"), "--num-gpus", "1"]
-    driver = subprocess.Popen(resume, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: reports_in(tmp_path / "run") >= 6 or driver.poll() is not None)
+    driver, reader, lines = drained("resume", run_dir)
+    kill("ray::Rank", family_at(4, driver))
+    family_at(7, driver)
     driver.send_signal(signal.SIGINT)
-    _, errors = driver.communicate(timeout=60)
-    assert driver.returncode == 130, errors
-    assert f"scalesweep resume {tmp_path / 'run'}" in errors
-    assert "Traceback" not in errors
+    assert driver.wait(timeout=60) == 130, lines
+    reader.join()
+    assert f"scalesweep resume {run_dir}" in "".join(lines)
+    assert "Traceback" not in "".join(lines)
 
-    done = run_apart("resume", tmp_path / "run", "--num-gpus", "1")
-    assert done.returncode == 0, done.stderr
-    assert outcome(read_record(tmp_path / "run")) == undisturbed
+    driver, _, lines = drained("resume", run_dir)
+    kill("ray::ResourceTrainable", family_at(9, driver))
+    assert driver.wait(timeout=400) == 0, lines
+    assert outcome(read_record(run_dir)) == undisturbed
+    assert [event["event"] for event in events_of(run_dir)].count("died") == 2, "each kill cost its trial one attempt"
 
 
 # ---- paused and promoted -----------------------------------------------------------------------------------------------------
@@ -272,7 +282,7 @@ def test_a_driver_killed_then_stopped_by_ctrl_c_is_resumed_to_the_same_end(undis
 
 @pytest.mark.slow
 def test_a_promoted_trial_goes_on_as_if_it_had_never_waited(tmp_path: Path) -> None:
-    """The same trials with and without pauses: equal to the last bit, dropout included."""
+    """Trials with pauses, and each trained in one go in this process: equal to the last bit, dropout included."""
     common = {
         "search_space": {
             "parameters": {
@@ -287,31 +297,26 @@ def test_a_promoted_trial_goes_on_as_if_it_had_never_waited(tmp_path: Path) -> N
         "budget": {"run_cap": 7},
         "resources": {"max_concurrent_trials": 1},
     }
-    records = {}
-    for name, early in (
-        ("paused", {"grace_period": 2, "max_t": 12, "reduction_factor": 2, "variant": "promotion"}),
-        ("straight", {"type": "none", "max_t": 12}),
-    ):
-        (tmp_path / name).mkdir()
-        spec = write_spec(tmp_path / name, **common, early_terminate=early, training__={"eval_interval": 2})
-        done = run_apart("launch", spec, "--run-dir", tmp_path / name / "run", "--num-gpus", "1")
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
-        records[name] = read_record(tmp_path / name / "run")
-    paused, straight = records["paused"], records["straight"]
+    early = {"grace_period": 2, "max_t": 12, "reduction_factor": 2, "variant": "promotion"}
+    spec = write_spec(tmp_path, **common, early_terminate=early, training__={"eval_interval": 2})
+    done = run_apart("launch", spec, "--run-dir", tmp_path / "run", "--num-gpus", "1")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    paused = read_record(tmp_path / "run")
+    assert replay_decisions(tmp_path / "run").differences == []
     assert paused.ended_reason == "budget: run_cap"
     promoted = [trial for trial in paused.trials.values() if trial.attempts > 1]
     assert any(trial.attempts == 4 and trial.state == "COMPLETE" for trial in promoted), "through rungs 2, 4 and 8"
     for trial in paused.trials.values():
-        other = straight.trials[trial.name]
-        assert other.params == trial.params
-        shown = [(report.step, report.tokens, report.metrics) for report in trial.reports]
-        assert shown == [(report.step, report.tokens, report.metrics) for report in other.reports[: len(shown)]]
+        config = TrialConfig(**trial.config)
+        straight = reports(job_from_manifest(paused.manifest, sweep_from_dict(paused.manifest.spec), trial.name, config, None))
+        for report, other in zip(trial.reports, straight, strict=False):
+            assert (report.step, report.tokens, report.metrics) == (other.step, other.tokens, other.metrics)
         assert (trial.state, trial.stop_reason) in [("COMPLETE", "max_t"), ("PRUNED", "rung")]
         assert trial.gpu_seconds == pytest.approx(trial.wall_seconds)
         assert trial.wall_seconds <= paused.elapsed_seconds / 2, "nothing is paid for waiting"
     study = optuna.load_study(
-        study_name="tiny", storage=JournalStorage(JournalFileBackend(str(tmp_path / "paused" / "run" / "study.log")))
+        study_name="tiny", storage=JournalStorage(JournalFileBackend(str(tmp_path / "run" / "study.log")))
     )
     assert [frozen.state.name for frozen in study.trials] == [trial.state for trial in paused.by_number()]
-    assert not list((tmp_path / "paused" / "run" / "checkpoints").iterdir())
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from scalesweep.control.conductor import Conductor
 from scalesweep.errors import UserError
@@ -23,7 +20,6 @@ from scalesweep.simulation.parametric import FAMILIES, ParametricSource, family_
 from scalesweep.simulation.replay import replay_decisions
 from scalesweep.simulation.simulator import Clock, Cluster, simulate
 from scalesweep.spec import SweepSpec, sweep_from_dict
-from sweeps import sweep_dict
 
 Events = list[dict[str, Any]]
 
@@ -240,19 +236,3 @@ def test_a_record_that_breaks_off_anywhere(tmp_path: Path) -> None:
 def test_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run folder"):
         replay_decisions(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_live_sweep_is_decided_again_as_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "tiny.yaml"
-    search = {"sampler": "tpe", "n_startup_trials": 3}
-    path.write_text(yaml.safe_dump(sweep_dict(search=search, budget={"run_cap": 8})), encoding="utf-8")
-    cli = [sys.executable, "-m", "scalesweep.cli"]
-    command = [*cli, "launch", "tiny.yaml", "--run-dir", "run", "--num-gpus", "2", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result = replay_decisions(tmp_path / "run")
-    assert result.differences == []
-    assert result.decisions >= 8 + 8
-    done = subprocess.run([*cli, "simulate", "run", "--replay"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, f"{result.decisions} decisions, all as recorded\n")

@@ -43,7 +43,7 @@ def test_what_each_placement_takes_of_nodes_with_four_two_and_three_free(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["strict_pack", "spread", "types", "grows"])
+@pytest.mark.parametrize("scenario", ["fixed", "grows"])
 def test_leases_on_real_nodes(scenario: str) -> None:
     done = subprocess.run(
         [sys.executable, str(SCENARIOS), scenario],

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
+import gloo
 from jobs import job, reports
 from scalesweep.errors import UserError
 from scalesweep.training.job import TrialJob
@@ -128,7 +129,7 @@ def test_one_two_and_four_workers_give_the_same_losses(
 
 
 @pytest.mark.slow
-def test_a_warm_worker_gives_bit_equal_results_to_a_fresh_one(pool: WorkerPool) -> None:
+def test_a_warm_worker_gives_bit_equal_results_to_a_fresh_process(pool: WorkerPool) -> None:
     tried = [
         (1, {"unfreezing": "gradual", "unfreeze_interval": 1, "model_size": "L2"}),
         (2, {"unfreezing": "full", "model_size": "L1"}),
@@ -136,11 +137,8 @@ def test_a_warm_worker_gives_bit_equal_results_to_a_fresh_one(pool: WorkerPool) 
         (2, {"unfreezing": "lp_ft", "unfreeze_interval": 2, "model_size": "L2"}),
     ]
     warm = [run(pool, f"t{number}", count, **config) for number, (count, config) in enumerate(tried * 2)]
-    empty(pool)  # it would leave no GPU to others
     for number, (count, config) in enumerate(tried):
-        fresh_pool = WorkerPool(threads=1, on_gpus=True)
-        fresh = run(fresh_pool, "fresh", count, **config)
-        fresh_pool.shutdown()
+        fresh = gloo.on_workers(count, gloo.trained, made("fresh", num_gpus=count, **config))[0]
         assert warm[number] == fresh
         assert warm[number + len(tried)] == fresh
 
@@ -212,7 +210,7 @@ def test_a_killed_worker_is_told_apart_from_a_failed_trial_and_its_group_is_repl
 @pytest.fixture
 def impatient_pool(pool: WorkerPool) -> Iterator[WorkerPool]:
     empty(pool)  # it would leave no GPU to this one
-    made = WorkerPool(threads=1, on_gpus=True, timeout_seconds=20)
+    made = WorkerPool(threads=1, on_gpus=True, timeout_seconds=12)
     yield made
     made.shutdown()
 
