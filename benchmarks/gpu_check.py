@@ -147,10 +147,10 @@ class Check:
         return self._step("adamw_8bit", optimizer="adamw_8bit")
 
     def bf16(self) -> dict[str, Any]:
-        return self._step("bf16", adapter="lora", lora_rank=16, base_weights="bf16")
+        return self._step("bf16", adapter="lora", lora_rank=16, base_dtype="bf16")
 
     def qlora(self) -> dict[str, Any]:
-        return self._step("qlora", adapter="qlora", lora_rank=16, base_weights="bf16")
+        return self._step("qlora", adapter="qlora", lora_rank=16, base_dtype="bf16")
 
     def _step(self, name: str, **config: Any) -> dict[str, Any]:
         import torch
@@ -173,7 +173,7 @@ class Check:
         }
 
     def _hf_trainer(
-        self, adapter: str = "none", lora_rank: int = 0, optimizer: str = "adamw", base_weights: str = "float32"
+        self, adapter: str = "none", lora_rank: int = 0, optimizer: str = "adamw", base_dtype: str = "float32"
     ) -> Any:
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
@@ -186,7 +186,7 @@ class Check:
         def examples(split: Any) -> list[dict[str, Any]]:
             return [{"input_ids": (ids := split.example(n).tolist()), "labels": ids} for n in range(len(split))]
 
-        settings: dict[str, Any] = {"dtype": torch.float32 if base_weights == "float32" else torch.bfloat16}
+        settings: dict[str, Any] = {"dtype": torch.float32 if base_dtype == "float32" else torch.bfloat16}
         if adapter == "qlora":
             settings["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True,

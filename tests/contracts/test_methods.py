@@ -25,8 +25,8 @@ BERT, LLAMA, GPT2 = (
 METHODS: list[Any] = [
     *((BERT, {"unfreezing": mode}) for mode in UNFREEZING_MODES),
     *((BERT, {"unfreezing": mode, "adapter": "lora"}) for mode in ("head", "gradual")),
-    (BERT, {"unfreezing": "chain_thaw", "adapter": "lora", "base_weights": "bf16"}),
-    (LLAMA, {"unfreezing": "full", "adapter": "lora", "base_weights": "bf16", "gradient_checkpointing": True}),
+    (BERT, {"unfreezing": "chain_thaw", "adapter": "lora", "base_dtype": "bf16"}),
+    (LLAMA, {"unfreezing": "full", "adapter": "lora", "base_dtype": "bf16", "gradient_checkpointing": True}),
     pytest.param((LLAMA, {"unfreezing": "gradual", "adapter": "qlora"}), marks=needs_bitsandbytes),
     pytest.param((LLAMA, {"unfreezing": "gradual", "optimizer": "adamw_8bit"}), marks=needs_bitsandbytes),
     (LLAMA, {"unfreezing": "chain_thaw", "adapter": "lora", "lora_target_modules": "q_proj, v_proj"}),

@@ -241,7 +241,7 @@ def test_printed_commands_survive_the_shell(name: str, tmp_path: Path) -> None:
 def test_an_adapter_is_exported_beside_the_merged_model_and_checked(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     event = json.loads((run_dir / "record.jsonl").read_text().splitlines()[1])
     kind, base = ("qlora", ", in 4 bits") if find_spec("bitsandbytes") is not None else ("lora", ":")
-    adapter = {"adapter": kind, "base_weights": "bf16", "unfreezing": "gradual", "unfreeze_interval": 4}
+    adapter = {"adapter": kind, "base_dtype": "bf16", "unfreezing": "gradual", "unfreeze_interval": 4}
     rewrite(run_dir, 1, config=event["config"] | adapter)
     result = promote(run_dir, max_t=12)
     done = Path(result["output"])

@@ -114,7 +114,7 @@ def test_trl_reads_each_format_and_adapter(format: str, adapter: str, tmp_path: 
     drawn |= {"lr_scheduler_type": "cosine_with_min_lr", "min_lr_ratio": 0.2, "adam_epsilon": 1e-6, "max_grad_norm": 0.0}
     data = {"format": format} | {key: column for column, key in COLUMNS[format].items() if column != key}
     training = {"global_batch_size": 24, "micro_batch_size": 5, "mixed_precision": "no", "seed": 7}
-    training |= {"dora": {"optimizer": "adamw_8bit"}, "qlora": {"base_weights": "bf16"}}.get(adapter, {})
+    training |= {"dora": {"optimizer": "adamw_8bit"}, "qlora": {"base_dtype": "bf16"}}.get(adapter, {})
     folder = run_folder(tmp_path / "run", drawn, data, training=training)
     _, lost = written(folder, "trl")
     got = parsed(folder.with_suffix(".trl.yaml"), tmp_path)

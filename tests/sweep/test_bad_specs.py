@@ -292,8 +292,8 @@ BAD = [
     in_space("ratio of rates without an adapter", "  lr_scheduler", "  adapter: {values: [none, lora]}\n"
              "  adapter_lr_ratio: {value: 5.0, when: {adapter: none}}\n  lr_scheduler", P + "adapter_lr_ratio.when.adapter",
              "has no effect with adapter none", "it applies to adapter lora, dora, qlora", at="adapter_lr_ratio:"),
-    in_sweep("base weights of nothing", "training:", "training:\n  base_weights: bf16", "training.base_weights",
-             "has no effect: no trial has an adapter", "add adapter: {values: [lora]}", at="base_weights:"),
+    in_sweep("base weights of nothing", "training:", "training:\n  base_dtype: bf16", "training.base_dtype",
+             "has no effect: no trial has an adapter", "add adapter: {values: [lora]}", at="base_dtype:"),
     in_space("layers in another order", "  lr_scheduler", "  adapter: {value: lora}\n"
              "  lora_target_modules: {values: ['query,value', 'value, query']}\n  lr_scheduler", P + "lora_target_modules.values[1]",
              "'value, query' names the same layers as 'query,value'", "once", at="lora_target_modules:"),

@@ -340,7 +340,7 @@ def test_a_base_in_fewer_bits_fits_where_float32_does_not(monkeypatch: pytest.Mo
 
     def hopeless(needs: float) -> list[Any]:
         changes = {"search_space": {"parameters": space}, "ladder": {"model": MODEL, "layers": [1]}}
-        return plan(training={"base_weights": "bf16"}, resources={"gpu_memory_gib": needs / 2**30}, **changes).hopeless
+        return plan(training={"base_dtype": "bf16"}, resources={"gpu_memory_gib": needs / 2**30}, **changes).hopeless
 
     if find_spec("bitsandbytes") is not None:
         assert hopeless(1.0001 * bf16) == []

@@ -51,7 +51,7 @@ ADAPTED: list[Any] = [
 
 @pytest.mark.parametrize(("kind", "task", "adapter", "weights"), ADAPTED)
 def test_a_new_adapter_changes_nothing_and_its_seed_draws_it(kind: str, task: str, adapter: str, weights: str) -> None:
-    made = job({**RUN, "adapter": adapter, "base_weights": weights}, sweep=tiny_sweep(kind, task))
+    made = job({**RUN, "adapter": adapter, "base_dtype": weights}, sweep=tiny_sweep(kind, task))
     first, again = Trainer(made), Trainer(made)
     base = load_model(
         made.size, made.task, len(made.classes) or None, {}, made.config.seed, dict(enumerate(made.classes)) or None
@@ -80,7 +80,7 @@ def test_the_export_is_a_plain_model_and_an_adapter_and_both_predict_as_the_trai
     config = {
         **RUN,
         "adapter": adapter,
-        "base_weights": weights,
+        "base_dtype": weights,
         "unfreezing": "gradual",
         "unfreeze_interval": 3,
         "lora_alpha": 16,
@@ -135,7 +135,7 @@ def test_frozen_groups_share_the_cache_with_trials_of_other_methods(kind: str, t
 @needs_bitsandbytes
 def test_weights_of_other_types_share_no_cache() -> None:
     trainers = [
-        Trainer(job({**RUN, "adapter": adapter, "base_weights": weights}, sweep=tiny_sweep("llama", KINDS[1][1])))
+        Trainer(job({**RUN, "adapter": adapter, "base_dtype": weights}, sweep=tiny_sweep("llama", KINDS[1][1])))
         for adapter in ("lora", "qlora")
         for weights in ("float32", "bf16")
     ]

@@ -438,9 +438,9 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
 
     if spec.training.class_weights != "none" and not TASKS[spec.task].label:
         say("training", "class_weights", message=f"has no effect for {spec.task}, which has no classes", hint="remove it")
-    if spec.training.base_weights != "float32" and adapters(spec) == ["none"]:
+    if spec.training.base_dtype != "float32" and adapters(spec) == ["none"]:
         message = "has no effect: no trial has an adapter, and without one all weights train, in float32"
-        say("training", "base_weights", message=message, hint="add adapter: {values: [lora]} to the search space, or remove it")
+        say("training", "base_dtype", message=message, hint="add adapter: {values: [lora]} to the search space, or remove it")
     micro, batch = spec.training.micro_batch_size, spec.training.global_batch_size
     if micro is not None and micro > batch:
         say("training", "micro_batch_size", message=f"{micro} is above global_batch_size ({batch})", hint="lower it")

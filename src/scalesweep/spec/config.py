@@ -49,7 +49,7 @@ class TrialConfig(_Drawn):
     checkpoint_interval: int | None
     mixed_precision: str
     optimizer: str = "adamw"  # records of older versions lack this and the next
-    base_weights: str = "float32"
+    base_dtype: str = "float32"
     gradient_checkpointing: bool
     prefix_cache: str
     group_by_length: bool
@@ -107,7 +107,7 @@ def trial_config(spec: SweepSpec, params: dict[str, Any]) -> TrialConfig:
         checkpoint_interval=training.checkpoint_interval,
         mixed_precision=training.mixed_precision,
         optimizer=training.optimizer,
-        base_weights=training.base_weights,
+        base_dtype=training.base_dtype,
         gradient_checkpointing=training.gradient_checkpointing,
         prefix_cache=training.prefix_cache,
         group_by_length=training.group_by_length,

@@ -247,7 +247,7 @@ KEY_ALIASES = {
     **dict.fromkeys(("save_steps", "save_strategy"), "training.checkpoint_interval, in steps"),
     **dict.fromkeys(("fp16", "bf16", "precision", "amp"), "training.mixed_precision: auto, no, fp16 or bf16"),
     **dict.fromkeys(("optim", "optimizer"), "training.optimizer: adamw or adamw_8bit"),
-    **dict.fromkeys(("dtype", "torch_dtype", "model_dtype"), "training.base_weights: float32 or bf16, for frozen weights"),
+    **dict.fromkeys(("dtype", "torch_dtype", "model_dtype"), "training.base_dtype: float32 or bf16, for frozen weights"),
     "metric_for_best_model": "metric.name",
     "greater_is_better": "metric.goal: maximize or minimize",
     "data_seed": "data.split_seed",

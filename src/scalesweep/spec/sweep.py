@@ -232,7 +232,7 @@ class TrainingSpec(_Strict):
     optimizer: Optimizer = Field(
         "adamw", description=f"optimizer. {' '.join(f'{name}: {help}' for name, help in OPTIMIZERS.items())}"
     )
-    base_weights: Literal["float32", "bf16"] = Field(
+    base_dtype: Literal["float32", "bf16"] = Field(
         "float32",
         description="type of the frozen weights in trials with an adapter; with qlora, of those that have no 4 bits. What trains "
         "is float32 in any case, and so is every weight in trials without an adapter.",

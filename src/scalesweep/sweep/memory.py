@@ -64,7 +64,7 @@ def _weight_bytes(spec: SweepSpec, size: ResolvedSize, adapter: str, added: int)
     return (
         WEIGHT_BYTES["float32"] * (head + added)
         + WEIGHT_BYTES["nf4"] * in_4_bits
-        + WEIGHT_BYTES[spec.training.base_weights] * others
+        + WEIGHT_BYTES[spec.training.base_dtype] * others
     )
 
 

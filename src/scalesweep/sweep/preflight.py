@@ -362,7 +362,7 @@ def _check_4_bits(spec: SweepSpec, resolved: ResolvedSize) -> list[_Fault]:
     if 2 * resolved.linear_params >= in_blocks:
         return []
     share = f"{100 * resolved.linear_params / in_blocks:.0f} %"
-    hint = "use lora with training.base_weights: bf16"
+    hint = "use lora with training.base_dtype: bf16"
     return [
         _Fault(
             _adapter_path(spec, adapter),

@@ -70,7 +70,7 @@ def _kind(job: TrialJob, device: torch.device) -> str:
     """The part of a key that says what runs where."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     config = job.config
-    adapter = "" if config.adapter == "none" else f", {config.adapter} of rank {config.lora_rank} on {config.base_weights}"
+    adapter = "" if config.adapter == "none" else f", {config.adapter} of rank {config.lora_rank} on {config.base_dtype}"
     moments = "" if config.optimizer == "adamw" else f", {config.optimizer}"
     return (
         f"{kind}, {job.size.model}@{job.size.revision}, {job.size.layers} layers, {job.task}, {job.data.max_length} tokens, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, base_weights, targets
+from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, base_dtype, targets
 from scalesweep.promotion.recipes.winner import Winner
 from scalesweep.spec.space import ADAPTERS, ALL_LINEAR
 
@@ -122,7 +122,7 @@ def _lost_training(winner: Winner) -> Iterator[str]:
     config = winner.config
     if config.label_smoothing_factor:
         yield f"label_smoothing_factor was {config.label_smoothing_factor:g}; axolotl has no such key"
-    if config.mixed_precision != "no" and base_weights(config) == "float32":
+    if config.mixed_precision != "no" and base_dtype(config) == "float32":
         yield "axolotl loads the weights in half precision; the trial kept them in float32 (for LoRA: the base weights too)"
     if winner.batches.gpus > 1:
         yield "axolotl averages the loss of each GPU over its own tokens; the trial averaged over those of the whole batch"

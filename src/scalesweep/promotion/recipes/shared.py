@@ -31,9 +31,9 @@ class Format(Protocol):
     def settings(self, winner: Winner, template: str) -> Settings: ...
 
 
-def base_weights(config: TrialConfig) -> str:
+def base_dtype(config: TrialConfig) -> str:
     """The type of the weights that don't train."""
-    return "float32" if config.adapter == "none" else str(config.base_weights)
+    return "float32" if config.adapter == "none" else str(config.base_dtype)
 
 
 def targets(written: str) -> list[str]:

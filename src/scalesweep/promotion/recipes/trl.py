@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, base_weights, targets
+from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, base_dtype, targets
 from scalesweep.promotion.recipes.winner import Rows, Winner
 from scalesweep.spec.space import ADAPTERS, ALL_LINEAR
 
@@ -30,7 +30,7 @@ def settings(winner: Winner, template: str) -> Settings:
     if size.entry.get("trust_remote_code"):
         values["trust_remote_code"] = True
     values |= {
-        "dtype": _DTYPES[base_weights(config)],
+        "dtype": _DTYPES[base_dtype(config)],
         "datasets": [_dataset(rows)],
         "max_length": rows.spec["max_length"],
         "packing": False,

@@ -44,7 +44,7 @@ class Adapters(Method):
     @classmethod
     def weight_types(cls, job: TrialJob, groups: Sequence[LayerGroup]) -> WeightTypes:
         head = groups[-1].parameter_names if TASKS[job.task].draws_head else ()
-        return WeightTypes(job.config.base_weights, ADAPTERS[job.config.adapter].four_bits, frozenset(head))
+        return WeightTypes(job.config.base_dtype, ADAPTERS[job.config.adapter].four_bits, frozenset(head))
 
     def _place(self, groups: Sequence[LayerGroup]) -> tuple[Sequence[LayerGroup], Sequence[LayerGroup], int]:
         self._layers = _inject(self.job, self.model)
@@ -55,7 +55,7 @@ class Adapters(Method):
         ]
         if TASKS[self.job.task].draws_head:
             learnt[-1] = groups[-1]
-            for name in groups[-1].module_names if self.config.base_weights == "bf16" else ():
+            for name in groups[-1].module_names if self.config.base_dtype == "bf16" else ():
                 self.model.get_submodule(name).register_forward_pre_hook(_in_float32)
         self._costs = adapted_profile(
             self.job, self.model, groups, {name for group in learnt for name in group.parameter_names}
