@@ -18,6 +18,7 @@ from scalesweep.training import head
 from scalesweep.training.head import Head
 from scalesweep.training.loop import Trainer
 from scalesweep.training.micro_batch import ran_out
+from scalesweep.training.packing import padded
 from tiny_models import DECODERS, tiny_config
 from tiny_sweeps import tiny_sweep
 
@@ -96,7 +97,7 @@ def test_a_pass_that_runs_out_of_memory_costs_the_next_one_nothing(monkeypatch: 
 
     def flops() -> float:
         trainer.passes.flops = 0.0
-        trainer.gradients._piece(np.arange(4), 1.0)
+        trainer.gradients._piece(padded(np.arange(4), trainer.train_split.lengths), 1.0)
         return trainer.passes.flops
 
     flops()  # it also compares the layer with the model's logits

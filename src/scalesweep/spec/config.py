@@ -52,6 +52,7 @@ class TrialConfig(_Drawn):
     base_dtype: str = "float32"
     gradient_checkpointing: bool
     prefix_cache: str
+    packing: str = "off"  # of a record that is older than the setting
     group_by_length: bool
     seed: int
     time_attr: str
@@ -110,6 +111,7 @@ def trial_config(spec: SweepSpec, params: dict[str, Any]) -> TrialConfig:
         base_dtype=training.base_dtype,
         gradient_checkpointing=training.gradient_checkpointing,
         prefix_cache=training.prefix_cache,
+        packing=training.packing,
         group_by_length=training.group_by_length,
         seed=training.seed,
         time_attr=early.time_attr,

@@ -244,6 +244,12 @@ class TrainingSpec(_Strict):
         "auto",
         description="cache of the frozen prefix's output on each node's disk. auto: used where a probe shows that it is exact.",
     )
+    packing: Literal["auto", "off"] = Field(
+        "auto",
+        description="rows that hold several examples, end to end, where padding would take more tokens (tasks with targets per "
+        "token). auto: used where a probe of the model shows that no example influences another. A step has the same examples "
+        "either way.",
+    )
     group_by_length: bool = Field(
         True,
         description="batches of examples of similar length, which need less padding. Every epoch still contains every example "

@@ -10,6 +10,7 @@ from scalesweep.data.tokens import TokenizedSplit
 from scalesweep.tasks import task_of
 from scalesweep.tasks.metrics import compute_metrics
 from scalesweep.training.micro_batch import EvaluationSize, ran_out
+from scalesweep.training.packing import padded
 from scalesweep.training.parallel import Parallel
 from scalesweep.training.passes import Passes
 from scalesweep.training.peers import Peers
@@ -40,15 +41,15 @@ def evaluate(
     logits_of: list[torch.Tensor] = []  # the piece's, where they are kept
 
     def measure(indices: np.ndarray) -> None:
-        found = passes.forward(split, indices, len(passes.method.groups), reads_cache)
+        alike = padded(indices, split.lengths)  # of similar length, so packing would save nothing
+        found = passes.forward(split, alike, len(passes.method.groups), reads_cache)
         piece.zero_()
         logits_of.clear()
         for logits, targets in passes.chunks(found):
             piece.add_(rule.measured(logits, targets, classes))
             if predictions is not None:
                 logits_of.append(logits.float())
-        shape = (len(indices), int(split.lengths[indices].max()))
-        passes.flops += passes.method.costs.forward(*shape, passes.first) + passes.head_flops(shape)
+        passes.flops += passes.method.costs.forward(*alike.shape, passes.first) + passes.head_flops(alike.shape)
 
     order, done = eval_order(split.lengths), 0
     share, most = shard(order, peers.rank, peers.world), len(shard(order, 0, peers.world))

@@ -231,7 +231,7 @@ class Trainer:
         """Evaluate, and return a report of the position."""
         metrics = self.evaluate()
         self.method.cadence.observe(metrics[self.job.metric] if self.job.minimize else -metrics[self.job.metric])
-        self.notes += self.passes.collect_prefix()
+        self.notes += self.passes.collect_notes()
         counters = torch.tensor([float(self._loss), self.passes.flops], dtype=torch.float64, device=self.device)
         loss, flops = self.peers.sum_(counters).tolist()
         self.clock.flops += flops
@@ -270,7 +270,7 @@ class Trainer:
         moments = self.parallel.gather(checkpoint.moments_of(self.optimizer, kept))
         if self.peers.rank != 0:
             return
-        self.notes += self.passes.collect_prefix()
+        self.notes += self.passes.collect_notes()
         state = {
             **self.clock.state(),
             **self.method.state(),

@@ -110,6 +110,14 @@ class MicroBatch:
             self.sizes[lowest] = self.job.config.micro_batch_size or self._agreed(lowest, try_out)
         return self.sizes[lowest]
 
+    def rows(self, lowest: int, width: int, longest: int) -> int:
+        """The rows of `width` tokens in a piece, once the size is known.
+
+        A size that a search found holds for examples of `longest` tokens, so it is a number of tokens.
+        """
+        size, given = self.sizes[lowest], self.job.config.micro_batch_size or self.unsearched
+        return size if given or size == 1 else size * longest // width
+
     def _agreed(self, lowest: int, try_out: Callable[[int], None]) -> int:
         stored = self.node.read(self._key(lowest)) or self.unsearched
         size, all_stored = self.peers.least([stored or self.whole, stored is not None], self.device)

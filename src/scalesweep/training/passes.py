@@ -8,17 +8,22 @@ import numpy as np
 import torch
 
 from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
+from scalesweep.models.replay import FIRST_CUT, prefix_signature
 from scalesweep.tasks import IGNORED, BaseTask
 from scalesweep.training.head import Head, Predictions
 from scalesweep.training.methods.method import Method
+from scalesweep.training.packing import Piece, pack, refusal
 from scalesweep.training.precision import Precision
 from scalesweep.training.prefix import PrefixCache
+
+_refusals: dict[str, str] = {}  # why a model gets no packed rows, by all that its computation depends on; "" if it does
 
 
 class Passes:
     """Runs examples through the model.
 
     Attributes:
+        notes: remarks for the record.
         head: the output layer, where targets belong to tokens; else None.
         first: the lowest layer group that the last pass computed.
         flops: FLOPs of this worker since the last report, counted by the callers.
@@ -29,19 +34,44 @@ class Passes:
         self.head = Head(method.model) if task.per_token else None
         self.first = 0
         self.flops = 0.0
+        self.notes: list[str] = []
+        self._packing_noted = False
 
-    def forward(
-        self, split: TokenizedSplit | JoinedSplit, indices: np.ndarray, lowest: int, reads_cache: bool = True
-    ) -> Predictions:
+    def _cut(self, lowest: int) -> int:
+        """The highest cut below which nothing changes."""
+        return min(lowest, self.method.untouched, len(self.method.groups) - 1)
+
+    def packs(self, lowest: int) -> bool:
+        """Whether the model may get packed rows while `lowest` is the lowest group that trains.
+
+        Not where the prefix cache holds the lower groups' output: it is laid out by example.
+        """
+        if self.method.config.packing == "off" or self.head is None:
+            return False
+        if self.prefix is not None and self._cut(lowest) >= FIRST_CUT:
+            return False
+        model, groups = self.method.model, self.method.groups
+        key = f"{prefix_signature(model, len(groups) - 1, groups)} {self.precision.device}"
+        if key not in _refusals:
+            _refusals[key] = refusal(model, self.pad_id)
+        if _refusals[key] and not self._packing_noted:
+            self._packing_noted = True
+            size = self.method.config.model_size
+            self.notes.append(f"{size}: examples are padded, not packed, because {_refusals[key]}")
+        return not _refusals[key]
+
+    def forward(self, split: TokenizedSplit | JoinedSplit, piece: Piece, lowest: int, reads_cache: bool = True) -> Predictions:
         """Run these examples. `lowest` is the lowest group that needs a gradient: the number of groups if none does."""
         if self.head is not None:
             self.head.computed = 0  # those of a pass that ran out of memory are not this pass's
-        arrays = split.batch(indices, self.pad_id)
+        arrays = split.batch(piece.indices, self.pad_id)
+        if piece.counts is not None:
+            arrays = pack(arrays, piece, self.pad_id)
         targets = arrays.pop("targets")
         batch = {name: self._to_device(array) for name, array in arrays.items()}
-        cut = min(lowest, self.method.untouched, len(self.method.groups) - 1)
-        prefix = self.prefix if reads_cache else None
-        hidden = prefix.hidden(split, indices, cut, batch) if prefix is not None else None
+        cut = self._cut(lowest)
+        prefix = self.prefix if reads_cache and piece.counts is None else None
+        hidden = prefix.hidden(split, piece.indices, cut, batch) if prefix is not None else None
         self.first = 0 if hidden is None else cut
 
         def logits() -> torch.Tensor:
@@ -103,13 +133,14 @@ class Passes:
             tensor = tensor.pin_memory()
         return tensor.to(self.precision.device, non_blocking=True)
 
-    def collect_prefix(self) -> list[str]:
-        """Count the FLOPs that filled the prefix cache since the last call, and return its notes."""
+    def collect_notes(self) -> list[str]:
+        """Count the FLOPs that filled the prefix cache since the last call, and return the notes since then."""
+        own, self.notes = self.notes, []
         if self.prefix is None:
-            return []
+            return own
         costs = self.method.job.flops  # of the base model, which the frozen groups are
         for tokens, first, cut in self.prefix.computed:
             self.flops += costs.forward(1, tokens, first) - costs.forward(1, tokens, cut)
-        notes = list(self.prefix.notes)
+        notes = own + self.prefix.notes
         self.prefix.computed, self.prefix.notes = [], []
         return notes
