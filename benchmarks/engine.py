@@ -1,6 +1,6 @@
 """Costs and savings of the trial engine, measured in one run. The last line of output is JSON.
 
-    python benchmarks/engine.py [--json] [--no-ray] [--only gaps,steps,sweep,flops,models,memory]
+    python benchmarks/engine.py [--json] [--no-ray] [--only gaps,steps,sweep,flops,models,packing,memory]
 
 gaps    time from the last report of a trial to the first step of the next, in a sweep that mixes 1 and 2 workers, compared
         with the same trials in stock Ray Tune (new processes for each trial)
@@ -8,10 +8,11 @@ steps   time of a training step with the lowest k groups cached, compared with a
 sweep   GPU seconds of a whole sweep of the quickstart's space without and with the cache, and agreement of the leaderboards
 flops   FLOPs counted by the engine, compared with torch.utils.flop_counter
 models  time to copy a base model, and to read a size's facts without its weights, each as a share of the time to load it
+packing CPU seconds of a training step with packed and with padded examples, in random batches and in those of similar length
 memory  peak memory and CPU seconds with a vocabulary of 128k, compared with transformers' Trainer (only on request)
 soak    memory, handles and load of the workers over 200 short trials of mixed shapes in one session (only on request)
 
-`--no-ray` measures steps, flops and models alone, in this process, which works on a GPU machine without Ray.
+`--no-ray` measures steps, flops, models and packing alone, in this process, which works on a GPU machine without Ray.
 """
 
 from __future__ import annotations
@@ -308,6 +309,41 @@ def models(repeats: int) -> dict[str, Any]:
     return {"base_copy_per_load": copied / load, "facts_per_load": facts / load}
 
 
+def packing(repeats: int, batch: int) -> dict[str, Any]:
+    """Medians over `repeats` steps of a small decoder, taken in turns. Lengths are drawn like those of Alpaca's conversations:
+    log-normal around 110 tokens, up to 1,024."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from jobs import job
+    from scalesweep.training.loop import Trainer
+
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["SCALESWEEP_CACHE"] = str(Path(name) / "cache")
+        lengths = np.clip(np.random.default_rng(0).lognormal(np.log(110), 0.7, 52 * batch), 10, 1000).astype(int)
+        memory.make(Path(name), 2048, 1024, batch, list(lengths), num_hidden_layers=4)
+        sweep = memory.sweep_of(Path(name), 1024, batch, 50)
+        trainers = {}
+        for grouped in (False, True):
+            for kind in ("off", "auto"):
+                config = {"group_by_length": grouped, "packing": kind, "max_t": 10**6, "rungs": [], "unfreezing": "full"}
+                trainers[f"{'alike' if grouped else 'random'}_{'packed' if kind == 'auto' else 'padded'}"] = Trainer(
+                    job({**config, "learning_rate": 1e-3}, sweep=sweep)
+                )
+        seconds: dict[str, list[float]] = {name: [] for name in trainers}
+        tokens: dict[str, list[int]] = {name: [] for name in trainers}
+        for _ in range(repeats + 1):
+            for name, trained in trainers.items():
+                began, before = time.process_time(), trained.clock.tokens
+                trained.train_step()
+                seconds[name].append(time.process_time() - began)
+                tokens[name].append(trained.clock.tokens - before)
+    for name in trainers:  # without the first step, which probes
+        found[f"packing_{name}_tokens_per_s"] = sum(tokens[name][1:]) / sum(seconds[name][1:])
+    found["packing_speedup_random"] = found["packing_random_packed_tokens_per_s"] / found["packing_random_padded_tokens_per_s"]
+    found["packing_speedup_alike"] = found["packing_alike_packed_tokens_per_s"] / found["packing_alike_padded_tokens_per_s"]
+    return found
+
+
 def soaked(trials: int) -> dict[str, Any]:
     """Run the soak. Growth compares the second half of the session with the first, after 20 trials."""
     sys.path.insert(0, str(ROOT / "tests"))
@@ -346,8 +382,8 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
-    parser.add_argument("--no-ray", action="store_true", help="steps, flops and models alone")
-    parser.add_argument("--only", default="gaps,steps,sweep,flops,models")
+    parser.add_argument("--no-ray", action="store_true", help="steps, flops, models and packing alone")
+    parser.add_argument("--only", default="gaps,steps,sweep,flops,models,packing")
     parser.add_argument("--trials", type=int, default=24, help="of the whole sweep, and of the warm gaps")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precisions", default="no,bf16")
@@ -362,13 +398,14 @@ def main() -> None:
         "sweep": lambda: whole_sweep(arguments.trials),
         "flops": flops,
         "models": lambda: models(arguments.repeats),
+        "packing": lambda: packing(arguments.repeats, arguments.batch),
         "memory": memory.compare,
         "soak": lambda: soaked(200),
         "steps": lambda: steps(arguments.precisions.split(","), arguments.repeats, arguments.batch),
     }
     chosen = [name for name in parts if name in arguments.only.split(",")]
     if arguments.no_ray:
-        chosen = [name for name in chosen if name in ("steps", "flops", "models")]
+        chosen = [name for name in chosen if name in ("steps", "flops", "models", "packing")]
     result: dict[str, Any] = {"machine": machine()}
     for name in chosen:
         result |= parts[name]()

@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,16 @@ def sweep_of(folder: Path, tokens: int, rows: int, steps: int = STEPS) -> dict[s
     }  # fmt: skip
 
 
-def make(folder: Path, vocabulary: int, tokens: int, rows: int, steps: int = STEPS, **fields: int) -> None:
-    """Write a decoder and texts of exactly `tokens` tokens each. `fields`: of the decoder's config."""
+def make(
+    folder: Path,
+    vocabulary: int,
+    tokens: int,
+    rows: int,
+    lengths: Sequence[int] | None = None,
+    steps: int = STEPS,
+    **fields: int,
+) -> None:
+    """Write a decoder and texts of exactly `tokens` tokens each, or of `lengths`. `fields`: of the decoder's config."""
     import random
 
     from tiny_models import WORDS, save_tiny
@@ -46,7 +55,7 @@ def make(folder: Path, vocabulary: int, tokens: int, rows: int, steps: int = STE
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "max_position_embeddings": tokens}
     save_tiny("llama", folder / "model", "causal-lm", vocab_size=vocabulary, tie_word_embeddings=True, **sizes | fields)
     draw = random.Random(0)
-    texts = [" ".join(draw.choices(WORDS, k=tokens - 2)) for _ in range((steps + 2) * rows)]
+    texts = [" ".join(draw.choices(WORDS, k=length - 2)) for length in lengths or [tokens] * (steps + 2) * rows]
     (folder / "texts.csv").write_text("text\n" + "\n".join(texts) + "\n")
 
 

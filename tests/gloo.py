@@ -84,10 +84,11 @@ def trial(peers: Peers, job: TrialJob, short: int | None = None, holds: int = 0,
     """Train a job. The worker `short` has memory for passes over `holds` examples alone."""
     micro_batch.CPU_EVAL_EXAMPLES = eval_examples
     trainer = Trainer(job, peers)
-    passes = []
+    passes, packed = [], []
 
     def refuse(_module: torch.nn.Module, _args: Any, kwargs: Any) -> None:
         passes.append(len(kwargs["input_ids"]))
+        packed.append(torch.is_grad_enabled() and "position_ids" in kwargs)
         if peers.rank == short and passes[-1] > holds:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
@@ -99,6 +100,7 @@ def trial(peers: Peers, job: TrialJob, short: int | None = None, holds: int = 0,
         "sizes": trainer.gradients.micro_batch.sizes,
         "eval_tokens": trainer.eval_size.tokens,
         "passes": passes,
+        "packed": any(packed),
     }
 
 

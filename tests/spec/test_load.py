@@ -323,9 +323,9 @@ def test_an_unsearched_size_is_the_only_one_and_brings_its_gpus() -> None:
 
 def test_the_trainings_switches_reach_the_trial() -> None:
     config = trial_config(sweep(), {})
-    assert (config.prefix_cache, config.group_by_length) == ("auto", True)
-    config = trial_config(sweep(training={"prefix_cache": "off", "group_by_length": False}), {})
-    assert (config.prefix_cache, config.group_by_length) == ("off", False)
+    assert (config.prefix_cache, config.packing, config.group_by_length) == ("auto", "auto", True)
+    config = trial_config(sweep(training={"prefix_cache": "off", "packing": "off", "group_by_length": False}), {})
+    assert (config.prefix_cache, config.packing, config.group_by_length) == ("off", "off", False)
 
 
 # ---- cadences ------------------------------------------------------------------------------------------------------------------

@@ -105,11 +105,13 @@ def test_a_gpu_is_tried_out_once_per_node(tmp_path: Any, monkeypatch: pytest.Mon
     made = MicroBatch(job({}, sweep=tiny_sweep()), tmp_path, gpu, share=100)
     assert made.size(3, try_out) == 16
     assert sizes == [128, 64, 32, 16]
+    assert [made.rows(3, width, longest=512) for width in (512, 128, 500)] == [16, 64, 16], "a size is so many tokens"
     other, try_other = tried(limit=0)
     assert MicroBatch(job({}, sweep=tiny_sweep()), tmp_path, gpu, share=100).size(3, try_other) == made.size(3, try_out)
     assert other == [], "remembered"
     given, try_given = tried(limit=0)
-    assert MicroBatch(job({"micro_batch_size": 7}, sweep=tiny_sweep()), tmp_path, gpu, share=100).size(3, try_given) == 7
+    asked = MicroBatch(job({"micro_batch_size": 7}, sweep=tiny_sweep()), tmp_path, gpu, share=100)
+    assert asked.size(3, try_given) == 7 == asked.rows(3, 16, longest=512)
     assert given == []
 
 

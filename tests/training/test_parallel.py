@@ -76,7 +76,7 @@ def made(
     **config: Any,
 ) -> TrialJob:
     """60 examples in batches of 19: the last of an epoch has 3, which leaves the last of 4 workers without any. 21 are evaluated."""
-    sweep = tiny_sweep(task=task)
+    sweep = tiny_sweep("llama" if task == "instruction-tuning" else "bert", task)
     sweep["data"]["splits"]["validation"] = 21
     return job({**CONFIG, **config}, sweep=sweep, parallel=parallel, class_weights=weights)
 
@@ -86,11 +86,21 @@ def losses(**changes: Any) -> Any:
     return pytest.approx(gloo.trial(Peers(), made(**changes))["losses"], abs=1e-6)
 
 
-@pytest.mark.parametrize(("world", "size", "short", "task"), [(2, 3, None, "masked-lm"), (4, 8, 2, "sequence-classification")])
-def test_where_workers_meet_in_passes_all_run_as_many_of_them(world: int, size: int, short: int | None, task: str) -> None:
+PACKED = {"dropout": None, "unfreezing": "full", "group_by_length": False}
+
+
+@pytest.mark.parametrize(
+    ("world", "size", "short", "task", "config"),
+    [(2, 10, None, "instruction-tuning", PACKED), (4, 8, 2, "sequence-classification", {})],
+    ids=["2, packed", "4, one short of memory"],
+)
+def test_where_workers_meet_in_passes_all_run_as_many_of_them(
+    world: int, size: int, short: int | None, task: str, config: dict[str, Any]
+) -> None:
     """Uneven shares, an empty one, a short last batch, an evaluation that one worker ends first, and one out of memory."""
-    expected = losses(task=task)
-    found = on_workers(world, gloo.trial, made("meeting", task=task, micro_batch_size=size), short, 3, 5)
+    expected = losses(task=task, **config, **({"packing": "off"} if config else {}))
+    found = on_workers(world, gloo.trial, made("meeting", task=task, micro_batch_size=size, **config), short, 3, 5)
+    assert any(worker["packed"] for worker in found) == bool(config)
     for worker in found:
         assert worker["losses"] == expected
         assert len(worker["passes"]) == len(found[0]["passes"])

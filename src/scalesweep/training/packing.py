@@ -22,7 +22,7 @@ from scalesweep.models.meta import evaluation_mode
 from scalesweep.models.replay import TOLERANCES
 from scalesweep.tasks import IGNORED
 
-WORTH = 0.9  # packed where the tokens, padding included, are at most this share; the mask of packed rows costs up to 8 % of a step
+WORTH = 0.9  # the share of the padded tokens from which on packing pays: the mask of packed rows costs up to 8 % of a step
 PROBED = (7, 5, 4)  # tokens of the examples of a probe
 PADDING = 2  # tokens of padding behind them
 
