@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch.nn import functional
 from jobs import job
 from scalesweep.data.batches import BatchPlan
 from scalesweep.tasks import IGNORED
+from scalesweep.training import head
 from scalesweep.training.loop import Trainer, train
 from scalesweep.training.packing import WORTH, Piece, filled_rows, pack, pieces, refusal
 from tiny_models import DECODERS, WORDS, made_once, tiny_model
@@ -120,17 +122,18 @@ def write_uneven(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_sizes")
-def test_a_packed_trial_ends_as_a_padded_one() -> None:
-    """LoRA, smoothed targets, random batches, too little memory at first; dropout off, whose draws differ."""
+def test_a_packed_step_of_a_trial_has_the_gradients_of_a_padded_one() -> None:
+    """LoRA, smoothed targets, chunks of logits, a random batch, too little memory at first; no dropout, whose draws differ."""
     config = {
-        "learning_rate": 3e-3, "max_t": 8, "rungs": [], "eval_interval": 4, "unfreezing": "full", "adapter": "lora",
-        "label_smoothing_factor": 0.1, "attention_dropout": 0.0, "group_by_length": False,
+        "rungs": [], "unfreezing": "full", "adapter": "lora", "label_smoothing_factor": 0.1, "attention_dropout": 0.0,
+        "group_by_length": False,
     }  # fmt: skip
     uneven = str(made_once("uneven.jsonl", write_uneven))
-    reports, rows = {}, {}
-    for packing in ("auto", "off"):
+    found: dict[str, tuple[dict[str, torch.Tensor], float, float]] = {}
+    rows: dict[str, list[tuple[int, bool]]] = {"auto": [], "off": []}
+    for packing, shapes in rows.items():
         trainer = Trainer(job({**config, "packing": packing}, sweep=tiny_sweep("llama", "instruction-tuning", rows=uneven)))
-        shapes = rows[packing] = list[tuple[int, bool]]()
+        trainer._set_mode()
 
         def refuse(_module: Any, _args: Any, kwargs: Any, shapes: list[tuple[int, bool]] = shapes) -> None:
             if torch.is_grad_enabled():
@@ -139,14 +142,18 @@ def test_a_packed_trial_ends_as_a_padded_one() -> None:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
         trainer.model.register_forward_pre_hook(refuse, with_kwargs=True)
-        reports[packing] = list(train(trainer))
-    assert not any(packed for _, packed in rows["off"])
-    assert rows["auto"][0] == (10, True), "and then halved"
-    assert rows["auto"][1:3] == [(8, True), (2, True)]
-    for mine, theirs in zip(reports["auto"], reports["off"], strict=True):
-        assert mine.metrics == pytest.approx(theirs.metrics, rel=1e-5, abs=1e-5)
-        assert (mine.tokens, mine.model_flops) == (theirs.tokens, theirs.model_flops)
-        assert mine.flops < theirs.flops
+        batch = trainer.plan.batch(0)
+        with mock.patch.multiple(head, LEAST_ROWS=3, CHUNK_LOGITS={"cpu": 1}):
+            loss = trainer.gradients.of_batch(batch, float(trainer.weights[batch].sum()), 0)
+        found[packing] = gradients(trainer.model), float(loss), trainer.passes.flops
+    assert rows["auto"] == [(10, True), (8, True), (2, True)], "halved once"
+    assert set(rows["off"]) == {(8, False)}
+    (packed, loss, flops), (padded, expected, more) = found["auto"], found["off"]
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert flops < more
+    assert packed.keys() == padded.keys()
+    for name, gradient in packed.items():
+        torch.testing.assert_close(gradient, padded[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_a_trial_that_is_not_packed_says_why() -> None:
