@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from jobs import job, reports
+from scalesweep.training.loop import Trainer
 from scalesweep.training.precision import Precision
 from tiny_sweeps import tiny_sweep
 
@@ -64,3 +69,35 @@ def test_scaled_gradients_are_clipped_as_they_are_and_a_step_that_overflows_is_s
     precision.step(optimizer)
     assert weight.tolist() == before
     assert precision.scaler.get_scale() == scale / 2
+
+
+def test_the_pieces_of_a_step_share_the_casts_of_the_weights() -> None:
+    """The gradients are those of pieces that each cast them anew, bit by bit; checkpointing and a frozen prefix included."""
+    for changes in ({"gradient_checkpointing": True}, {"unfreezing": "gradual"}):
+        config = {"rungs": [], "unfreezing": "full", "mixed_precision": "bf16", "micro_batch_size": 4, "attention_dropout": 0.0}
+        gradients, casts = [], []
+        for shared in (True, False):
+            trainer = Trainer(job({**config, **changes}, sweep=tiny_sweep("llama", "instruction-tuning")))
+            trainer._set_mode()
+            if not shared:
+                trainer.precision.casts_kept = contextlib.nullcontext  # type: ignore[method-assign]
+            trainer.gradients.of_batch(trainer.plan.batch(0), 1.0, 0)  # it fills the prefix cache, without gradients
+            trainer.optimizer.zero_grad()
+            with Casts() as seen:
+                trainer.gradients.of_batch(trainer.plan.batch(0), 1.0, 0)
+            casts.append(seen.n)
+            gradients.append({name: p.grad for name, p in trainer.parameters.items() if p.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys() != set()
+        assert all(torch.equal(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
+        assert casts[0] < casts[1]
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of matrices that train to bfloat16."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and isinstance(args[0], torch.nn.Parameter):
+            self.n += 1
+        return func(*args, **(kwargs or {}))

@@ -211,10 +211,11 @@ class Trainer:
         own = function is not None and labels is not None
         predictions = torch.zeros(len(split), len(self.job.classes), device=self.device) if own else None
         workers = (self.passes, self.parallel, self.peers)
-        metrics = evaluate(*of_task, *workers, self.eval_size, reads_cache, predictions)
-        if self.answers is not None:
-            metrics |= self.answers.metrics(*workers)
-        elif function is not None and predictions is not None:
+        with self.precision.casts_kept():
+            metrics = evaluate(*of_task, *workers, self.eval_size, reads_cache, predictions)
+            if self.answers is not None:
+                metrics |= self.answers.metrics(*workers)
+        if self.answers is None and function is not None and predictions is not None:
             metrics[self.job.metric] = judged(function, self.peers, predictions.cpu().numpy(), np.array(labels))
         return metrics
 

@@ -157,6 +157,26 @@ def refusal(model: nn.Module, pad_id: int) -> str:
     return ""
 
 
+@torch.no_grad()
+def reads_padding(model: nn.Module, pad_id: int) -> bool:
+    """Whether padding on the right changes an example's logits where no attention mask hides it. In causal models it does not."""
+    config: Any = model.config
+    device = next(model.parameters()).device
+    tokens = np.random.default_rng(0).integers(1, config.get_text_config().vocab_size, (2, max(PROBED)))
+    tokens[1, PROBED[1] :] = pad_id
+    with evaluation_mode(model), torch.autocast(device.type, enabled=False), quiet():
+        try:
+            found = list(model(input_ids=torch.from_numpy(tokens).to(device)).logits)
+            alone = [model(input_ids=torch.from_numpy(tokens[row : row + 1, :size]).to(device)).logits[0]
+                     for row, size in enumerate(PROBED[:2])]  # fmt: skip
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - model code without a mask can raise anything
+            return True
+    found[1] = found[1][: PROBED[1]]
+    return not _all_close(found, alone, [TOLERANCES[alone[0].dtype]] * 2, max(one.abs().max().item() for one in alone))
+
+
 def _all_close(found: list[torch.Tensor], expected: list[torch.Tensor], tolerances: list[float], largest: float) -> bool:
     """Whether no logit differs by more than its example's tolerance × the largest logit. NaN counts as a difference."""
     pairs = zip(found, expected, tolerances, strict=True)

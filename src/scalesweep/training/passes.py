@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,11 @@ from scalesweep.models.replay import FIRST_CUT, prefix_signature
 from scalesweep.tasks import IGNORED, BaseTask
 from scalesweep.training.head import Head, Predictions
 from scalesweep.training.methods.method import Method
-from scalesweep.training.packing import Piece, pack, refusal
+from scalesweep.training.packing import Piece, pack, reads_padding, refusal
 from scalesweep.training.precision import Precision
 from scalesweep.training.prefix import PrefixCache
 
-_refusals: dict[str, str] = {}  # why a model gets no packed rows, by all that its computation depends on; "" if it does
+_findings: dict[str, Any] = {}  # of the probes, by all that a model's computation depends on but its weights
 
 
 class Passes:
@@ -50,15 +51,26 @@ class Passes:
             return False
         if self.prefix is not None and self._cut(lowest) >= FIRST_CUT:
             return False
-        model, groups = self.method.model, self.method.groups
-        key = f"{prefix_signature(model, len(groups) - 1, groups)} {self.precision.device}"
-        if key not in _refusals:
-            _refusals[key] = refusal(model, self.pad_id)
-        if _refusals[key] and not self._packing_noted:
+        found = self._probed(refusal)
+        if found and not self._packing_noted:
             self._packing_noted = True
-            size = self.method.config.model_size
-            self.notes.append(f"{size}: examples are padded, not packed, because {_refusals[key]}")
-        return not _refusals[key]
+            self.notes.append(f"{self.method.config.model_size}: examples are padded, not packed, because {found}")
+        return not found
+
+    def _probed(self, probe: Callable[[Any, int], Any]) -> Any:
+        """The finding of a probe of the model."""
+        model, groups = self.method.model, self.method.groups
+        key = f"{probe.__name__} {prefix_signature(model, len(groups) - 1, groups)} {self.precision.device}"
+        if key not in _findings:
+            _findings[key] = probe(model, self.pad_id)
+        return _findings[key]
+
+    def _needs_mask(self, mask: np.ndarray) -> bool:
+        """Whether a pass needs its attention mask. transformers waits for the device to look for padding in one."""
+        hides = (
+            self._probed(reads_padding) if self.head is not None else True
+        )  # in the first pass, in which all workers take part
+        return bool(hides) and not mask.all()
 
     def forward(self, split: TokenizedSplit | JoinedSplit, piece: Piece, lowest: int, reads_cache: bool = True) -> Predictions:
         """Run these examples. `lowest` is the lowest group that needs a gradient: the number of groups if none does."""
@@ -67,6 +79,8 @@ class Passes:
         arrays = split.batch(piece.indices, self.pad_id)
         if piece.counts is not None:
             arrays = pack(arrays, piece, self.pad_id)
+        elif not self._needs_mask(arrays["attention_mask"]):
+            del arrays["attention_mask"]
         targets = arrays.pop("targets")
         batch = {name: self._to_device(array) for name, array in arrays.items()}
         cut = self._cut(lowest)

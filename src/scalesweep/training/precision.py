@@ -7,6 +7,7 @@ and the precision come from the job alone.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from accelerate.utils.memory import clear_device_cache
@@ -31,6 +32,15 @@ class Precision:
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+
+    @contextlib.contextmanager
+    def casts_kept(self) -> Iterator[None]:
+        """Within it, the passes share the casts of the weights, which may not change. Nothing outside the passes is cast."""
+        with contextlib.ExitStack() as stack:
+            if self.dtype is not None:
+                stack.enter_context(torch.autocast(self.device.type, self.dtype))
+                stack.enter_context(torch.autocast(self.device.type, enabled=False))
+            yield
 
     def backward(self, loss: torch.Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()

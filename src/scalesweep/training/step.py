@@ -68,13 +68,14 @@ class Gradients:
         seed = np.random.SeedSequence([self.config.seed, step, self.peers.rank])
         torch.manual_seed(int(seed.generate_state(1)[0]))
         total = torch.zeros((), dtype=torch.float64, device=self.passes.precision.device)
-        for piece, divisor in found:
-            error = ran_out(lambda piece, divisor: total.add_(self._piece(piece, divisor)), piece, divisor)
-            if self.parallel.equal_passes and self.peers.any(error is not None, total.device):
-                error = error or torch.OutOfMemoryError("another worker ran out of memory")
-            if error is not None:
-                self.optimizer.zero_grad()  # makes room for the sum in which the others learn of it
-                return total, error
+        with self.passes.precision.casts_kept():
+            for piece, divisor in found:
+                error = ran_out(lambda piece, divisor: total.add_(self._piece(piece, divisor)), piece, divisor)
+                if self.parallel.equal_passes and self.peers.any(error is not None, total.device):
+                    error = error or torch.OutOfMemoryError("another worker ran out of memory")
+                if error is not None:
+                    self.optimizer.zero_grad()  # makes room for the sum in which the others learn of it
+                    return total, error
         return total, None
 
     def _piece(self, piece: Piece, denominator: float) -> torch.Tensor:
