@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +74,44 @@ def test_where_not_even_one_example_fits_the_error_says_so() -> None:
     trainer = Trainer(job(CONFIG, sweep=tiny_sweep()))
     with memory_for(trainer, 0), pytest.raises(torch.OutOfMemoryError, match=r"one example of .* does not fit in memory"):
         trainer.train_step()
+
+
+class Demanding(Trainer):
+    """A trial whose memory holds no example without gradient checkpointing. It counts the passes that it refused."""
+
+    refused = 0
+
+    def train_step(self) -> None:
+        def refuse(*_: Any) -> None:
+            if torch.is_grad_enabled() and not self.model.is_activation_checkpointing:
+                self.refused += 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+        handle = self.model.register_forward_pre_hook(refuse)
+        super().train_step()
+        handle.remove()
+
+
+def test_gradient_checkpointing_is_on_where_one_example_does_not_fit_without_it(tmp_path: Path) -> None:
+    """Frozen embeddings and adapters, dropout on: the results are those of a trial with memory enough, also from a checkpoint."""
+    sweep = tiny_sweep("llama", "instruction-tuning")
+    config = {"unfreezing": "full", "adapter": "lora", "lora_dropout": 0.1, "max_t": 4, "rungs": [2], "eval_interval": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # transformers renamed its function
+        first = Demanding(job(config, tmp_path / "checkpoint", sweep=sweep))
+        reports = list(train(first))
+    assert first.refused == 5, "16, 8, 4, 2, 1"
+    assert "gradient checkpointing is on" in reports[0].notes[0]
+    plenty = list(train(Trainer(job({**config, "gradient_checkpointing": False}, sweep=sweep))))
+    assert reports == plenty
+    assert reports[-1].flops > plenty[-1].flops
+    again = Demanding(job(config, sweep=sweep))
+    assert next(train(again)) == plenty[0]
+    assert again.refused == 0, "the node knows"
+    (cache_dir() / "micro-batches.json").unlink()
+    resumed = Demanding(job(config, tmp_path / "checkpoint", sweep=sweep))
+    assert resumed.restore() == plenty[-1]
+    assert resumed.model.is_activation_checkpointing
 
 
 def test_other_errors_are_not_taken_for_too_little_memory() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -50,7 +50,7 @@ class TrialConfig(_Drawn):
     mixed_precision: str
     optimizer: str = "adamw"  # records of older versions lack this and the next
     base_dtype: str = "float32"
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | Literal["auto"]
     prefix_cache: str
     packing: str = "off"  # of a record that is older than the setting
     group_by_length: bool

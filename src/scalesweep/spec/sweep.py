@@ -237,8 +237,10 @@ class TrainingSpec(_Strict):
         description="type of the frozen weights in trials with an adapter; with qlora, of those that have no 4 bits. What trains "
         "is float32 in any case, and so is every weight in trials without an adapter.",
     )
-    gradient_checkpointing: bool = Field(
-        False, description="recomputation of activations in the backward pass: less memory for more time"
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        "auto",
+        description="recomputation of activations in the backward pass: less memory for more time. auto: only in trials of which "
+        "one example does not fit otherwise.",
     )
     prefix_cache: Literal["auto", "off"] = Field(
         "auto",

@@ -97,9 +97,6 @@ class Trainer:
         method = method_class(config.adapter)
         self.types = method.weight_types(job, base.groups)
         self.model: Any = self.parallel.place(lambda device: base.make(config.knobs(), device, self.types), base.groups)
-        if config.gradient_checkpointing:
-            self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-            self.model.disable_input_require_grads()  # otherwise transformers computes gradients for the frozen prefix
         self.method = method(job, self.model, base.groups, self.plan)
         self.groups, self.parameters = self.method.groups, self.method.parameters
         self.optimizer = make_optimizer(self.method, self.device)
@@ -108,7 +105,7 @@ class Trainer:
         pad_id = self.tokenizer.pad_token_id or 0
         self.passes = Passes(self.method, self.task, self.precision, self.prefix, pad_id)
         share = -(-config.global_batch_size // peers.world)
-        micro_batch = MicroBatch(job, cache_dir(), self.device, share, peers)
+        micro_batch = MicroBatch(job, cache_dir(), self.device, share, peers, self._checkpoint_activations)
         self.weights, class_weights = self.train_split.predictions, None  # of the examples in the loss
         if job.class_weights is not None:
             self.weights = np.array(job.class_weights)[self.train_split.labels]
@@ -130,6 +127,16 @@ class Trainer:
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._steps_since_report = 0
         self._mode_is_set = False
+
+    def _checkpoint_activations(self) -> bool:
+        if not self.model.supports_gradient_checkpointing and self.config.gradient_checkpointing == "auto":
+            return False
+        self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        self.model.disable_input_require_grads()  # otherwise transformers computes gradients for the frozen prefix
+        if self.config.gradient_checkpointing == "auto":
+            size = self.config.model_size
+            self.notes.append(f"{size}: gradient checkpointing is on, because one example does not fit in memory without it")
+        return True
 
     def _prefix_cache(self, base: BaseWeights) -> PrefixCache | None:
         config, job = self.config, self.job
@@ -279,6 +286,7 @@ class Trainer:
             "metrics": report.metrics,
             # The draws of dropout depend on the sizes, which another node may have found to be others.
             "micro_batches": list(self.gradients.micro_batch.sizes.items()),
+            "gradient_checkpointing": self.gradients.micro_batch.checkpointing is True,
         }
         if self.precision.scaler is not None:
             state["scaler"] = self.precision.scaler.state_dict()
@@ -295,6 +303,8 @@ class Trainer:
         self.clock.load(state)
         self.method.load(state)
         self.passes.flops = state.get("unreported_flops", 0.0) if self.peers.rank == 0 else 0.0
+        if state.get("gradient_checkpointing", False):
+            self.gradients.micro_batch.switched()
         self.gradients.micro_batch.sizes.update(state.get("micro_batches", []))
         if self.precision.scaler is not None and "scaler" in state:
             self.precision.scaler.load_state_dict(state["scaler"])

@@ -66,15 +66,16 @@ class NodeSizes:
             return {}  # missing or unreadable: the size is searched again
 
 
-def _kind(job: TrialJob, device: torch.device) -> str:
+def _kind(job: TrialJob, device: torch.device, checkpointing: bool | str) -> str:
     """The part of a key that says what runs where."""
+    recomputed = {True: ", checkpointing", "auto": ", checkpointing if needed"}.get(checkpointing, "")
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     config = job.config
     adapter = "" if config.adapter == "none" else f", {config.adapter} of rank {config.lora_rank} on {config.base_dtype}"
     moments = "" if config.optimizer == "adamw" else f", {config.optimizer}"
     return (
         f"{kind}, {job.size.model}@{job.size.revision}, {job.size.layers} layers, {job.task}, {job.data.max_length} tokens, "
-        f"{config.mixed_precision}{', checkpointing' if config.gradient_checkpointing else ''}{adapter}{moments}"
+        f"{config.mixed_precision}{recomputed}{adapter}{moments}"
     )
 
 
@@ -85,19 +86,35 @@ def _too_large(job: TrialJob, error: BaseException | None) -> torch.OutOfMemoryE
 
 
 class MicroBatch:
-    """The micro-batch sizes of one trial, one for each lowest trainable group. All workers call its methods together."""
+    """The micro-batch sizes of one trial, one for each lowest trainable group. All workers call its methods together.
 
-    def __init__(self, job: TrialJob, cache: Path, device: torch.device, share: int, peers: Peers = ALONE) -> None:
+    Attributes:
+        checkpointing: whether the model recomputes activations; `auto`: only once a single example did not fit without it.
+    """
+
+    def __init__(
+        self,
+        job: TrialJob,
+        cache: Path,
+        device: torch.device,
+        share: int,
+        peers: Peers = ALONE,
+        checkpoint: Callable[[], bool] = lambda: False,
+    ) -> None:
         """
         Args:
             share: most examples of a global batch that a worker takes, which is the largest useful size.
+            checkpoint: turns gradient checkpointing on. Returns whether the model has it.
         """
+        self.checkpoint = checkpoint
         self.job, self.device, self.share, self.peers = job, device, share, peers
         self.whole = 1 << (share - 1).bit_length()  # the smallest power of two that is not below the share
         self.unsearched = CPU_MICRO_BATCH if device.type == "cpu" else None  # used without a search
         self.node = NodeSizes(cache)
-        self.kind = _kind(job, device)
         self.sizes: dict[int, int] = {}
+        self.checkpointing: bool | str = job.config.gradient_checkpointing
+        if self.checkpointing is True:
+            checkpoint()
 
     def size(self, lowest: int, try_out: Callable[[int], None]) -> int:
         """The micro-batch size while `lowest` is the lowest group that trains.
@@ -119,31 +136,51 @@ class MicroBatch:
         return size if given or size == 1 else size * longest // width
 
     def _agreed(self, lowest: int, try_out: Callable[[int], None]) -> int:
-        stored = self.node.read(self._key(lowest)) or self.unsearched
-        size, all_stored = self.peers.least([stored or self.whole, stored is not None], self.device)
-        self.sizes[lowest] = int(size)
+        stored = self.node.read(self._key(lowest))
+        stored = self.unsearched if stored is None else stored
+        size, all_stored = self.peers.least([self.whole if stored is None else stored, stored is not None], self.device)
+        if size == 0 and self.switched(lowest):
+            return self._agreed(lowest, try_out)
+        self.sizes[lowest] = max(1, int(size))
         while not all_stored:
             error = ran_out(try_out, self.sizes[lowest])
             if not self.peers.any(error is not None, self.device):
                 self.node.write(self._key(lowest), self.sizes[lowest])
                 break
             self.halve(lowest, error)
+            if lowest not in self.sizes:
+                return self._agreed(lowest, try_out)
         return self.sizes[lowest]
 
+    def switched(self, lowest: int | None = None) -> bool:
+        """Turn gradient checkpointing on where it may be and is not. Returns whether it was turned on.
+
+        All sizes are then to be found anew. The node keeps a size of 0 for `lowest`: with checkpointing alone.
+        """
+        if self.checkpointing != "auto" or not self.checkpoint():
+            return False
+        if lowest is not None:
+            self.node.write(self._key(lowest), 0)
+        self.checkpointing = True
+        self.sizes.clear()
+        return True
+
     def halve(self, lowest: int, error: BaseException | None) -> None:
-        """Halve the size after this worker (`error`) or another one ran out of memory.
+        """Halve the size after this worker (`error`) or another one ran out of memory. From 1, turn checkpointing on instead.
 
         Raises:
             torch.OutOfMemoryError: one example does not fit.
         """
         size = min(self.sizes[lowest], self.whole)
         if size <= 1:
+            if self.switched(lowest):
+                return
             raise _too_large(self.job, error)
         self.sizes[lowest] = -(-size // 2)
         self.node.write(self._key(lowest), self.sizes[lowest])
 
     def _key(self, lowest: int) -> str:
-        return f"{self.kind}, group {lowest} and above, {self.share} at most"
+        return f"{_kind(self.job, self.device, self.checkpointing)}, group {lowest} and above, {self.share} at most"
 
 
 class EvaluationSize:
@@ -158,7 +195,7 @@ class EvaluationSize:
                 they are few. Called when the size is first needed.
         """
         self.job, self.device, self.peers, self.outputs = job, device, peers, outputs
-        self.node, self.key = NodeSizes(cache), f"{_kind(job, device)}, evaluation, padded tokens"
+        self.node, self.key = NodeSizes(cache), f"{_kind(job, device, False)}, evaluation, padded tokens"
         self.most = CPU_EVAL_EXAMPLES if device.type == "cpu" else EVAL_TOKENS
         self.tokens: int | None = None
 

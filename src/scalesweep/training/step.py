@@ -92,7 +92,7 @@ class Gradients:
             found.states.backward(states.grad)
         shape = piece.shape
         passes.flops += self.method.costs.forward(*shape, passes.first)
-        passes.flops += self.method.costs.backward(*shape, self.method.trainable, self.config.gradient_checkpointing)
+        passes.flops += self.method.costs.backward(*shape, self.method.trainable, self.micro_batch.checkpointing is True)
         passes.flops += passes.head_flops(shape, found)
         return total
 

@@ -69,7 +69,7 @@ def settings(winner: Winner, template: str) -> Settings:
         "seed": config.seed,
         "bf16": config.mixed_precision in ("auto", "bf16"),
         "fp16": config.mixed_precision == "fp16",
-        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing": config.gradient_checkpointing is True,  # auto begins without it
     }
     if config.mixed_precision == "auto":
         lost.append(
