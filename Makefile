@@ -1,12 +1,14 @@
-# The two commands are `make quickstart` and `make test`; both install what they need first.
+# The commands are `make quickstart`, `make quickstart-llm` and `make test`; all install what they need first.
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LLM_STAMP := $(VENV)/.installed-quickstart-llm
 
-.PHONY: help install quickstart test test-fast test-slow test-soak test-load test-chaos check clean
+.PHONY: help install quickstart quickstart-llm test test-fast test-slow test-soak test-load test-chaos check clean
 
 help:
 	@echo 'make quickstart   install, run one real sweep (about 5 minutes), show its leaderboard, promote the best trial'
+	@echo 'make quickstart-llm  the same for a small decoder that learns to answer (about 5 minutes): LoRA, full or gradual'
 	@echo 'make install      only make the environment, in $(VENV)'
 	@echo 'make test         install, then run the tests in two processes (minutes)'
 	@echo 'make test-fast    the tests that use no Ray, no models and no simulation (about a minute), for use while you edit'
@@ -27,6 +29,14 @@ $(STAMP): pyproject.toml constraints.txt scripts/install
 
 quickstart: install
 	@bash scripts/quickstart '$(BIN)'
+
+# What the second quickstart needs is apart, so that the other targets do without it.
+$(LLM_STAMP): $(STAMP)
+	@bash scripts/install '$(VENV)' quickstart-llm
+	@touch '$(LLM_STAMP)'
+
+quickstart-llm: $(LLM_STAMP)
+	@bash scripts/quickstart-llm '$(BIN)'
 
 # tests/conftest.py says which test runs in which of the two processes.
 IN_TWO := -n 2 --dist loadgroup
@@ -62,4 +72,4 @@ check: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf '$(VENV)' build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf '$(VENV)' prepared build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
