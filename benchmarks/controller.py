@@ -43,16 +43,16 @@ SWEEP = Path(__file__).parents[1] / "sweeps" / "quickstart.yaml"
 SIZES = (10, 100, 1_000, 10_000)
 SHOWN = 10  # timed suggestions
 GPUS = 2
-N_PARAMS = {"L1": 1.5e6, "L2": 3e6, "L4": 6e6, "L6": 9e6}
-STEPS = (12.0, 24.0, 36.0)  # evaluations of the quickstart
+N_PARAMS = {"L4": 6e6, "L5": 7.5e6, "L6": 9e6}
+STEPS = (30.0, 60.0, 90.0)  # evaluations of the quickstart
 CASES = {  # name → (sampler, whether the study is in the journal file that a launch keeps)
-    "scale_aware": ("scale_aware", False),
+    "forecast": ("forecast", False),
     "tpe": ("tpe", False),
     "random": ("random", False),
-    "scale_aware, journal": ("scale_aware", True),
+    "forecast, journal": ("forecast", True),
     "tpe, journal": ("tpe", True),
 }
-RUNGS = (12.0,)
+RUNGS = (30.0,)
 
 
 def say(text: str) -> None:
@@ -69,12 +69,12 @@ def loss(params: Mapping[str, Any], step: float, rng: np.random.Generator) -> fl
     """An artificial curve with an optimal learning rate, better values for larger sizes, and noise."""
     off = math.log(params["learning_rate"] / 5e-4)
     floor = 0.4 + 0.1 * off**2 + 0.2 * params["dropout"] - 0.02 * int(params["model_size"][1:])
-    return floor + 0.3 * math.exp(-step / 12) + 0.005 * float(rng.standard_normal())
+    return floor + 0.3 * math.exp(-step / 30) + 0.005 * float(rng.standard_normal())
 
 
 def seconds(params: Mapping[str, Any]) -> float:
     """Seconds of virtual time between two evaluations."""
-    return 12 * N_PARAMS[params["model_size"]] / N_PARAMS["L1"] / params["num_gpus"]
+    return 12 * N_PARAMS[params["model_size"]] / N_PARAMS["L4"] / params["num_gpus"]
 
 
 def conductor_of(spec: SweepSpec, storage: BaseStorage, writer: Memory, clock: Clock) -> Conductor:

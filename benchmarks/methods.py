@@ -18,16 +18,15 @@ from scalesweep.spec.sweep import BudgetSpec, EarlyTerminateSpec, SearchSpec
 
 OURS = "scalesweep"
 PROPOSED = {  # settings under test, which become defaults if they do well here
-    "search.sampler": "scale_aware",
+    "search.sampler": "forecast",
     "early_terminate.variant": "promotion",
-    "early_terminate.survival": "by_size",
+    "early_terminate.survival": "forecast",
 }
 ABLATIONS: dict[str, dict[str, Any]] = {  # one changed ingredient each; a change to the default value is left out
     "sampler=tpe": {"search.sampler": "tpe"},
     "sampler=random": {"search.sampler": "random"},
     "survival=metric": {"early_terminate.survival": "metric"},
     "variant=stopping": {"early_terminate.variant": "stopping"},
-    "cost_weight=0": {"search.cost_weight": 0.0},
 }
 SLOW = ("carbs", "carbs-length", "protein")
 KEPT = ("time_attr", "grace_period", "max_t", "reduction_factor")  # the rungs of a family; the rest is scalesweep's

@@ -89,7 +89,7 @@ def test_a_running_trial_survives_the_rebuild_and_can_be_told() -> None:
 # ---- points to evaluate ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "scale_aware"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "forecast"])
 def test_given_points_come_first_in_order_with_any_sampler_and_a_rebuilt_study_agrees(sampler: str) -> None:
     whole = {"model_size": "L2", "num_gpus": 2, "unfreezing": "gradual", "unfreeze_interval": 3, "learning_rate": 0.002}
     points = [whole, {"learning_rate": 0.0005}, {"model_size": "L1", "unfreezing": "full"}]
@@ -109,7 +109,7 @@ def test_given_points_come_first_in_order_with_any_sampler_and_a_rebuilt_study_a
         assert [trial.params for trial in drive(rebuilt, cut, 9 - cut)] == [trial.params for trial in trials[cut:]]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "scale_aware"])
+@pytest.mark.parametrize("sampler", ["tpe", "forecast"])
 def test_given_points_that_differ_in_the_gpu_count_alone_all_run(sampler: str) -> None:
     space = {"num_gpus": {"values": [1, 2]}, "dropout": {"values": [0.0, 0.1]}}
     points = [{"num_gpus": 1, "dropout": 0.1}, {"num_gpus": 2, "dropout": 0.1}, {"num_gpus": 1}, {"num_gpus": 2}]
@@ -127,7 +127,7 @@ def test_given_points_that_differ_in_the_gpu_count_alone_all_run(sampler: str) -
     assert [trial.params for trial in drive(rebuilt, 2, 2)] == [trial.params for trial in trials[2:]]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "scale_aware"])
+@pytest.mark.parametrize("sampler", ["tpe", "forecast"])
 def test_a_given_point_that_cannot_run_gives_its_turn_to_the_sampler(sampler: str) -> None:
     spec = sweep(search={"sampler": sampler, "points_to_evaluate": [{"model_size": "L2", "unfreezing": "full"}]})
     proposer = Proposer(spec, InMemoryStorage(), hopeless=[("L2", "full")])
@@ -266,7 +266,7 @@ SIX: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "scale_aware"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "forecast"])
 def test_each_configuration_of_a_small_space_is_proposed_once(sampler: str) -> None:
     spec = sweep(search_space={"parameters": SIX}, search={"sampler": sampler, "n_startup_trials": 2})
     assert space_size(spec) == 6
@@ -299,7 +299,7 @@ def test_adapters_that_do_not_train_make_no_configurations() -> None:
     assert space_size(sweep(**given, task="causal-lm", data=text)) == 18  # there, adapters of the highest block train
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "scale_aware"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "forecast"])
 def test_a_small_part_of_a_large_space_is_proposed_once(sampler: str) -> None:
     """`head` is one configuration; `full` has a range of its own and is never exhausted."""
     space = {

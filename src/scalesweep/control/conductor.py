@@ -84,6 +84,7 @@ class Conductor:
             early.survival,
             pauses,
             lambda name: str(self.record.trials[name].config["model_size"]),
+            self.proposer.outlook,
         )
         self.sign = -self.spec.loss_sign  # rungs compare values that are higher for better trials
         self.metric = self.spec.metric.name
@@ -322,7 +323,7 @@ class Conductor:
         if not ready:
             return None
         closing = self.no_more_trials()
-        promoted = self.rungs.promotable(ready, closing)
+        promoted = self.rungs.promotable(self.paused, closing, ready)
         if promoted is None and closing and self._leader_goes_on:
             return self.rungs.leader(ready)
         return promoted

@@ -43,6 +43,15 @@ def new_manifest(
     return Manifest(made)
 
 
+def in_todays_words(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of an older version with the search settings that replaced its own."""
+    search = dict(manifest.get("spec", {}).get("search") or {})
+    search.pop("cost_weight", None)
+    if search.get("sampler") == "scale_aware":
+        search["sampler"] = "forecast"
+    return {**manifest, "spec": {**manifest["spec"], "search": search}} if search else manifest
+
+
 @dataclass(frozen=True)
 class Size:
     """One row of the ladder: a model size as it was measured. `json` is the row as it is in the file."""

@@ -22,7 +22,7 @@ from typing import IO, Any, Protocol
 
 from scalesweep.errors import OutsideError, UserError, command
 from scalesweep.record.lease import Lease
-from scalesweep.record.manifest import SCHEMA_VERSION, Manifest
+from scalesweep.record.manifest import SCHEMA_VERSION, Manifest, in_todays_words
 from scalesweep.record.schema import Record, replay
 from scalesweep.storage import STORAGE_SECONDS, UrlPath, cannot_write, patiently, place, without_secrets
 
@@ -132,7 +132,7 @@ def read_manifest(run_dir: Path | UrlPath) -> Manifest:
             f"{path} has record version {version}, but this scalesweep reads version {SCHEMA_VERSION}",
             f"use the scalesweep version that wrote it ({manifest.get('versions', {}).get('scalesweep', 'unknown')})",
         )
-    return Manifest(manifest)
+    return Manifest(in_todays_words(manifest))
 
 
 def began(run_dir: Path | UrlPath) -> bool:

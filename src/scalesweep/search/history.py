@@ -13,8 +13,12 @@ from scalesweep.record import Past, State, Trial
 from scalesweep.record.curves import between
 from scalesweep.search.encoding import Encoder
 
-REFIT = 1.25  # slow model parameters are refitted when the number of trials has grown by this factor
+REFIT = 1.03  # the forecast is fitted anew when the number of values has grown by this factor
+RARELY = 1.25  # the same for slow model parameters and the number of trials
 PARTS = 3  # a sweep without rungs gets levels at 1/27, 1/9 and 1/3 of a trial
+
+
+Snapshot = list[tuple[np.ndarray, list[float | None]]]
 
 
 @dataclass
@@ -48,9 +52,11 @@ class History:
         self.seen: dict[str, Seen] = {}
         self.tried = np.empty((0, len(encoder.columns)))  # places of this sweep's own trials
         self.judged = 0  # trials that have reached the first level
-        self.snapshot: list[tuple[np.ndarray, list[float | None]]] = []  # places and values at the last refit
-        self._due = 0
-        self.version = 0  # grows with every value
+        # Places and values at the last refits. A resumed sweep, which adds the same reports in the same order, has the same.
+        self.snapshot: Snapshot = []
+        self.rare: Snapshot = []
+        self._due, self._rare_due = 0, 0
+        self.version = 0  # grows with every report that adds values
 
     def add(self, name: str, params: Mapping[str, Any], past: bool = False) -> None:
         units = self.encoder.units(params)
@@ -73,8 +79,8 @@ class History:
         for trial in trials:
             self.ended(trial.name, trial.state)
 
-    def report(self, name: str, fidelity: float, loss: float, gpu_seconds: float) -> None:
-        """Add a report. A level between two reports gets the interpolated value."""
+    def report(self, name: str, fidelity: float, loss: float, gpu_seconds: float) -> bool:
+        """Add a report. A level between two reports gets the interpolated value. Returns whether the trial reached a level."""
         trial = self.seen[name]
         known = len(trial.values)
         for level in self.levels[len(trial.values) :]:
@@ -85,14 +91,17 @@ class History:
             # A first report informs only the last of the levels that it has passed.
             trial.values[:-1] = [None] * len(trial.values[:-1])
         trial.fidelity, trial.last, trial.gpu_seconds = fidelity, loss, gpu_seconds
-        self.version += len(trial.values) > known
-        if trial.values and not known:
-            self.judged += 1
-        if self.judged >= self._due:
-            # Slow model parameters are fitted to the record at this moment, so that a resumed sweep, which adds the same
-            # reports in the same order, fits the same parameters.
+        if len(trial.values) == known:
+            return False
+        self.version += 1
+        self.judged += not known
+        if self.version >= self._due:
             self.snapshot = [(t.units, list(t.values)) for t in self.seen.values() if t.values]
-            self._due = math.ceil(max(self.judged, 1) * REFIT)
+            self._due = math.ceil(self.version * REFIT)
+        if self.judged >= self._rare_due:
+            self.rare = self.snapshot
+            self._rare_due = math.ceil(self.judged * RARELY)
+        return True
 
     def ended(self, name: str, state: State) -> None:
         self.seen[name].state = state

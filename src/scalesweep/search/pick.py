@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from scalesweep.record import Record, Trial
 from scalesweep.record.ranking import best
-from scalesweep.search.samplers import BaseSampler, make_sampler
+from scalesweep.search.outlook import Outlook
 from scalesweep.spec import SweepSpec
 
 
-def pick(record: Record, sampler: BaseSampler) -> Trial | None:
-    """The sampler's pick, if it has models and they know enough trials; otherwise the first of the ranking.
+def pick(record: Record, outlook: Outlook) -> Trial | None:
+    """The trial with the best forecast where forecasts drive the sweep; otherwise the first of the ranking.
 
-    The models may pick a trial with the best expected final value before it has run to the end, because promotion trains it
-    to the end anyway.
+    It need not have run to the end, because promotion trains it to the end anyway.
     """
-    name = sampler.pick()
+    spec = outlook.spec
+    name = outlook.pick() if "forecast" in (spec.search.sampler, spec.early_terminate.survival) else None
     return best(record) if name is None else record.trials[name]
 
 
 def pick_of(record: Record, spec: SweepSpec) -> Trial | None:
-    """The pick from a record alone, with a sampler that has seen all of it."""
-    sampler = make_sampler(spec, record.n_params)
-    sampler.take(record.by_number(), record.past)
-    return pick(record, sampler)
+    """The pick from a record alone."""
+    outlook = Outlook(spec, record.n_params)
+    outlook.take(record.by_number(), record.past)
+    return pick(record, outlook)

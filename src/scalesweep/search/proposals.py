@@ -26,6 +26,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from scalesweep.record import Past, State, Trial
+from scalesweep.search.outlook import Outlook
 from scalesweep.search.samplers import Ask, make_sampler
 from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices
 from scalesweep.spec.config import WHOLE
@@ -178,7 +179,8 @@ class Proposer:
         self.spec = spec
         self.metric = spec.metric.name
         self._hopeless = least_ranks(hopeless)
-        self.sampler = make_sampler(spec, n_params or {})
+        self.outlook = Outlook(spec, n_params or {})
+        self.sampler = make_sampler(spec, n_params or {}, self.outlook)
         self._combinations = combinations(spec)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(storage=storage, study_name=spec.name, direction=spec.goal)
@@ -193,7 +195,7 @@ class Proposer:
             self._add_past(earlier)
         for trial in known:
             self._add(trial, storage)
-        self.sampler.take(known, past)
+        self.outlook.take(known, past)
 
     def _add_past(self, past: Past) -> None:
         """Add a trial of an earlier sweep for the sampler. Trials without a value are skipped."""
@@ -373,7 +375,7 @@ class Proposer:
         trial.set_user_attr("trial", name)
         self._note_tried(params)
         self._open[number] = trial, params, name
-        self.sampler.add(name, params)
+        self.outlook.add(name, params)
         return Proposal(number, params)
 
     def _given(self, number: int) -> dict[str, Any]:
@@ -388,7 +390,7 @@ class Proposer:
         """Store an intermediate value, including the last one before a stop."""
         trial, _, name = self._open[number]
         trial.report(value, self._step(fidelity))
-        self.sampler.report(name, fidelity, self.spec.loss_sign * value, gpu_seconds)
+        self.outlook.report(name, fidelity, self.spec.loss_sign * value, gpu_seconds)
 
     def tell(self, number: int, state: State, value: float | None) -> None:
         """Close a trial with its state. `value` counts for COMPLETE only: Optuna takes a pruned trial's value from its reports."""
@@ -397,7 +399,7 @@ class Proposer:
             for constraint, violation in _VIOLATED.items():
                 trial.set_constraint(constraint, violation)
             self._give_up(params)
-        self.sampler.ended(name, state)
+        self.outlook.ended(name, state)
         told = _STATES[state]
         self.study.tell(trial, value if told == TrialState.COMPLETE else None, state=told)
 

@@ -1,10 +1,6 @@
-"""The models of the search: a configuration's loss at full fidelity, and its cost.
+"""The models of the proposals: a configuration's expected loss at full fidelity, and its cost.
 
-Both models are fitted to the record alone and can be rebuilt from it:
-
-- `Surrogate`: a Gaussian process over the space and the fidelity, with sizes on a log scale (multi-fidelity Bayesian
-  optimization; freeze–thaw, Swersky et al., 2014, for the joint model of unfinished curves). It is conditioned on the value of
-  every trial at every level that it reached, and predicts the value at full fidelity;
+- `Surrogate`: a Gaussian process over the space, with sizes on a log scale;
 - `CostModel`: GPU seconds per unit of fidelity.
 """
 
@@ -21,11 +17,10 @@ from scipy.stats import norm, rankdata
 from scalesweep.search.encoding import Encoder
 from scalesweep.search.history import Seen
 
-MOST = 300  # most values on which the process is conditioned
-MOST_FITTED = 160  # most values for fitting its length scales
+MOST = 250  # most values on which the process is conditioned
+MOST_FITTED = 120  # most values for fitting its length scales
 JITTER = 1e-6
 ROOT5 = math.sqrt(5.0)
-LEVEL_SCALE = 2.0  # prior length scale over the levels: the order changes little from the first to the last
 EXPECTED_SD = 0.05  # of a running trial that is assumed to end as expected
 
 
@@ -89,65 +84,45 @@ def normal_scores(loss: np.ndarray) -> np.ndarray:
 
 
 class Surrogate:
-    """The Gaussian process over features and fidelity; losses are normal scores.
-
-    A loss is the sum of three parts: a smooth function of both (Matérn 5/2 with a length scale per feature and one for the
-    level), the trial's own offset (independent of its neighbours, correlated between levels), and noise.
-
-    The parameters `theta` are logarithms: variance of the smooth part, length scales (that of the level last), variance of
-    the trial's own part, variance of the noise.
+    """The Gaussian process over features: a smooth part (Matérn 5/2 with a length scale per feature), and noise. Losses are normal
+    scores. The parameters `theta` are logarithms: variance of the smooth part, length scales, variance of the noise.
     """
 
-    def __init__(
-        self, inputs: np.ndarray, trials: np.ndarray, target: np.ndarray, theta: np.ndarray, noise: np.ndarray | float = 0.0
-    ) -> None:
+    def __init__(self, features: np.ndarray, target: np.ndarray, theta: np.ndarray, noise: np.ndarray | None = None) -> None:
         """Condition the process on values.
 
         Args:
-            inputs: [values, features + 1]; the last column is the level on [0, 1].
-            trials: the number of each value's trial (from 0), int [values].
+            features: [values, features].
             target: normal scores, float [values].
             theta: parameters from `fit_theta`.
-            noise: an extra standard deviation besides the process's own noise.
+            noise: the variance of each value; by default that of `theta`.
         """
-        self.mean = float(np.mean(target))
-        self.theta = theta
-        self.inputs, self.trials, self.target = inputs, trials, target
-        self.noise = np.broadcast_to(noise, len(target))
-        self.scales = np.exp(theta[1:-2])
-        covariance = self._covariance(inputs, trials)
-        covariance[np.diag_indices(len(target))] += self.noise**2 + math.exp(theta[-1]) + JITTER
+        self.mean, self.theta, self.scales = float(np.mean(target)), theta, np.exp(theta[1:-1])
+        self.features, self.target = features, target
+        self.noise = np.full(len(target), math.exp(theta[-1]) + JITTER) if noise is None else noise
+        covariance = self._covariance(features)
+        covariance[np.diag_indices(len(target))] += self.noise
         self.factor = cholesky(covariance, lower=True, check_finite=False)
         self.weights = cho_solve((self.factor, True), target - self.mean, check_finite=False)
 
-    def _covariance(self, inputs: np.ndarray, trials: np.ndarray | None) -> np.ndarray:
-        """The covariance of `inputs` with the known values. With `trials` None, the inputs belong to none of the known trials."""
-        covariance = math.exp(self.theta[0]) * _matern(_distances(inputs / self.scales, self.inputs / self.scales))
-        if trials is not None:
-            same = np.nonzero(trials[:, None] == self.trials)
-            apart = np.abs(inputs[same[0], -1] - self.inputs[same[1], -1]) / self.scales[-1]
-            covariance[same] += math.exp(self.theta[-2]) * _matern(apart)
-        return covariance
+    def _covariance(self, features: np.ndarray) -> np.ndarray:
+        """The covariance of the smooth part at `features` with that at the known values."""
+        return math.exp(self.theta[0]) * _matern(_distances(features / self.scales, self.features / self.scales))
 
-    def given(self, inputs: np.ndarray, trials: np.ndarray, loss: np.ndarray) -> Surrogate:
-        """The process conditioned on further values, with the same length scales."""
+    def given(self, features: np.ndarray) -> Surrogate:
+        """The process as if the values at further places were known to be the expected ones."""
         return Surrogate(
-            np.vstack([self.inputs, inputs]),
-            np.concatenate([self.trials, trials]),
-            np.concatenate([self.target, loss]),
+            np.vstack([self.features, features]),
+            np.concatenate([self.target, self._covariance(features) @ self.weights + self.mean]),
             self.theta,
-            np.concatenate([self.noise, np.full(len(loss), EXPECTED_SD)]),
+            np.concatenate([self.noise, np.full(len(features), EXPECTED_SD**2)]),
         )
 
-    def expected(self, inputs: np.ndarray, trials: np.ndarray | None = None) -> np.ndarray:
-        """The mean of the loss at each input, float [n]."""
-        return np.asarray(self._covariance(inputs, trials) @ self.weights + self.mean)
-
-    def predict(self, inputs: np.ndarray, trials: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The mean and standard deviation of the loss at each input, without the noise of evaluations."""
-        across = self._covariance(inputs, trials)
+    def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The mean and standard deviation of the loss at each place, without noise."""
+        across = self._covariance(features)
         known = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
-        variance = math.exp(self.theta[0]) + math.exp(self.theta[-2]) - np.einsum("ij,ij->j", known, known)
+        variance = math.exp(self.theta[0]) - np.einsum("ij,ij->j", known, known)
         return np.asarray(across @ self.weights + self.mean), np.sqrt(np.maximum(variance, 1e-9))
 
 
@@ -173,37 +148,34 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(squared, out=squared))
 
 
-def fit_theta(inputs: np.ndarray, trials: np.ndarray, target: np.ndarray) -> np.ndarray:
+def fit_theta(features: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Parameters of the process by penalized likelihood; arguments and result as in `Surrogate`.
 
     A log-normal prior whose median grows with the dimension (Hvarfner et al., 2024) prevents overfitting to a dozen trials in
     a dozen dimensions.
     """
-    width = inputs.shape[1]
-    middle = np.log([1.0, *[0.5 * math.sqrt(width)] * (width - 1), LEVEL_SCALE, 0.1, 0.01])
-    spread = np.array([2.0, *[1.0] * (width - 1), 0.5, 1.5, 2.0])
-    bounds = np.log([(0.02, 50.0), *[(0.05, 50.0)] * width, (1e-4, 4.0), (1e-4, 0.5)])
-    start = np.log([1.0, *[1.5] * width, 0.1, 0.01])
+    width = features.shape[1]
+    middle = np.log([1.0, *[0.5 * math.sqrt(width + 1)] * width, 0.05])
+    spread = np.array([2.0, *[1.0] * width, 1.5])
+    bounds = np.log([(0.02, 50.0), *[(0.05, 50.0)] * width, (1e-4, 4.0)])
+    start = np.log([1.0, *[1.5] * width, 0.1])
     centred = target - np.mean(target)
-    squared = (inputs[:, None, :] - inputs[None, :, :]) ** 2
-    same = trials[:, None] == trials
+    squared = (features[:, None, :] - features[None, :, :]) ** 2
 
     def value(theta: np.ndarray) -> tuple[float, np.ndarray]:
         """Penalized negative log likelihood and its gradient (Rasmussen & Williams, 2006, eq. 5.9)."""
-        inverse_squares = np.exp(-2 * theta[1:-2])
+        inverse_squares = np.exp(-2 * theta[1:-1])
         far = ROOT5 * np.sqrt(squared @ inverse_squares)
-        far_level = ROOT5 * np.sqrt(squared[:, :, -1] * inverse_squares[-1])
-        fade, fade_level = math.exp(theta[0]) * np.exp(-far), math.exp(theta[-2]) * np.exp(-far_level) * same
-        smooth, own = fade * (1 + far + far * far / 3), fade_level * (1 + far_level + far_level * far_level / 3)
-        covariance = smooth + own
+        fade = math.exp(theta[0]) * np.exp(-far)
+        smooth = fade * (1 + far + far * far / 3)
+        covariance = smooth.copy()
         covariance[np.diag_indices(len(target))] += math.exp(theta[-1]) + JITTER
         factor = cholesky(covariance, lower=True, check_finite=False)
         weights = cho_solve((factor, True), centred, check_finite=False)
         inner = cho_solve((factor, True), np.eye(len(target)), check_finite=False) - np.outer(weights, weights)
         slope = np.empty_like(theta)
-        slope[0], slope[-2], slope[-1] = np.sum(inner * smooth), np.sum(inner * own), np.trace(inner) * math.exp(theta[-1])
-        slope[1:-2] = 5 / 3 * np.tensordot(inner * fade * (1 + far), squared, 2) * inverse_squares
-        slope[-3] += 5 / 3 * np.sum(inner * fade_level * (1 + far_level) * squared[:, :, -1]) * inverse_squares[-1]
+        slope[0], slope[-1] = np.sum(inner * smooth), np.trace(inner) * math.exp(theta[-1])
+        slope[1:-1] = 5 / 3 * np.tensordot(inner * fade * (1 + far), squared, 2) * inverse_squares
         offset = (theta - middle) / spread
         loss = 0.5 * centred @ weights + np.log(np.diag(factor)).sum() + 0.5 * offset @ offset
         return float(loss), 0.5 * slope + offset / spread
@@ -212,9 +184,18 @@ def fit_theta(inputs: np.ndarray, trials: np.ndarray, target: np.ndarray) -> np.
     return np.asarray(found.x)
 
 
-def chosen(target: np.ndarray, most: int) -> np.ndarray:
-    """The indices of at most `most` values for conditioning a model. If there are more values, these are the best ones for half
+def log_improvement(incumbent: float, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """The logarithm of the expected improvement below `incumbent`."""
+    z = (incumbent - mean) / sd
+    safe = np.maximum(z, -12.0)  # continued as −z²/2 below
+    improvement = sd * (safe * norm.cdf(safe) + norm.pdf(safe))
+    return np.asarray(np.log(np.maximum(improvement, 1e-300)) - np.where(z < -12, (z**2 - 144) / 2, 0.0))
+
+
+def chosen(target: np.ndarray, fitting: bool = False) -> np.ndarray:
+    """The indices of the values on which the process is conditioned, or fitted. Of many values, these are the best ones for half
     of the places, and an even selection of the others, so that the model also covers poor regions."""
+    most = MOST_FITTED if fitting else MOST
     if len(target) <= most:
         return np.arange(len(target))
     order = np.argsort(target, kind="stable")

@@ -109,5 +109,5 @@ class SweepDriver:
         return self.conductor.finished()
 
     def pick(self) -> Mapping[str, Any] | None:
-        trial = pick(self.record, self.conductor.proposer.sampler)
+        trial = pick(self.record, self.conductor.proposer.outlook)
         return None if trial is None else trial.params

@@ -300,7 +300,7 @@ class Parameter(BaseModel):
     )
     prior: Scalar | None = Field(
         None,
-        description="value that you believe to be best. scale_aware tries it first and then stays near it more often; other "
+        description="value that you believe to be best. the sampler forecast tries it first and then stays near it more often; other "
         "samplers don't read it. Refused beside `value`.",
     )
     when: dict[str, Scalar | list[Scalar]] = Field(

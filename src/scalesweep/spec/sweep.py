@@ -283,6 +283,8 @@ VARIANTS: dict[Variant, str] = {
     "before new trials. Needs a rung before `max_t`.",
 }
 SURVIVAL_RULES: dict[str, str] = {  # each has a file of its name in search/survival/
+    "forecast": "the best by what each trial is expected to reach at `max_t`; never more than the quota. With `variant: stopping` as "
+    "`metric`",
     "metric": "the best by the metric at the rung (ASHA: Li et al., 2018, arXiv 1810.05934)",
     "by_size": "the best of each model size; at the last rung before `max_t`, the best of all sizes",
     "pareto": "the best by metric and GPU seconds at once: non-dominated sorting, then an ε-net (MO-ASHA: Schmucker et al., "
@@ -326,9 +328,9 @@ class EarlyTerminateSpec(_Strict):
 
 
 SAMPLERS: dict[str, str] = {  # each has a file of its name in search/samplers/
+    "forecast": "half of the trials evenly over the space, half where a model of all trials' forecasts promises most",
     "tpe": "Optuna's `TPESampler` with `multivariate`, `group` and `constant_liar` (Bergstra et al., 2011)",
     "random": "Optuna's `RandomSampler`",
-    "scale_aware": "expected improvement at `max_t` per cost, by one model of all trials over sizes and fidelities",
 }
 if TYPE_CHECKING:
     Sampler = str
@@ -338,16 +340,10 @@ else:
 
 class SearchSpec(_Strict):
     sampler: Sampler = Field("tpe", description="method that proposes the parameters of new trials")
-    cost_weight: float = Field(
-        0.3,
-        ge=0,
-        description="power of the expected cost by which a proposal's expected improvement is divided (scale_aware only). "
-        "0 ignores costs.",
-    )
     n_startup_trials: int = Field(
         10,
         ge=1,
-        description="trials before the sampler uses its model. scale_aware counts trials that have reached the first rung, at "
+        description="trials before the sampler uses its model. forecast counts trials that have reached the first rung, at "
         "least 3, and spreads them evenly over the space; tpe draws them at random.",
     )
     points_to_evaluate: list[dict[str, Scalar]] = Field(
@@ -380,7 +376,7 @@ class BudgetSpec(_Strict):
         None,
         gt=0,
         description="GPU hours of one trial. The trial stops at the report after which another stretch as long as its last "
-        "would exceed them. scale_aware proposes no trial that is expected to need more.",
+        "would exceed them. forecast proposes no trial that is expected to need more.",
     )
 
 

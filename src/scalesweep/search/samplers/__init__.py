@@ -1,18 +1,18 @@
 """The samplers: a file per name of `spec.sweep.SAMPLERS`, whose class `Sampler` proposes the parameters of new trials.
 
-A sampler sees the trials in the order of the record and must depend on nothing else, so that a resumed sweep proposes as one
-without interruption. The study (`proposals.py`) keeps every proposal; a sampler of our own chooses before the study is asked.
+A sampler sees the trials through the study or the outlook and must depend on nothing else, so that a resumed sweep proposes as
+one without interruption. The study (`proposals.py`) keeps every proposal; a sampler of our own chooses before the study is asked.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from scalesweep.record import Past, State, Trial
+from scalesweep.search.outlook import Outlook
 from scalesweep.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -40,12 +40,13 @@ class BaseSampler:
 
     past_in_study = True  # whether the study holds the trials of a warm start, because its sampler learns from them
 
-    def __init__(self, spec: SweepSpec, n_params: Mapping[str, float]) -> None:
+    def __init__(self, spec: SweepSpec, n_params: Mapping[str, float], outlook: Outlook) -> None:
         """
         Args:
             n_params: known parameter counts of sizes.
+            outlook: all trials and their forecasts.
         """
-        self.spec, self.n_params = spec, n_params
+        self.spec, self.n_params, self.outlook = spec, n_params, outlook
 
     def of_study(self, seed: int) -> optuna.samplers.BaseSampler:
         """The sampler with which the study draws what `choose` leaves open."""
@@ -57,24 +58,8 @@ class BaseSampler:
         """The parameters that the study shall take; empty if it draws them. None if nothing is left to propose."""
         return {}
 
-    def take(self, trials: Sequence[Trial], past: Sequence[Past] = ()) -> None:
-        """Add trials of earlier sweeps, then those of a record."""
 
-    def add(self, name: str, params: Mapping[str, Any]) -> None:
-        """Add a proposed trial."""
-
-    def report(self, name: str, fidelity: float, loss: float, gpu_seconds: float) -> None:
-        """Add a report of a trial. A loss is lower for better trials."""
-
-    def ended(self, name: str, state: State) -> None:
-        """Close a trial."""
-
-    def pick(self) -> str | None:
-        """The trial to promote; None if the first of the ranking is."""
-        return None
-
-
-def make_sampler(spec: SweepSpec, n_params: Mapping[str, float]) -> BaseSampler:
+def make_sampler(spec: SweepSpec, n_params: Mapping[str, float], outlook: Outlook) -> BaseSampler:
     """The sampler of a sweep, from the file of its name."""
-    made: BaseSampler = import_module(f"{__name__}.{spec.search.sampler}").Sampler(spec, n_params)
+    made: BaseSampler = import_module(f"{__name__}.{spec.search.sampler}").Sampler(spec, n_params, outlook)
     return made

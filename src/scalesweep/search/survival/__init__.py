@@ -11,13 +11,16 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from scalesweep.record import Mark
 from scalesweep.record.curves import between, cost_between
 from scalesweep.spec import rung_count
+
+if TYPE_CHECKING:
+    from scalesweep.search.outlook import Outlook
 
 Action = Literal["continue", "stop", "pause", "complete"]
 
@@ -46,6 +49,12 @@ class Verdict:
 
 class BaseRule:
     """The rule by the metric alone. The others override what they change."""
+
+    strict = False
+    """Whether no more trials than the quota are ever continued from a rung, even where better ones come later."""
+
+    def __init__(self, outlook: Outlook | None = None) -> None:
+        self.outlook = outlook
 
     def group(self, size: str, last: bool) -> str:  # noqa: ARG002
         """The group within which a trial of a model size is judged at a rung; empty for all trials.
@@ -104,10 +113,12 @@ class Rungs:
         rule: str = "metric",
         pauses: bool = False,
         size_of: Callable[[str], str] = lambda trial: "",  # noqa: ARG005
+        outlook: Outlook | None = None,
     ) -> None:
         """
         Args:
             rule: name of the survival rule.
+            outlook: forecasts of all trials, for rules that need them.
             pauses: a trial waits at each rung until it is promoted, and is never stopped there.
             size_of: returns a trial's model size.
         """
@@ -115,7 +126,7 @@ class Rungs:
         self.end = rung_count(levels, max_t)
         self.reduction_factor = reduction_factor
         self.max_t = max_t
-        self.rule: BaseRule = import_module(f"{__name__}.{rule}").Rule()
+        self.rule: BaseRule = import_module(f"{__name__}.{rule}").Rule(outlook)
         self.pauses = pauses
         self.size_of = size_of
         self.recorded: dict[int, list[dict[str, Point]]] = {}  # by bracket
@@ -170,27 +181,34 @@ class Rungs:
             if mark.rung <= len(self.levels):
                 self._keep(trial, bracket, mark.rung - 1, Point(mark.value, mark.gpu_seconds))
 
-    def promotable(self, paused: Collection[str], closing: bool = False) -> str | None:
+    def promotable(self, paused: Collection[str], closing: bool = False, ready: Collection[str] | None = None) -> str | None:
         """The paused trial to continue next, if any: the promotion variant of ASHA (Li et al., 2018, Alg. 2).
 
         From the highest rung down, this is a paused trial among the best 1/reduction_factor of all trials of its bracket that
         have reached the rung (with `by_size`, of its size).
 
         Args:
+            paused: all trials that wait at a rung.
             closing: no new trial will start. Then all sizes are compared, because a size with few trials would wait forever.
+            ready: the paused trials that may continue now; by default all.
         """
+        paused = set(paused)
         for index in reversed(range(len(self.levels))):
             for bracket in sorted(self.recorded):
                 there = self.recorded[bracket][index]
                 above = self.recorded[bracket][index + 1] if index + 1 < len(self.levels) else {}
                 waiting: dict[str, list[str]] = {}
-                for name in paused:
+                for name in paused if ready is None else ready:
                     if name in there and name not in above:
                         waiting.setdefault("" if closing else self._group(name, index), []).append(name)
                 for group, names in sorted(waiting.items()):
                     order = self._orders[group, bracket, index]
+                    quota = int(len(order) / self.reduction_factor)
+                    waits = paused - above.keys()
+                    if self.rule.strict and sum(name not in waits and loss < math.inf for loss, name in order) >= quota:
+                        continue  # as many went on, or ended here without having diverged
                     first, place = self.rule.first(names, there, order)
-                    if place < int(len(order) / self.reduction_factor):
+                    if place < quota:
                         return first
         return None
 

@@ -1,0 +1,100 @@
+"""The outlook: what each trial of a record is expected to reach at `max_t`, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from scalesweep.record import Past, State, Trial
+from scalesweep.search.encoding import Encoder
+from scalesweep.search.forecast import Forecast, as_rows
+from scalesweep.search.history import History, Seen
+from scalesweep.spec import SweepSpec, rung_levels
+from scalesweep.spec.configurations import without_influence
+
+
+class Expected(NamedTuple):
+    """The loss at `max_t`. That of a trial that has diverged is infinite."""
+
+    mean: float
+    sd: float
+
+
+UNKNOWN = Expected(math.inf, 0.0)
+
+
+class Outlook:
+    """The forecasts of all trials. They depend on the record alone, so a resumed sweep has the same."""
+
+    def __init__(self, spec: SweepSpec, n_params: Mapping[str, float]) -> None:
+        """
+        Args:
+            n_params: known parameter counts of sizes.
+        """
+        self.spec = spec
+        self.encoder = Encoder(spec, n_params)
+        self.without = without_influence(spec)
+        self.history = History(self.encoder, rung_levels(spec), spec.early_terminate.max_t)
+        self._forecast: tuple[int, Forecast] | None = None
+        self._expected: dict[str, Expected] = {}
+        self._stale: set[str] = set()
+
+    # ---- the record -----------------------------------------------------------------------------------------------------
+
+    def take(self, trials: Sequence[Trial], past: Sequence[Past] = ()) -> None:
+        """Add trials of earlier sweeps, then those of a record."""
+        self.history.take(trials, self.spec.metric.name, self.spec.loss_sign, past)
+        self._stale |= self.history.seen.keys()
+
+    def add(self, name: str, params: Mapping[str, object]) -> None:
+        """Add a proposed trial."""
+        self.history.add(name, params)
+
+    def report(self, name: str, fidelity: float, loss: float, gpu_seconds: float) -> None:
+        """Add a report of a trial. A loss is lower for better trials."""
+        if self.history.report(name, fidelity, loss, gpu_seconds):
+            self._stale.add(name)
+
+    def ended(self, name: str, state: State) -> None:
+        """Close a trial."""
+        self.history.ended(name, state)
+
+    # ---- forecasts ------------------------------------------------------------------------------------------------------
+
+    def features(self, units: np.ndarray) -> np.ndarray:
+        """The features [n, features] of places in the space, without parameters that change no result."""
+        return self.encoder.features(units, self.without)
+
+    def expected(self) -> Mapping[str, Expected]:
+        """The forecast of each trial that has reached a rung."""
+        snapshot = self.history.snapshot
+        if snapshot and (self._forecast is None or self._forecast[0] != len(snapshot)):
+            losses = as_rows([values for _, values in snapshot], len(self.history.levels))
+            settings = self.features(np.array([units for units, _ in snapshot])) - 0.5
+            self._forecast = len(snapshot), Forecast(losses, settings)
+            self._stale |= self.history.seen.keys()
+        stale = [trial for name in sorted(self._stale) if (trial := self.history.seen[name]).values]
+        self._stale.clear()
+        live = [trial for trial in stale if math.isfinite(trial.score)]
+        self._expected |= dict.fromkeys((trial.name for trial in stale), UNKNOWN)
+        if live and self._forecast is not None:
+            rungs = np.array([len(trial.values) - 1 for trial in live])
+            settings = self.features(np.array([trial.units for trial in live])) - 0.5
+            mean, sd = self._forecast[1].at_end(rungs, np.array([trial.score for trial in live]), settings)
+            for trial, *values in zip(live, mean.tolist(), sd.tolist(), strict=True):
+                self._expected[trial.name] = Expected(*values)
+        return self._expected
+
+    def own(self) -> list[Seen]:
+        """The trials of this sweep that have reached a rung."""
+        return [trial for trial in self.history.seen.values() if trial.values and not trial.past]
+
+    def pick(self) -> str | None:
+        """The trial with the least expected loss plus one standard deviation; None before the first rung."""
+        expected = self.expected()
+        usable = (State.RUNNING, State.PRUNED, State.COMPLETE)
+        names = [trial.name for trial in self.own() if trial.state in usable and math.isfinite(trial.score)]
+        return min(names, key=lambda name: (sum(expected[name]), name), default=None)
