@@ -11,6 +11,7 @@ bf16, qlora  the same with LoRA on a base in bf16, and in 4 bits
 evaluation   peak memory of an evaluation with a large vocabulary, against the Trainer's
 cache        a step on the cached output of the frozen groups, against one that computes them
 memory       the micro-batch search, and a trial that runs out of memory on the way and continues in smaller pieces
+shared       two trials at once, each on half of the GPU, against one after the other
 nccl         a sum over all GPUs of this machine, one process each
 
 The check reports a part that fails, and runs the others. `--cpu` runs the same parts on tiny models: it tests the script, not
@@ -287,6 +288,42 @@ class Check:
         del held
         return found
 
+    def shared(self) -> dict[str, Any]:
+        import ray
+
+        from scalesweep.workers.group import WorkerGroup
+        from scalesweep.workers.pool import WorkerPool
+        from scalesweep.workers.session import ray_cluster
+
+        def run(pool: Any, *names: str) -> tuple[float, float]:
+            """(seconds until all of these trials have ended, loss of the first), without their start."""
+            groups = [WorkerGroup(pool.lease(name, 0.5, capacity=1)) for name in names]
+            for group in groups:
+                group.begin(job)
+            began = time.perf_counter()
+            reports = [ray.get(reference) for reference in [group.ranks[0].next.remote() for group in groups]]
+            seconds = time.perf_counter() - began
+            for name in names:
+                pool.release(name)
+            return seconds, reports[0].metrics["eval_loss"]
+
+        job = self.job(num_gpus=0.5, unfreezing="head", micro_batch_size=self.size.rows, prefix_cache="off")
+        self._free()
+        with ray_cluster(None, num_gpus=1):
+            pool = WorkerPool(threads=1, on_gpus=True)
+            pool.lease_soon("first", 0.5)  # starts both workers
+            pool.lease_soon("second", 0.5)
+            for name in ("first", "second"):
+                pool.release(name)
+            run(pool, "first", "second")  # the first run of a process is slower
+            at_once, loss = run(pool, "first", "second")
+            apart = [run(pool, name) for name in ("first", "second")]
+            pool.shutdown()
+        return {
+            "shared_seconds_ratio": at_once / sum(seconds for seconds, _ in apart),
+            "shared_loss_difference": abs(loss - apart[0][1]),
+        }
+
     def nccl(self) -> dict[str, Any]:
         import torch
         import torch.multiprocessing as mp
@@ -319,7 +356,20 @@ def _sum_over_gpus(rank: int, world: int, store: str) -> None:
     dist.destroy_process_group()
 
 
-PARTS = ("precision", "attention", "full", "lora", "adamw_8bit", "bf16", "qlora", "evaluation", "cache", "memory", "nccl")
+PARTS = (
+    "precision",
+    "attention",
+    "full",
+    "lora",
+    "adamw_8bit",
+    "bf16",
+    "qlora",
+    "evaluation",
+    "cache",
+    "memory",
+    "shared",
+    "nccl",
+)
 
 
 def main() -> None:

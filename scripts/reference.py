@@ -145,6 +145,7 @@ def parameters() -> str:
         elif info.high is not None:
             low = f"above {shown(info.low)}, at most" if info.above_low else f"{shown(info.low)} …"
             kind += f", {low} {'10⁹' if info.high == BIG else shown(info.high)}"
+            kind += "".join(f", {shown(fraction)}" for fraction in info.fractions)
         elif info.kind == "word":
             kind += {
                 "model_size": " (a size)",

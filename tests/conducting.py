@@ -44,6 +44,9 @@ class Workers:
     def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:  # noqa: ARG002
         return trial.config["model_size"] not in self.lacking
 
+    def room(self) -> float:
+        return math.inf
+
     def idle(self) -> float:
         return self.up
 

@@ -15,7 +15,7 @@ from scalesweep.workers.group import Lease
 from scalesweep.workers.pool import WorkerPool
 
 
-def soon(pool: WorkerPool, holder: str, count: int, capacity: int, kind: str | None = None) -> Lease:
+def soon(pool: WorkerPool, holder: str, count: float, capacity: int, kind: str | None = None) -> Lease:
     deadline = time.monotonic() + 240
     while (lease := pool.lease(holder, count, capacity, kind)) is None:
         assert time.monotonic() < deadline, (holder, pool.workers)
@@ -23,7 +23,7 @@ def soon(pool: WorkerPool, holder: str, count: int, capacity: int, kind: str | N
     return lease
 
 
-def never(pool: WorkerPool, holder: str, count: int, capacity: int, kind: str | None = None) -> None:
+def never(pool: WorkerPool, holder: str, count: float, capacity: int, kind: str | None = None) -> None:
     """Asked for as long as it may keep a list of the nodes, the pool has no such lease, and starts nothing without room."""
     for _ in range(12):
         assert pool.lease(holder, count, capacity, kind) is None
@@ -73,10 +73,34 @@ def strict_pack(small: str, large: str) -> None:
     pool.release("three")
     soon(pool, "three more", 3, 5)
     assert pool.nodes("three more") == {large}
-    for holder in ("one", "two", "three more"):
+    pool.release("one")
+    halves(pool, small)
+    for holder in ("whole", "two", "three more"):
         pool.release(holder)
     spread(pool, small, large)
     pool.shutdown()
+
+
+def halves(pool: WorkerPool, small: str) -> None:
+    """Four trials share the only GPU that is not leased; its idle whole worker ends for them, and they for a whole one."""
+    for holder, share in (("a", 0.5), ("b", 0.5)):
+        soon(pool, holder, share, 5)
+        assert pool.nodes(holder) == {small}
+    assert pool.room(5) == 0
+    pool.release("a")
+    assert (pool.room(5), pool.idle()) == (0.5, 0.5)
+    assert not pool.could_hold(1, 5), "a half is leased"
+    assert pool.could_hold(1, 5, given_back=["b"])
+    for holder in ("c", "d"):
+        soon(pool, holder, 0.25, 5)
+    assert not pool.could_hold(0.125, 5)
+    assert len({worker.gpu.id for worker in pool.workers.values() if worker.gpu}) == 1
+    assert ray.available_resources().get("GPU", 0) == 0, "Ray books what the pool counts"
+    for holder in ("b", "c", "d"):
+        pool.release(holder)
+    soon(pool, "whole", 1, 5)
+    assert pool.nodes("whole") == {small}
+    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
 
 
 def spread(pool: WorkerPool, small: str, large: str) -> None:

@@ -28,7 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "costs": set(),
     "storage": set(),
     "streams": set(),
-    "spec": set(),
+    "spec": {"costs"},
     "record": {"spec", "storage"},
     "search": {"spec", "record", "costs"},
     "control": {"spec", "record", "search", "costs"},

@@ -123,6 +123,16 @@ def bill(
     return sum(known) if known else None
 
 
+def workers_of(num_gpus: float) -> int:
+    """Return the number of workers of a trial: one for each GPU, and one on a share of a GPU."""
+    return max(1, int(num_gpus))
+
+
+def share_of(num_gpus: float) -> float:
+    """Return the share of a GPU that each worker of a trial has: 1 is a whole one."""
+    return min(1.0, num_gpus)
+
+
 def workers_of_node(gpus: float, cpus: float, cpus_per_worker: int, on_gpus: bool) -> int:
     """Return the number of workers that fit on a node. Each needs `cpus_per_worker` CPUs and, with `on_gpus`, one GPU."""
     by_cpu = int(cpus) // cpus_per_worker

@@ -17,6 +17,7 @@ from scalesweep.control.conductor import QUEUE_LIMIT, STARTING_SECONDS, Conducto
 from scalesweep.errors import OutsideError
 from scalesweep.record import Record, State, read_record
 from scalesweep.report.progress import displays
+from scalesweep.simulation.driver import Everywhere
 from scalesweep.spec import SweepSpec
 from sweeps import sweep
 
@@ -107,6 +108,51 @@ def test_no_worker_idles_and_a_large_trial_waits_a_report_longer_at_most_than_wi
     ended = [trial for trial in made.record.trials.values() if trial.state is State.COMPLETE]
     assert {trial.config["num_gpus"] for trial in ended} == {1, 4}
     assert all(len({r.fidelity for r in trial.reports}) == len(trial.reports) for trial in ended), "no report twice"
+
+
+HALVES = {"parameters": {"model_size": {"value": "L1"}, "num_gpus": {"values": [0.25, 0.5, 1, 2]}, "learning_rate": RATE}}
+
+
+def test_shares_lie_within_one_gpu_and_a_whole_one_does_not_wait_for_ever(tmp_path: Path) -> None:
+    """Two GPUs that trials of at most five reports share. Nothing idles that a trial fits into, unless it is kept for the first."""
+    early = {"type": "asha", "max_t": 100, "grace_period": 50}
+    clock, rng = Clock(), random.Random(1)
+    made = conductor(tmp_path, sweep(search_space=HALVES, budget={"run_cap": 400}, early_terminate=early), 2, clock)
+    made.pool = pool = Everywhere(2)
+    left: dict[str, int] = {}
+    queued: dict[str, float] = {}
+    waits, fragmented, together = [], 0, 0
+    for _ in range(200):
+        while (trial := made.next_trial()) is not None:
+            left.setdefault(trial.name, rng.choice([1, 2, 5]))
+            if trial.name in queued:
+                waits.append((trial.num_gpus, clock.now - queued[trial.name]))
+        held: list[float] = [0, 0]
+        for name, (share, places) in pool.held.items():
+            assert (len(places), share) == (
+                max(1, made.record.trials[name].num_gpus),
+                min(1, made.record.trials[name].num_gpus),
+            )
+            for place in places:
+                held[place] += share
+        assert max(held) <= 1
+        assert pool.held.keys() == made.running.keys()
+        assert sum(held) == 2 or min(1 - max(held), 1 - min(held)) < 0.25 or made._gathered_for()
+        fragmented += sum(held) == 1 and min(held) > 0
+        together = max(together, len(made.running))
+        head = next(iter(made.waiting), None)
+        if head is not None:
+            queued.setdefault(head, clock.now)
+        clock.now += 1
+        for name in list(made.running):
+            left[name] -= 1
+            done = len(made.record.trials[name].reports) + 1
+            report(made, name, done if left[name] > 0 else 100, 0.5)
+    assert together > 4
+    assert len([wait for gpus, wait in waits if gpus == 2]) > 5
+    assert max(wait for _, wait in waits) <= 6, "the longest of those before it, and a report"
+    for trial in made.record.trials.values():
+        assert trial.gpu_seconds == trial.wall_seconds * trial.num_gpus
 
 
 def test_who_gives_way_goes_on_next_and_pays_nothing_meanwhile(tmp_path: Path) -> None:

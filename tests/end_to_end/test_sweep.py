@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from scalesweep.record import Record, read_record
 from scalesweep.simulation.replay import replay_decisions
 from scalesweep.spec import TrialConfig, sweep_from_dict
 from scalesweep.training.job import job_from_manifest
-from sweeps import sweep_dict
+from sweeps import BASE, sweep_dict
 from wandb_files import read_runs
 
 CLI = [sys.executable, "-m", "scalesweep.cli"]
@@ -49,7 +50,7 @@ from scalesweep import Sweep
 def launch():
     ends = []
     watch = lambda event, record: ends.append(event["trial"]) if event["event"] == "end" else None
-    return Sweep.load(sys.argv[1]).launch(sys.argv[2], num_gpus=2, progress=watch), ends
+    return Sweep.load(sys.argv[1]).launch(sys.argv[2], num_gpus=1, progress=watch), ends
 
 record, ends = ThreadPoolExecutor(1).submit(launch).result()
 print(record, len(ends), type(record.trials["t0000"].last.metrics["eval_f1_macro"]).__name__)
@@ -71,11 +72,13 @@ def run_apart(*args: str | Path, timeout: float = 500) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, ray_of_its_own: None) -> Path:  # noqa: ARG001
-    """A run folder of a sweep that ran to its end on two logical GPUs, launched from Python in a thread."""
+    """A run folder of a sweep that ran to its end, launched from Python in a thread. Its trials share one logical GPU, two at once."""
     folder = tmp_path_factory.mktemp("sweep")
     (temporary := folder / ("x" * 80)).mkdir()
     short = {"early_terminate__": {"grace_period": 2, "max_t": 6}, "training__": {"eval_interval": 2}}
-    spec = write_spec(folder, budget={"run_cap": 8}, search={"sampler": "tpe", "n_startup_trials": 3}, **short)
+    space = {"parameters": {**BASE["search_space"]["parameters"], "num_gpus": {"values": [0.5]}}}
+    search = {"sampler": "tpe", "n_startup_trials": 3}
+    spec = write_spec(folder, budget={"run_cap": 8}, search_space=space, search=search, **short)
     done = subprocess.run(
         [sys.executable, "-c", IN_A_THREAD, spec, folder / "run"],
         capture_output=True, text=True, check=False, env={**os.environ, **SURROUNDINGS, "TMPDIR": str(temporary)},
@@ -94,7 +97,9 @@ def test_a_sweep_runs_to_its_end_and_tells_optuna_the_truth(finished: Path) -> N
     assert states["COMPLETE"] >= 1
     assert states["PRUNED"] >= 1
     assert states["COMPLETE"] + states["PRUNED"] == 8
-    assert {trial.config["num_gpus"] for trial in record.trials.values()} == {1, 2}
+    assert {trial.config["num_gpus"] for trial in record.trials.values()} == {0.5}
+    times = sorted((trial.started, trial.ended) for trial in record.trials.values())
+    assert any(second[0] < first[1] for first, second in pairwise(times)), "two at once on one GPU"
     study = optuna.load_study(study_name="tiny", storage=JournalStorage(JournalFileBackend(str(finished / "study.log"))))
     for frozen, trial in zip(study.trials, record.by_number(), strict=True):
         assert frozen.state.name == trial.state
@@ -104,6 +109,11 @@ def test_a_sweep_runs_to_its_end_and_tells_optuna_the_truth(finished: Path) -> N
         seconds = [report.gpu_seconds for report in trial.reports]
         assert seconds == sorted(seconds)
         assert trial.gpu_seconds == pytest.approx(trial.wall_seconds * trial.config["num_gpus"])
+    complete = next(trial for trial in record.by_number() if trial.state == "COMPLETE")
+    alone = TrialConfig(**{**complete.config, "num_gpus": 1})
+    straight = reports(job_from_manifest(record.manifest, sweep_from_dict(record.manifest.spec), "alone", alone, None))
+    for report, other in zip(complete.reports, straight, strict=True):
+        assert (report.step, report.tokens, report.metrics) == (other.step, other.tokens, other.metrics), "as on a whole GPU"
     assert not list((finished / "checkpoints").iterdir()), "checkpoints of ended trials must go"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,25 @@ def test_a_rank_that_does_not_fit_forbids_no_lower_one() -> None:
     assert space_size(spec, [("L1", "full with lora", 64)]) is None
 
 
+def test_what_does_not_fit_a_share_of_a_gpu_may_fit_a_larger_one() -> None:
+    parameters = {"num_gpus": {"values": [0.125, 0.25, 0.5, 1, 2]}, "learning_rate": {"min": 0.0, "max": 1.0}}
+    ladder = [BASE["ladder"] | {"name": "L1", "layers": 1}]
+    spec = sweep(search_space={"parameters": parameters}, ladder=ladder, search={"sampler": "random"})
+    proposer = Proposer(spec, InMemoryStorage(), hopeless=[("L1", "full", 0, 0.125)])
+    trials: list[Trial] = []
+    for number in range(60):
+        params = proposer.propose(number, f"t{number}").params
+        state = State.INFEASIBLE if params["num_gpus"] <= 0.25 else State.FAIL
+        trials.append(Trial(number, f"t{number}", params, {}, 0.0, state=state))
+        proposer.tell(number, state, None)
+    counts = Counter(trial.params["num_gpus"] for trial in trials)
+    assert counts.pop(0.25) == 1
+    assert counts.keys() == {0.5, 1, 2}
+    assert {type(trial.params["num_gpus"]) for trial in trials} == {int, float}
+    rebuilt = Proposer(spec, InMemoryStorage(), trials, [("L1", "full", 0, 0.125)])
+    assert {rebuilt.propose(n, f"t{n}").params["num_gpus"] for n in range(60, 80)} == {0.5, 1, 2}
+
+
 def test_a_head_that_does_not_fit_forbids_its_size() -> None:
     proposer = Proposer(sweep(), InMemoryStorage(), hopeless=[("L2", "head")])
     assert {trial.params["model_size"] for trial in drive(proposer, 0, 20)} == {"L1"}
@@ -369,7 +389,7 @@ def test_combinations_are_those_that_the_space_can_draw(parameters: dict[str, An
         search_space={"parameters": {"learning_rate": {"min": 1e-4, "max": 1e-2}, **parameters}},
         search={"sampler": "random"},
     )
-    assert {found for found, _ in combinations(spec)} == expected
+    assert {found for found, _ in combinations(spec)} == {(*found, 1) for found in expected}
     for found in expected:  # each is reachable if all others are forbidden
         others = [other for other in expected if other != found]
         if any(mode == "head" and size == found[0] for size, mode in others):

@@ -175,10 +175,10 @@ def test_a_fidelity_in_gpu_seconds_or_dollars_is_the_cost() -> None:
 
 
 def test_gpus_that_the_table_does_not_know() -> None:
-    space = {**SPACE, "num_gpus": {"values": [1, 2, 4]}}
+    space = {**SPACE, "num_gpus": {"values": [0.25, 1, 2, 4]}}
     table = TableSource(make_frame(), make_spec(space), efficiency=0.8)
-    curves = [table.curve({"optimizer": "adam", "lr": 1e-3, "num_gpus": gpus}, 0) for gpus in (1, 2, 4)]
-    assert [curve.gpu_seconds[-1] for curve in curves] == pytest.approx([400, 400 / 0.8, 400 / 0.8**2])
+    curves = [table.curve({"optimizer": "adam", "lr": 1e-3, "num_gpus": gpus}, 0) for gpus in (0.25, 1, 2, 4)]
+    assert [curve.gpu_seconds[-1] for curve in curves] == pytest.approx([400, 400, 400 / 0.8, 400 / 0.8**2])
     assert all(curve.value.tolist() == curves[0].value.tolist() for curve in curves)
     with pytest.raises(UserError, match="efficiency"):
         TableSource(make_frame(), make_spec(space), efficiency=1.2)

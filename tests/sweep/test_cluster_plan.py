@@ -25,7 +25,7 @@ MIXED = live_cluster(
 )
 
 
-def spec(counts: list[int], kind: str | None = None, cpus: int = 1, placement: str = "pack", **resources: Any) -> Any:
+def spec(counts: list[float], kind: str | None = None, cpus: int = 1, placement: str = "pack", **resources: Any) -> Any:
     return sweep(
         ladder=[{"name": "L1", "model": MODEL, "layers": 1}, {"name": "L2", "model": MODEL, "accelerator_type": kind}],
         search_space={"parameters": {"model_size": {"values": ["L1", "L2"]}, "num_gpus": {"values": counts}}},
@@ -58,7 +58,7 @@ def test_a_cluster_without_gpus_holds_workers_by_cpus() -> None:
                                         "choose at most 2", "lower resources.cpus_per_worker"]),
         (spec([2, 8], "A10G", placement="strict_pack"), ["size L1 may draw num_gpus 8", "size L2 may", "at most 4 worker(s)", "on one node",
                                                           "placement: pack"]),
-        (spec([16]), ["sizes L1, L2 may draw num_gpus 16", "choose at most 12"]),
+        (spec([0.25, 16]), ["sizes L1, L2 may draw num_gpus 16", "choose at most 12"]),
     ],
 )  # fmt: skip
 def test_what_can_never_be_placed_is_refused_and_said(made: Any, words: list[str]) -> None:

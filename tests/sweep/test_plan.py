@@ -280,6 +280,28 @@ def test_a_size_that_fits_with_its_head_alone_stays_usable(
         plan(search_space=space, resources={"gpu_memory_gib": in_full["L1"] / 8})
 
 
+def test_a_share_of_a_gpu_has_that_share_of_its_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_full = {size.name: 16 * size.n_params / 2**30 for size in plan().sizes}
+    parameters = {"model_size": {"values": ["L1", "L2"]}, "num_gpus": {"values": [1, 0.125, 0.5, 0.25]}}
+    memory = {"gpu_memory_gib": (in_full["L1"] + in_full["L2"])}  # a half holds L1, and not L2
+    made = plan(search_space={"parameters": parameters}, resources=memory)
+    assert made.hopeless == [("L1", "full", 0, 0.25), ("L2", "full", 0, 0.5)]
+    assert made.configurations == 2
+    text = " ".join(printed(made, capsys, monkeypatch).split())
+    assert "of a GPU: L1 full with num_gpus of 0.25 or less; L2 full with num_gpus of 0.5 or less" in text
+    assert "num_gpus 1 | 0.125 | 0.5 | 0.25" in text
+    points = {"points_to_evaluate": [{"model_size": "L2", "num_gpus": 1}, {"model_size": "L2", "num_gpus": 0.5}]}
+    with pytest.raises(
+        SpecError, match=r"points_to_evaluate\[1\].*: L2 with unfreezing full needs more than .* of 0\.5 of a GPU"
+    ):
+        plan(search_space={"parameters": parameters}, resources=memory, search=points)
+    parameters["num_gpus"] = {"value": 0.5}
+    with pytest.raises(SpecError, match=r"size L2 needs at least .* but 0\.5 of a GPU has .* GiB"):
+        plan(search_space={"parameters": parameters}, resources=memory)
+
+
 def test_a_size_that_fits_with_an_adapter_alone_stays_usable(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

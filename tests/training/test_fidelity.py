@@ -24,12 +24,16 @@ def test_a_run_measured_in_flops_ends_and_reports_where_they_are_reached() -> No
     assert rates == sorted(rates, reverse=True), "the schedule runs over the share of the budget that is spent"
 
 
-@pytest.mark.parametrize(("attr", "price"), [("gpu_seconds", None), ("dollars", 3600.0)])
-def test_a_run_measured_by_the_clock_ends_when_it_is_spent(attr: str, price: float | None) -> None:
-    found = list(reports(job({**BASE, "time_attr": attr, "max_t": 2.0, "rungs": [1.0]}, sweep=tiny_sweep(), price=price)))
+@pytest.mark.parametrize(("attr", "price", "gpus"), [("gpu_seconds", None, 0.25), ("dollars", 3600.0, 1)])
+def test_a_run_measured_by_the_clock_ends_when_it_is_spent(attr: str, price: float | None, gpus: float) -> None:
+    """A quarter of a GPU takes four seconds for each GPU second."""
+    config = {**BASE, "time_attr": attr, "max_t": 2 * gpus, "rungs": [gpus], "num_gpus": gpus}
+    trainer = Trainer(job(config, sweep=tiny_sweep(), price=price))
+    found = list(train(trainer))
     assert len(found) == 2
-    assert 1.0 <= found[0].fidelity < 2.0 <= found[1].fidelity
-    assert found[1].fidelity < 6.0
+    assert gpus <= found[0].fidelity < 2 * gpus <= found[1].fidelity
+    assert found[1].fidelity < 6 * gpus
+    assert found[1].fidelity == trainer.clock.agreed_seconds * gpus
 
 
 @pytest.mark.parametrize(("kind", "task"), [("bert", "sequence-classification"), ("gpt2", "causal-lm")])

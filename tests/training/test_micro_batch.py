@@ -144,6 +144,9 @@ def test_a_gpu_is_tried_out_once_per_node(tmp_path: Any, monkeypatch: pytest.Mon
     sizes, try_out = tried(limit=20)
     made = MicroBatch(job({}, sweep=tiny_sweep()), tmp_path, gpu, share=100)
     assert made.size(3, try_out) == 16
+    on_half, try_there = tried(limit=10)
+    assert MicroBatch(job({"num_gpus": 0.5}, sweep=tiny_sweep()), tmp_path, gpu, share=100).size(3, try_there) == 8
+    assert len(on_half) == 5, "a share of a GPU has sizes of its own"
     assert sizes == [128, 64, 32, 16]
     assert [made.rows(3, width, longest=512) for width in (512, 128, 500)] == [16, 64, 16], "a size is so many tokens"
     other, try_other = tried(limit=0)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from scalesweep.control.nodes import NodeWatch
 from scalesweep.control.pool import Pool
-from scalesweep.costs import bill, dollars
+from scalesweep.costs import bill, dollars, workers_of
 from scalesweep.errors import ScalesweepError
 from scalesweep.record import Mark, Record, Sink, State, Trial
 from scalesweep.record.fronts import hypervolume, pareto_front
@@ -60,7 +60,7 @@ class Conductor:
     spec: SweepSpec
     writer: Writer
     proposer: Proposer
-    slots: Callable[[], int]  # workers that the cluster can hold at once
+    slots: Callable[[], int]  # workers on whole GPUs that the cluster can hold at once
     pool: Pool
     clock: Callable[[], float]  # unix seconds; virtual in a simulation
     sinks: Sequence[Sink] = ()
@@ -225,10 +225,11 @@ class Conductor:
         """Note a long wait once. The sweep keeps waiting, because a cluster may get lost nodes back."""
         if name not in self.stuck and self.clock() - waiting.since > STUCK_SECONDS:
             self.stuck.add(name)
-            needs, there = int(waiting.trial.config["num_gpus"]), self.slots()
+            needs, there = waiting.trial.num_gpus, self.slots()
+            share = f" on {needs} of a GPU" if needs < 1 else ""
             self.note(
-                f"nothing runs: {name} has waited {STUCK_SECONDS / 60:.0f} minutes for {needs} worker(s), and the cluster has room "
-                f"for {there} (`ray status` shows the nodes and the requested resources)"
+                f"nothing runs: {name} has waited {STUCK_SECONDS / 60:.0f} minutes for {workers_of(needs)} worker(s){share}, and the "
+                f"cluster has room for {there} (`ray status` shows the nodes and the requested resources)"
             )
 
     def _book_starts(self) -> None:
@@ -249,7 +250,7 @@ class Conductor:
                 continue
             trial = waiting.trial
             try:
-                ready = int(trial.config["num_gpus"]) <= self._free() and self.pool.take(trial)
+                ready = trial.num_gpus <= self._free() and self.pool.take(trial)
             except ScalesweepError as error:
                 self.outage = error
                 return None
@@ -275,8 +276,8 @@ class Conductor:
 
     def _fits(self, trial: Trial, given_back: Collection[str] = ()) -> bool:
         """Whether there are workers for a trial, or will be when they have started, if the trials in `given_back` return theirs."""
-        held = sum(int(run.trial.config["num_gpus"]) for name, run in self.running.items() if name not in given_back)
-        return int(trial.config["num_gpus"]) <= self.slots() - held and self.pool.could_hold(trial, given_back)
+        held = sum(run.trial.num_gpus for name, run in self.running.items() if name not in given_back)
+        return trial.num_gpus <= self.slots() - held and self.pool.could_hold(trial, given_back)
 
     def may_give_way(self, name: str) -> bool:
         """Whether a newly placed trial may have to yield its workers at a report."""
@@ -317,9 +318,9 @@ class Conductor:
         self.waiting[trial.name] = Waiting(trial, self.clock())
         return True
 
-    def _promotable(self, counts: Sequence[int]) -> str | None:
+    def _promotable(self, counts: Sequence[float]) -> str | None:
         """The paused trial to continue, if there is one."""
-        ready = {name for name, trial in self.paused.items() if int(trial.config["num_gpus"]) in counts}
+        ready = {name for name, trial in self.paused.items() if trial.num_gpus in counts}
         if not ready:
             return None
         closing = self.no_more_trials()
@@ -338,40 +339,40 @@ class Conductor:
         ended = any(trial.state is State.COMPLETE for trial in self.record.trials.values())
         return not (self.running or self.waiting or ended)
 
-    def _useful_counts(self) -> list[int]:
+    def _useful_counts(self) -> list[float]:
         """GPU counts for the next trial; empty if another waiting trial would not help.
 
-        If workers are free but every waiting trial is too large for them, smaller trials fill the gap. If no worker is free,
+        If workers are free but every waiting trial is too large for them, smaller trials fill the gap. Free halves of two GPUs
+        make no whole one: a new trial fits into the largest of what is free on one GPU. If no worker is free,
         one trial is kept ready for the next free workers, so that these continue at once. While the longest-waiting trial
         has a reservation, no trial is queued.
         """
-        slots, free = self.slots(), self._free()
-        limit = self.spec.resources.max_concurrent_trials or slots
-        needs = [int(waiting.trial.config["num_gpus"]) for waiting in self.waiting.values()]
+        choices, free = gpu_choices(self.spec), min(self._free(), self.pool.room())
+        limit = self.spec.resources.max_concurrent_trials or self.slots() / min(1, choices[0])
+        needs = [waiting.trial.num_gpus for waiting in self.waiting.values()]
         if len(needs) >= QUEUE_LIMIT or self._gathered_for() is not None:
             return []
-        choices = gpu_choices(self.spec)
         if free > 0 and len(self.running) < limit:
             coming = [waiting for waiting in self.waiting.values() if self._fits(waiting.trial)]
             if coming and self.clock() - coming[0].since < STARTING_SECONDS:
                 return []
             if coming:  # its workers start slowly or the cluster does not grow: the running workers take smaller trials
-                free = int(min(free, self.pool.idle()))
+                free = min(free, self.pool.idle())
             return choices if len(needs) < WAITING_LIMIT and not coming else [count for count in choices if count <= free]
         if limit == 1:
             return []  # one trial at a time: each proposal knows all trials before it
         if not needs:
             return choices
-        in_use = {int(running.trial.config["num_gpus"]) for running in self.running.values()}
+        in_use = {running.trial.num_gpus for running in self.running.values()}
         if not in_use:
             return []  # workers are starting, or the cluster lost them: waiting trials are placed when they come
         if any(need <= free + min(in_use) for need in needs):
             return []
         return sorted(in_use) if len(needs) < WAITING_LIMIT else [count for count in choices if count <= free + min(in_use)]
 
-    def _free(self) -> int:
-        """The number of workers without a running trial."""
-        return self.slots() - sum(int(running.trial.config["num_gpus"]) for running in self.running.values())
+    def _free(self) -> float:
+        """GPUs, or workers in their place, without a running trial."""
+        return self.slots() - sum(running.trial.num_gpus for running in self.running.values())
 
     # ---- a trial's life ---------------------------------------------------------------------------------------------------
 
@@ -389,7 +390,7 @@ class Conductor:
     def _cost(self, running: Running, now: float) -> tuple[float, float]:
         """(wall seconds, GPU seconds) of a trial up to `now`."""
         wall = now - running.since
-        return running.wall_before + wall, running.gpu_before + wall * int(running.trial.config["num_gpus"])
+        return running.wall_before + wall, running.gpu_before + wall * running.trial.num_gpus
 
     def report(self, name: str, fidelity: float, metrics: dict[str, float], notes: Sequence[str] = (), **counts: Any) -> bool:
         """Record a report and decide. Returns whether the trial continues.

@@ -19,8 +19,12 @@ class Pool(Protocol):
         """Whether enough workers are free, become free when the trials in `given_back` return theirs, or can be started."""
         ...
 
+    def room(self) -> float:
+        """The most GPUs that one more trial could have: all that are unleased, or else the largest share that is left of one."""
+        ...
+
     def idle(self) -> float:
-        """The number of running workers without a lease."""
+        """The most GPUs that one trial could have of the running workers without a lease."""
         ...
 
     booted: list[float]

@@ -282,7 +282,7 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
         linear_params=sum(layer.weight.numel() for layer in quantizable(model).values()),
         vocab_size=vocab_size,
         max_positions=_max_positions(model, text_config),
-        min_gpus=size.min_gpus,
+        min_gpus=size.min_gpus or 1,
         accelerator_type=size.accelerator_type,
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
         flops=flop_profile(model, groups),

@@ -68,6 +68,10 @@ def checked_config(record: Record, trial: Trial, run_dir: Path | UrlPath) -> Tri
             if info.choices and value not in info.choices:
                 raise UserError(f"{where}: {name} is {value!r}", did_you_mean(str(value), info.choices))
             continue
+        if value in info.fractions:
+            continue
+        if info.fractions and value % 1:
+            raise UserError(f"{where}: {name} is {value}, which is neither a whole number nor a share of a GPU", hint)
         if not (info.low is None or value >= info.low) or not (info.high is None or value <= info.high):
             raise UserError(f"{where}: {name} is {value}, outside {info.low:g} … {info.high:g}", hint)
     from scalesweep.training.schedules import SCHEDULES

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from scalesweep.costs import workers_of
 from scalesweep.errors import OutsideError, UserError
 from scalesweep.promotion.card import model_card
 from scalesweep.promotion.choice import checked_config, choose, length_of
@@ -53,7 +54,7 @@ def promote(
         trial_name: name of the trial, or `best` for the search's choice.
         train_on: splits that the final run trains on. The test split is read once, at the end, in any case.
         output: folder for the model; default: `promoted/TRIAL` in the run folder.
-        num_gpus: workers of the final run; default: the trial's number. Changes the speed, not the result.
+        num_gpus: workers of the final run; default: those of the trial, each with a whole GPU. Changes the speed, not the result.
         max_t: fidelity of the final run; default: the sweep's `max_t`, or longer if its trials were short and still
             improving (`record.final_length`).
         force: replace an earlier promotion in `output`, and read the test split again.
@@ -130,7 +131,7 @@ def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, trial:
 
 def _final_config(config: TrialConfig, num_gpus: int | None, max_t: float) -> TrialConfig:
     """Return the configuration of the final run, which neither stops at rungs nor evaluates on the way."""
-    changes: dict[str, Any] = {"num_gpus": num_gpus or config.num_gpus, "max_t": max_t, "rungs": []}
+    changes: dict[str, Any] = {"num_gpus": num_gpus or workers_of(config.num_gpus), "max_t": max_t, "rungs": []}
     return config.model_copy(update={**changes, "eval_interval": None, "checkpoint_interval": None})
 
 

@@ -224,7 +224,8 @@ MANIFEST: dict[str, Field] = {
         "list",
         "pairs of size and method (an unfreezing mode, `full`, or one beside an adapter, `full with lora`) that are never proposed, "
         "because their weights, gradients and moments alone exceed "
-        "`resources.gpu_memory_gib`; with a third value, that holds from this `lora_rank` on",
+        "`resources.gpu_memory_gib`; with a third value, that holds from this `lora_rank` on (0: on all); with a fourth, on this "
+        "share of a GPU and smaller ones",
     ),
     "baseline": Field(
         "mapping",

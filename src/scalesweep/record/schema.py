@@ -92,11 +92,17 @@ class Trial:
     started: float | None = None
     ended: float | None = None
     wall_seconds: float = 0.0  # seconds with workers, over all recorded attempts
-    gpu_seconds: float = 0.0  # `wall_seconds` × workers
+    gpu_seconds: float = 0.0  # `wall_seconds` × `num_gpus`
 
     def __repr__(self) -> str:
         why = f" ({self.stop_reason})" if self.stop_reason else ""
         return f"<Trial {self.name}: {self.state}{why}, {len(self.reports)} reports>"
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs that the trial books, or workers in their place: a whole number, or a share of one GPU."""
+        count: float = self.config["num_gpus"]
+        return count
 
     @property
     def last(self) -> Report | None:

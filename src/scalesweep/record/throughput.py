@@ -13,7 +13,7 @@ class Throughput:
     `efficiency` is that rate ÷ (`num_gpus` × the rate of a single worker on the same size); None without a single-worker trial."""
 
     model_size: str
-    num_gpus: int
+    num_gpus: float
     tokens_per_second: float
     efficiency: float | None
     trials: int
@@ -25,7 +25,7 @@ def throughput(record: Record) -> list[Throughput]:
     Only trials that train everything from the start count. The work of other trials per step depends on the frozen groups
     at that moment and on the contents of the node's cache.
     """
-    trained: dict[tuple[str, int], list[Trial]] = {}
+    trained: dict[tuple[str, float], list[Trial]] = {}
     for trial in record.by_number():
         if (
             trial.last is not None
@@ -33,7 +33,7 @@ def throughput(record: Record) -> list[Throughput]:
             and trial.config.get("unfreezing") == "full"
             and trial.config.get("adapter", "none") == "none"
         ):
-            trained.setdefault((trial.config["model_size"], trial.config["num_gpus"]), []).append(trial)
+            trained.setdefault((trial.config["model_size"], trial.num_gpus), []).append(trial)
     rates = {key: _rate(trials) for key, trials in trained.items()}
     order = [size.name for size in record.manifest.ladder]
     rows = []

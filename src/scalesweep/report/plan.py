@@ -38,8 +38,10 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
         console.print(note, style="dim")
     if plan["hopeless"]:
         modes: dict[str, list[str]] = {}
-        for size, mode, *rank in plan["hopeless"]:
-            modes.setdefault(size, []).append(f"{mode} from lora_rank {rank[0]} on" if rank else mode)
+        for size, mode, *rest in plan["hopeless"]:
+            rank, share = rest + [0, 1][len(rest) :]
+            ranked = f"{mode} from lora_rank {rank} on" if rank else mode
+            modes.setdefault(size, []).append(f"{ranked} with num_gpus of {share} or less" if share < 1 else ranked)
         listed = "; ".join(f"{size} {', '.join(names)}" for size, names in modes.items())
         memory = f"{spec.resources.gpu_memory_gib:g} GiB"
         console.print(f"never tried, they need more than the {memory} of a GPU: {listed}", style="dim")

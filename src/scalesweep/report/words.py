@@ -105,7 +105,7 @@ def rate(config: Mapping[str, Any]) -> str:
 
 def gpus(config: Mapping[str, Any]) -> str:
     number = config.get("num_gpus")
-    return MISSING if number is None else counted(number, "GPU")
+    return MISSING if number is None else f"{number} GPU" if number < 1 else counted(number, "GPU")
 
 
 def brief(trial: Trial) -> str:

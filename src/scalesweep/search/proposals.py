@@ -41,6 +41,7 @@ from scalesweep.spec.configurations import (
     points,
     rank_of,
     ranks,
+    shares,
 )
 
 ATTEMPTS = 50  # most draws before a combination that can run is chosen directly
@@ -105,13 +106,15 @@ def draw_params(spec: SweepSpec, draw: Draw) -> dict[str, Any]:
     return params
 
 
-def _gpus_label(least: int) -> str:
-    return f"num_gpus (at least {least})"
+def _gpus_label(least: int | None) -> str:
+    return f"num_gpus (at least {least or 0})"
 
 
 def combinations(spec: SweepSpec) -> list[tuple[Combination, dict[str, Any]]]:
     """All combinations that the space can draw, each with draws that lead to it (in the form of `enqueue_trial`)."""
     deciding = {"model_size", "unfreezing", "adapter"} & spec.search_space.parameters.keys()
+    if shares(spec) != [1]:
+        deciding.add("num_gpus")
     while more := {other for name in deciding for other in spec.search_space.depends_on(name)} - deciding:
         deciding |= more
     found = []
@@ -296,7 +299,7 @@ class Proposer:
         """Whether every configuration of the space that can run was proposed."""
         return self.can_run() and next(self._untried(), None) is None
 
-    def _untried(self, num_gpus: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
+    def _untried(self, num_gpus: Sequence[float] | None = None) -> Iterator[dict[str, Any]]:
         """Points of the space that can run and were not proposed. One with a continuous range always counts."""
         for params in points(self.spec):
             allowed = not num_gpus or params.get("num_gpus") in (None, *num_gpus)
@@ -305,7 +308,7 @@ class Proposer:
                 if ANY in found.values() or frozenset(found.items()) not in self._tried:
                     yield params
 
-    def _choose_untried(self, number: int, num_gpus: Sequence[int] | None) -> dict[str, Any]:
+    def _choose_untried(self, number: int, num_gpus: Sequence[float] | None) -> dict[str, Any]:
         """One of the untried points, under its names in the study. Continuous ranges are left out."""
         untried = list(itertools.islice(self._untried(num_gpus), UNTRIED))
         fixed: dict[str, Any] = {}
@@ -317,7 +320,7 @@ class Proposer:
         self,
         number: int,
         name: str,
-        num_gpus: Sequence[int] | None = None,
+        num_gpus: Sequence[float] | None = None,
         left: float = math.inf,
         paused: Collection[str] = (),
     ) -> Proposal | None:
@@ -363,7 +366,7 @@ class Proposer:
             if self._may_run(params) and not repeated:
                 break
             repeats += repeated
-            size, method = combination(self.spec, params)
+            size, method, _ = combination(self.spec, params)
             trial.set_user_attr("not run", "proposed before" if repeated else f"{method} of {size} can't run")
             self.study.tell(trial, state=TrialState.FAIL)
             if given and (

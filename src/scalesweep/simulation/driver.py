@@ -10,6 +10,7 @@ from typing import Any
 from optuna.storages import InMemoryStorage
 
 from scalesweep.control.conductor import Conductor
+from scalesweep.costs import share_of, workers_of
 from scalesweep.record import Manifest, Past, Record, Trial
 from scalesweep.record.manifest import new_manifest
 from scalesweep.search.pick import pick
@@ -30,11 +31,16 @@ class Memory:
 
 @dataclass
 class Everywhere:
-    """A pool that always has workers, because the conductor itself counts the free ones."""
+    """A pool that always has workers. With `gpus`, it keeps shares of a GPU on one GPU; else the conductor alone counts the
+    free ones."""
 
+    gpus: int | None = None
     booted: list[float] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     drained: Collection[str] = ()
+    held: dict[str, tuple[float, list[int]]] = field(
+        default_factory=dict
+    )  # trial → the part of each of its GPUs, their numbers
 
     def nodes(self, holder: str) -> set[str]:  # noqa: ARG002
         return set()
@@ -48,11 +54,36 @@ class Everywhere:
     def leaving(self, holder: str) -> bool:  # noqa: ARG002
         return False
 
-    def take(self, trial: Trial) -> bool:  # noqa: ARG002
-        return True
+    def _left(self, given_back: Collection[str] = ()) -> list[float]:
+        """The part of each GPU that is free."""
+        left = [1.0] * (self.gpus or 0)
+        for name, (share, places) in self.held.items():
+            for place in places if name not in given_back else ():
+                left[place] -= share
+        return left
 
-    def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:  # noqa: ARG002
-        return True
+    def _places(self, trial: Trial, given_back: Collection[str] = ()) -> list[int] | None:
+        """GPUs for a trial, the fullest that have room; None if too few have."""
+        count, share, left = workers_of(trial.num_gpus), share_of(trial.num_gpus), self._left(given_back)
+        able = sorted((place for place in range(len(left)) if left[place] >= share), key=lambda place: left[place])
+        return able[:count] if len(able) >= count else None
+
+    def take(self, trial: Trial) -> bool:
+        if self.gpus is None:
+            return True
+        places = self._places(trial)
+        if places is not None:
+            self.held[trial.name] = share_of(trial.num_gpus), places
+        return places is not None
+
+    def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:
+        return self.gpus is None or self._places(trial, given_back) is not None
+
+    def room(self) -> float:
+        if self.gpus is None:
+            return math.inf
+        left = self._left()
+        return left.count(1) or max(left, default=0)
 
     def idle(self) -> float:
         return math.inf
@@ -61,8 +92,12 @@ class Everywhere:
         return []
 
     def tend(self) -> None: ...
-    def release(self, holder: str) -> None: ...
-    def discard(self, holder: str) -> None: ...
+
+    def release(self, holder: str) -> None:
+        self.held.pop(holder, None)
+
+    def discard(self, holder: str) -> None:
+        self.held.pop(holder, None)
 
 
 def new_study() -> InMemoryStorage:
@@ -92,11 +127,11 @@ class SweepDriver:
         self.metric = spec.metric.name
         self.record = Record(manifest(spec, n_params, past))
         proposer = Proposer(spec, new_study(), n_params=n_params, past=self.record.past)
-        self.conductor = Conductor(spec, Memory(self.record), proposer, lambda: gpus, Everywhere(), clock)
+        self.conductor = Conductor(spec, Memory(self.record), proposer, lambda: gpus, Everywhere(gpus), clock)
 
-    def next_trial(self, free: int) -> Start | None:  # noqa: ARG002
+    def next_trial(self, free: float) -> Start | None:  # noqa: ARG002
         trial = self.conductor.next_trial()
-        return None if trial is None else Start(trial.name, trial.params, int(trial.config["num_gpus"]))
+        return None if trial is None else Start(trial.name, trial.params, trial.num_gpus)
 
     def report(self, name: str, fidelity: float, value: float, last: bool) -> bool:  # noqa: ARG002
         counts: dict[str, Any] = {"step": len(self.record.trials[name].reports) + 1, "tokens": 0, "flops": 0.0}

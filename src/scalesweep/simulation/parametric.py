@@ -362,7 +362,7 @@ class ParametricSource:
 
     def _speed(self, x: Columns) -> Array:
         """FLOPs per GPU second, including the time that GPUs wait for one another."""
-        f, others = self.family, _known(x.get("num_gpus", _ABSENT), 1.0) - 1
+        f, others = self.family, np.maximum(_known(x.get("num_gpus", _ABSENT), 1.0) - 1, 0)
         return FLOPS_PER_GPU_SECOND / (1 + f.overhead * others * (REF_PARAMS / self._size(x)) ** f.overhead_exponent)
 
     def _thaw(self, x: Columns) -> tuple[Array, Array, Array]:

@@ -62,25 +62,25 @@ def replay_decisions(
 class _Conductor(Conductor):
     """A conductor with given GPU counts for a trial, instead of those that the running trials leave."""
 
-    counts: Sequence[int] = ()
+    counts: Sequence[float] = ()
     left: float = math.inf
     promoting = False
 
-    def _useful_counts(self) -> list[int]:
+    def _useful_counts(self) -> list[float]:
         return list(self.counts)
 
     def left_gpu_seconds(self) -> float:
         return self.left
 
-    def _promotable(self, counts: Sequence[int]) -> str | None:
+    def _promotable(self, counts: Sequence[float]) -> str | None:
         return super()._promotable(counts) if self.promoting else None
 
-    def propose_anew(self, counts: Sequence[int], left: float) -> None:
+    def propose_anew(self, counts: Sequence[float], left: float) -> None:
         """Propose a new trial with the remaining budget `left`. Unfinished trials are ignored: they have had their turn."""
         self.counts, self.left, self.unfinished = counts, left, []
         self._propose()
 
-    def promote_anew(self, counts: Sequence[int]) -> None:
+    def promote_anew(self, counts: Sequence[float]) -> None:
         """Choose the paused trial that continues."""
         self.counts, self.unfinished, self.promoting = counts, [], True
         self._propose()

@@ -33,13 +33,13 @@ class Start:
 
     name: str
     params: Mapping[str, Any]
-    num_gpus: int = 1
+    num_gpus: float = 1
 
 
 class Driver(Protocol):
     """The decision maker: the sweep's own conductor, or another tool in a benchmark."""
 
-    def next_trial(self, free: int) -> Start | None:
+    def next_trial(self, free: float) -> Start | None:
         """The next trial to start while `free` GPUs are idle; None if there is none yet.
 
         A trial that needs more than `free` GPUs waits, and the driver is not asked again until it has started.
@@ -117,7 +117,7 @@ def simulate(
     grid = np.linspace(0, budget_gpu_hours, points + 1)[1:]
     run = Run(grid, np.full(points, np.nan), np.full(points, np.nan), np.full(points, np.nan))
     begun, at = clock.now, 0
-    free, waiting = cluster.gpus, None
+    free, waiting = float(cluster.gpus), None
     running: dict[str, _Running] = {}
     curves: dict[str, Curve] = {}
     done: dict[str, int] = {}  # reports of each trial so far
@@ -163,7 +163,7 @@ def simulate(
             pick = driver.pick()
             value = source.final(pick) if pick is not None else np.nan
             for k in crossed:
-                run.wall_hours[k] = (clock.now - begun) / 3600 + (grid[k] - spent) / max(cluster.gpus - free, 1)
+                run.wall_hours[k] = (clock.now - begun) / 3600 + (grid[k] - spent) / ((cluster.gpus - free) or 1)
                 run.best[k] = value
                 run.regret[k] = normalized_regret(source, value)
             at = crossed[-1] + 1

@@ -122,7 +122,7 @@ class TableSource:
         curves = self._curves[self.lookup(params)]
         curve = curves[seed % len(curves)]
         gpus = params.get("num_gpus", 1) if self._scales_gpus else 1
-        if gpus == 1:
+        if gpus <= 1:  # a share of a GPU computes as much in a GPU second
             return curve
         return Curve(curve.fidelity, curve.value, curve.gpu_seconds / self.efficiency ** math.log2(gpus))
 

@@ -212,7 +212,8 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
                 spec.problem(
                     (*at, key),
                     f"{at[-1]} takes whole numbers",
-                    "write whole numbers for min and max, with distribution: int_uniform",
+                    "write whole numbers for min and max, with distribution: int_uniform"
+                    + (f"; list {_listed(info.fractions)} under values" if info.fractions else ""),
                 )
             ]
         if info.kind == "float" and p.kind == "int_uniform" and p.distribution is None:
@@ -228,6 +229,8 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
             f" above {info.low:g}, at most {info.high:g}" if info.above_low else f" from {info.low:g} to {info.high:g}"
         ) + within
     for path, value in given:
+        if value in info.fractions and not isinstance(value, bool):
+            continue
         if info.kind == "word":
             if words is not None and value not in words:
                 alias = VALUE_ALIASES.get(str(at[-1]), {}).get(str(value).lower().replace("-", "_"))
@@ -242,6 +245,7 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
                 problems.append(spec.problem(path, f"must be true or false, not {value!r}", f"write true or false{within}"))
         elif isinstance(value, bool) or not isinstance(value, int if info.kind == "int" else (int, float)):
             noun = "a whole number" if info.kind == "int" else "a number"
+            noun += f", or {_listed(info.fractions)}" if info.fractions else ""
             problems.append(spec.problem(path, f"must be {noun}, not {value!r}", f"write {noun}{within}"))
         elif not math.isfinite(value):
             problems.append(spec.problem(path, f"{value} is not finite", f"write a number{within}"))
@@ -250,6 +254,11 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
         elif info.above_low and value == info.low:
             problems.append(spec.problem(path, f"must be above {info.low:g}, not {value}", f"write a number{within}"))
     return problems
+
+
+def _listed(fractions: Sequence[float]) -> str:
+    *others, last = (f"{fraction:g}" for fraction in fractions)
+    return f"{', '.join(others)} or {last}"
 
 
 def _check_equal_targets(spec: SweepSpec, given: Sequence[tuple[KeyPath, Any]]) -> list[Problem]:
@@ -492,20 +501,20 @@ def _check_prices(spec: SweepSpec, sizes: Sequence[LadderSize]) -> list[Problem]
     return problems
 
 
-def gpu_choices(spec: SweepSpec) -> list[int]:
-    """Return every GPU count that the space may draw, ascending."""
+def gpu_choices(spec: SweepSpec) -> list[float]:
+    """Return every GPU count that the space may draw, ascending: whole numbers, and shares of one GPU."""
     parameter = spec.search_space.parameters.get("num_gpus")
     if parameter is None:
         return [1]
     choices = parameter.choices()
     if choices is None:
         return list(range(int(parameter.min), int(parameter.max) + 1))  # type: ignore[arg-type]
-    return sorted(int(choice) for choice in choices)
+    return sorted(choice for choice in choices if isinstance(choice, int | float))
 
 
-def allowed_gpus(spec: SweepSpec, size: LadderSize) -> list[int]:
+def allowed_gpus(spec: SweepSpec, size: LadderSize) -> list[float]:
     """Return the GPU counts of the space that are at least the `min_gpus` of `size`."""
-    return [count for count in gpu_choices(spec) if count >= size.min_gpus]
+    return [count for count in gpu_choices(spec) if count >= (size.min_gpus or 0)]
 
 
 def _check_gpus(spec: SweepSpec, sizes: Sequence[LadderSize]) -> list[Problem]:
@@ -530,7 +539,7 @@ def _check_gpus(spec: SweepSpec, sizes: Sequence[LadderSize]) -> list[Problem]:
             problems.append(spec.problem(path, message, hint))
             if not isinstance(spec.ladder, list):
                 break  # every depth has the same problem
-    floor = min((size.min_gpus for size in sizes), default=1)
+    floor = min((size.min_gpus or 0 for size in sizes), default=1)
     for count in gpu_choices(spec) if not problems else []:
         if count < floor:
             listed = parameter.values if parameter is not None else None

@@ -14,7 +14,7 @@ from scalesweep.spec.sweep import SweepSpec
 WHOLE = ("steps", "tokens", "flops")  # fidelities counted in whole numbers
 
 
-_TYPES = {"int": int, "float": float, "word": str, "bool": bool}
+_TYPES: dict[str, Any] = {"int": int, "float": float, "word": str, "bool": bool}
 
 if TYPE_CHECKING:
 
@@ -27,7 +27,11 @@ else:  # a field per row of the table
         **{
             # A record of a version without the parameter was trained with its default.
             name: (
-                _TYPES[info.kind] | None if name in KNOBS else _TYPES[info.kind],
+                _TYPES[info.kind] | None
+                if name in KNOBS
+                else _TYPES[info.kind] | float
+                if info.fractions
+                else _TYPES[info.kind],
                 ... if info.default is None else info.default,
             )
             for name, info in PARAMETERS.items()
@@ -93,7 +97,7 @@ def default_of(spec: SweepSpec, name: str, params: dict[str, Any]) -> Any:
     if name == "global_batch_size":
         return spec.training.global_batch_size
     if name == "num_gpus":
-        return spec.size(params.get("model_size", spec.sizes()[0].name)).min_gpus
+        return spec.size(params.get("model_size", spec.sizes()[0].name)).min_gpus or 1
     return PARAMETERS[name].default
 
 

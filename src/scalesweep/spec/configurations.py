@@ -6,7 +6,8 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from scalesweep.spec.checks import allowed_gpus
+from scalesweep.costs import share_of
+from scalesweep.spec.checks import allowed_gpus, gpu_choices
 from scalesweep.spec.config import default_of
 from scalesweep.spec.space import ADAPTERS, PARAMETERS, Parameter
 from scalesweep.spec.sweep import SweepSpec
@@ -15,15 +16,16 @@ from scalesweep.spec.tasks import TASKS
 ANY: Any = ...  # stands for any value of a continuous range
 MOST_COUNTED = 10_000  # points; a larger space holds more than any sweep tries
 
-Combination = tuple[str, str]  # model size, method (`method_name`)
+Combination = tuple[str, str, float]  # model size, method (`method_name`), share of a GPU that a worker has
+SHARES = (1.0, *PARAMETERS["num_gpus"].fractions)  # of a GPU that a worker may have
 OF_ADAPTERS = frozenset(name for name in PARAMETERS if name.startswith("lora_") or name == "use_rslora")
 
 
 def combination(spec: SweepSpec, params: dict[str, Any]) -> Combination:
-    """The model size and method of a trial, which determine its memory."""
-    names = ("model_size", "unfreezing", "adapter")
-    size, mode, adapter = (params.get(name, default_of(spec, name, params)) for name in names)
-    return str(size), method_name(str(mode), str(adapter))
+    """The model size, method and share of a GPU of a trial, which determine whether it has enough memory."""
+    names = ("model_size", "unfreezing", "adapter", "num_gpus")
+    size, mode, adapter, gpus = (params.get(name, default_of(spec, name, params)) for name in names)
+    return str(size), method_name(str(mode), str(adapter)), share_of(gpus)
 
 
 def method_name(mode: str, adapter: str) -> str:
@@ -53,19 +55,29 @@ def least_ranks(hopeless: Iterable[Sequence[Any]]) -> dict[Combination, int]:
     """The combinations that can't run, each with the least rank that can't. 0 stands for every rank.
 
     Args:
-        hopeless: pairs of size and method, or triples with that rank.
+        hopeless: sizes and methods; with a third value, that rank; with a fourth, the share of a GPU.
     """
-    return {(size, method): int(rank[0]) if rank else 0 for size, method, *rank in hopeless}
+    rows = ((size, method, *rest, *(0, 1.0)[len(rest) :]) for size, method, *rest in hopeless)
+    return {(size, method, share): int(rank) for size, method, rank, share in rows}
 
 
 def fits(found: Combination, rank: int, hopeless: Mapping[Combination, int]) -> bool:
     """Whether a combination may run with adapters of this rank. `hopeless` is that of `least_ranks`.
 
-    If `head` does not fit, no mode with the same adapter fits; another mode says nothing about the others.
+    If `head` does not fit, no mode with the same adapter fits; another mode says nothing about the others. Where a share of a
+    GPU is too small, a smaller one is too.
     """
-    _, with_, adapter = found[1].partition(" with ")
-    head = found[0], f"head{with_}{adapter}"
-    return all(rank < hopeless.get(known, math.inf) for known in (found, head))
+    size, method, share = found
+    _, with_, adapter = method.partition(" with ")
+    larger = [one for one in SHARES if one >= share]
+    return all(
+        rank < hopeless.get((size, known, one), math.inf) for known in (method, f"head{with_}{adapter}") for one in larger
+    )
+
+
+def shares(spec: SweepSpec) -> list[float]:
+    """The shares of a GPU that a worker may have in the space, the largest first."""
+    return sorted({share_of(count) for count in gpu_choices(spec)}, reverse=True)
 
 
 def without_influence(spec: SweepSpec) -> frozenset[str]:

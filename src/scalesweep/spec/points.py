@@ -67,7 +67,7 @@ def _check_applies(spec: SweepSpec, at: KeyPath, name: str, point: dict[str, Any
     if name == "num_gpus":
         chosen = point.get("model_size", parameters["model_size"].value if "model_size" in parameters else None)
         for size in spec.sizes():
-            if chosen in (None, size.name) and point[name] < size.min_gpus:
+            if chosen in (None, size.name) and point[name] < (size.min_gpus or 0):
                 message = f"{point[name]} is below the min_gpus of size {size.name} ({size.min_gpus})"
                 hint = "name a larger num_gpus" if chosen else "name model_size too, or a larger num_gpus"
                 return [spec.problem((*at, name), message, hint)]

@@ -14,8 +14,9 @@ Scalar = bool | int | float | str
 class ParameterInfo:
     """Type, default and range of a parameter.
 
-    `low` and `high` are inclusive bounds of a number; with `above_low`, `low` itself is excluded. `choices` lists the allowed
-    words; None means that they depend on the sweep. The first sentence of `help` also appears in hints.
+    `low` and `high` are inclusive bounds of a number; with `above_low`, `low` itself is excluded. `fractions` are further
+    values of a whole number. `choices` lists the allowed words; None means that they depend on the sweep. The first sentence
+    of `help` also appears in hints.
     """
 
     kind: Literal["int", "float", "word", "bool"]
@@ -26,6 +27,7 @@ class ParameterInfo:
     choices: tuple[str, ...] | None = None
     above_low: bool = False
     knob: bool = False  # of regularization; without a value, the checkpoint's own holds
+    fractions: tuple[float, ...] = ()
 
 
 # Modes of unfreezing, with what trains in which stage. A thaw leads from one stage to the next.
@@ -100,10 +102,11 @@ PARAMETERS: dict[str, ParameterInfo] = {
     "num_gpus": ParameterInfo(
         "int",
         1,
-        "workers of the trial, one GPU each. They are CPU workers where the cluster has no GPU. A size draws from the values "
-        "that reach its `min_gpus`.",
+        "workers of the trial, one GPU each. They are CPU workers where the cluster has no GPU. 0.5, 0.25 or 0.125 is one "
+        "worker on that share of a GPU, which other trials share. A size draws from the values that reach its `min_gpus`.",
         1,
         4096,
+        fractions=(0.125, 0.25, 0.5),
     ),
     "unfreezing": ParameterInfo("word", "full", "layer groups that train, by stage", choices=tuple(UNFREEZING_MODES)),
     "unfreeze_cadence": ParameterInfo("word", "steps", "rule for when the next thaw comes", choices=tuple(CADENCES)),

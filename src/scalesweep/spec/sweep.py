@@ -149,7 +149,9 @@ class _Checkpoint(_Strict):
         "exists there, else at the working folder."
     )
     revision: str | None = Field(None, description="revision of a hub model")
-    min_gpus: int = Field(1, ge=1, description="fewest workers that a trial of the size may have")
+    min_gpus: int | None = Field(
+        None, ge=1, description="fewest GPUs that a trial of the size may have. Without it, the size may also share a GPU."
+    )
     accelerator_type: str | None = Field(
         None, description="Ray's name of a GPU model, such as `A100`. The size's workers run on nodes with that GPU only."
     )
@@ -369,7 +371,9 @@ class BudgetSpec(_Strict):
         "pauses between them don't.",
     )
     gpu_hours: float | None = Field(
-        None, gt=0, description="workers × hours, summed over trials. CPU workers count in the same way."
+        None,
+        gt=0,
+        description="`num_gpus` × hours, summed over trials. CPU workers count in the same way.",
     )
     dollars: float | None = Field(None, gt=0, description="dollars in all. Needs `resources.dollars_per_gpu_hour`.")
     trial_gpu_hours: float | None = Field(
@@ -400,7 +404,10 @@ class ResourcesSpec(_Strict):
         None, ge=1, description="trials at once at most, whatever their size. Without it, as many as fit."
     )
     cpus_per_worker: int = Field(
-        1, ge=1, description="CPUs that Ray reserves per worker, and its threads. They come beside its GPU if it has one."
+        1,
+        ge=1,
+        description="CPUs that Ray reserves per worker, and its threads. They come beside its GPU if it has one. Trials that "
+        "share a GPU also share these CPUs.",
     )
     placement: Placement = Field("pack", description="nodes on which the workers of a trial run")
     max_gpus: int | None = Field(

@@ -216,7 +216,7 @@ def can_spare(spec: SweepSpec, nodes: Sequence[Mapping[str, Any]], without: Coll
     return True
 
 
-def _wanted(spec: SweepSpec, size: LadderSize, beyond: Sequence[int], most: int) -> str:
+def _wanted(spec: SweepSpec, size: LadderSize, beyond: Sequence[float], most: int) -> str:
     shown = ", ".join(map(str, beyond[:4])) + (" …" if len(beyond) > 4 else "")
     where = " on one node" if spec.resources.placement == "strict_pack" else ""
     gpu = f"{size.accelerator_type or 'GPU'} and {spec.resources.cpus_per_worker} CPU(s)"
@@ -233,7 +233,7 @@ def _remedy(spec: SweepSpec, cluster: Cluster, size: LadderSize, most: int) -> s
     return ", or ".join([*found, "use a cluster with more such nodes"])
 
 
-def _key_at_fault(spec: SweepSpec, cluster: Cluster, index: int, size: LadderSize, count: int) -> KeyPath:
+def _key_at_fault(spec: SweepSpec, cluster: Cluster, index: int, size: LadderSize, count: float) -> KeyPath:
     """Return the key of the accelerator type if the cluster lacks it, else that of the smallest GPU count that is too large."""
     if size.accelerator_type not in (None, *(kind.accelerator_type for kind in cluster.kinds if kind.count)):
         return ("ladder", index, "accelerator_type") if isinstance(spec.ladder, list) else ("ladder", "accelerator_type")

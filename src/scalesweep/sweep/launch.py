@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scalesweep.control.conductor import Conductor
-from scalesweep.costs import workers_of_node
+from scalesweep.costs import share_of, workers_of_node
 from scalesweep.errors import NothingUsableError, UserError, command
 from scalesweep.record import Manifest, Record, RecordWriter, Sink, Trial, best, read_manifest
 from scalesweep.record.manifest import new_manifest
@@ -74,7 +75,7 @@ def make_manifest(plan: Plan) -> Manifest:
 
 
 class Slots:
-    """The number of workers that the cluster holds. Asks Ray again every few seconds, because a cluster may grow."""
+    """The number of workers on whole GPUs that the cluster holds. Asks Ray again every few seconds, because a cluster may grow."""
 
     seconds = 10.0
 
@@ -263,17 +264,21 @@ class TrialWorkers:
         self.remarks = self.pool.remarks
         self.drained: Collection[str] = self.pool.drained
         slots.drained = self.drained
-        concurrent = (spec.resources.max_concurrent_trials or slots()) * max(gpu_choices(spec))
-        self.pool.start(min(slots.present(), concurrent))
+        largest = max(gpu_choices(spec))
+        concurrent = math.ceil((spec.resources.max_concurrent_trials or slots() / share_of(largest)) * largest)
+        self.pool.start(min(slots.present(), concurrent), share_of(largest))
 
     def take(self, trial: Trial) -> bool:
-        lease = self.pool.lease(trial.name, trial.config["num_gpus"], self.slots(), self._accelerator_type(trial))
+        lease = self.pool.lease(trial.name, trial.num_gpus, self.slots(), self._accelerator_type(trial))
         if lease is not None:
             self.leases[trial.name] = lease
         return lease is not None
 
     def could_hold(self, trial: Trial, given_back: Collection[str] = ()) -> bool:
-        return self.pool.could_hold(trial.config["num_gpus"], self.slots(), self._accelerator_type(trial), given_back)
+        return self.pool.could_hold(trial.num_gpus, self.slots(), self._accelerator_type(trial), given_back)
+
+    def room(self) -> float:
+        return self.pool.room(self.slots())
 
     def idle(self) -> float:
         return self.pool.idle()
@@ -358,7 +363,8 @@ def _run(writer: RecordWriter, spec: SweepSpec, slots: Slots, sinks: Sequence[Si
     _note_changes(conductor)
     with _interruptible(conductor):
         try:
-            run_tune(conductor, SweepTrainable, placement(slots()), payload, str(folder / ".tune"))
+            most = math.ceil(slots() / min(1, gpu_choices(spec)[0]))
+            run_tune(conductor, SweepTrainable, placement(most), payload, str(folder / ".tune"))
             if conductor.outage:
                 raise conductor.outage
             if not conductor.interrupted:

@@ -13,15 +13,15 @@ from scalesweep.errors import Problem
 from scalesweep.spec import SweepSpec, unfreezing_modes
 from scalesweep.spec.adapters import adapter_params, full_rank, trained_params
 from scalesweep.spec.checks import adapters, values_drawn
-from scalesweep.spec.configurations import combination, fits, least_ranks, method_name, ranks
+from scalesweep.spec.configurations import combination, fits, least_ranks, method_name, ranks, shares
 from scalesweep.spec.space import ADAPTERS
 from scalesweep.spec.tasks import TASKS
 
 if TYPE_CHECKING:
     from scalesweep.models.ladder import ResolvedSize
 
-# Size and method; with a third value, the least rank of an adapter for which it holds.
-Hopeless = tuple[str, str] | tuple[str, str, int]
+# Size and method; with a third value, the least rank of an adapter for which it holds (0: all); with a fourth, the share of a GPU.
+Hopeless = tuple[str, str] | tuple[str, str, int] | tuple[str, str, int, float]
 
 
 def methods(spec: SweepSpec) -> list[tuple[str, str]]:
@@ -71,7 +71,8 @@ def _weight_bytes(spec: SweepSpec, size: ResolvedSize, adapter: str, added: int)
 def hopeless_combinations(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> list[Hopeless]:
     """Return the pairs of size and method whose weights, gradients and optimizer states exceed a GPU's memory.
 
-    Where low ranks of an adapter fit, the least rank that does not comes with the pair.
+    Where low ranks of an adapter fit, the least rank that does not comes with the pair; so does the share of a GPU where a larger
+    one holds more.
     """
     memory, found = spec.resources.gpu_memory_gib, list[Hopeless]()
     if memory is None:
@@ -79,11 +80,12 @@ def hopeless_combinations(spec: SweepSpec, sizes: Sequence[ResolvedSize]) -> lis
     for size, (mode, adapter) in itertools.product(sizes, methods(spec)):
         pair = size.name, method_name(mode, adapter)
         needs, drawn = functools.partial(memory_gib, spec, size, mode, adapter), ranks(spec, adapter)
-        fitting = bisect.bisect(drawn, memory, key=needs)  # more memory for a higher rank
-        if fitting == 0:
-            found.append(pair)
-        elif fitting < len(drawn):
-            found.append((*pair, drawn[fitting]))
+        known = len(drawn)  # ranks that fit on a larger share
+        for share in shares(spec):
+            fitting = bisect.bisect(drawn, memory * share, key=needs)  # more memory for a higher rank
+            if fitting < known:
+                known, rank = fitting, drawn[fitting] if fitting else 0
+                found.append((*pair, rank, share) if share < 1 else (*pair, rank) if rank else pair)
     return found
 
 
@@ -94,12 +96,13 @@ def check_points_fit(spec: SweepSpec, hopeless: Sequence[Hopeless]) -> list[Prob
         # None, where the point leaves it open, is not hopeless.
         fixed = {name: parameter.value for name, parameter in parameters.items() if parameter.value is not None}
         left_open = dict.fromkeys(parameters)
-        size, method = combination(spec, {**left_open, **fixed, **point})
+        size, method, share = combination(spec, {**left_open, "num_gpus": shares(spec)[0], **fixed, **point})
         adapter = method.partition(" with ")[2]
         rank = int({**fixed, **point}.get("lora_rank", ranks(spec, adapter)[0])) if adapter else 0
-        if not fits((size, method), rank, refused):
+        if not fits((size, method, share), rank, refused):
             named = f" of rank {rank}" if "lora_rank" in point else ""
-            message = f"{size} with unfreezing {method}{named} needs more than the memory of a GPU"
+            gpu = "a GPU" if share == 1 else f"{share} of a GPU"
+            message = f"{size} with unfreezing {method}{named} needs more than the memory of {gpu}"
             smaller = "lower lora_rank, choose a smaller size" if named else "choose a smaller size"
             hint = f"{smaller} or unfreezing: head, or increase resources.gpu_memory_gib"
             problems.append(spec.problem(("search", "points_to_evaluate", index), message, hint))

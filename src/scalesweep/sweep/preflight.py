@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalesweep.costs import share_of
 from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_you_mean
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.record import Past, Trial, read_record
@@ -19,6 +20,7 @@ from scalesweep.spec import (
     PARAMETERS,
     LadderSize,
     SweepSpec,
+    allowed_gpus,
     earlier_trials,
     gpu_choices,
     rung_count,
@@ -27,7 +29,7 @@ from scalesweep.spec import (
 )
 from scalesweep.spec.adapters import adapter_params, check_targets
 from scalesweep.spec.checks import adapters, values_drawn
-from scalesweep.spec.configurations import listed_again, ranks, space_size
+from scalesweep.spec.configurations import fits, least_ranks, listed_again, method_name, ranks, space_size
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.metrics import METRICS
 from scalesweep.spec.space import ADAPTERS, ALL_LINEAR, KNOBS, THAWING_MODES
@@ -246,7 +248,7 @@ def _check_slots(spec: SweepSpec, slots: int) -> list[Problem]:
     problems = []
     parameter = spec.search_space.parameters.get("num_gpus")
     counts: list[Any] = (parameter.choices() or [parameter.min, parameter.max]) if parameter else []
-    if not all(isinstance(count, int) for count in counts):
+    if not all(isinstance(count, int | float) for count in counts):
         return []  # reported with the file's problems
     largest = max(gpu_choices(spec))
     if largest > slots:
@@ -324,14 +326,18 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
     faults += _check_targets(spec, resolved)
     faults += _check_4_bits(spec, resolved)
     modes = unfreezing_modes(spec)
-    whole = [found for found in hopeless_combinations(spec, [resolved]) if len(found) == 2]
-    if len(whole) == len(methods(spec)):
-        memory = spec.resources.gpu_memory_gib
+    refused, share = least_ranks(hopeless_combinations(spec, [resolved])), share_of(max(allowed_gpus(spec, size), default=1))
+    least = {method_name(mode, adapter): ranks(spec, adapter)[0] for mode, adapter in methods(spec)}
+    if not any(fits((size.name, method, share), rank, refused) for method, rank in least.items()):
+        memory, gpu = spec.resources.gpu_memory_gib or 0, "a GPU" if share == 1 else f"{share} of a GPU"
         needed = min(memory_gib(spec, resolved, mode, adapter, ranks(spec, adapter)[0]) for mode, adapter in methods(spec))
-        message = f"SIZE needs at least {needed:.3g} GiB for weights, gradients and optimizer, but a GPU has {memory:g} GiB"
+        message = (
+            f"SIZE needs at least {needed:.3g} GiB for weights, gradients and optimizer, but {gpu} has {memory * share:g} GiB"
+        )
         hint = "remove the size, train its head only or an adapter, or use larger GPUs and increase resources.gpu_memory_gib"
         if "head" in modes or adapters(spec) != ["none"]:
             hint = "remove the size, or use larger GPUs and increase resources.gpu_memory_gib"
+        hint += ", or add 1 to num_gpus" if share < 1 else ""
         faults.append(_Fault(path, message, hint))
     if resolved.max_positions is not None and spec.data.max_length > resolved.max_positions:
         message = f"{spec.data.max_length} is above the {resolved.max_positions} positions of SIZE"

@@ -24,13 +24,13 @@ class Clock:
         agreed_seconds: time on the clock that all workers share, where the run ends by its time or price.
     """
 
-    def __init__(self, config: TrialConfig, total_steps: int | None, world: int, price: float | None) -> None:
+    def __init__(self, config: TrialConfig, total_steps: int | None, gpus: float, price: float | None) -> None:
         """
         Args:
-            world: number of workers.
+            gpus: number of workers, or the share of a GPU that the only one has.
             price: dollars per GPU hour.
         """
-        self.config, self.total_steps, self.world, self.price = config, total_steps, world, price
+        self.config, self.total_steps, self.gpus, self.price = config, total_steps, gpus, price
         self.step = self.tokens = 0
         self.model_flops = self.flops = self.train_seconds = self.agreed_seconds = 0.0
         self.first_step_at = 0.0
@@ -59,7 +59,7 @@ class Clock:
             return self.step if attr == "steps" else self.tokens
         if attr == "flops":
             return self.model_flops
-        gpu_seconds = self.agreed_seconds * self.world
+        gpu_seconds = self.agreed_seconds * self.gpus
         return gpu_seconds if attr == "gpu_seconds" else dollars(gpu_seconds, self.price) or 0.0
 
     @property

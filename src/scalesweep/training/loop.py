@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scalesweep.costs import share_of
 from scalesweep.data.batches import BatchPlan, shard, steps_for_tokens
 from scalesweep.models.base import BaseWeights, base_key
 from scalesweep.models.ladder import load_tokenizer
@@ -86,7 +87,8 @@ class Trainer:
         lengths = self.train_split.lengths
         by_length = lengths if config.group_by_length else None
         self.plan = BatchPlan(len(self.train_split), config.global_batch_size, config.seed, by_length)
-        self.clock = Clock(config, _total_steps(config, self.plan, lengths), peers.world, job.price)
+        gpus = peers.world * share_of(config.num_gpus)
+        self.clock = Clock(config, _total_steps(config, self.plan, lengths), gpus, job.price)
         self.factor = schedule(config, self.clock.total_steps or PARTS_OF_A_RUN)
 
         self.precision = Precision(config.mixed_precision)

@@ -71,6 +71,7 @@ def _kind(job: TrialJob, device: torch.device, checkpointing: bool | str) -> str
     recomputed = {True: ", checkpointing", "auto": ", checkpointing if needed"}.get(checkpointing, "")
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     config = job.config
+    kind += f", {config.num_gpus} of it" if config.num_gpus < 1 else ""
     adapter = "" if config.adapter == "none" else f", {config.adapter} of rank {config.lora_rank} on {config.base_dtype}"
     moments = "" if config.optimizer == "adamw" else f", {config.optimizer}"
     return (

@@ -31,6 +31,9 @@ class Worker:
     group: str | None = None  # its last process group
     world: int = 0  # number of workers in that group
     idle_since: float = field(default_factory=time.monotonic)
+    share: float = 1.0  # of a GPU, or of the CPUs in its place
+    gpu: Any = None  # reservation of the GPU whose share it has; None for a whole one
+    spare: bool = False  # started in advance, and not yet asked for
 
 
 def choose(free: Sequence[Worker], count: int, placement: str) -> list[Worker]:

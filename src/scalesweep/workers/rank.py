@@ -15,12 +15,22 @@ from scalesweep.errors import OutsideError, ScalesweepError, UserError
 from scalesweep.training.job import TrialJob
 from scalesweep.workers.versions import difference, installed
 
+CONTEXT_BYTES = 768 * 1024**2  # of a GPU's memory, for CUDA's own in each process, which torch's limit does not count
+
 
 class Rank:
     """The actor in a worker process. It imports torch, which the process that places workers never does."""
 
-    def __init__(self, threads: int, timeout_seconds: float, first_jobs: Sequence[TrialJob], versions: dict[str, str]) -> None:
+    def __init__(
+        self,
+        threads: int,
+        timeout_seconds: float,
+        first_jobs: Sequence[TrialJob],
+        versions: dict[str, str],
+        share: float = 1.0,
+    ) -> None:
         self.threads, self.timeout_seconds, self.first_jobs, self.versions = threads, timeout_seconds, first_jobs, versions
+        self.share = share
         self.reports: Iterator[Any] | None = None
         self.trainer: Any = None
 
@@ -44,6 +54,9 @@ class Rank:
         import torch
 
         torch.set_num_threads(self.threads)
+        if self.share < 1 and torch.cuda.is_available():  # a worker must not take its neighbours' memory
+            context = CONTEXT_BYTES / torch.cuda.mem_get_info()[1]
+            torch.cuda.set_per_process_memory_fraction(max(0.0, self.share - context))
         from scalesweep.training.loop import warm
         from scalesweep.training.peers import Meeting
 

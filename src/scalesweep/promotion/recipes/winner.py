@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scalesweep.costs import workers_of
 from scalesweep.data.files import suffixes
 from scalesweep.errors import UserError, counted
 from scalesweep.promotion.choice import checked_config, choose, length_of
@@ -129,7 +130,7 @@ def _schedule(config: TrialConfig, steps: int) -> tuple[str, dict[str, Any], int
 def _batches(config: TrialConfig) -> Batches:
     """A division of the global batch without a remainder, on as many of the trial's GPUs as allow one."""
     batch = config.global_batch_size
-    gpus = max(n for n in range(1, config.num_gpus + 1) if batch % n == 0)
+    gpus = max(n for n in range(1, workers_of(config.num_gpus) + 1) if batch % n == 0)
     most = config.micro_batch_size or MOST_PER_PASS
     per_device = max(n for n in range(1, min(most, batch // gpus) + 1) if batch // gpus % n == 0)
     return Batches(per_device, batch // gpus // per_device, gpus)
@@ -174,7 +175,7 @@ def _lost_rows(rows: Rows) -> Iterator[str]:
 
 
 def _lost_batches(config: TrialConfig, batches: Batches) -> Iterator[str]:
-    if batches.gpus != config.num_gpus:
+    if batches.gpus != workers_of(config.num_gpus):
         yield (
             f"the trial ran on {config.num_gpus} GPUs, which share a batch of {config.global_batch_size} unequally; "
             f"here {counted(batches.gpus, 'GPU')} share it"

@@ -30,7 +30,7 @@ class Ask:
 
     number: int
     allowed: Callable[[dict[str, Any]], bool] = lambda params: True  # noqa: ARG005
-    num_gpus: Collection[int] = ()
+    num_gpus: Collection[float] = ()
     left: float = math.inf
     paused: Collection[str] = ()
 
