@@ -130,7 +130,7 @@ def test_trl_reads_each_format_and_adapter(format: str, adapter: str, tmp_path: 
         0.0,
         False,
         False,
-        False,
+        True,  # of `auto`
         "bfloat16" if adapter == "qlora" else "float32",
     )
     in_4_bits = (got.load_in_4bit, got.bnb_4bit_quant_type, got.use_bnb_nested_quant)

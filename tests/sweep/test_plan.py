@@ -228,6 +228,8 @@ def test_a_space_with_fewer_configurations_than_trials_bounds_the_trials(
     assert (made.configurations, made.cost.trials, made.as_json()["configurations"]) == (6, 6, 6)
     text = printed(made, capsys, monkeypatch)
     assert "the space holds 6 configurations; none is trained twice, so the sweep ends after 6, below its run_cap" in text
+    left_open = {"points_to_evaluate": [{"weight_decay": 0.1}]}  # size and GPU count
+    assert plan(search_space=space, search=left_open).configurations == 6
     space["parameters"]["num_gpus"] = {"values": [1, 2]}
     points = [{"model_size": "L1", "weight_decay": 0.1, "num_gpus": gpus} for gpus in (1, 2)]
     made = plan(search_space=space, budget={"run_cap": 12}, search={"points_to_evaluate": points})

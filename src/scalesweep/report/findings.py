@@ -110,7 +110,7 @@ def _best(record: Record, row: Row) -> str:
         text = f"the best {record.metric} is {words.score(row.metric)} ({row.trial.name})"
         return f"{NO_BETTER} guessing: {text}; guessing from {baseline['guess']} reaches {words.score(guess)}"
     gap = abs(row.metric - guess)
-    share = f" ({gap / abs(guess):.1%})" if guess else ""
+    share = f" ({gap / abs(guess):.1%})" if guess and record.minimize else ""  # of a share of hits, it would be misread
     text += f", {words.score(gap)}{share} {'below' if record.minimize else 'above'} guessing ({words.score(guess)})"
     if untrained is not None and beats_guessing(record, untrained[1]):  # then it is the stricter floor
         text += f"; untrained, {untrained[0]} has {words.score(untrained[1])}"
@@ -121,8 +121,8 @@ def _best(record: Record, row: Row) -> str:
 
 
 def _levels(record: Record, rows: list[Row], name: str) -> str:
-    """The best value of each level of a setting, among trials that were judged at the highest rung; the best first. A setting
-    of adapters is compared among trials that have one."""
+    """The best value of each level of a setting, among trials that were judged at the highest rung; the best first. Where these
+    trials differ in size, each size is named. A setting of adapters is compared among trials that have one."""
     if name in OF_ADAPTERS:
         rows = [row for row in rows if row.trial.config.get("adapter", "none") != "none"]
     tried = {row.trial.config.get(name) for row in rows} - {None}
@@ -132,7 +132,12 @@ def _levels(record: Record, rows: list[Row], name: str) -> str:
     best: dict[object, Row] = {}
     for row in rows:  # best first
         best.setdefault(row.trial.config.get(name), row)
-    shown = [f"{_level(level)} {words.score(row.metric)}" for level, row in best.items() if row.rung == top]
+    at_top = {level: row for level, row in best.items() if row.rung == top}
+    sizes = {level: row.trial.config.get("model_size") for level, row in at_top.items()}
+    named = {
+        level: f" ({size})" if len(set(sizes.values())) > 1 and name != "model_size" else "" for level, size in sizes.items()
+    }
+    shown = [f"{_level(level)} {words.score(row.metric)}{named[level]}" for level, row in at_top.items()]
     below = [_level(level) for level, row in best.items() if row.rung < top]
     text = f"{' · '.join(shown[:LEVELS_SHOWN])} (best {record.metric} of each)"
     return text + (f"; none reached {words.rung(top, record)} with {', '.join(below[:LEVELS_SHOWN])}" if below else "")

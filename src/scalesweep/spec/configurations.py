@@ -24,7 +24,7 @@ OF_ADAPTERS = frozenset(name for name in PARAMETERS if name.startswith("lora_") 
 def combination(spec: SweepSpec, params: dict[str, Any]) -> Combination:
     """The model size, method and share of a GPU of a trial, which determine whether it has enough memory."""
     names = ("model_size", "unfreezing", "adapter", "num_gpus")
-    size, mode, adapter, gpus = (params.get(name, default_of(spec, name, params)) for name in names)
+    size, mode, adapter, gpus = (params[name] if name in params else default_of(spec, name, params) for name in names)
     return str(size), method_name(str(mode), str(adapter)), share_of(gpus)
 
 

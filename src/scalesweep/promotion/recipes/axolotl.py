@@ -53,7 +53,7 @@ def settings(winner: Winner, template: str) -> Settings:  # noqa: ARG001 - axolo
         "seed": config.seed,
         "bf16": {"auto": "auto", "bf16": True}.get(config.mixed_precision, False),
         "fp16": config.mixed_precision == "fp16",
-        "gradient_checkpointing": config.gradient_checkpointing is True,  # auto begins without it
+        "gradient_checkpointing": config.gradient_checkpointing is not False,  # they can't turn it on when memory runs out
     }
     if config.adapter != "none":
         in_4_bits = ADAPTERS[config.adapter].four_bits

@@ -69,7 +69,7 @@ def settings(winner: Winner, template: str) -> Settings:
         "seed": config.seed,
         "bf16": config.mixed_precision in ("auto", "bf16"),
         "fp16": config.mixed_precision == "fp16",
-        "gradient_checkpointing": config.gradient_checkpointing is True,  # auto begins without it
+        "gradient_checkpointing": config.gradient_checkpointing is not False,  # they can't turn it on when memory runs out
     }
     if config.mixed_precision == "auto":
         lost.append(
