@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What `make quickstart-llm` needs beside the sweep: a small decoder and questions before it, answers to compare after it.
+"""The parts of `make quickstart-llm` beside the sweep: a small decoder and questions before it, answers to compare after it.
 
 python scripts/quickstart_llm.py prepare FOLDER     writes the decoder and the questions, once
 python scripts/quickstart_llm.py compare RUN_DIR    what the promoted model learnt, beside the untrained one

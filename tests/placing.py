@@ -104,7 +104,7 @@ def halves(pool: WorkerPool, small: str) -> None:
 
 
 def spread(pool: WorkerPool, small: str, large: str) -> None:
-    """Of a pool whose workers are all idle, and of what is left when a node is drained and its workers end."""
+    """A pool whose workers are all idle, and the rest of it when a node is drained and its workers end."""
     pool.placement = "spread"
     soon(pool, "two", 2, 5)
     assert pool.nodes("two") == {small, large}

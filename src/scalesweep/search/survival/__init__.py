@@ -206,7 +206,7 @@ class Rungs:
                     quota = int(len(order) / self.reduction_factor)
                     waits = paused - above.keys()
                     if self.rule.strict and sum(name not in waits and loss < math.inf for loss, name in order) >= quota:
-                        continue  # as many went on, or ended here without having diverged
+                        continue  # as many continued, or ended here without having diverged
                     first, place = self.rule.first(names, there, order)
                     if place < quota:
                         return first
