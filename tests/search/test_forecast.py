@@ -413,6 +413,26 @@ def test_a_pick_is_sure() -> None:
     assert model.outlook.pick() not in (None, "sure")
 
 
+def test_forecasts_are_those_of_a_record_taken_in_at_once() -> None:
+    """Also where trials go further and none is new, as at the end of a sweep."""
+    spec = spec_of()
+    live, trials, order = Outlook(spec, N_PARAMS), [], 0
+    for number, params in enumerate(drawn(spec, 24)):
+        live.add(f"t{number}", params)
+        trials.append(Trial(number, f"t{number}", params, {}, 0.0))
+    for level in LEVELS:
+        for trial in trials if level == 9 else trials[::2]:
+            value = loss(trial.params, level)
+            live.report(trial.name, level, value, 1.0)
+            trial.reports.append(Report(level, 0, 0, 0.0, 0.0, 1.0, {"eval_loss": value}, order=order))
+            order += 1
+            before = dict(live.expected())
+    again = Outlook(spec, N_PARAMS)
+    again.take(trials)
+    assert again.expected() == before
+    assert before["t1"].mean < loss(trials[1].params, 9), "it has learnt that losses fall"
+
+
 def test_nothing_is_picked_before_the_first_rung() -> None:
     model = model_of()
     model.outlook.add("t0", {"model_size": "L1", "num_gpus": 1, **BEST})

@@ -11,7 +11,7 @@ import numpy as np
 from scalesweep.record import Past, State, Trial
 from scalesweep.search.encoding import Encoder
 from scalesweep.search.forecast import Forecast, as_rows
-from scalesweep.search.history import History, Seen
+from scalesweep.search.history import History, Snapshot
 from scalesweep.spec import SweepSpec, rung_levels
 from scalesweep.spec.configurations import without_influence
 
@@ -38,7 +38,7 @@ class Outlook:
         self.encoder = Encoder(spec, n_params)
         self.without = without_influence(spec)
         self.history = History(self.encoder, rung_levels(spec), spec.early_terminate.max_t)
-        self._forecast: tuple[int, Forecast] | None = None
+        self._forecast: tuple[Snapshot, Forecast] | None = None  # and what it was fitted to
         self._expected: dict[str, Expected] = {}
         self._stale: set[str] = set()
 
@@ -71,10 +71,10 @@ class Outlook:
     def expected(self) -> Mapping[str, Expected]:
         """The forecast of each trial that has reached a rung."""
         snapshot = self.history.snapshot
-        if snapshot and (self._forecast is None or self._forecast[0] != len(snapshot)):
+        if snapshot and (self._forecast is None or self._forecast[0] is not snapshot):
             losses = as_rows([values for _, values in snapshot], len(self.history.levels))
             settings = self.features(np.array([units for units, _ in snapshot])) - 0.5
-            self._forecast = len(snapshot), Forecast(losses, settings)
+            self._forecast = snapshot, Forecast(losses, settings)
             self._stale |= self.history.seen.keys()
         stale = [trial for name in sorted(self._stale) if (trial := self.history.seen[name]).values]
         self._stale.clear()
@@ -88,13 +88,10 @@ class Outlook:
                 self._expected[trial.name] = Expected(*values)
         return self._expected
 
-    def own(self) -> list[Seen]:
-        """The trials of this sweep that have reached a rung."""
-        return [trial for trial in self.history.seen.values() if trial.values and not trial.past]
-
     def pick(self) -> str | None:
         """The trial with the least expected loss plus one standard deviation; None before the first rung."""
         expected = self.expected()
         usable = (State.RUNNING, State.PRUNED, State.COMPLETE)
-        names = [trial.name for trial in self.own() if trial.state in usable and math.isfinite(trial.score)]
+        own = [trial for trial in self.history.seen.values() if trial.values and not trial.past]
+        names = [trial.name for trial in own if trial.state in usable and math.isfinite(trial.score)]
         return min(names, key=lambda name: (sum(expected[name]), name), default=None)

@@ -15,6 +15,7 @@ from scipy.stats import norm, qmc
 
 from scalesweep.record import State
 from scalesweep.search.forecast import Forecast, as_rows
+from scalesweep.search.history import Snapshot
 from scalesweep.search.samplers import Ask, BaseSampler
 from scalesweep.search.surrogate import CostModel, Surrogate, chosen, fit_theta, log_improvement, normal_scores
 
@@ -43,7 +44,7 @@ class Sampler(BaseSampler):
         # Trials that differ only on an axis of infinite distance train the same.
         without = self.outlook.without
         self._same = np.array([np.inf if column.name in without else SAME for column in self.encoder.columns])
-        self._theta: tuple[int, np.ndarray] | None = None
+        self._theta: tuple[Snapshot, np.ndarray] | None = None  # and what it was fitted to
 
     def choose(self, ask: Ask) -> dict[str, Any] | None:
         """Parameters of the next trial; None if nothing allowed is left within the budget."""
@@ -51,10 +52,11 @@ class Sampler(BaseSampler):
         even = self.history.judged < max(3, self.spec.search.n_startup_trials) or rng.random() < EVEN_SHARE
         units = self._spread_evenly(ask.number, rng) if even else self._candidates(rng)
         score = -np.arange(len(units), dtype=float) if even else self._improvement(units, ask)
-        costs = CostModel(self.encoder, self.size_range).fit(list(self.history.seen.values()))
-        if costs.known and math.isfinite(ask.left):
-            most = math.log(ask.left) if ask.left > 0 else -math.inf
-            score[costs.log_cost(units) + math.log(self.history.levels[-1]) > most] = -math.inf
+        if math.isfinite(ask.left):
+            costs = CostModel(self.encoder, self.size_range).fit(list(self.history.seen.values()))
+            if costs.known:
+                most = math.log(ask.left) if ask.left > 0 else -math.inf
+                score[costs.log_cost(units) + math.log(self.history.levels[-1]) > most] = -math.inf
         for place in np.argsort(-score, kind="stable"):
             if score[place] == -math.inf:
                 break
@@ -124,7 +126,7 @@ class Sampler(BaseSampler):
     def _fitted_theta(self) -> np.ndarray:
         """The process's parameters, from the forecasts at the last rare refit."""
         snapshot = self.history.rare
-        if self._theta is None or self._theta[0] != len(snapshot):
+        if self._theta is None or self._theta[0] is not snapshot:
             losses = as_rows([values for _, values in snapshot], len(self.history.levels))
             features = self.outlook.features(np.array([units for units, _ in snapshot]))
             rungs = np.array([len(values) - 1 for _, values in snapshot])
@@ -132,7 +134,7 @@ class Sampler(BaseSampler):
             mean, _ = Forecast(losses, features - 0.5).at_end(rungs, last, features - 0.5)
             target = normal_scores(mean)
             rows = chosen(target, fitting=True)
-            self._theta = len(snapshot), fit_theta(features[rows], target[rows])
+            self._theta = snapshot, fit_theta(features[rows], target[rows])
         return self._theta[1]
 
     def _log_prior(self, units: np.ndarray) -> np.ndarray:
