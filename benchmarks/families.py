@@ -8,6 +8,7 @@ table is skipped with a message on stderr. The README beside the tables lists th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,17 +31,26 @@ ROOT = Path(__file__).parents[1]
 CURVES = Path(os.environ.get("SCALESWEEP_CURVES") or ROOT.parent / "shared" / "curves")
 OWN = ROOT / "benchmarks" / "curves" / "quickstart.parquet"
 GPUS = 8
-FULL_TRIALS = 40  # the budget, in random configurations of median cost …
+FULL_TRIALS = 40  # budget 1, in random configurations of median cost …
 SHARE = 0.4  # … but at most this share of a table's configurations, because a search that runs all of them decides nothing
 STARTUP_SECONDS, STARTUP_SHARE = 5.0, 0.02  # start-up of a trial; at most this share of the median trial's duration
-TASKS = {  # TaskSet's name of each task → the name here
-    "imdb_patch32_GRU128_bs128": "gru128",
-    "imdb_patch32_GRU64_avg_bs128": "gru64",
-    "imdb_patch32_IRNN64_relu_last_bs128": "irnn64",
-    "imdb_patch32_LSTM128_bs128": "lstm128",
-    "imdb_patch128_LSTM128_avg_bs64": "lstm128-avg",
-    "imdb_patch32_VRNN64_tanh_avg_bs128": "vrnn64",
-}
+TRIALS_PER_FULL = 3  # trials of a short sweep for each full trial of its budget, about what stock ASHA makes of it
+TASKS = {"imdb_patch32_GRU128_bs128": "gru128", "imdb_patch32_LSTM128_bs128": "lstm128"}  # TaskSet's name → the name here
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The size of a sweep. With `trials`, every tool starts at most so many, and the budget is a third as many full trials of
+    median cost; otherwise `budget` is a factor on the family's GPU hours."""
+
+    budget: float = 1.0
+    workers: int = GPUS
+    trials: int | None = None
+
+    @property
+    def label(self) -> str:
+        size = f"budget {self.budget:g}" if self.trials is None else f"{self.trials} trials"
+        return f"{size}, {self.workers} workers"
 
 
 @dataclass
@@ -48,10 +58,27 @@ class Family:
     name: str
     spec: SweepSpec
     source: Source
-    cluster: Cluster
-    budget_gpu_hours: float
+    startup_seconds: float
+    full_trial_gpu_hours: float  # of a random configuration, median
+    budget_gpu_hours: float  # budget 1
     trend: bool  # the best settings or the order of the sizes depend on the size
     real: bool  # recorded, not modelled
+    data: str  # what the curves follow from
+
+    @property
+    def digest(self) -> str:
+        """A hash that changes with the family's spec, curves and budget."""
+        parts = (self.spec.model_dump_json(), self.data, self.startup_seconds, self.full_trial_gpu_hours, self.budget_gpu_hours)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def under(self, setting: Setting) -> tuple[SweepSpec, Cluster, float]:
+        """The sweep without GPU counts that the cluster can't hold, the cluster, and the GPU hours to spend."""
+        spec, cluster = self.spec.model_copy(deep=True), Cluster(setting.workers, self.startup_seconds)
+        if (counts := spec.search_space.parameters.get("num_gpus")) is not None and counts.values is not None:
+            counts.values = [count for count in counts.values if float(count) <= setting.workers]
+        if setting.trials is None:
+            return spec, cluster, setting.budget * self.budget_gpu_hours
+        return spec, cluster, setting.trials / TRIALS_PER_FULL * self.full_trial_gpu_hours
 
 
 def families(names: Sequence[str] | None = None) -> list[Family]:
@@ -98,12 +125,18 @@ def full_trials(family_spec: SweepSpec, source: Source, count: int = 300) -> tup
     return gpu_seconds, gpu_seconds / np.array([params.get("num_gpus", 1) for params in drawn])
 
 
-def _family(name: str, spec: SweepSpec, source: Source, trend: bool, real: bool = True) -> Family:
+def _family(name: str, spec: SweepSpec, source: Source, trend: bool, data: str, real: bool = True) -> Family:
     gpu_seconds, seconds = full_trials(spec, source)
     configs = len(source.configs) if isinstance(source, TableSource) else np.inf
-    budget = min(FULL_TRIALS, SHARE * configs) * float(np.median(gpu_seconds)) / 3600
-    cluster = Cluster(GPUS, min(STARTUP_SECONDS, STARTUP_SHARE * float(np.median(seconds))))
-    return Family(name, spec, source, cluster, budget, trend, real)
+    full = float(np.median(gpu_seconds)) / 3600
+    startup = min(STARTUP_SECONDS, STARTUP_SHARE * float(np.median(seconds)))
+    return Family(name, spec, source, startup, full, min(FULL_TRIALS, SHARE * configs) * full, trend, real, data)
+
+
+def _from_table(name: str, spec: SweepSpec, frame: pd.DataFrame, trend: bool, real: bool = True) -> Family:
+    source = TableSource(frame, spec, efficiency=0.9, name=name)
+    rows = pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    return _family(name, spec, source, trend, f"{[*frame]} {hashlib.sha256(rows.tobytes()).hexdigest()}", real)
 
 
 # ---- modelled -----------------------------------------------------------------------------------------------------------
@@ -113,7 +146,8 @@ def _parametric(name: str) -> Family:
     spec = sweep_from_dict(family_spec(name))
     # In `crossing` the optimum and the final order follow size as in `trend`; only early reports mislead. In `poor_scaling`
     # too, which is `trend` with another cost of GPUs. `no_trend` shows the effect of a wrong assumption.
-    return _family(name, spec, ParametricSource(FAMILIES[name], spec), trend=name != "no_trend", real=False)
+    source = ParametricSource(FAMILIES[name], spec)
+    return _family(name, spec, source, trend=name != "no_trend", data=repr(FAMILIES[name]), real=False)
 
 
 # ---- recorded -----------------------------------------------------------------------------------------------------------
@@ -131,7 +165,7 @@ def _table(
         "budget": {"run_cap": 10_000},
     }
     spec = sweep_from_dict(data, foreign=True)
-    return _family(name, spec, TableSource(frame, spec, efficiency=0.9, name=name), trend)
+    return _from_table(name, spec, frame, trend)
 
 
 def _recorded(path: Path) -> pd.DataFrame:
@@ -254,8 +288,7 @@ def _quickstart() -> Family:
     """This project's own sweep: real trials of the engine, all run to the end."""
     frame = _recorded(OWN)
     spec = load_sweep(ROOT / "sweeps" / "quickstart.yaml")
-    source = TableSource(frame, spec, efficiency=0.9, name="quickstart")
-    return _family("quickstart", spec, source, trend=False)  # after 36 steps no size trend is visible
+    return _from_table("quickstart", spec, frame, trend=False)
 
 
 BUILDERS: dict[str, Callable[[], Family]] = {
@@ -280,7 +313,7 @@ def describe(family: Family) -> str:
     cost = f"{hours.min():.3g}/{np.median(hours):.3g}/{hours.max():.3g}"
     return (
         f"{family.name:20} {configs:>7} {len(family.spec.search_space.parameters):>6} {source.median:>8.4f} {source.best:>8.4f} "
-        f"{np.mean(regrets < 0.05):>8.1%} {cost:>24} {family.budget_gpu_hours:>10.3g} {family.cluster.startup_seconds:>8.3g} "
+        f"{np.mean(regrets < 0.05):>8.1%} {cost:>24} {family.budget_gpu_hours:>10.3g} {family.startup_seconds:>8.3g} "
         f"{'yes' if family.trend else 'no':>5}"
     )
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
-from families import Family
 from pydantic import ValidationError
 from rivals import RIVALS
 
 from scalesweep.errors import UserError, did_you_mean
-from scalesweep.spec import SweepSpec
+from scalesweep.spec import SweepSpec, rung_levels
 from scalesweep.spec.sweep import BudgetSpec, EarlyTerminateSpec, SearchSpec
 
 OURS = "scalesweep"
@@ -29,7 +28,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # one changed ingredient each; a chang
     "variant=stopping": {"early_terminate.variant": "stopping"},
 }
 SLOW = ("carbs", "carbs-length", "protein")
-KEPT = ("time_attr", "grace_period", "max_t", "reduction_factor")  # the rungs of a family; the rest is scalesweep's
+KEPT = ("type", "time_attr", "grace_period", "max_t", "reduction_factor")  # the rungs of a family; the rest is scalesweep's
 Group = Literal["ours", "ablation", "stock", "research"]
 
 
@@ -44,7 +43,7 @@ class Method:
     changes: dict[str, Any] = field(default_factory=dict)  # changes of the spec, for scalesweep
 
 
-def methods(named: Sequence[str] | None, settings: Mapping[str, Any], slow: bool, quick: bool) -> list[Method]:
+def methods(named: Sequence[str] | None, settings: Mapping[str, Any]) -> list[Method]:
     """The methods to run, scalesweep first. A message on stderr names each method that can't run here.
 
     Raises:
@@ -52,7 +51,7 @@ def methods(named: Sequence[str] | None, settings: Mapping[str, Any], slow: bool
     """
     groups: dict[str, Group] = {OURS: "ours", **dict.fromkeys(ABLATIONS, "ablation")}
     groups |= {name: entry.group for name, entry in RIVALS.items()}
-    words = set(named or (["stock"] if quick else ["stock", "research", "ablation"]))
+    words = set(named or ["stock"])
     for word in words - set(groups.values()) - groups.keys():
         raise UserError(f"the method {word!r} does not exist", did_you_mean(word, [*groups, *dict.fromkeys(groups.values())]))
     chosen = [Method(OURS, "ours", dict(settings))]
@@ -65,8 +64,8 @@ def methods(named: Sequence[str] | None, settings: Mapping[str, Any], slow: bool
         else:
             changes = {}
             reason = RIVALS[name].missing()
-            if name in SLOW and not slow and name not in words:
-                reason = reason or "it is slow; --slow runs it"
+            if name in SLOW and name not in words:
+                reason = reason or "it is slow, and runs only if it is named"
         if reason:
             say(f"{name} is skipped: {reason}")
         else:
@@ -115,13 +114,16 @@ def _with_changes(
     return SearchSpec.model_validate(of["search"]), EarlyTerminateSpec.model_validate(of["early_terminate"])
 
 
-def our_spec(family: Family, budget: float, changes: Mapping[str, Any]) -> SweepSpec:
-    """The family's sweep with the package's defaults and the family's rungs. Only the budget of GPU hours ends it."""
-    early = EarlyTerminateSpec(**{key: getattr(family.spec.early_terminate, key) for key in KEPT})
-    search, early = _with_changes(SearchSpec(), early, changes)
-    update: dict[str, Any] = {"search": search, "early_terminate": early, "budget": BudgetSpec(gpu_hours=budget)}
-    update["resources"] = family.spec.resources.model_copy(update={"max_concurrent_trials": None})
-    return family.spec.model_copy(update=update)
+def our_spec(spec: SweepSpec, budget: float, trials: int | None, changes: Mapping[str, Any]) -> SweepSpec:
+    """A family's sweep with the package's defaults and the family's rungs. Only GPU hours and a cap on trials end it."""
+    kept = EarlyTerminateSpec(**{key: getattr(spec.early_terminate, key) for key in KEPT})
+    search, early = _with_changes(SearchSpec(), kept, changes)
+    if not [level for level in rung_levels(spec) if level < early.max_t]:
+        early = early.model_copy(update={"variant": "stopping"})  # nothing to wait for
+    budgets = BudgetSpec(gpu_hours=budget, run_cap=trials)
+    update: dict[str, Any] = {"search": search, "early_terminate": early, "budget": budgets}
+    update["resources"] = spec.resources.model_copy(update={"max_concurrent_trials": None})
+    return spec.model_copy(update=update)
 
 
 def is_rival(method: Method) -> bool:

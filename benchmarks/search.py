@@ -1,16 +1,18 @@
 """Comparison of scalesweep's search with stock tools and research methods, on modelled and recorded curves.
 
-    python benchmarks/search.py [--seeds 20] [--family NAME …] [--method NAME …] [--budget FACTOR] [--quick] [--json]
-                                [--results DIR] [--plot FILE.png] [--processes 2] [--slow] [--set KEY=VALUE …]
+    python benchmarks/search.py [--seeds 20] [--block 0] [--family NAME …] [--method NAME …] [--budget FACTOR …]
+                                [--workers N …] [--trials N …] [--results DIR] [--quick] [--json] [--plot FILE.png]
+                                [--processes 2] [--set KEY=VALUE …]
 
-Nothing trains: a simulated cluster of 8 GPUs runs each method on each family of `families.py`, seed by seed. A method's regret
-is that of the configuration it would promote, at full fidelity: 0 is the best known, 1 the median random one. The result is the
-ratio of GPU hours at which the median over seeds reaches 5 % regret, scalesweep ÷ the best stock method. If no stock method
-reaches 5 %, the target is the lowest regret that one of them reaches. The last line of output is JSON.
+Nothing trains: a simulated cluster runs each method on each family of `families.py`, seed by seed. Every method draws from a
+random stream of its own, and new parameters on a table take a row that the run has not used yet. A method's regret is that of
+the configuration it would promote, at full fidelity: 0 is the best known, 1 the median random one. The score of a run is the mean
+over checkpoints at 12.5, 25, 50, 75 and 100 % of the budget of log10(regret + 0.01). The result is the score of scalesweep minus
+that of each other method. Intervals resample families and seeds together. The last line of output is JSON.
 
---method accepts names and the words `stock`, `research` and `ablation`. carbs, carbs-length and protein take 10 seconds and more
-to propose a trial. They run only if named, or with --slow, on `--slow-seeds` seeds.
-With --results each finished run is saved, and an interrupted benchmark continues. Saved runs of other source code are ignored.
+--method accepts names and the words `stock`, `research` and `ablation`; scalesweep always runs, and stock is the default. carbs,
+carbs-length and protein take 10 seconds and more to propose a trial, so they run only if named. With --results each finished run
+is saved, an interrupted benchmark continues, and the figures are in DIR/figures.json. Saved runs of other source code are ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -43,25 +45,31 @@ from typing import Any
 
 import figures
 import numpy as np
-from comparing import compare, plot, print_tables, summary
-from families import BUILDERS, ROOT, Family, families
-from methods import PROPOSED, SLOW, Method, is_rival, methods, our_spec, say, settings_of
+from comparing import BLOCK, collect, plot, print_tables, summary
+from families import BUILDERS, GPUS, ROOT, Family, Setting, families
+from methods import PROPOSED, Method, is_rival, methods, our_spec, say, settings_of
 from rivals import RIVALS
+from rows import UnusedRows
 
 from scalesweep.errors import UserError
 from scalesweep.simulation.driver import SweepDriver
 from scalesweep.simulation.simulator import Clock, Driver, Start, simulate
 from scalesweep.simulation.source import Curve, Source
+from scalesweep.simulation.tables import TableSource
 
 QUICK = ("trend", "no_trend", "steplaw")  # a trend, none, a table
+QUICK_SEEDS, SEEDS = 2, 20  # of each block
 CURVES_FROM = (
     *(f"src/scalesweep/simulation/{name}.py" for name in ("simulator", "source", "parametric", "tables", "encoding")),
-    "benchmarks/families.py",
+    "benchmarks/rows.py",
 )
-SOURCES = {  # sources that determine a run's result
-    "ours": ("src/scalesweep/search", "src/scalesweep/simulation/driver.py", *CURVES_FROM),
-    "rival": ("benchmarks/rivals", *CURVES_FROM),
-}
+OURS_FROM = (
+    "src/scalesweep/search",
+    "src/scalesweep/simulation/driver.py",
+    "src/scalesweep/control/conductor.py",
+    *CURVES_FROM,
+)
+RIVALS_FROM = tuple(f"benchmarks/rivals/{name}.py" for name in ("base", "axes", "optuna_pruners"))
 
 
 # ---- one run --------------------------------------------------------------------------------------------------------------
@@ -72,25 +80,31 @@ class Job:
     family: str
     method: Method
     seed: int
-    factor: float
+    setting: Setting
     cap_seconds: float
     fingerprint: str
 
     @property
-    def key(self) -> tuple[str, str, int, float, str]:
-        return self.family, self.method.name, self.seed, self.factor, self.fingerprint
+    def key(self) -> tuple[str, str, int, str, str]:
+        return self.family, self.method.name, self.seed, self.setting.label, self.fingerprint
+
+    @property
+    def stream(self) -> int:
+        """The seed of the method's own random stream."""
+        return int.from_bytes(hashlib.sha256(f"{self.method.name} {self.seed}".encode()).digest()[:4]) >> 1
 
 
 class Metered:
     """A layer between a simulation and its driver and source, which measures the cost of each trial and the driver's own
-    time. After `cap_seconds` of it the driver is not called any more, and the run ends with its current pick."""
+    time. After `cap_seconds` of it the driver is not called any more, and the run ends with its current pick. After the start
+    of `trials`, a further new trial ends the requests; running ones go on."""
 
-    def __init__(self, driver: Driver, source: Source, startup_seconds: float, cap_seconds: float) -> None:
+    def __init__(self, driver: Driver, source: Source, startup_seconds: float, cap_seconds: float, trials: int | None) -> None:
         self.driver, self.source = driver, source
         self.n_params, self.best, self.median, self.notes = source.n_params, source.best, source.median, source.notes
         self.final, self.true_rank = source.final, source.true_rank
         self.died, self.pick = driver.died, driver.pick
-        self.startup_seconds = startup_seconds
+        self.startup_seconds, self.trials = startup_seconds, trials
         self.ends = time.perf_counter() + cap_seconds
         self.cut = False
         self.seconds = 0.0  # that the driver has decided for
@@ -98,6 +112,7 @@ class Metered:
         self._curves: dict[str, Curve] = {}
         self._gpus: dict[str, int] = {}
         self._starts: Counter[str] = Counter()
+        self._full = False
         self._train: dict[str, float] = {}
 
     def cost(self, name: str) -> float:
@@ -115,9 +130,14 @@ class Metered:
         return self.cut or self.driver.finished()
 
     def next_trial(self, free: int) -> Start | None:
+        if self._full:
+            return None
         began = time.perf_counter()
         start = self.driver.next_trial(free)
         self.seconds += time.perf_counter() - began
+        if start is not None and start.name not in self._starts and len(self._starts) == self.trials:
+            self._full = True
+            return None
         if start is not None:
             self._asked = start
             self._gpus[start.name] = start.num_gpus
@@ -149,30 +169,28 @@ def run(job: Job) -> dict[str, Any]:
 
         threadpool_limits(1)
     family, began = family_of(job.family), time.perf_counter()
-    source, cluster, clock = family.source, family.cluster, Clock()
-    budget = job.factor * family.budget_gpu_hours
-    head = {"family": job.family, "method": job.method.name, "seed": job.seed, "budget": job.factor}
-    head |= {"fingerprint": job.fingerprint}
+    source = UnusedRows(family.source) if isinstance(family.source, TableSource) else family.source
+    spec, cluster, budget = family.under(job.setting)
+    clock, trials = Clock(), job.setting.trials
+    head = dict(zip(("family", "method", "seed", "setting", "fingerprint"), job.key, strict=True))
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # tools that print
             driver: Any
             if is_rival(job.method):
-                driver = RIVALS[job.method.name].make(family.spec, job.seed, source.n_params)
+                driver = RIVALS[job.method.name].make(spec, job.stream, source.n_params)
             else:
-                spec = our_spec(family, budget, job.method.changes)
-                driver = SweepDriver(spec, source.n_params, cluster.gpus, clock, job.seed)
-            metered = Metered(driver, source, cluster.startup_seconds, job.cap_seconds)
+                spec = our_spec(spec, budget, trials, job.method.changes)
+                driver = SweepDriver(spec, source.n_params, cluster.gpus, clock, job.stream)
+            metered = Metered(driver, source, cluster.startup_seconds, job.cap_seconds, trials)
             if is_rival(job.method):
                 driver.cost_of = metered.cost
-            done = simulate(metered, metered, cluster, clock, budget, job.seed)
+            done = simulate(metered, metered, cluster, clock, budget, job.stream)
     except Exception:  # noqa: BLE001 — a failure of another tool is a result, and the other tools continue
         return {**head, "error": traceback.format_exc()}
     regret = [float(f"{value:.6g}") if math.isfinite(value) else None for value in done.regret]
-    reached = figures.hours_to(done.gpu_hours, figures.filled([regret])[0], figures.GOOD)
     return {
         **head,
         "budget_gpu_hours": budget,
-        "hours_to_5_percent": reached if math.isfinite(reached) else None,
         "pick_rank": done.pick_rank,
         "trials": done.trials,
         "reports": done.reports,
@@ -190,15 +208,23 @@ def run(job: Job) -> dict[str, Any]:
 # ---- many runs ------------------------------------------------------------------------------------------------------------
 
 
-def fingerprint(method: Method) -> str:
-    """A hash of the sources that determine a method's results, and of its settings."""
+@cache
+def sources_digest(places: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for place in SOURCES["rival" if is_rival(method) else "ours"]:
+    for place in places:
         path = ROOT / place
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
-    digest.update(json.dumps(method.changes, sort_keys=True).encode())
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()
+
+
+def fingerprint(method: Method, family: Family) -> str:
+    """A hash of the sources that determine a method's results, of its settings, and of the family."""
+    places = OURS_FROM
+    if is_rival(method):
+        places = (*CURVES_FROM, *RIVALS_FROM, f"benchmarks/rivals/{RIVALS[method.name].module}.py")
+    parts = (sources_digest(places), json.dumps(method.changes, sort_keys=True), family.digest)
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 
 def results_file(folder: Path, job: Job) -> Path:
@@ -212,7 +238,7 @@ def known_runs(folder: Path | None, jobs: Sequence[Job]) -> dict[tuple[Any, ...]
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             with contextlib.suppress(json.JSONDecodeError):  # the last, incomplete line of a killed benchmark
                 row = json.loads(line)
-                found[tuple(row[key] for key in ("family", "method", "seed", "budget", "fingerprint"))] = row
+                found[tuple(row[key] for key in ("family", "method", "seed", "setting", "fingerprint"))] = row
     wanted = {job.key: job for job in jobs}
     return {
         key: row
@@ -237,15 +263,13 @@ def run_all(jobs: Sequence[Job], processes: int, folder: Path | None) -> list[di
         try:
             for count, future in enumerate(as_completed(futures), 1):
                 job, row = futures[future], future.result()
-                what = f"[{count}/{len(todo)}] {job.family} {job.method.name} seed {job.seed}"
+                what = f"[{count}/{len(todo)}] {job.family} {job.method.name} seed {job.seed}, {job.setting.label}"
                 if "error" in row:
                     say(f"{what} FAILED\n{row['error']}")
                     rows.append(row)
                     continue
-                reached = row["hours_to_5_percent"]
-                told = "5 % not reached" if reached is None else f"5 % at {reached:.3g} GPU h"
-                cut = ", cut" if row["cut"] else ""
-                say(f"{what}: {told} of {row['budget_gpu_hours']:.3g}, {row['trials']} trials, {row['seconds']:.1f} s{cut}")
+                score = float(figures.score(figures.filled([row["regret"]]))[0])
+                say(f"{what}: {score:.2f}, {row['trials']} trials, {row['seconds']:.1f} s{', cut' if row['cut'] else ''}")
                 rows.append(row)
                 if folder:
                     with results_file(folder, job).open("a", encoding="utf-8") as file:
@@ -260,47 +284,53 @@ def run_all(jobs: Sequence[Job], processes: int, folder: Path | None) -> list[di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, help="default: 20, with --quick 3")
+    parser.add_argument("--seeds", type=int, help=f"of each block; default: {SEEDS}, with --quick {QUICK_SEEDS}")
+    parser.add_argument("--block", type=int, nargs="+", choices=(0, 1), default=[0, 1], help=f"block 1 begins at seed {BLOCK}")
     parser.add_argument("--family", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--method", nargs="+", metavar="NAME", help="rivals and ablations; scalesweep always runs")
-    parser.add_argument("--budget", type=float, default=2.0, metavar="FACTOR", help="factor on each family's budget")
-    parser.add_argument("--quick", action="store_true", help=f"stock methods on {', '.join(QUICK)}")
+    parser.add_argument("--budget", type=float, nargs="+", metavar="FACTOR", help="factors on each family's budget; default: 1")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[GPUS], metavar="N", help=f"GPUs of the cluster; default: {GPUS}"
+    )
+    parser.add_argument("--trials", type=int, nargs="+", default=[], metavar="N", help="sweeps of so many trials instead")
+    parser.add_argument("--quick", action="store_true", help=f"few seeds on {', '.join(QUICK)}")
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     parser.add_argument("--results", type=Path, metavar="DIR", help="save each run in DIR, and continue from the saved runs")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--slow", action="store_true", help=f"{', '.join(SLOW)} too")
-    parser.add_argument("--slow-seeds", type=int, default=2)
     parser.add_argument("--cap-seconds", type=float, default=600.0, help="a run whose driver takes longer is cut")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="a setting of scalesweep, for example search.sampler=tpe"
     )
     arguments = parser.parse_args()
-    seeds = arguments.seeds or (3 if arguments.quick else 20)
-    chosen = methods(arguments.method, {**PROPOSED, **settings_of(arguments.set)}, arguments.slow, arguments.quick)
+    count = arguments.seeds or (QUICK_SEEDS if arguments.quick else SEEDS)
+    seeds = [BLOCK * block + number for block in arguments.block for number in range(count)]
+    budgets = arguments.budget or ([] if arguments.trials else [1.0])
+    settings = [Setting(budget=factor, workers=workers) for workers in arguments.workers for factor in budgets]
+    settings += [Setting(trials=trials, workers=workers) for workers in arguments.workers for trials in arguments.trials]
+    chosen = methods(arguments.method, {**PROPOSED, **settings_of(arguments.set)})
     present = families(arguments.family or (QUICK if arguments.quick else list(BUILDERS)))
-    prints = {method.name: fingerprint(method) for method in chosen}
     jobs = [
-        Job(family.name, method, seed, arguments.budget, arguments.cap_seconds, prints[method.name])
+        Job(family.name, method, seed, setting, arguments.cap_seconds, print_)
         for family in present
-        for seed in range(seeds)
         for method in chosen
-        if seed < arguments.slow_seeds or method.name not in SLOW
+        for print_ in [fingerprint(method, family)]
+        for setting in settings
+        for seed in seeds
     ]
     rows = run_all(jobs, arguments.processes, arguments.results)
-    by_family: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_family[row["family"]].append(row)
-    comparisons = [found for family in present if (found := compare(family, chosen, by_family[family.name]))]
-    if not comparisons:
+    found = collect(present, chosen, settings, rows)
+    if not found.names:
         raise UserError("no family could run, so there is nothing to compare")
-    told = summary(comparisons, seeds, arguments.budget)
+    told = summary(found, sum("error" in row for row in rows))
     if not arguments.json:
-        print_tables(comparisons, told)
+        print_tables(found, told)
     if arguments.plot:
-        plot(comparisons, arguments.plot)
+        plot(found, arguments.plot)
+    if arguments.results:
+        (arguments.results / "figures.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(told))
-    if any("error" in row for row in rows):
+    if told["failed_runs"]:
         sys.exit("some runs failed; the figures cover the other runs")
 
 

@@ -45,7 +45,6 @@ RIVALS: dict[str, Entry] = {
     "random+asha": Entry("stock", "ray_tune", "RandomAsha", ("ray",)),
     "tune": Entry("stock", "ray_tune", "Tune", ("ray", "optuna")),
     "optuna-hyperband": Entry("stock", "optuna_pruners", "OptunaHyperband", ("optuna",)),
-    "optuna-halving": Entry("stock", "optuna_pruners", "OptunaHalving", ("optuna",)),
     "syne-tune": Entry("research", "syne", "AshaCqr", ("syne_tune", "xgboost", "huggingface_hub")),
     "syne-tune-bore": Entry("research", "syne", "AshaBore", ("syne_tune", "xgboost", "huggingface_hub")),
     "neps": Entry("research", "neps_brackets", "NepsHyperband", ("neps",)),

@@ -1,4 +1,4 @@
-"""Stock Optuna: ask and tell with its `TPESampler` and one of its halving pruners."""
+"""Stock Optuna: ask and tell with its `TPESampler` and `HyperbandPruner`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import BasePruner, HyperbandPruner, SuccessiveHalvingPruner
+from optuna.pruners import HyperbandPruner
 from optuna.trial import TrialState
 
 from scalesweep.search.proposals import draw_params
@@ -45,11 +45,10 @@ class OptunaHyperband(Rival):
             direction=self.goal,
             study_name=f"{self.spec.name}-{self.seed}",  # Hyperband draws a trial's bracket from this name
             sampler=optuna.samplers.TPESampler(seed=self.seed),
-            pruner=self.pruner(UNITS, self.steps(self.max_t), max(2, round(self.eta))),
+            pruner=HyperbandPruner(
+                min_resource=UNITS, max_resource=self.steps(self.max_t), reduction_factor=max(2, round(self.eta))
+            ),
         )
-
-    def pruner(self, first: int, full: int, eta: int) -> BasePruner:
-        return HyperbandPruner(min_resource=first, max_resource=full, reduction_factor=eta)
 
     def steps(self, fidelity: float) -> int:
         return int(fidelity / self.min_t * UNITS + 1e-6)
@@ -76,10 +75,3 @@ class OptunaHyperband(Rival):
             return None
         number = self.study.best_trial.number
         return next(trial for trial in self.trials.values() if trial.handle.number == number)
-
-
-class OptunaHalving(OptunaHyperband):
-    """`SuccessiveHalvingPruner` (asynchronous) instead of Hyperband."""
-
-    def pruner(self, first: int, full: int, eta: int) -> BasePruner:  # noqa: ARG002
-        return SuccessiveHalvingPruner(min_resource=first, reduction_factor=eta)

@@ -27,7 +27,7 @@ Other columns are not read.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from scalesweep.costs import FLOPS_PER_GPU_SECOND
 from scalesweep.errors import UserError, counted, did_you_mean, nearest
-from scalesweep.simulation.encoding import Encoding, is_number, token
+from scalesweep.simulation.encoding import Encoding, Token, is_number, token
 from scalesweep.simulation.source import Curve
 from scalesweep.spec import SweepSpec
 
@@ -135,10 +135,14 @@ class TableSource:
         better = self.finals < value if self.minimize else self.finals > value
         return 1 + int(np.sum(np.isfinite(self.finals) if math.isnan(value) else better))
 
-    def lookup(self, params: Mapping[str, Any]) -> int:
-        """The index in `configs` of the configuration used for these parameters."""
-        exact = self._by_key.get(self._encoding.key(params))
-        return self._nearest(self._encoding.row(params)) if exact is None else exact
+    def lookup(self, params: Mapping[str, Any], without: Collection[int] = ()) -> int:
+        """The index in `configs` of the configuration used for these parameters, which is not one of `without`."""
+        exact = self._by_key.get(self.key(params))
+        return self._nearest(self._encoding.row(params), without) if exact is None or exact in without else exact
+
+    def key(self, params: Mapping[str, Any]) -> tuple[Token | None, ...]:
+        """A key that is equal for parameters that have equal values in the columns of the table."""
+        return self._encoding.key(params)
 
     # ---- reading -------------------------------------------------------------------------------------------------------
 
@@ -348,13 +352,13 @@ class TableSource:
                 self._weights = np.maximum(importance / importance.max(), FLOOR)
         if count > 1:
             judged = np.unique(np.linspace(0, count - 1, min(count, JUDGED)).astype(int))
-            errors = [abs(place[index] - place[self._nearest(self._matrix[index], without=index)]) for index in judged]
+            errors = [abs(place[index] - place[self._nearest(self._matrix[index], without=[index])]) for index in judged]
             self.notes.append(
                 f"{self.name}: an unrecorded configuration gets the values of the nearest recorded one. If each recorded "
                 f"configuration is replaced by its nearest neighbor, the median error is {np.median(errors):.1%} of the ranks"
             )
 
-    def _nearest(self, row: np.ndarray, without: int | None = None) -> int:
+    def _nearest(self, row: np.ndarray, without: Collection[int] = ()) -> int:
         """The index of the recorded configuration nearest to an encoded one, excluding `without`."""
         words = self._encoding.is_word
         gaps = np.empty_like(self._matrix)
@@ -366,8 +370,9 @@ class TableSource:
         np.nan_to_num(gaps, copy=False, nan=1.0)
         matching = np.asarray(~gaps[:, words].any(axis=1))
         distance = gaps**2 @ self._weights
-        if without is not None:
-            matching[without], distance[without] = False, math.inf
+        if without:
+            left_out = list(without)
+            matching[left_out], distance[left_out] = False, math.inf
         if matching.any():
             distance[~matching] = math.inf
         return int(np.argmin(distance))
