@@ -1,4 +1,4 @@
-"""The families for comparing searches: modelled curves, published tables, and a record of this project's own sweep.
+"""The families for comparing searches: modelled curves, published tables, records of this project's own sweeps, and any table.
 
     python benchmarks/families.py [NAME …]        # prints the properties of each family
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,17 +20,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from modelled import OVERFITTING, RANDOM, STEPS, overfitting_table, random_law
 
 from scalesweep.errors import UserError, did_you_mean
 from scalesweep.simulation.parametric import FAMILIES, ParametricSource, family_spec
+from scalesweep.simulation.parametric import Family as Law
 from scalesweep.simulation.simulator import Cluster
 from scalesweep.simulation.source import Source
-from scalesweep.simulation.tables import TableSource
+from scalesweep.simulation.tables import TableSource, read_table
 from scalesweep.spec import SweepSpec, load_sweep, sweep_from_dict
+from scalesweep.spec.loading import read_yaml
 
 ROOT = Path(__file__).parents[1]
 CURVES = Path(os.environ.get("SCALESWEEP_CURVES") or ROOT.parent / "shared" / "curves")
-OWN = ROOT / "benchmarks" / "curves" / "quickstart.parquet"
+OWN = ROOT / "benchmarks" / "curves"  # records of this project's own sweeps
 GPUS = 8
 FULL_TRIALS = 40  # budget 1, in random configurations of median cost …
 SHARE = 0.4  # … but at most this share of a table's configurations, because a search that runs all of them decides nothing
@@ -73,12 +77,50 @@ class Family:
 
     def under(self, setting: Setting) -> tuple[SweepSpec, Cluster, float]:
         """The sweep without GPU counts that the cluster can't hold, the cluster, and the GPU hours to spend."""
-        spec, cluster = self.spec.model_copy(deep=True), Cluster(setting.workers, self.startup_seconds)
-        if (counts := spec.search_space.parameters.get("num_gpus")) is not None and counts.values is not None:
-            counts.values = [count for count in counts.values if float(count) <= setting.workers]
+        spec, cluster, space = self.spec, Cluster(setting.workers, self.startup_seconds), self.spec.search_space
+        if (counts := space.parameters.get("num_gpus")) is not None and counts.values is not None:
+            fitting = counts.model_copy(update={"values": [count for count in counts.values if count <= setting.workers]})
+            space = space.model_copy(update={"parameters": {**space.parameters, "num_gpus": fitting}})
+            spec = spec.model_copy(update={"search_space": space})
         if setting.trials is None:
             return spec, cluster, setting.budget * self.budget_gpu_hours
         return spec, cluster, setting.trials / TRIALS_PER_FULL * self.full_trial_gpu_hours
+
+
+@dataclass(frozen=True)
+class Given:
+    """A table that the user names, with its space and rungs. None: found from the table."""
+
+    table: Path
+    space: Path
+    metric: str = "eval_loss"
+    goal: str | None = None
+    time_attr: str = "steps"
+    max_t: float | None = None
+    grace_period: float | None = None
+    reduction_factor: float = 3
+
+    def build(self) -> Family:
+        """The family, named as the file.
+
+        Raises:
+            UserError: the table, the space or the rungs are wrong, or do not fit each other.
+        """
+        frame = read_table(self.table)
+        space = read_yaml(self.space, "search space").data
+        parameters = space.get("parameters") if isinstance(space, dict) else None
+        early: dict[str, Any] = {"time_attr": self.time_attr, "type": "none", "max_t": self.max_t or 1}
+        if self.time_attr in frame:
+            of_run = [name for name in ("config", "seed", *(parameters or ())) if name in frame]
+            runs = frame[frame[self.time_attr] > 0].groupby(of_run, dropna=False)[self.time_attr]
+            first, last = float(runs.min().median()), float(runs.max().quantile(0.5, "lower"))
+            early["max_t"] = self.max_t or last  # half of the runs or more reach it
+            grace = self.grace_period or max(first, early["max_t"] / self.reduction_factor**3)
+            if grace < early["max_t"]:
+                early |= {"type": "asha", "grace_period": grace}
+        name = re.sub(r"[^A-Za-z0-9._-]|^[._-]+", "-", self.table.name.partition(".")[0]).lstrip("-") or "table"
+        metric = {"name": self.metric} | ({"goal": self.goal} if self.goal else {})
+        return _table(name, frame, str(self.space), metric, {**early, "reduction_factor": self.reduction_factor}, trend=False)
 
 
 def families(names: Sequence[str] | None = None) -> list[Family]:
@@ -87,12 +129,12 @@ def families(names: Sequence[str] | None = None) -> list[Family]:
     Raises:
         UserError: a name is unknown.
     """
-    built = []
-    for name in names if names is not None else BUILDERS:
-        if name not in BUILDERS:
-            raise UserError(f"the family {name!r} does not exist", did_you_mean(name, BUILDERS))
+    built, builders = [], all_builders()
+    for name in names if names is not None else builders:
+        if name not in builders:
+            raise UserError(f"the family {name!r} does not exist", did_you_mean(name, builders))
         try:
-            built.append(BUILDERS[name]())
+            built.append(builders[name]())
         except FileNotFoundError as error:
             print(f"{name} is skipped: {error}", file=sys.stderr)
     return built
@@ -142,30 +184,46 @@ def _from_table(name: str, spec: SweepSpec, frame: pd.DataFrame, trend: bool, re
 # ---- modelled -----------------------------------------------------------------------------------------------------------
 
 
-def _parametric(name: str) -> Family:
-    spec = sweep_from_dict(family_spec(name))
+def _parametric(law: Law, without: Sequence[str] = ()) -> Family:
+    data = family_spec(law)
+    data["search_space"]["parameters"] = {
+        name: value for name, value in data["search_space"]["parameters"].items() if name not in without
+    }
+    spec = sweep_from_dict(data)
     # In `crossing` the optimum and the final order follow size as in `trend`; only early reports mislead. In `poor_scaling`
     # too, which is `trend` with another cost of GPUs. `no_trend` shows the effect of a wrong assumption.
-    source = ParametricSource(FAMILIES[name], spec)
-    return _family(name, spec, source, trend=name != "no_trend", data=repr(FAMILIES[name]), real=False)
+    return _family(law.name, spec, ParametricSource(law, spec), trend=law.name != "no_trend", data=repr(law), real=False)
+
+
+def _overfitting(name: str) -> Family:
+    """300 configurations, each trained with three seeds. The loss of many rises towards the end."""
+    frame, parameters = overfitting_table(name)
+    early = {"time_attr": "steps", "grace_period": STEPS // 24, "max_t": STEPS}
+    # No trend: how much a size memorizes decides, and its settings.
+    return _table(name, frame, parameters, {"name": "eval_loss"}, early, trend=False, real=False)
 
 
 # ---- recorded -----------------------------------------------------------------------------------------------------------
 
 
 def _table(
-    name: str, frame: pd.DataFrame, parameters: dict[str, Any], metric: str, early: dict[str, Any], trend: bool
+    name: str,
+    frame: pd.DataFrame,
+    space: dict[str, Any] | str,
+    metric: dict[str, Any],
+    early: dict[str, Any],
+    trend: bool,
+    real: bool = True,
 ) -> Family:
-    """A family from a table; `frame` has the columns documented in `TableSource`."""
+    """A family from a table; `frame` has the columns documented in `TableSource`. `space` has the parameters, or is a file."""
     data = {
         "name": name,
-        "search_space": {"parameters": parameters},
-        "metric": {"name": metric, "goal": "minimize"},
+        "search_space": space if isinstance(space, str) else {"parameters": space},
+        "metric": metric,
         "early_terminate": {"reduction_factor": 3, **early},
         "budget": {"run_cap": 10_000},
     }
-    spec = sweep_from_dict(data, foreign=True)
-    return _from_table(name, spec, frame, trend)
+    return _from_table(name, sweep_from_dict(data, foreign=True), frame, trend, real)
 
 
 def _recorded(path: Path) -> pd.DataFrame:
@@ -206,7 +264,7 @@ def _steplaw() -> Family:
     early = {"time_attr": "flops", "grace_period": 4.77e18, "max_t": 1.2877e20}
     columns = [*parameters, "flops", "n_params", "smooth_loss"]
     # A trend: the best rate falls from 0.0078 (215M) to 0.0028 (537M), and at equal compute each larger size is better.
-    return _table("steplaw", frame[columns], parameters, "smooth_loss", early, trend=True)
+    return _table("steplaw", frame[columns], parameters, {"name": "smooth_loss"}, early, trend=True)
 
 
 def _taskset(task: str) -> Family:
@@ -220,7 +278,7 @@ def _taskset(task: str) -> Family:
     parameters = {name: _log_range(configs[name]) for name in configs if name != "config_id"}
     columns = [*parameters, "config", "steps", "valid_loss"]
     early = {"time_attr": "steps", "grace_period": 400, "max_t": 10_000}  # rungs at 400, 1,200 and 3,600
-    return _table(f"taskset-{TASKS[task]}", frame[columns], parameters, "valid_loss", early, trend=False)
+    return _table(f"taskset-{TASKS[task]}", frame[columns], parameters, {"name": "valid_loss"}, early, trend=False)
 
 
 def _misfitting() -> Family:
@@ -239,7 +297,7 @@ def _misfitting() -> Family:
     columns = [*parameters, "config", "steps", "n_params", "tokens", "c4_eval_loss"]  # they cost 6 × n_params × tokens
     # A trend: at equal length the larger size ends better from 500 steps on (in shorter runs it ends worse). The best rate
     # hardly moves: 0.004 or its neighbour everywhere.
-    return _table("misfitting", frame[columns], parameters, "c4_eval_loss", early, trend=True)
+    return _table("misfitting", frame[columns], parameters, {"name": "c4_eval_loss"}, early, trend=True)
 
 
 def _rectified() -> Family:
@@ -254,7 +312,7 @@ def _rectified() -> Family:
     columns = ["model_size", "tokens", "flops", "n_params", "test_loss"]
     # No trend: from few samples larger models are better (Spearman −0.55), at the end size hardly matters (−0.17): the second
     # best has 223M parameters, and the largest, 6.7B, is the 22nd. Pretraining decides.
-    return _table("rectified", frame[columns], parameters, "test_loss", early, trend=False)
+    return _table("rectified", frame[columns], parameters, {"name": "test_loss"}, early, trend=False)
 
 
 def _routing() -> Family:
@@ -281,25 +339,50 @@ def _routing() -> Family:
     early = {"time_attr": "steps", "grace_period": 10_000, "max_t": 249_000}
     columns = [*parameters, "config", "seed", "steps", "flops", "n_params", "loss_validation"]
     # A trend: with the same router and experts the next larger size is better in 86 to 100 % of cases.
-    return _table("routing", frame[columns], parameters, "loss_validation", early, trend=True)
+    return _table("routing", frame[columns], parameters, {"name": "loss_validation"}, early, trend=True)
 
 
-def _quickstart() -> Family:
-    """This project's own sweep: real trials of the engine, all run to the end."""
-    frame = _recorded(OWN)
-    spec = load_sweep(ROOT / "sweeps" / "quickstart.yaml")
-    return _from_table("quickstart", spec, frame, trend=False)
+def _lora() -> Family:
+    """LoRA fine-tuning of the four Llama sizes on one data set: final values only, so each trial runs to the end."""
+    frame = _recorded(CURVES / "lora_sft" / "results.csv")
+    frame = frame[frame.model.str.startswith("meta-llama/") & frame.n_params.notna()]
+    frame = frame.assign(model_size=(frame.n_params / 1e9).map("{:.0f}b".format))
+    parameters = {
+        "model_size": _sizes(frame),
+        "learning_rate": _log_range(frame.learning_rate),
+        "lora_rank": _listed(frame.lora_rank),
+    }
+    columns = [*parameters, "n_params", "test_nll"]
+    # A trend: each larger size is better, and the best rate falls from 0.001 (1B and 3B) to 0.0003 (8B and 70B).
+    early = {"type": "none", "time_attr": "steps", "max_t": 780}
+    return _table("lora", frame[columns], parameters, {"name": "test_nll", "goal": "minimize"}, early, trend=True)
 
 
-BUILDERS: dict[str, Callable[[], Family]] = {
-    **{name: partial(_parametric, name) for name in FAMILIES},
-    "steplaw": _steplaw,
-    **{f"taskset-{short}": partial(_taskset, task) for task, short in TASKS.items()},
-    "misfitting": _misfitting,
-    "rectified": _rectified,
-    "routing": _routing,
-    "quickstart": _quickstart,
-}
+def _own(name: str) -> Family:
+    """A random sweep over the space of one of this project's own, in which every trial ran to the end."""
+    frame = _recorded(OWN / f"{name}.parquet")
+    recorded = load_sweep(OWN / f"{name}-random.yaml")
+    early = recorded.early_terminate
+    first = float(frame[early.time_attr].min())
+    early = early.model_copy(update={"type": "asha", "grace_period": max(first, early.max_t // 9), "reduction_factor": 3})
+    return _from_table(name, recorded.model_copy(update={"name": name, "early_terminate": early}), frame, trend=False)
+
+
+def all_builders() -> dict[str, Callable[[], Family]]:
+    """The families by name."""
+    laws = [random_law(number) for number in range(1, RANDOM + 1)]
+    return {
+        **{name: partial(_parametric, law) for name, law in FAMILIES.items()},
+        **{law.name: partial(_parametric, law, without) for law, without in laws},
+        **{name: partial(_overfitting, name) for name in OVERFITTING},
+        "steplaw": _steplaw,
+        **{f"taskset-{short}": partial(_taskset, task) for task, short in TASKS.items()},
+        "misfitting": _misfitting,
+        "rectified": _rectified,
+        "routing": _routing,
+        "lora": _lora,
+        **{path.stem: partial(_own, path.stem) for path in sorted(OWN.glob("*.parquet"))},
+    }
 
 
 def describe(family: Family) -> str:
@@ -323,7 +406,7 @@ def main() -> None:
         f"{'family':20} {'configs':>7} {'params':>6} {'median':>8} {'best':>8} {'<5 % off':>8} "
         f"{'GPU h: min/median/max':>24} {'budget':>10} {'start s':>8} {'trend':>5}"
     )
-    for name in sys.argv[1:] or BUILDERS:
+    for name in sys.argv[1:] or all_builders():
         for family in families([name]):
             print(describe(family), flush=True)
 

@@ -37,7 +37,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,7 +46,7 @@ from typing import Any
 import figures
 import numpy as np
 from comparing import BLOCK, collect, plot, print_tables, summary
-from families import BUILDERS, GPUS, ROOT, Family, Setting, families
+from families import GPUS, ROOT, Family, Given, Setting, all_builders, families
 from methods import PROPOSED, Method, is_rival, methods, our_spec, say, settings_of
 from rivals import RIVALS
 from rows import UnusedRows
@@ -56,6 +56,7 @@ from scalesweep.simulation.driver import SweepDriver
 from scalesweep.simulation.simulator import Clock, Driver, Start, simulate
 from scalesweep.simulation.source import Curve, Source
 from scalesweep.simulation.tables import TableSource
+from scalesweep.spec.sweep import TIME_ATTRS
 
 QUICK = ("trend", "no_trend", "steplaw")  # a trend, none, a table
 QUICK_SEEDS, SEEDS = 2, 20  # of each block
@@ -83,6 +84,7 @@ class Job:
     setting: Setting
     cap_seconds: float
     fingerprint: str
+    given: Given | None = None  # where the family is none of `families.py`
 
     @property
     def key(self) -> tuple[str, str, int, str, str]:
@@ -156,8 +158,8 @@ class Metered:
 
 
 @cache
-def family_of(name: str) -> Family:
-    return families([name])[0]
+def family_of(name: str, given: Given | None) -> Family:
+    return given.build() if given else families([name])[0]
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def run(job: Job) -> dict[str, Any]:
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(1)
-    family, began = family_of(job.family), time.perf_counter()
+    family, began = family_of(job.family, job.given), time.perf_counter()
     source = UnusedRows(family.source) if isinstance(family.source, TableSource) else family.source
     spec, cluster, budget = family.under(job.setting)
     clock, trials = Clock(), job.setting.trials
@@ -282,6 +284,14 @@ def run_all(jobs: Sequence[Job], processes: int, folder: Path | None) -> list[di
     return rows
 
 
+def _given(arguments: argparse.Namespace) -> Given | None:
+    if not arguments.table:
+        return None
+    if not arguments.space or arguments.family:
+        raise UserError("--table needs --space, and replaces --family")
+    return Given(**{item.name: getattr(arguments, item.name) for item in fields(Given)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, help=f"of each block; default: {SEEDS}, with --quick {QUICK_SEEDS}")
@@ -293,6 +303,21 @@ def main() -> None:
         "--workers", type=int, nargs="+", default=[GPUS], metavar="N", help=f"GPUs of the cluster; default: {GPUS}"
     )
     parser.add_argument("--trials", type=int, nargs="+", default=[], metavar="N", help="sweeps of so many trials instead")
+    table = parser.add_argument_group(
+        "any table", "the same comparison on a table in the columns that `scalesweep simulate` reads"
+    )
+    table.add_argument("--table", type=Path, metavar="FILE", help=".parquet or .csv")
+    table.add_argument("--space", type=Path, metavar="FILE.yaml", help="search space, as for a sweep")
+    table.add_argument("--metric", default="eval_loss", metavar="COLUMN", help="default: eval_loss")
+    table.add_argument("--goal", choices=("minimize", "maximize"), help="needed where the metric's name does not show it")
+    table.add_argument("--time-attr", default="steps", choices=list(TIME_ATTRS), help="column of the fidelity; default: steps")
+    table.add_argument(
+        "--max-t", type=float, help="fidelity of a finished trial; default: the largest that half of the runs reach"
+    )
+    table.add_argument(
+        "--grace-period", type=float, help="fidelity of the first rung; default: max-t ÷ reduction-factor³ or a first row"
+    )
+    table.add_argument("--reduction-factor", type=float, default=3, help="default: 3")
     parser.add_argument("--quick", action="store_true", help=f"few seeds on {', '.join(QUICK)}")
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     parser.add_argument("--results", type=Path, metavar="DIR", help="save each run in DIR, and continue from the saved runs")
@@ -309,9 +334,10 @@ def main() -> None:
     settings = [Setting(budget=factor, workers=workers) for workers in arguments.workers for factor in budgets]
     settings += [Setting(trials=trials, workers=workers) for workers in arguments.workers for trials in arguments.trials]
     chosen = methods(arguments.method, {**PROPOSED, **settings_of(arguments.set)})
-    present = families(arguments.family or (QUICK if arguments.quick else list(BUILDERS)))
+    given = _given(arguments)
+    present = [given.build()] if given else families(arguments.family or (QUICK if arguments.quick else list(all_builders())))
     jobs = [
-        Job(family.name, method, seed, setting, arguments.cap_seconds, print_)
+        Job(family.name, method, seed, setting, arguments.cap_seconds, print_, given)
         for family in present
         for method in chosen
         for print_ in [fingerprint(method, family)]

@@ -232,6 +232,20 @@ def test_a_table_from_a_file(tmp_path: Path) -> None:
     assert any("28 configurations" in note for note in simulation.notes)
 
 
+def test_a_table_may_count_steps_in_fractions_and_tokens_in_powers_of_ten(tmp_path: Path) -> None:
+    """Every rung and every report counts as with whole steps."""
+    results = []
+    for unit, max_t in ((1, "9.0e2"), (1000, "0.9")):
+        spec, table = write_table(tmp_path)
+        pd.read_csv(table).assign(steps=lambda rows, unit=unit: rows["steps"] / unit).to_csv(table, index=False)
+        changes = [f"early_terminate.grace_period={100 / unit}", f"early_terminate.max_t={max_t}", "search.sampler=tpe"]
+        simulation = ran(spec, Options(workers=2, seeds=1, gpu_hours=2.0), curves=str(table), overrides=changes)
+        seed = simulation.outcomes[0].seeds[0]
+        results.append((seed.run.pick, seed.run.trials, seed.run.reports, seed.stopped, seed.promoted))
+    assert results[1] == results[0]
+    assert results[0][4] > 3
+
+
 def test_sizes_of_a_table_may_be_numbers(tmp_path: Path) -> None:
     results = []
     for sizes in (["350", "760"], [350, 760]):

@@ -29,7 +29,7 @@ from scalesweep.record import Past, State, Trial
 from scalesweep.search.outlook import Outlook
 from scalesweep.search.samplers import Ask, make_sampler
 from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices
-from scalesweep.spec.config import WHOLE
+from scalesweep.spec.config import counts_whole
 from scalesweep.spec.configurations import (
     ANY,
     Combination,
@@ -255,8 +255,8 @@ class Proposer:
             self._open[trial.number] = optuna.Trial(self.study, trial_id), dict(trial.params), trial.name
 
     def _step(self, fidelity: float) -> int:
-        """A fidelity as one of Optuna's integer steps: GPU seconds and dollars count in millionths."""
-        return round(fidelity if self.spec.early_terminate.time_attr in WHOLE else fidelity * 1e6)
+        """A fidelity as one of Optuna's integer steps: what is not whole counts in millionths."""
+        return round(fidelity if counts_whole(self.spec) else fidelity * 1e6)
 
     def _runs(self, params: dict[str, Any]) -> bool:
         gpus = allowed_gpus(self.spec, self.spec.size(params.get("model_size", self.spec.sizes()[0].name)))

@@ -160,9 +160,8 @@ _ALL = (
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 
 
-def family_space(name: str) -> dict[str, Any]:
+def family_space(family: Family) -> dict[str, Any]:
     """The joint search space of a family, in the form of a search-space file."""
-    family = FAMILIES[name]
     low, high = family.lr_range
     parameters: dict[str, Any] = {
         "model_size": {"values": list(family.sizes)},
@@ -179,15 +178,16 @@ def family_space(name: str) -> dict[str, Any]:
     return {"parameters": parameters | batches}
 
 
-def family_spec(name: str) -> dict[str, Any]:
-    """A complete sweep for a family, in the form of a sweep file. Its data and models are placeholders that nothing reads."""
-    family = FAMILIES[name]
+def family_spec(named: str | Family) -> dict[str, Any]:
+    """A complete sweep for a family or its name, in the form of a sweep file. Its data and models are placeholders that nothing
+    reads."""
+    family = FAMILIES[named] if isinstance(named, str) else named
     return {
-        "name": name,
+        "name": family.name,
         "task": "causal-lm",
         "data": {"path": "none", "max_length": 512, "splits": {"train": 0.8, "validation": 0.1, "test": 0.1}},
         "ladder": [{"name": size, "model": "none"} for size in family.sizes],
-        "search_space": family_space(name),
+        "search_space": family_space(family),
         "metric": {"name": "eval_loss", "goal": "minimize"},
         "training": {"global_batch_size": 64},
         "early_terminate": {"time_attr": family.time_attr, "grace_period": family.max_t // 27, "max_t": family.max_t},

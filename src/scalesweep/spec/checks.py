@@ -67,7 +67,7 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
             if "num_gpus" in cycle and "model_size" in cycle:
                 hint += "; num_gpus is always drawn after model_size, because each size has its own min_gpus"
             problems.append(spec.problem(path, f"`when` forms a cycle: {circle}", hint))
-    return problems or _check_effects(spec)
+    return problems or ([] if spec.foreign else _check_effects(spec))  # what the runs of a table had besides is unknown
 
 
 # Each parameter of unfreezing and of adapters has an effect only with one of these words of other parameters.
@@ -337,7 +337,8 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
 
     early = spec.early_terminate
     for key, value in (("grace_period", early.grace_period), ("max_t", early.max_t)):
-        if early.time_attr in ("steps", "tokens") and value is not None and not isinstance(value, int):
+        counted = early.time_attr in ("steps", "tokens") and not spec.foreign
+        if counted and value is not None and not isinstance(value, int):
             hint = f"write {max(1, round(value))}, or use another fidelity (time_attr: flops, gpu_seconds or dollars)"
             say("early_terminate", key, message=f"{value} is not a whole number, and {early.time_attr} are", hint=hint)
     if early.time_attr == "dollars" and spec.resources.dollars_per_gpu_hour is None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from scalesweep.spec.space import KNOBS, PARAMETERS
 from scalesweep.spec.sweep import SweepSpec
 
-WHOLE = ("steps", "tokens", "flops")  # fidelities counted in whole numbers
+WHOLE = ("steps", "tokens", "flops")  # fidelities that training counts in whole numbers
 
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "word": str, "bool": bool}
@@ -68,21 +68,26 @@ class TrialConfig(_Drawn):
         return {name: getattr(self, name) for name in KNOBS}
 
 
+def counts_whole(spec: SweepSpec) -> bool:
+    """Return whether fidelities are whole numbers. A table may count steps in thousands, with fractions."""
+    return spec.early_terminate.time_attr in WHOLE and not spec.foreign
+
+
 def rung_levels(spec: SweepSpec) -> list[int | float]:
     """Return the fidelities of ASHA's rungs, ascending: grace_period × reduction_factor^k up to max_t (Li et al., 2018, Alg. 2).
 
-    The number of rungs is computed as in Ray's ASHAScheduler, so both have the same rungs. For steps, tokens and FLOPs, a
-    fractional level is rounded up; the same report reaches it.
+    The number of rungs is computed as in Ray's ASHAScheduler, so both have the same rungs. Where fidelities are whole numbers,
+    a fractional level is rounded up; the same report reaches it.
     """
     early = spec.early_terminate
     if early.type == "none" or early.grace_period is None:
         return []
     count = int(math.log(early.max_t / early.grace_period) / math.log(early.reduction_factor) + 1)
     levels = [early.grace_period * early.reduction_factor**k for k in range(count)]
-    if early.time_attr in WHOLE:
+    if counts_whole(spec):
         return [math.ceil(level) for level in levels]
-    # Floating-point error must not turn max_t into a rung before the end.
-    return [early.max_t if math.isclose(level, early.max_t, rel_tol=1e-9) else level for level in levels]
+    # Floating-point error must not turn max_t into a rung before the end, nor 3 × 0.1 into a rung that 0.3 does not reach.
+    return [early.max_t if math.isclose(level, early.max_t, rel_tol=1e-9) else float(f"{level:.12g}") for level in levels]
 
 
 def rung_count(levels: Sequence[float], max_t: float) -> int:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+)
 
 from scalesweep.errors import Problem, UserError
 from scalesweep.spec.functions import named
@@ -327,6 +336,13 @@ class EarlyTerminateSpec(_Strict):
         "bracket is drawn e times less often than the one before, as in Ray's `ASHAScheduler`. At most the number of rungs, the "
         "end included; 1 with `type: none`.",
     )
+
+    @field_validator("grace_period", "max_t")
+    @classmethod
+    def _whole(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Steps and tokens as integers, also where they are written as `2.0e9`."""
+        whole = info.data.get("time_attr") in ("steps", "tokens") and isinstance(value, float) and value.is_integer()
+        return int(value) if whole and value is not None else value
 
 
 SAMPLERS: dict[str, str] = {  # each has a file of its name in search/samplers/
