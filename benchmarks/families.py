@@ -30,6 +30,8 @@ from scalesweep.simulation.source import Source
 from scalesweep.simulation.tables import TableSource, read_table
 from scalesweep.spec import SweepSpec, load_sweep, sweep_from_dict
 from scalesweep.spec.loading import read_yaml
+from scalesweep.spec.metrics import goal_of
+from scalesweep.spec.sweep import TIME_ATTRS
 
 ROOT = Path(__file__).parents[1]
 CURVES = Path(os.environ.get("SCALESWEEP_CURVES") or ROOT.parent / "shared" / "curves")
@@ -38,14 +40,14 @@ GPUS = 8
 FULL_TRIALS = 40  # budget 1, in random configurations of median cost …
 SHARE = 0.4  # … but at most this share of a table's configurations, because a search that runs all of them decides nothing
 STARTUP_SECONDS, STARTUP_SHARE = 5.0, 0.02  # start-up of a trial; at most this share of the median trial's duration
-TRIALS_PER_FULL = 3  # trials of a short sweep for each full trial of its budget, about what stock ASHA makes of it
+TRIALS_PER_FULL = 3  # trials of a short sweep for each full trial of its budget, about what stock ASHA makes of one
 TASKS = {"imdb_patch32_GRU128_bs128": "gru128", "imdb_patch32_LSTM128_bs128": "lstm128"}  # TaskSet's name → the name here
 
 
 @dataclass(frozen=True)
 class Setting:
     """The size of a sweep. With `trials`, every tool starts at most so many, and the budget is a third as many full trials of
-    median cost; otherwise `budget` is a factor on the family's GPU hours."""
+    mean cost; otherwise `budget` is a factor on the family's GPU hours."""
 
     budget: float = 1.0
     workers: int = GPUS
@@ -63,7 +65,7 @@ class Family:
     spec: SweepSpec
     source: Source
     startup_seconds: float
-    full_trial_gpu_hours: float  # of a random configuration, median
+    full_trial_gpu_hours: float  # of a random configuration, mean
     budget_gpu_hours: float  # budget 1
     trend: bool  # the best settings or the order of the sizes depend on the size
     real: bool  # recorded, not modelled
@@ -106,13 +108,20 @@ class Given:
         Raises:
             UserError: the table, the space or the rungs are wrong, or do not fit each other.
         """
-        frame = read_table(self.table)
+        frame, attr = read_table(self.table), self.time_attr
+        if self.goal is None and goal_of(self.metric) is None:
+            raise UserError(f"the direction of {self.metric} is unknown", "add --goal minimize or --goal maximize")
+        if attr not in frame and attr != "steps":
+            raise UserError(f"{self.table}: the table has no column {attr}", did_you_mean(attr, map(str, frame.columns)))
+        if attr not in TIME_ATTRS:  # such as epochs, counted as steps
+            frame = frame.drop(columns="steps", errors="ignore").rename(columns={attr: "steps"})
+            attr = "steps"
         space = read_yaml(self.space, "search space").data
         parameters = space.get("parameters") if isinstance(space, dict) else None
-        early: dict[str, Any] = {"time_attr": self.time_attr, "type": "none", "max_t": self.max_t or 1}
-        if self.time_attr in frame:
+        early: dict[str, Any] = {"time_attr": attr, "type": "none", "max_t": self.max_t or 1}
+        if attr in frame:
             of_run = [name for name in ("config", "seed", *(parameters or ())) if name in frame]
-            runs = frame[frame[self.time_attr] > 0].groupby(of_run, dropna=False)[self.time_attr]
+            runs = frame[frame[attr] > 0].groupby(of_run, dropna=False)[attr]
             first, last = float(runs.min().median()), float(runs.max().quantile(0.5, "lower"))
             early["max_t"] = self.max_t or last  # half of the runs or more reach it
             grace = self.grace_period or max(first, early["max_t"] / self.reduction_factor**3)
@@ -170,9 +179,9 @@ def full_trials(family_spec: SweepSpec, source: Source, count: int = 300) -> tup
 def _family(name: str, spec: SweepSpec, source: Source, trend: bool, data: str, real: bool = True) -> Family:
     gpu_seconds, seconds = full_trials(spec, source)
     configs = len(source.configs) if isinstance(source, TableSource) else np.inf
-    full = float(np.median(gpu_seconds)) / 3600
+    budget = min(FULL_TRIALS, SHARE * configs) * float(np.median(gpu_seconds)) / 3600
     startup = min(STARTUP_SECONDS, STARTUP_SHARE * float(np.median(seconds)))
-    return Family(name, spec, source, startup, full, min(FULL_TRIALS, SHARE * configs) * full, trend, real, data)
+    return Family(name, spec, source, startup, float(gpu_seconds.mean()) / 3600, budget, trend, real, data)
 
 
 def _from_table(name: str, spec: SweepSpec, frame: pd.DataFrame, trend: bool, real: bool = True) -> Family:
@@ -343,16 +352,18 @@ def _routing() -> Family:
 
 
 def _lora() -> Family:
-    """LoRA fine-tuning of the four Llama sizes on one data set: final values only, so each trial runs to the end."""
+    """LoRA fine-tuning of six Llama models of 1B to 70B: final values only, so each trial runs to the end. The cost is the wall
+    clock, which the table rounds; a diverged run counts as long as the median run of its model."""
     frame = _recorded(CURVES / "lora_sft" / "results.csv")
-    frame = frame[frame.model.str.startswith("meta-llama/") & frame.n_params.notna()]
-    frame = frame.assign(model_size=(frame.n_params / 1e9).map("{:.0f}b".format))
+    frame = frame[frame.n_params.notna()]  # their losses per token are of one tokenizer
+    frame = frame.assign(model_size=frame.model.str.partition("/")[2])
+    frame["gpu_seconds"] = 60 * frame.wall_minutes.fillna(frame.groupby("model_size").wall_minutes.transform("median"))
     parameters = {
         "model_size": _sizes(frame),
         "learning_rate": _log_range(frame.learning_rate),
         "lora_rank": _listed(frame.lora_rank),
     }
-    columns = [*parameters, "n_params", "test_nll"]
+    columns = [*parameters, "n_params", "gpu_seconds", "test_nll"]
     # A trend: each larger size is better, and the best rate falls from 0.001 (1B and 3B) to 0.0003 (8B and 70B).
     early = {"type": "none", "time_attr": "steps", "max_t": 780}
     return _table("lora", frame[columns], parameters, {"name": "test_nll", "goal": "minimize"}, early, trend=True)

@@ -11,7 +11,7 @@ from scalesweep.simulation.parametric import Family as Law
 
 RANDOM = 6
 OPTIONAL = ("num_gpus", "warmup_ratio", "weight_decay", "dropout")  # parameters that a random space may lack
-OVERFITTING = {"overfitting": (0.25, 0.010), "overfitting_noisy": (0.6, 0.025)}  # loss per unit of memorizing; noise of a seed
+OVERFITTING = {"overfitting": (0.15, 0.010), "overfitting_noisy": (0.5, 0.025)}  # loss per unit of memorizing; noise of a seed
 EVALUATIONS, STEPS = 24, 2400
 
 
@@ -88,21 +88,22 @@ def overfitting_table(name: str, configurations: int = 300, repeats: int = 3) ->
     """Configurations that are each trained with several seeds, and their space.
 
     The loss falls with progress, which is faster at a high rate and a small batch. Beyond a point the model memorizes: the loss
-    rises, the more the larger the model and the less it is regularized. So the leaders of the first rungs rise most at the end.
+    rises, the more the larger the model and the less it is regularized. It rises by more than 0.05 in 11 % of the configurations
+    (in `overfitting_noisy` 22 %), and ranks at the first rung and at the end correlate with 0.72 (0.24).
     """
     memorizing, noise = OVERFITTING[name]
     rng = np.random.default_rng([43, list(OVERFITTING).index(name)])
     sizes = {"60m": 60e6, "180m": 180e6, "540m": 540e6}
     batches = [16, 32, 64, 128]
     size, batch = rng.choice(list(sizes), configurations), rng.choice(batches, configurations)
-    rate = np.exp(rng.uniform(np.log(1e-5), np.log(3e-3), configurations))
+    rate = np.exp(rng.uniform(np.log(5e-6), np.log(1e-3), configurations))
     dropout, decay = rng.uniform(0, 0.4, configurations), np.exp(rng.uniform(np.log(1e-4), np.log(0.3), configurations))
     own = rng.normal(0, noise, configurations)  # what the parameters do not explain
     n_params = np.array([sizes[word] for word in size])
     octaves = np.log2(n_params / 180e6)
     z = np.log2(rate / 2e-4) + 0.4 * octaves  # octaves above the usual rate of the size
     share = np.arange(1, EVALUATIONS + 1) / EVALUATIONS
-    progress = share * (2 ** (0.6 * z) * np.sqrt(32 / batch))[:, None]
+    progress = share * (2 ** (0.5 * z) * np.sqrt(32 / batch))[:, None]
     fallen = 0.9 * np.exp(-3.5 * progress**0.5)
     regularized = 2 ** (0.4 * octaves) * (1 - 1.4 * dropout) * (1 - 0.12 * np.log10(decay / 1e-4))
     memorized = memorizing * regularized[:, None] * np.maximum(progress - 0.8, 0) ** 1.2
@@ -130,7 +131,7 @@ def overfitting_table(name: str, configurations: int = 300, repeats: int = 3) ->
     frame["tokens"] = frame.steps * frame.global_batch_size * 64
     space = {
         "model_size": {"values": list(sizes)},
-        "learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 3e-3},
+        "learning_rate": {"distribution": "log_uniform_values", "min": 5e-6, "max": 1e-3},
         "global_batch_size": {"values": batches},
         "dropout": {"min": 0.0, "max": 0.4},
         "weight_decay": {"distribution": "log_uniform_values", "min": 1e-4, "max": 0.3},

@@ -56,9 +56,8 @@ from scalesweep.simulation.driver import SweepDriver
 from scalesweep.simulation.simulator import Clock, Driver, Start, simulate
 from scalesweep.simulation.source import Curve, Source
 from scalesweep.simulation.tables import TableSource
-from scalesweep.spec.sweep import TIME_ATTRS
 
-QUICK = ("trend", "no_trend", "steplaw")  # a trend, none, a table
+QUICK = ("trend", "random-1", "overfitting", "steplaw", "quickstart")
 QUICK_SEEDS, SEEDS = 2, 20  # of each block
 CURVES_FROM = (
     *(f"src/scalesweep/simulation/{name}.py" for name in ("simulator", "source", "parametric", "tables", "encoding")),
@@ -310,7 +309,7 @@ def main() -> None:
     table.add_argument("--space", type=Path, metavar="FILE.yaml", help="search space, as for a sweep")
     table.add_argument("--metric", default="eval_loss", metavar="COLUMN", help="default: eval_loss")
     table.add_argument("--goal", choices=("minimize", "maximize"), help="needed where the metric's name does not show it")
-    table.add_argument("--time-attr", default="steps", choices=list(TIME_ATTRS), help="column of the fidelity; default: steps")
+    table.add_argument("--time-attr", default="steps", metavar="COLUMN", help="fidelity; default: steps")
     table.add_argument(
         "--max-t", type=float, help="fidelity of a finished trial; default: the largest that half of the runs reach"
     )
