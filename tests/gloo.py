@@ -6,10 +6,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 
 from processes import READY
 from scalesweep.models.groups import LayerGroup
+from scalesweep.record.evaluations import Evaluation
+from scalesweep.record.uncertainty import influence
 from scalesweep.spec.tasks import TASKS
 from scalesweep.training import micro_batch
 from scalesweep.training.job import TrainReport, TrialJob
@@ -95,7 +98,16 @@ def trial(peers: Peers, job: TrialJob, short: int | None = None, holds: int = 0,
     trainer.model.register_forward_pre_hook(refuse, with_kwargs=True)
     reports = list(train(trainer))
     accuracy = next(name for name in TASKS[job.task].metrics if name.endswith("accuracy"))
+    for report in reports:  # what is kept of each row gives the metrics again
+        assert report.examples is not None
+        rows, found, data = report.examples.rows, report.examples.found, report.examples.data
+        evaluation = Evaluation(rows, report.examples.of, found.arrays(rows) | data.arrays(rows))
+        for name in TASKS[job.task].metrics:
+            again = influence(evaluation, name)
+            assert again is not None
+            assert again[0] == pytest.approx(report.metrics[name], rel=1e-3), name
     return {
+        "rows": [array.tolist() for report in reports for array in report.examples.found.arrays(report.examples.rows).values()],
         "losses": [report.metrics[name] for report in reports for name in ("train_loss", "eval_loss", accuracy)],
         "sizes": trainer.gradients.micro_batch.sizes,
         "eval_tokens": trainer.eval_size.tokens,

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,8 +23,10 @@ from events import MANIFEST, end, report, trial
 from jobs import job, reports
 from s3_server import BUCKET, CREDENTIALS, Server, s3_server
 from scalesweep.errors import OutsideError, UserError
+from scalesweep.examples import Columns, Examples
 from scalesweep.record import RecordWriter, read_record
 from scalesweep.record import store as record_store
+from scalesweep.record.evaluations import read_evaluations
 from scalesweep.record.lease import Lease
 from scalesweep.record.store import clear_unless_began
 from scalesweep.report.words import failures
@@ -79,6 +82,51 @@ def test_events_survive_over_sessions_and_pieces(run_dir: Place, monkeypatch: py
     if isinstance(run_dir, UrlPath):
         assert len((run_dir / "record").names()) > 6
         assert not [name for name in run_dir.names() if name.startswith(".probe")]
+
+
+def test_the_numbers_of_rows_survive_over_sessions_and_what_is_lost_of_them_has_no_error_bar(
+    run_dir: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_store, "SEGMENT_BYTES", 40)
+    data = Columns.of({"label": np.array([0, 1, 1, 0], dtype=np.uint8)})
+    losses = {f"t{n}": np.array([0.5, 0.25, 1.0, n], dtype=np.float16) for n in range(5)}
+    writer = RecordWriter(run_dir, MANIFEST)
+    for number, (name, values) in enumerate(losses.items()):
+        if number == 2:
+            if isinstance(run_dir, Path):  # the remains of a process that was killed during a write
+                with (run_dir / "examples.bin").open("ab") as file:
+                    file.write(b"torn")
+            writer.close()
+            writer = RecordWriter(run_dir)
+        if number == 4:
+            monkeypatch.setattr(record_store, "EXAMPLES_BYTES", 40)
+        writer.append(trial(name, number))
+        for fidelity in (4, 8):
+            examples = Examples(4, 4, Columns.of({"loss": values, "class": np.full(4, fidelity, dtype=np.uint8)}), data)
+            writer.append(report(name, fidelity, 0.5, None) | {"examples": examples})
+    writer.close()
+    assert writer.record.notes == ["the numbers of validation rows fill 0 MiB: later trials have no standard errors"]
+    record = read_record(str(run_dir))
+    assert record.trials == writer.record.trials
+    assert len({str(kept["data"]) for kept in record.examples}) == 1, "what depends on the data alone is there once"
+    assert {type(event.get("examples")) for event in record_store.read_events(run_dir)} == {dict, type(None)}
+    places = {name: kept for name, trial in record.trials.items() if (kept := trial.reports[1].examples) is not None}
+    found = read_evaluations(run_dir, places)
+    assert list(found) == ["t0", "t1", "t2", "t3"], "the bound was hit"
+    for name, evaluation in found.items():
+        assert (evaluation.rows, evaluation.of) == (4, 4)
+        assert list(evaluation.columns["loss"]) == list(losses[name])
+        assert list(evaluation.columns["label"]) == [0, 1, 1, 0]
+        assert list(evaluation.columns["class"]) == [8] * 4
+    last = places["t3"]["found"]
+    if isinstance(run_dir, Path):
+        (run_dir / last["file"]).write_bytes((run_dir / last["file"]).read_bytes()[: last["start"] + 3])
+    else:
+        (run_dir / last["file"]).unlink()
+    left = read_evaluations(run_dir, places)
+    assert "t0" in left
+    assert "t3" not in left
+    assert all(np.array_equal(evaluation.columns["loss"], losses[name]) for name, evaluation in left.items())
 
 
 def test_each_failed_attempt_leaves_its_traceback_in_a_file_without_secrets(

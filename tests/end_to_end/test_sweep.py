@@ -27,6 +27,7 @@ from command_line import run
 from intact import events_of
 from jobs import reports
 from scalesweep.record import Record, read_record
+from scalesweep.record.uncertainty import errors_of
 from scalesweep.simulation.replay import replay_decisions
 from scalesweep.spec import TrialConfig, sweep_from_dict
 from scalesweep.training.job import job_from_manifest
@@ -106,6 +107,8 @@ def test_a_sweep_runs_to_its_end_and_tells_optuna_the_truth(finished: Path) -> N
         assert frozen.intermediate_values == {r.fidelity: r.metrics["eval_loss"] for r in trial.reports}
         assert frozen.value == trial.last.metrics["eval_loss"]
     for trial in record.trials.values():
+        assert set(errors_of(record, trial)) == {"eval_loss", "eval_accuracy", "eval_f1_macro", "eval_matthews"}
+        assert all(report.examples is not None for report in trial.reports)
         seconds = [report.gpu_seconds for report in trial.reports]
         assert seconds == sorted(seconds)
         assert trial.gpu_seconds == pytest.approx(trial.wall_seconds * trial.config["num_gpus"])

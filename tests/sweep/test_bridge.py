@@ -6,7 +6,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from scalesweep.sweep.bridge import ROUND_SECONDS, BridgeScheduler, BridgeSearcher
+from scalesweep.sweep.bridge import ROUND_SECONDS, BridgeScheduler, BridgeSearcher, BridgeStopper
 
 
 class Decides:
@@ -22,6 +22,7 @@ class Decides:
         return SimpleNamespace(name=self.names.pop(0)) if self.names else None
 
     def report(self, name: str, **report: Any) -> bool:  # noqa: ARG002
+        assert report["examples"] == b"0123"
         return False
 
     def died(self, name: str, traceback: str) -> None:
@@ -40,7 +41,10 @@ def test_a_paused_trial_comes_again_as_a_new_one_and_the_process_it_had_kept_is_
     for trial_id in ("a", "b"):
         config = searcher.suggest(trial_id)
         tunes[trial_id] = SimpleNamespace(config=config)
-        result = {"report/fidelity": 4, "report/metrics/eval_loss": 0.5}
+        kept = {"report": {"fidelity": 4}, "examples": b"0123"}
+        result = {"report/fidelity": 4, "report/metrics/eval_loss": 0.5, "examples": kept["examples"]}
+        assert not BridgeStopper(conductor)(trial_id, kept)  # type: ignore[arg-type]
+        assert list(kept) == ["report"], "Tune keeps no numbers of rows"
         assert scheduler.on_trial_result(controller, tunes[trial_id], result) == "NOOP"
         scheduler.choose_trial_to_run(controller)
     assert searcher.suggest("c") == {"trial": "t0000"}

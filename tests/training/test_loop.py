@@ -79,6 +79,7 @@ def test_where_a_trial_is_paused_the_checkpoint_is_there_with_the_report_and_gon
         for report in reports(job(config, tmp_path, sweep=spec, saves_first=saves_first)):
             again = report.step in found
             assert found.setdefault(report.step, report) == report
+            assert found[report.step].examples == report.examples is not None
             assert (report.first_step_at == 0) == again, "given out again without a step of training"
             if report.step in pauses and not again:
                 assert [path.name for path in tmp_path.iterdir()] == [f"step-{report.step:08d}"]

@@ -105,6 +105,7 @@ class Conductor:
         line = {"event": event, "time": self.clock(), **fields}
         try:
             self.writer.append(line)
+            line.pop("examples", None)  # they are the record's alone
             for sink in self.sinks:
                 sink.handle(line, self.record)
         except Exception as error:
@@ -392,11 +393,20 @@ class Conductor:
         wall = now - running.since
         return running.wall_before + wall, running.gpu_before + wall * running.trial.num_gpus
 
-    def report(self, name: str, fidelity: float, metrics: dict[str, float], notes: Sequence[str] = (), **counts: Any) -> bool:
+    def report(
+        self,
+        name: str,
+        fidelity: float,
+        metrics: dict[str, float],
+        notes: Sequence[str] = (),
+        examples: Any = None,
+        **counts: Any,
+    ) -> bool:
         """Record a report and decide. Returns whether the trial continues.
 
-        `counts` are recorded unchanged: step, tokens, flops and the trial's other counters. A report of fidelity 0 is the
-        value of the untrained model, and no decision follows from it.
+        `examples` are the evaluation's numbers of each row, which the writer keeps. `counts` are recorded unchanged: step,
+        tokens, flops and the trial's other counters. A report of fidelity 0 is the value of the untrained model, and no decision
+        follows from it.
         """
         for note in notes:
             if note not in self.record.notes:
@@ -404,8 +414,9 @@ class Conductor:
         trial = self.record.trials[name]
         if trial.state.ended:
             return False
+        kept = {} if examples is None else {"examples": examples}
         if not fidelity:
-            self._emit("untrained", trial=name, model_size=trial.config["model_size"], metrics=metrics)
+            self._emit("untrained", trial=name, model_size=trial.config["model_size"], metrics=metrics, **kept)
             return True
         if trial.last is not None and fidelity <= trial.last.fidelity:
             # After a restart, a report may repeat an earlier one. Without a step since then, it is the report of the checkpoint.
@@ -430,6 +441,7 @@ class Conductor:
             action=action,
             reason=reason,
             cutoff=cutoff,
+            **kept,
         )
         if action == "continue":
             if self.pool.leaving(name):

@@ -63,6 +63,12 @@ REPORT: dict[str, Field] = {
         "metric that the rung required. null for the first trial at the rung, with `variant: promotion`, and with "
         "`survival: pareto`.",
     ),
+    "examples": Field(
+        "mapping",
+        "where the numbers of the validation rows are: `rows` (those kept), `of` (those of the split), and two blocks: `found` of "
+        "this evaluation, `data` of the data alone. A block has a `file`, its `start` and `bytes` in there, a `crc32`, and "
+        "`columns`: the numpy type of each. Absent in older records, and where the record holds 128 MiB of them already.",
+    ),
 }
 
 EVENTS: dict[str, Event] = {
@@ -115,6 +121,7 @@ EVENTS: dict[str, Event] = {
             "trial": _TRIAL,
             "model_size": Field("text", "size of the model"),
             "metrics": Field("mapping", "the task's metrics (`eval_…`) of the untrained model on the validation split"),
+            "examples": Field("mapping", "as in `report`"),
         },
     ),
     "died": Event(

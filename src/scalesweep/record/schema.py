@@ -69,6 +69,7 @@ class Report:
     reason: str | None = None  # reason for not continuing: rung | max_t | diverged | budget: …
     cutoff: float | None = None  # the metric required at the rung
     order: int = 0  # number among all reports of the sweep
+    examples: dict[str, Any] | None = None  # where the numbers of its rows are; older records have none
 
 
 @dataclass
@@ -221,6 +222,12 @@ class Record:
         ]
 
     @property
+    def examples(self) -> list[dict[str, Any]]:
+        """Where the numbers of the rows of each evaluation are."""
+        reports = (report for trial in self.trials.values() for report in trial.reports)
+        return [report.examples for report in reports if report.examples is not None]
+
+    @property
     def gpu_seconds(self) -> float:
         return self.boot_gpu_seconds + sum(self.trial_gpu_seconds.values())
 
@@ -267,7 +274,7 @@ class Record:
         elif kind == "report":
             keys = ("fidelity", "step", "tokens", "flops", "wall_seconds", "gpu_seconds", "metrics", "action", "cutoff")
             fields = {key: event[key] for key in keys}
-            fields |= {key: event[key] for key in ("model_flops", "train_seconds", "dollars") if key in event}
+            fields |= {key: event[key] for key in ("model_flops", "train_seconds", "dollars", "examples") if key in event}
             self._reports += 1
             marks = tuple(Mark(**mark) for mark in event.get("marks", ()))
             fields |= {"rungs": tuple(event["rungs"]), "marks": marks, "reason": event.get("reason")}

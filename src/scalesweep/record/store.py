@@ -6,6 +6,9 @@ once, or the sweep ends and can be resumed.
 
 Objects at a URL can't be appended to. There the record is a sequence of objects, `record/NUMBER-SESSION.jsonl`. Each line rewrites
 the newest object until it is large enough, and a writer never replaces an object of another writer.
+
+The numbers of each evaluation's rows (`record/evaluations.py`) are kept in the same way, in a file of their own. They are written
+before the event that says where they are.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ import json
 import math
 import os
 import uuid
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from scalesweep.errors import OutsideError, UserError, command
+from scalesweep.examples import Columns, Examples
+from scalesweep.record.evaluations import Blocks
 from scalesweep.record.lease import Lease
 from scalesweep.record.manifest import SCHEMA_VERSION, Manifest, in_todays_words
 from scalesweep.record.schema import Record, replay
@@ -28,9 +34,12 @@ from scalesweep.storage import STORAGE_SECONDS, UrlPath, cannot_write, patiently
 
 MANIFEST = "sweep.json"
 EVENTS = "record.jsonl"
+EXAMPLES = "examples.bin"
+EXAMPLES_SEGMENTS = "examples"  # at a URL
 SEGMENTS = "record"  # at a URL
 TRACEBACKS = "errors"  # folder of the tracebacks, a file per failed attempt
 SEGMENT_BYTES = 64 * 1024  # size of an object of the record, after which the next one begins
+EXAMPLES_BYTES = 128 * 1024**2  # of the numbers of rows in one record
 READERS = 16  # objects of the record fetched at once
 
 
@@ -191,10 +200,11 @@ def _cannot_read(path: Path | UrlPath, error: OSError) -> OutsideError:
 
 
 class _Log(Protocol):
-    """A log that lines are appended to."""
+    """A log that lines, or blocks of bytes, are appended to."""
 
-    def write(self, line: bytes) -> None:
-        """Append a line. After an OSError it may be called again with the same line."""
+    def write(self, line: bytes) -> tuple[str, int]:
+        """Append a line. Returns the file's name and the line's place in it. After an OSError it may be called again with the
+        same line."""
         ...
 
     def close(self) -> None: ...
@@ -228,6 +238,11 @@ class RecordWriter:
                 _cut_half_line(run_dir / EVENTS)
             self.record = read_record(run_dir)
             self._log: _Log = _File(run_dir / EVENTS) if isinstance(run_dir, Path) else _Segments(run_dir / SEGMENTS)
+            self._examples: _Log | None = None  # opened at the first evaluation
+            kept, blocks = self.record.examples, Blocks(run_dir)
+            data = {examples["data"]["crc32"]: examples["data"] for examples in kept}  # the same for many evaluations
+            self._data = {crc32: block for crc32, block in data.items() if blocks.read(block) is not None}
+            self._examples_bytes = sum(block["bytes"] for block in (*data.values(), *(one["found"] for one in kept)))
         except BaseException:
             self._lease.close()
             raise
@@ -235,7 +250,7 @@ class RecordWriter:
     def append(self, event: dict[str, Any]) -> None:
         """Write one event to the disk, then apply it to `record`. Waits while the storage is full or unavailable.
 
-        The text of a `traceback` goes to a file of its own, and the event holds the path of that file.
+        The text of a `traceback` goes to a file of its own, and the event holds the path of that file. So do `examples`.
 
         Raises:
             OutsideError: the storage did not come back, or another driver has taken over the folder.
@@ -246,9 +261,42 @@ class RecordWriter:
             kept = f"{TRACEBACKS}/{event['trial']}-{self.record.trials[event['trial']].attempts}.txt"
             self._patiently(lambda: write_atomic(self.run_dir / kept, without_secrets(text).rstrip() + "\n"))
             event = {**event, "traceback": kept}
+        if (examples := event.get("examples")) is not None:
+            event = {key: value for key, value in event.items() if key != "examples"}
+            if (there := self._kept(examples)) is not None:
+                event["examples"] = there
+            else:
+                full = f"the numbers of validation rows fill {EXAMPLES_BYTES / 1024**2:.0f} MiB: later trials have no standard errors"
+                if full not in self.record.notes:
+                    self.append({"event": "note", "time": event["time"], "text": full})
         line = (json.dumps(encode(event), ensure_ascii=False, allow_nan=False) + "\n").encode()
         self._patiently(lambda: self._write(line))
         self.record.apply(_decode_metrics(json.loads(line)))  # as a reader sees it: numbers are Python's own
+
+    def _kept(self, examples: Examples) -> dict[str, Any] | None:
+        """Write the numbers of an evaluation. Returns where they are; None where the record holds too many already."""
+        if self._examples_bytes + len(examples.found.content) + len(examples.data.content) > EXAMPLES_BYTES:
+            return None
+        data = self._data.get(zlib.crc32(examples.data.content)) or self._block(examples.data)
+        self._data[data["crc32"]] = data
+        return {"rows": examples.rows, "of": examples.of, "found": self._block(examples.found), "data": data}
+
+    def _block(self, columns: Columns) -> dict[str, Any]:
+        places: list[tuple[str, int]] = []
+
+        def write() -> None:
+            self._lease.check()
+            if self._examples is None:
+                there = self.run_dir
+                self._examples = (
+                    _File(there / EXAMPLES) if isinstance(there, Path) else _Segments(there / EXAMPLES_SEGMENTS, "bin")
+                )
+            places.append(self._examples.write(columns.content))
+
+        self._patiently(write)
+        self._examples_bytes += len(columns.content)
+        (file, start), size = places[0], len(columns.content)
+        return {"file": file, "start": start, "bytes": size, "crc32": zlib.crc32(columns.content), "columns": columns.dtypes}
 
     def _patiently(self, write: Callable[[], object]) -> None:
         if self._failed is not None:
@@ -270,6 +318,8 @@ class RecordWriter:
 
     def close(self) -> None:
         self._log.close()
+        if self._examples is not None:
+            self._examples.close()
         self._lease.close()
 
 
@@ -287,7 +337,7 @@ class _File:
         self._file: IO[bytes] = path.open("ab")
         self._length = self._file.tell()
 
-    def write(self, line: bytes) -> None:
+    def write(self, line: bytes) -> tuple[str, int]:
         """Append a line to the synced part of the file. The remains of a failed try are removed first."""
         if self._file.closed:
             self._file = self.path.open("r+b")
@@ -300,7 +350,8 @@ class _File:
         except OSError:
             self.close()
             raise
-        self._length += len(line)
+        start, self._length = self._length, self._length + len(line)
+        return self.path.name, start
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # its buffer may contain data that the storage refuses; all valid lines are synced
@@ -310,18 +361,19 @@ class _File:
 class _Segments:
     """A log in a sequence of objects. Each line rewrites the last object, which belongs to this writer."""
 
-    def __init__(self, folder: UrlPath) -> None:
-        self.folder = folder
+    def __init__(self, folder: UrlPath, ending: str = "jsonl") -> None:
+        self.folder, self.ending = folder, ending
         self._number = max((int(name.partition("-")[0]) for name in folder.names()), default=0) + 1
         self._session = uuid.uuid4().hex[:8]
         self._content = b""
 
-    def write(self, line: bytes) -> None:
-        content = self._content + line
-        (self.folder / f"{self._number:06d}-{self._session}.jsonl").write_bytes(content)
+    def write(self, line: bytes) -> tuple[str, int]:
+        name, start, content = f"{self._number:06d}-{self._session}.{self.ending}", len(self._content), self._content + line
+        (self.folder / name).write_bytes(content)
         self._content = content
         if len(content) >= SEGMENT_BYTES:
             self._number, self._content = self._number + 1, b""
+        return f"{self.folder.name}/{name}", start
 
     def close(self) -> None: ...
 

@@ -83,7 +83,7 @@ class BridgeScheduler(TrialScheduler):
         else:
             report = {key.removeprefix("report/"): value for key, value in result.items() if key.startswith("report/")}
             metrics = {key.removeprefix("metrics/"): report.pop(key) for key in list(report) if key.startswith("metrics/")}
-            if self.conductor.report(name, **report, metrics=metrics):
+            if self.conductor.report(name, **report, metrics=metrics, examples=result.get("examples")):
                 return TrialScheduler.CONTINUE
         self.parked.append(trial)
         return TrialScheduler.NOOP
@@ -110,12 +110,16 @@ class BridgeScheduler(TrialScheduler):
 
 
 class BridgeStopper(Stopper):
-    """Tune's stopper: ends the experiment when the conductor has finished."""
+    """Tune's stopper: ends the experiment when the conductor has finished.
+
+    Tune keeps a trial's last result in memory and in its own files. The numbers of each example are no part of it.
+    """
 
     def __init__(self, conductor: Conductor) -> None:
         self.conductor = conductor
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        result.pop("examples", None)  # the scheduler gets a copy of the result, made before
         return False
 
     def stop_all(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -49,4 +49,6 @@ class SweepTrainable(tune.Trainable):
             return {"failure": str(failure), "failure_kind": failure.kind, "traceback": failure.traceback}
         if report is None:
             return {"failure": "the training ended without a final report", "failure_kind": "error", "traceback": ""}
-        return {"report": asdict(report)}
+        sent = asdict(replace(report, examples=None))
+        del sent["examples"]
+        return {"report": sent, "examples": report.examples}

@@ -59,12 +59,16 @@ class BaseTask:
         control_words: whether an exported model's tokenizer reads control words in a text, such as </s>, as control tokens.
         templates: whether the task writes control words around a row's texts itself.
         guess: how the baseline guesses, in words.
+        divides: whether a row that is too long becomes several examples.
+        measures: what `measured` returns of each prediction, in order.
     """
 
     per_token: bool
     control_words: bool
     templates = False
+    divides = False
     guess: str
+    measures: tuple[str, ...] = ("loss",)
 
     # ---- data ----------------------------------------------------------------------------------------------------------
 
@@ -154,17 +158,22 @@ class BaseTask:
         losses = functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
         return losses @ class_weights[targets]
 
-    def measured(self, logits: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:  # noqa: ARG002
-        """A batch's share of the metrics, float64 [sums]: the loss, then what the task counts."""
-        return self.loss_sum(logits, targets).double().reshape(1)
+    def measured(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The `measures` of each prediction, float64 [predictions, measures]: the loss in nats, then what the metrics need."""
+        from torch.nn import functional
 
-    def n_sums(self, classes: int) -> int:  # noqa: ARG002
-        """The length of what `measured` returns."""
-        return 1
+        return functional.cross_entropy(logits.float(), targets, reduction="none").double()[:, None]
 
-    def totals(self, sums: np.ndarray, count: float, n_bytes: float, classes: int) -> Totals:  # noqa: ARG002
-        """The sums of a whole split, with its numbers of predictions and bytes."""
-        return Totals(float(sums[0]), count, n_bytes)
+    def totals(self, found: np.ndarray, count: float, n_bytes: float, labels: np.ndarray | None, classes: int) -> Totals:  # noqa: ARG002
+        """The sums of a whole split.
+
+        Args:
+            found: what `measured` returned, summed over each example's predictions, [examples, measures].
+            count: the split's predictions.
+            n_bytes: its bytes.
+            labels: the class of each example, [examples]; None without classes.
+        """
+        return Totals(float(found[:, 0].sum()), count, n_bytes)
 
     def guessed(self, nll: float, train: np.ndarray, validation: np.ndarray, n_bytes: float) -> Totals:  # noqa: ARG002
         """The totals of guessing. `train` and `validation` count each outcome in the split, `nll` is the loss."""

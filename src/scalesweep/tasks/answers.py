@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,14 +80,14 @@ class Split(Protocol):
     def targets_of(self, index: int) -> np.ndarray: ...
 
 
-def questions_of(split: Split, answering: Answering) -> list[Question]:
-    """The questions of a split, in its order, without those whose answer was cut.
+def questions_of(split: Split, answering: Answering) -> dict[int, Question]:
+    """The questions of a split by the number of their example, in its order, without those whose answer was cut.
 
     Raises:
         UserError: none is left.
     """
-    found = (answering.question(split.example(index), split.targets_of(index)) for index in range(len(split)))
-    questions = [one for one in found if one is not None]
+    found = ((index, answering.question(split.example(index), split.targets_of(index))) for index in range(len(split)))
+    questions = {index: one for index, one in found if one is not None}
     if not questions:
         hint = "raise data.max_length, or use a metric that needs no generated answers"
         raise UserError("every conversation of a split is cut before its last answer ends, so no answer can be compared", hint)
@@ -102,7 +102,7 @@ def exact_match(answer: str, reference: str) -> float:
 SCORES: dict[str, Callable[[str, str], float]] = {"eval_exact_match": exact_match}
 
 
-def most_frequent(questions: Sequence[Question]) -> str:
+def most_frequent(questions: Iterable[Question]) -> str:
     """The reference that occurs most often; the first in the alphabet among equals."""
     counts: dict[str, int] = {}
     for question in questions:

@@ -37,6 +37,7 @@ class Task(CountsRight, causal_lm.Task):
     """
 
     templates = True
+    divides = False
     guess = "frequencies of learnt tokens in train"
 
     def columns(self, data: DataSpec, names: Sequence[str]) -> dict[str, str]:

@@ -29,6 +29,7 @@ class Task(CountsRight):
     """
 
     per_token = True
+    divides = True
     control_words = True  # a user of the model writes the mask token
     guess = "frequencies of hidden tokens in train"
 

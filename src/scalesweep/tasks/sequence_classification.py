@@ -22,6 +22,7 @@ class Task(BaseTask):
     per_token = False
     control_words = False  # a classifier's texts are texts to the end
     guess = "class shares in train"
+    measures = ("loss", "class")
 
     def least_tokens(self, data: DataSpec, tokenizer: Any) -> int:
         pairs = not isinstance(data.text, str) and len(data.text) == 2
@@ -69,17 +70,15 @@ class Task(BaseTask):
         config.problem_type = "single_label_classification"
         assert config.num_labels == len(classes)
 
-    def measured(self, logits: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:
+    def measured(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         import torch
 
-        cells = torch.bincount(targets * classes + logits.argmax(-1), minlength=classes * classes)
-        return torch.cat([super().measured(logits, targets, classes), cells.double()])
+        return torch.cat([super().measured(logits, targets), logits.argmax(-1).double()[:, None]], dim=1)
 
-    def n_sums(self, classes: int) -> int:
-        return 1 + classes * classes
-
-    def totals(self, sums: np.ndarray, count: float, n_bytes: float, classes: int) -> Totals:
-        return Totals(float(sums[0]), count, n_bytes, sums[1:].reshape(classes, classes))
+    def totals(self, found: np.ndarray, count: float, n_bytes: float, labels: np.ndarray | None, classes: int) -> Totals:
+        assert labels is not None
+        cells = np.bincount(labels * classes + found[:, 1].astype(np.int64), minlength=classes * classes)
+        return Totals(float(found[:, 0].sum()), count, n_bytes, cells.reshape(classes, classes).astype(float))
 
     def guessed(self, nll: float, train: np.ndarray, validation: np.ndarray, n_bytes: float) -> Totals:
         confusion = np.zeros((len(train), len(train)))

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 class CountsRight(BaseTask):
     """A task with the metric `eval_token_accuracy`."""
 
-    def measured(self, logits: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:
+    measures = ("loss", "right")
+
+    def measured(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         import torch
 
-        right = (logits.argmax(-1) == targets).sum()
-        return torch.cat([super().measured(logits, targets, classes), right.double().reshape(1)])
+        right = logits.argmax(-1) == targets
+        return torch.cat([super().measured(logits, targets), right.double()[:, None]], dim=1)
 
-    def n_sums(self, classes: int) -> int:  # noqa: ARG002
-        return 2
-
-    def totals(self, sums: np.ndarray, count: float, n_bytes: float, classes: int) -> Totals:  # noqa: ARG002
-        return Totals(float(sums[0]), count, n_bytes, correct=float(sums[1]))
+    def totals(self, found: np.ndarray, count: float, n_bytes: float, labels: np.ndarray | None, classes: int) -> Totals:  # noqa: ARG002
+        loss, right = found.sum(axis=0)
+        return Totals(float(loss), count, n_bytes, correct=float(right))
 
     def guessed(self, nll: float, train: np.ndarray, validation: np.ndarray, n_bytes: float) -> Totals:
         right = float(validation[int(train.argmax())])

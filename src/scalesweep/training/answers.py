@@ -6,7 +6,7 @@ ones. Prompts are padded on the left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,19 @@ TOKENS = 2**14  # of a batch, prompts and answers: the cache of keys and values 
 
 
 class Answers:
-    """The questions of a split, and the metrics of the answers that a model generates to them."""
+    """The questions of a split, and the metrics of the answers that a model generates to them.
+
+    Attributes:
+        scores: the score of each answer of the last evaluation, by metric and the number of its example.
+    """
+
+    scores: Mapping[str, Mapping[int, float]]
 
     def __init__(self, job: TrialJob, split: TokenizedSplit, tokenizer: Any) -> None:
         self.job, self.tokenizer = job, tokenizer
         self.answering = task_of(job.task).answering(job.data, tokenizer)
-        self.questions = questions_of(split, self.answering)
+        found = questions_of(split, self.answering)
+        self.examples, self.questions = list(found), list(found.values())
         self.most = job.data.max_new_tokens or max(question.tokens for question in self.questions)
 
     def metrics(self, passes: Passes, parallel: Parallel, peers: Peers) -> dict[str, float]:
@@ -61,6 +68,7 @@ class Answers:
         for rank, found in enumerate(together(score, peers)):
             for name, values in found.items():
                 scores[name][rank :: peers.world] = values
+        self.scores = {name: dict(zip(self.examples, values.tolist(), strict=True)) for name, values in scores.items()}
         metrics = {name: float(values.mean()) for name, values in scores.items()}
         if self.job.function is not None:
             references = [question.reference for question in self.questions]

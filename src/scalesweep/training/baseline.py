@@ -45,8 +45,8 @@ def guessing(task: str, data: TokenizedData, outcomes: int, answering: Answering
     metrics = compute_metrics(task, rule.guessed(nll, train, validation, data.validation.n_bytes))
     if answering is None:
         return Baseline(rule.guess, metrics)
-    guess = most_frequent(questions_of(data.train, answering))
-    asked = questions_of(data.validation, answering)
+    guess = most_frequent(questions_of(data.train, answering).values())
+    asked = questions_of(data.validation, answering).values()
     metrics["eval_exact_match"] = sum(exact_match(guess, question.reference) for question in asked) / len(asked)
     return Baseline("the most frequent answer in train", metrics)
 

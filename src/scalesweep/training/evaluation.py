@@ -27,8 +27,9 @@ def evaluate(
     sizes: EvaluationSize,
     reads_cache: bool,
     predictions: torch.Tensor | None = None,
-) -> dict[str, float]:
-    """All metrics of the task on `split`, from sums over the shares of all workers.
+) -> tuple[dict[str, float], np.ndarray]:
+    """All metrics of the task on `split`, and what they follow from: the task's measures of each example, summed over its
+    predictions, float64 [examples, measures]. Workers take shares of the examples, and all of them return the whole.
 
     Args:
         classes: number of classes; 0 without classes.
@@ -36,17 +37,22 @@ def evaluate(
         predictions: zeros, float32 [examples, classes] on the device. They become the logits of all examples.
     """
     device, rule = passes.precision.device, task_of(task)
-    sums = torch.zeros(rule.n_sums(classes) + 1, dtype=torch.float64, device=device)  # read once, at the end
-    piece = torch.zeros_like(sums[:-1])
+    # Read once, at the end. The last row says whether a worker halved its pieces.
+    found = torch.zeros(len(split) + 1, len(rule.measures), dtype=torch.float64, device=device)
+    pieces: list[torch.Tensor] = []  # the piece's measures
     logits_of: list[torch.Tensor] = []  # the piece's, where they are kept
 
     def measure(indices: np.ndarray) -> None:
         alike = padded(indices, split.lengths)  # of similar length, so packing would save nothing
-        found = passes.forward(split, alike, len(passes.method.groups), reads_cache)
-        piece.zero_()
+        made = passes.forward(split, alike, len(passes.method.groups), reads_cache)
+        owners = passes.to_device(np.repeat(np.arange(len(indices)), split.predictions[indices]))
+        piece = torch.zeros(len(indices), len(rule.measures), dtype=torch.float64, device=device)
+        pieces[:] = [piece]
         logits_of.clear()
-        for logits, targets in passes.chunks(found):
-            piece.add_(rule.measured(logits, targets, classes))
+        start = 0
+        for logits, targets in passes.chunks(made):
+            piece.index_add_(0, owners[start : start + len(targets)], rule.measured(logits, targets))
+            start += len(targets)
             if predictions is not None:
                 logits_of.append(logits.float())
         passes.flops += passes.method.costs.forward(*alike.shape, passes.first) + passes.head_flops(alike.shape)
@@ -65,16 +71,19 @@ def evaluate(
             failed = peers.any(failed, device)
         if failed:
             sizes.halve(size, width, error)
-            sums[-1] = 1
+            found[-1] = 1
             continue
         if len(indices):
-            sums[:-1] += piece
+            places = passes.to_device(indices)
+            found[places] = pieces[0]
             if predictions is not None:
-                predictions[torch.from_numpy(indices).to(device)] = torch.cat(logits_of)
+                predictions[places] = torch.cat(logits_of)
         done += size
-    *found, halved = peers.sum_(sums).cpu().numpy()
-    if halved:
+    measures = peers.sum_(found).cpu().numpy()
+    if measures[-1].any():
         sizes.agree()
     if predictions is not None:
         peers.sum_(predictions)
-    return compute_metrics(task, rule.totals(np.array(found), float(split.predictions.sum()), split.n_bytes, classes))
+    whole = measures[:-1]
+    totals = rule.totals(whole, float(split.predictions.sum()), split.n_bytes, split.labels, classes)
+    return compute_metrics(task, totals), whole

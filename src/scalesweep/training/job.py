@@ -18,6 +18,7 @@ from scalesweep.storage import UrlPath, cache_dir
 
 if TYPE_CHECKING:
     from scalesweep.data.tokens import TokenizedData
+    from scalesweep.examples import Examples
 
 
 ADAPTER_FOLDER = "adapter"  # of an export, beside the merged model
@@ -81,6 +82,7 @@ class TrainReport:
     first_step_at: float = field(default=0.0, compare=False)  # unix seconds, of this attempt
     reported_at: float = field(default=0.0, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    examples: Examples | None = field(default=None, compare=False)
 
 
 def open_data(job: TrialJob) -> TokenizedData:

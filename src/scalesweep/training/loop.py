@@ -20,6 +20,7 @@ import torch
 
 from scalesweep.costs import share_of
 from scalesweep.data.batches import BatchPlan, shard, steps_for_tokens
+from scalesweep.examples import MOST_ROWS, Columns, Examples
 from scalesweep.models.base import BaseWeights, base_key
 from scalesweep.models.ladder import load_tokenizer
 from scalesweep.models.replay import NotReplayable
@@ -38,6 +39,7 @@ from scalesweep.training.optimizer import make_optimizer
 from scalesweep.training.parallel import strategy
 from scalesweep.training.passes import Passes
 from scalesweep.training.peers import ALONE, Peers
+from scalesweep.training.per_row import Rows
 from scalesweep.training.precision import Precision
 from scalesweep.training.prefix import AHEAD, PrefixCache
 from scalesweep.training.resume import newest_checkpoint
@@ -126,6 +128,10 @@ class Trainer:
         )
         self.eval_size = EvaluationSize(job, cache_dir(), self.device, self.passes.outputs, peers)
         self.answers = Answers(job, self.eval_split, self.tokenizer) if asked(job) else None
+        self.rows = Rows(self.eval_split, self.task, len(job.classes))
+        if self.rows.of > MOST_ROWS:
+            self.notes.append(f"standard errors come from {MOST_ROWS:,} of the {self.rows.of:,} {job.evaluate_on} rows")
+        self.examples: Examples | None = None  # of the last evaluation
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._steps_since_report = 0
         self._mode_is_set = False
@@ -221,9 +227,11 @@ class Trainer:
         predictions = torch.zeros(len(split), len(self.job.classes), device=self.device) if own else None
         workers = (self.passes, self.parallel, self.peers)
         with self.precision.casts_kept():
-            metrics = evaluate(*of_task, *workers, self.eval_size, reads_cache, predictions)
+            metrics, measures = evaluate(*of_task, *workers, self.eval_size, reads_cache, predictions)
             if self.answers is not None:
                 metrics |= self.answers.metrics(*workers)
+        scores = {} if self.answers is None else self.answers.scores
+        self.examples = self.rows.examples(dict(zip(self.task.measures, measures.T, strict=True)), scores)
         if self.answers is None and function is not None and predictions is not None:
             metrics[self.job.metric] = judged(function, self.peers, predictions.cpu().numpy(), np.array(labels))
         return metrics
@@ -235,7 +243,7 @@ class Trainer:
         began = time.monotonic()
         metrics = self.evaluate()
         self.clock.leave_out(time.monotonic() - began)
-        return self.position(metrics)
+        return self.position(metrics, self.examples)
 
     def report(self) -> TrainReport:
         """Evaluate, and return a report of the position."""
@@ -254,9 +262,9 @@ class Trainer:
         metrics["unfreezing_stage"] = self.method.cadence.stage
         self._loss.zero_()
         self.passes.flops, self._steps_since_report = 0.0, 0
-        return self.position(metrics)
+        return self.position(metrics, self.examples)
 
-    def position(self, metrics: dict[str, float]) -> TrainReport:
+    def position(self, metrics: dict[str, float], examples: Examples | None = None) -> TrainReport:
         """A report of the current position with these metrics."""
         clock = self.clock
         total = clock.total_steps or math.ceil(clock.step / max(clock.progress, 1e-9))
@@ -269,6 +277,7 @@ class Trainer:
             first_step_at=clock.first_step_at,
             reported_at=time.time(),
             notes=notes,
+            examples=examples,
         )
 
     def save(self, report: TrainReport) -> None:
@@ -286,6 +295,7 @@ class Trainer:
             **self.method.state(),
             "unreported_flops": self.passes.flops * self.peers.world,  # the shares of workers are about equal
             "metrics": report.metrics,
+            "examples": None if report.examples is None else report.examples.found.as_json(),
             # The draws of dropout depend on the sizes, which another node may have found to be others.
             "micro_batches": list(self.gradients.micro_batch.sizes.items()),
             "gradient_checkpointing": self.gradients.micro_batch.checkpointing is True,
@@ -310,7 +320,8 @@ class Trainer:
         self.gradients.micro_batch.sizes.update(state.get("micro_batches", []))
         if self.precision.scaler is not None and "scaler" in state:
             self.precision.scaler.load_state_dict(state["scaler"])
-        return self.position(state["metrics"])
+        found = state.get("examples")  # absent in older checkpoints
+        return self.position(state["metrics"], self.rows.with_data(Columns.from_json(found)) if found else None)
 
     def export(self, folder: Path) -> np.ndarray | None:
         """Write the model as a folder. Returns logits to verify it by (`training/export.py`); None if not the first rank."""

@@ -82,7 +82,7 @@ class Passes:
         elif not self._needs_mask(arrays["attention_mask"]):
             del arrays["attention_mask"]
         targets = arrays.pop("targets")
-        batch = {name: self._to_device(array) for name, array in arrays.items()}
+        batch = {name: self.to_device(array) for name, array in arrays.items()}
         cut = self._cut(lowest)
         prefix = self.prefix if reads_cache and piece.counts is None else None
         hidden = prefix.hidden(split, piece.indices, cut, batch) if prefix is not None else None
@@ -95,9 +95,9 @@ class Passes:
 
         with self.precision.autocast():
             if self.head is None:
-                return Predictions(None, logits(), self._to_device(targets))
+                return Predictions(None, logits(), self.to_device(targets))
             places = np.flatnonzero(targets != IGNORED)  # found here, because a device would have to be waited for
-            at, learnt = self._to_device(places), self._to_device(targets.ravel()[places])
+            at, learnt = self.to_device(places), self.to_device(targets.ravel()[places])
             while True:
                 with self.head.at(at, targets.shape):
                     made = logits()
@@ -141,7 +141,8 @@ class Passes:
                 logits = self.head.logits(states[start : start + rows])
             yield logits, found.targets[start : start + rows]
 
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+    def to_device(self, array: np.ndarray) -> torch.Tensor:
+        """A copy on the device, for which the host does not wait."""
         tensor = torch.from_numpy(array)
         if self.precision.device.type == "cuda":
             tensor = tensor.pin_memory()

@@ -1,0 +1,87 @@
+"""Reading the numbers of validation rows that a record keeps beside its events.
+
+An event says where a block of bytes is, how long it is, and its checksum. A block that is absent or damaged is as if it had never
+been kept: the evaluation has no error bar, and nothing else depends on it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalesweep.examples import Columns
+from scalesweep.storage import UrlPath
+
+if TYPE_CHECKING:
+    import numpy as np
+
+READERS = 16  # objects fetched at once
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The numbers of one evaluation (`scalesweep.examples.Examples`), by column: each [rows]. `of`: the rows of the split."""
+
+    rows: int
+    of: int
+    columns: Mapping[str, np.ndarray]
+
+
+class Blocks:
+    """The blocks of a run folder. Objects at a URL are fetched whole, and once."""
+
+    def __init__(self, folder: Path | UrlPath) -> None:
+        self.folder = folder
+        self._objects: dict[str, bytes] = {}
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Fetch these objects side by side."""
+        if isinstance(self.folder, UrlPath):
+            missing = sorted(set(names) - self._objects.keys())
+            with ThreadPoolExecutor(READERS) as pool:
+                self._objects |= zip(missing, pool.map(self._object, missing), strict=True)
+
+    def _object(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError:
+            return b""
+
+    def read(self, place: Mapping[str, Any]) -> bytes | None:
+        """The bytes of a block; None if they are absent or damaged."""
+        start, size = int(place["start"]), int(place["bytes"])
+        if isinstance(self.folder, UrlPath):
+            self.fetch([place["file"]])
+            content = self._objects[place["file"]][start : start + size]
+        else:
+            try:
+                with (self.folder / place["file"]).open("rb") as file:
+                    file.seek(start)
+                    content = file.read(size)
+            except OSError:
+                return None
+        return content if zlib.crc32(content) == place["crc32"] else None
+
+
+def read_evaluations(folder: Path | UrlPath, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Evaluation]:
+    """The evaluations whose numbers can be read, by the names that `places` gives them. Their places are those of the events."""
+    blocks, found = Blocks(folder), {}
+    parts = ("found", "data")
+    blocks.fetch(place[part]["file"] for place in places.values() for part in parts)
+    for name, place in places.items():
+        columns: dict[str, np.ndarray] = {}
+        try:
+            for part in parts:
+                content = blocks.read(place[part])
+                if content is None:
+                    break
+                columns |= Columns(place[part]["columns"], content).arrays(place["rows"])
+            else:
+                found[name] = Evaluation(place["rows"], place["of"], columns)
+        except (KeyError, TypeError, ValueError):  # of another version
+            continue
+    return found
