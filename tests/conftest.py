@@ -19,7 +19,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; and what is compu
 
 LOGICAL_GPUS = 4
 WITH_MODELS = {"training", "models", "end_to_end"}  # folders of tests
-MODEL_HELPERS = {"jobs", "soaking", "tiny_models"}  # modules of tests that make models, or train them
+MODEL_HELPERS = {"bad_specs.checkpoints", "jobs", "soaking", "tiny_models"}  # modules of tests that make models, or train them
 KEPT_TOGETHER = {"ray", "forks"}  # kinds that need something whose start takes seconds: each has it in one process alone
 
 
