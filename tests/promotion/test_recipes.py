@@ -153,6 +153,22 @@ def test_trl_reads_each_format_and_adapter(format: str, adapter: str, tmp_path: 
     assert ("magnitudes" in lost) == (adapter == "dora")
 
 
+def test_a_file_for_each_split_is_trained_on_by_itself(tmp_path: Path) -> None:
+    files = {"train": "/data/a.jsonl", "validation": "/data/b.csv", "test": "/data/c.jsonl"}
+    folder = run_folder(tmp_path / "run", {}, {"path": files, "splits": {name: name for name in files}})
+    trl, lost = written(folder, "trl")
+    assert trl["datasets"] == [
+        {"path": "json", "data_files": files["train"], "split": "train"},
+        {"path": "csv", "data_files": files["validation"], "split": "train"},
+    ]
+    assert "rewrite them as lists" in lost
+    axolotl, _ = written(folder, "axolotl")
+    assert [(rows["path"], rows["ds_type"]) for rows in axolotl["datasets"]] == [
+        (files["train"], "json"),
+        (files["validation"], "csv"),
+    ]
+
+
 # The keys of axolotl that a recipe uses, by the class that declares them. Read from its source of 24 July 2026 (version 0.19):
 # src/axolotl/utils/schemas/config.py, datasets.py, deprecated.py, model.py, peft.py and training.py.
 AXOLOTL = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,33 +24,76 @@ def load_rows(
 ) -> dict[str, datasets.Dataset]:
     """The source splits that `spec.splits` needs, with only the columns that `task` reads.
 
-    A single file becomes {'train': …}. A relative path starts from `base` if it exists there, otherwise from the working
-    folder. A path that is neither a file nor a folder is a hub id. Local files are read into memory without a cache.
-    Remarks for the user are added to `notes`.
+    A single file becomes {'train': …}; the files of a mapping keep their names. A relative path starts from `base` if it
+    exists there, otherwise from the working folder. A path that is neither a file nor a folder is a hub id. Local files are
+    read into memory without a cache. Remarks for the user are added to `notes`.
 
     Raises:
         DataProblem: a file, folder, hub data set, split or column is missing, unreadable or of an unsupported type.
         OutsideError: the hub can't be reached, or the disk fails.
     """
-    import datasets
-
-    path, columns = _local_path(spec.path, base), named_columns(spec, task or BaseTask())
-    for key in ("delimiter", "quoting"):
-        if getattr(spec, key) is not None and (path is None or suffixes(path)[1] not in (".csv", ".tsv")):
-            raise DataProblem(("data", key), f"{spec.path} is no .csv or .tsv file, so it has no {key}", "remove the key")
-    try:
-        if path is None:
-            loaded = _load_hub(spec)
-        elif path.is_dir():
-            loaded = _load_saved(path)
-        else:
-            loaded = {"train": datasets.Dataset(read_file(path, spec, columns, [] if notes is None else notes))}
-    except OSError as error:
-        raise OutsideError(f"{spec.path} can't be read: {error}") from error
+    columns, load = named_columns(spec, task or BaseTask()), _load_files if spec.files else _load_one
+    loaded = load(spec, base, columns, [] if notes is None else notes)
     if not any(rows.num_rows for rows in loaded.values()):
-        raise DataProblem(PATH, f"{spec.path} can't be read: it holds no rows", "check that it is the right file")
+        raise DataProblem(PATH, f"{spec.shown} can't be read: it holds no rows", "check that it is the right file")
     needed = set(resolve(spec.splits, list(loaded)).values())
     return {name: _select(rows, columns, name) for name, rows in loaded.items() if name in needed}
+
+
+def _load_one(spec: DataSpec, base: Path, columns: Columns, notes: list[str]) -> dict[str, datasets.Dataset]:
+    import datasets
+
+    path = _local_path(spec.shown, base)
+    _check_dialect(spec, [] if path is None else [path])
+    try:
+        if path is None:
+            return _load_hub(spec)
+        if path.is_dir():
+            return _load_saved(path)
+        return {"train": datasets.Dataset(read_file(path, spec, columns, notes))}
+    except OSError as error:
+        raise OutsideError(f"{spec.shown} can't be read: {error}") from error
+
+
+def _load_files(spec: DataSpec, base: Path, columns: Columns, notes: list[str]) -> dict[str, datasets.Dataset]:
+    """The file of each split. An error names the file's key."""
+    import datasets
+
+    loaded, paths = {}, dict[str, Path]()
+    for name, written in spec.files.items():
+        try:
+            path = _local_path(written, base)
+            if path is None or path.is_dir():
+                what = "a folder" if path else "no file of this machine"
+                raise DataProblem(
+                    PATH, f"{written} is {what}", "a mapping names a file for each split; write any other source alone"
+                )
+            paths[name] = path
+        except DataProblem as error:
+            raise _at_file(error, name) from None
+    _check_dialect(spec, paths.values())
+    for name, path in paths.items():
+        try:
+            loaded[name] = datasets.Dataset(read_file(path, spec, columns, notes))
+        except DataProblem as error:
+            raise _at_file(error, name) from None
+        except OSError as error:
+            raise OutsideError(f"{path} can't be read: {error}") from error
+    return loaded
+
+
+def _at_file(error: DataProblem, name: str) -> DataProblem:
+    """The error, at the key of the file that it is about."""
+    if error.key == PATH:
+        error.key = (*PATH, name)
+    return error
+
+
+def _check_dialect(spec: DataSpec, paths: Collection[Path]) -> None:
+    """Refuse the keys of a CSV dialect where no file is a .csv or .tsv."""
+    for key in ("delimiter", "quoting"):
+        if getattr(spec, key) is not None and not any(suffixes(path)[1] in (".csv", ".tsv") for path in paths):
+            raise DataProblem(("data", key), f"{spec.shown} is no .csv or .tsv file, so it has no {key}", "remove the key")
 
 
 def _select(rows: datasets.Dataset, columns: Columns, split: str) -> datasets.Dataset:
@@ -125,19 +169,19 @@ def _load_hub(spec: DataSpec) -> dict[str, datasets.Dataset]:
     from datasets.exceptions import FileNotFoundDatasetsError
 
     try:
-        return dict(datasets.load_dataset(spec.path, spec.name, revision=spec.revision))
+        return dict(datasets.load_dataset(spec.shown, spec.name, revision=spec.revision))
     except FileNotFoundDatasetsError as error:
         if spec.revision is not None and "evision" in str(error):
             raise DataProblem(("data", "revision"), str(error), "see its branches and tags on the hub") from error
         hint = "no local file, local folder or hub data set has this name; a private data set needs `hf auth login`"
-        raise DataProblem(PATH, f"{spec.path} not found: {error}", hint) from error
+        raise DataProblem(PATH, f"{spec.shown} not found: {error}", hint) from error
     except ValueError as error:
         # The configuration is unknown or missing; the message lists the existing ones.
-        raise DataProblem(("data", "name"), f"{spec.path}: {error}", "set data.name to one of its configurations") from error
+        raise DataProblem(("data", "name"), f"{spec.shown}: {error}", "set data.name to one of its configurations") from error
     except RuntimeError as error:
         # The data set is a script, and scalesweep runs no code from the hub.
-        raise DataProblem(PATH, f"{spec.path}: {error}", "use a data set stored as parquet, csv or jsonl") from error
+        raise DataProblem(PATH, f"{spec.shown}: {error}", "use a data set stored as parquet, csv or jsonl") from error
     except Exception as error:
         raise OutsideError(
-            f"hub data set {spec.path} can't be loaded: {error}", "check the network, or use a local file"
+            f"hub data set {spec.shown} can't be loaded: {error}", "check the network, or use a local file"
         ) from error

@@ -62,7 +62,9 @@ def resolve(wanted: Mapping[str, int | float | str], available: Sequence[str]) -
             raise DataProblem(key, f"{split!r} is not a split", did_you_mean(split, SPLITS))
         if isinstance(size, str):
             if size not in available:
-                raise DataProblem(key, f"the source has no split {size!r}", did_you_mean(size, available))
+                files = "; a file for each split is written in data.path: {train: FILE, validation: FILE, test: FILE}"
+                hint = did_you_mean(size, available) + (files if "." in size else "")
+                raise DataProblem(key, f"the source has no split {size!r}", hint)
             if any(wanted[other] == size for other in origin):
                 raise DataProblem(
                     key,

@@ -20,6 +20,11 @@ def code(text: str) -> str:
     return f"{fence}{gap}{' '.join(text.split())}{gap}{fence}"
 
 
+def _published(place: str) -> str:
+    """The last part of an absolute path: a card is published, and folders of a machine mean nothing elsewhere."""
+    return place.rpartition("/")[2] if place.startswith("/") else place
+
+
 def model_card(provenance: dict[str, Any]) -> str:
     """Return the text of the model's `README.md`. `provenance` is the content of `provenance.json`."""
     final, trial, data = provenance["final_run"], provenance["trial"], provenance["data"]
@@ -36,9 +41,9 @@ def model_card(provenance: dict[str, Any]) -> str:
     )
     searched = ", ".join(f"`{name}`" for name in trial["params"])
     chooser = "The user chose" if trial.get("named") else "The search chose"
-    source = data["source"]["path"]
-    if source.startswith("/"):  # a card is published, and folders of a machine mean nothing elsewhere
-        source = source.rpartition("/")[2]
+    written = data["source"]["path"]
+    files = [written] if isinstance(written, str) else [*written.values()]
+    source = ", ".join(map(_published, files))
     unit = final["config"]["time_attr"].replace("_", " ").replace("gpu", "GPU")
     workers = f"{final['workers']} worker" + "s" * (final["workers"] != 1)
     learnt = " + ".join(final["train_on"])
@@ -62,7 +67,7 @@ def model_card(provenance: dict[str, Any]) -> str:
 
 # {provenance["sweep"]["name"]}: {code(final["config"]["model_size"])}
 
-{code(base["model"])}{layers} ({provenance["n_params"]:,} parameters), fine-tuned for {provenance["task"]} on {code(source)}.
+{code(_published(base["model"]))}{layers} ({provenance["n_params"]:,} parameters), fine-tuned for {provenance["task"]} on {code(source)}.
 {chooser} this configuration from a sweep over {searched}: it is trial {trial["name"]}, which reached rung
 {trial["rung"]} of {trial["rungs"]}.
 {classes}{adapter}

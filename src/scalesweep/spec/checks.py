@@ -17,9 +17,9 @@ from scalesweep.spec.space import (
     KEY_ALIASES,
     PARAMETERS,
     THAWING_MODES,
-    VALUE_ALIASES,
     Parameter,
     ParameterInfo,
+    alias_of,
 )
 from scalesweep.spec.sweep import SPLITS, LadderSize, SweepSpec
 from scalesweep.spec.tasks import TASKS, misfits
@@ -224,16 +224,19 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
         problems += _check_equal_targets(spec, given)
     words = _words(spec, at[-1], info)
     within = f": {info.help.partition('. ')[0].removesuffix('.')}"
+    fractions = f", or {_listed(info.fractions)}" if info.fractions else ""
     if info.low is not None:
         within = (
-            f" above {info.low:g}, at most {info.high:g}" if info.above_low else f" from {info.low:g} to {info.high:g}"
-        ) + within
+            (f" above {info.low:g}, at most {info.high:g}" if info.above_low else f" from {info.low:g} to {info.high:g}")
+            + fractions
+            + within
+        )
     for path, value in given:
         if value in info.fractions and not isinstance(value, bool):
             continue
         if info.kind == "word":
             if words is not None and value not in words:
-                alias = VALUE_ALIASES.get(str(at[-1]), {}).get(str(value).lower().replace("-", "_"))
+                alias = alias_of(at[-1], value)
                 hint = did_you_mean(str(value), words)
                 if alias is not None:
                     hint = f"scalesweep calls it {alias!r}; {hint[hint.index('known: ') :]}"
@@ -245,8 +248,7 @@ def _check_values(spec: SweepSpec, at: KeyPath, p: Parameter, info: ParameterInf
                 problems.append(spec.problem(path, f"must be true or false, not {value!r}", f"write true or false{within}"))
         elif isinstance(value, bool) or not isinstance(value, int if info.kind == "int" else (int, float)):
             noun = "a whole number" if info.kind == "int" else "a number"
-            noun += f", or {_listed(info.fractions)}" if info.fractions else ""
-            problems.append(spec.problem(path, f"must be {noun}, not {value!r}", f"write {noun}{within}"))
+            problems.append(spec.problem(path, f"must be {noun}{fractions}, not {value!r}", f"write {noun}{within}"))
         elif not math.isfinite(value):
             problems.append(spec.problem(path, f"{value} is not finite", f"write a number{within}"))
         elif (info.low is not None and value < info.low) or (info.high is not None and value > info.high):
@@ -377,7 +379,8 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
                 "data",
                 "splits",
                 message=f"{split} is missing",
-                hint=f"add {split}: training uses train, the search uses validation, and promotion uses test",
+                hint=f"add {split}{' to data.path' if data.files else ''}: training uses train, the search uses validation, and "
+                "promotion uses test",
             )
         elif isinstance(part, bool) or (isinstance(part, int | float) and part <= 0):
             say(
@@ -411,6 +414,7 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
             message="two splits name the same split of the data",
             hint="name three different ones: no row may be in two splits",
         )
+    problems += _check_files(spec)
     for key, message, hint in misfits(spec.task, data):
         say("data", key, message=message, hint=hint)
     answers = TASKS[spec.task].generated
@@ -456,6 +460,25 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
         say("training", "micro_batch_size", message=f"{micro} is above global_batch_size ({batch})", hint="lower it")
     problems += _check_gpus(spec, sizes)
     problems += _check_prices(spec, sizes)
+    return problems
+
+
+def _check_files(spec: SweepSpec) -> list[Problem]:
+    """Check that each file of `data.path` is read by a split, and no file by two."""
+    data, problems, seen = spec.data, list[Problem](), dict[str, str]()
+    if data.path == {}:
+        return [spec.problem(("data", "path"), "names no file", "write one for each split: {train: …, validation: …, test: …}")]
+    drawn = any(not isinstance(size, str) for size in data.splits.values())
+    source = {"train", *([*data.files] if len(data.files) == 1 else [])} if drawn else set()  # of what is drawn
+    for name, path in data.files.items():
+        if name not in source | {*data.splits.values()}:
+            near = nearest(name, SPLITS)
+            hint = f"did you mean {near!r}?" if near not in (None, name) else f"name it in data.splits, or remove {name}"
+            problems.append(spec.problem(("data", "path", name), "no split reads this file", hint))
+        elif path in seen:
+            hint = "name another file, or let counts in data.splits draw both from one"
+            problems.append(spec.problem(("data", "path", name), f"is the file of {seen[path]} too", hint))
+        seen.setdefault(path, name)
     return problems
 
 

@@ -14,6 +14,7 @@ from pydantic import (
     PrivateAttr,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from scalesweep.errors import Problem, UserError
@@ -59,9 +60,10 @@ class _Strict(BaseModel):
 
 
 class DataSpec(_Strict):
-    path: str = Field(
+    path: str | dict[str, str] = Field(
         description="hub id, local file, folder that `save_to_disk` wrote, or `package:NAME/FILE`. A relative path starts at "
-        "the sweep file's folder if it exists there, else at the working folder. URLs are refused."
+        "the sweep file's folder if it exists there, else at the working folder. URLs are refused. Or a mapping of split to file, "
+        "such as `{train: a.jsonl, validation: b.jsonl, test: c.jsonl}`; the files need not have one format."
     )
     name: str | None = Field(None, description="configuration of a hub data set")
     revision: str | None = Field(None, description="revision of a hub data set")
@@ -139,7 +141,7 @@ class DataSpec(_Strict):
     splits: dict[str, int | float | str] = Field(
         description="sizes of train, validation and test: counts of rows, fractions, or names of splits of the source. A count "
         "is a whole number. A fraction is of the usable rows; it is at most 1.0, and so is the sum. All three are needed. "
-        "Rows that `max_length` leaves without an example count too."
+        "Rows that `max_length` leaves without an example count too. With a file for each split in `path`, the key may be left out."
     )
     split_seed: int = Field(0, ge=0, description="seed of the split. The same rows and seed give the same splits.")
     max_length: int = Field(
@@ -148,6 +150,24 @@ class DataSpec(_Strict):
         description="tokens that an example may have. Classification cuts longer rows and counts them; causal-lm and "
         "masked-lm lay a document out over several examples and cut nothing; instruction-tuning follows `truncate`.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _splits_of_files(cls, data: Any) -> Any:
+        """Let each file of a mapping be the split of its name where `splits` is left out."""
+        if isinstance(data, dict) and isinstance(files := data.get("path"), dict) and "splits" not in data:
+            return {**data, "splits": {name: name for name in files if name in SPLITS}}
+        return data
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that `path` maps, by name; empty for a single source."""
+        return self.path if isinstance(self.path, dict) else {}
+
+    @property
+    def shown(self) -> str:
+        """The words for the source in a message."""
+        return self.path if isinstance(self.path, str) else ", ".join(self.path.values())
 
 
 class _Checkpoint(_Strict):
@@ -204,7 +224,7 @@ class MetricSpec(_Strict):
 
 
 OPTIMIZERS: dict[str, str] = {  # each has a row in `costs.MOMENT_BYTES`
-    "adamw": "moments in float32, 8 bytes per trained parameter",
+    "adamw": "moments in float32, 8 bytes per trained parameter.",
     "adamw_8bit": "moments in 8 bits, 2 bytes per trained parameter (Dettmers et al., 2021, arXiv 2110.02861; needs "
     "bitsandbytes). Embeddings and tensors of fewer than 4,096 parameters keep theirs in float32.",
 }

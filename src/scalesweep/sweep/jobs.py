@@ -67,7 +67,8 @@ def check_paths(spec: SweepSpec, base: Path) -> None:
     )
     past: list[tuple[KeyPath, str]] = [(("search", "warm_start", i), path) for i, path in enumerate(spec.search.warm_start)]
     problems: list[Problem] = []
-    for key, written in [(("data", "path"), spec.data.path), *models, *past]:
+    data: list[tuple[KeyPath, str]] = [(("data", "path", name), path) for name, path in spec.data.files.items()]
+    for key, written in [*(data or [(("data", "path"), spec.data.shown)]), *models, *past]:
         path = Path(written)
         if not path.is_absolute() and ((base / path).exists() or path.exists()):
             hint = "copy it to storage that all nodes share, and write its absolute path"

@@ -211,7 +211,7 @@ def _trusted(spec: SweepSpec, run_dir: Path | UrlPath) -> str:
     code = sorted({size.model for size in sizes if size.trust_remote_code})
     pickles = sorted({size.model for size in sizes if size.allow_pickle})
     return (
-        f"trusting {run_dir} for the names of models and data: models {', '.join(sorted({size.model for size in sizes}))}; data {spec.data.path}"
+        f"trusting {run_dir} for the names of models and data: models {', '.join(sorted({size.model for size in sizes}))}; data {spec.data.shown}"
         + (f"; runs the code of {', '.join(code)} (trust_remote_code)" if code else "")
         + (f"; may unpickle the weights of {', '.join(pickles)} (allow_pickle)" if pickles else "")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from scalesweep.errors import SpecError, UserError
 from scalesweep.spec import LadderSize, SweepSpec, functions
@@ -33,11 +34,10 @@ def placed_data(spec: SweepSpec, base: Path) -> DataSpec:
     """
     from scalesweep.data.problems import DataProblem
 
-    changes, data = {}, spec.data
-    for folder in (base, Path.cwd()):
-        if (path := folder / data.path).exists():
-            changes["path"] = str(path.resolve())
-            break
+    data = spec.data
+    changes: dict[str, Any] = {
+        "path": {name: _placed(path, base) for name, path in data.files.items()} or _placed(data.shown, base)
+    }
     if data.chat_template is not None and not data.chat_template.strip():
         raise DataProblem(("data", "chat_template"), "is empty", "name a file with a template, or remove the key")
     if data.chat_template is not None and "{%" not in data.chat_template and "{{" not in data.chat_template:
@@ -57,6 +57,12 @@ def placed_data(spec: SweepSpec, base: Path) -> DataSpec:
         except UserError as error:
             raise DataProblem(("data", "scorer"), error.message, error.hint) from None
     return data.model_copy(update=changes)
+
+
+def _placed(written: str, base: Path) -> str:
+    """Return the absolute path of a file or folder, or what is written where there is none."""
+    found = next((path for folder in (base, Path.cwd()) if (path := folder / written).exists()), None)
+    return written if found is None else str(found.resolve())
 
 
 def own_function(spec: SweepSpec, base: Path) -> str | None:

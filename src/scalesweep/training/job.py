@@ -101,7 +101,7 @@ def open_data(job: TrialJob) -> TokenizedData:
         made = tokenize(prepared, job.data, job.task, load_tokenizer(job.size), job.tokenizer_fingerprint, cache_dir())
         if made.name != job.data_key:
             raise OutsideError(
-                f"{job.data.path} has different data on this node from where the sweep was launched",
+                f"{job.data.shown} has different data on this node from where the sweep was launched",
                 "restore the file of the launch; if it is that file, another version of scalesweep read it otherwise: launch anew",
             )
     return TokenizedData.open(folder)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from scalesweep.promotion.recipes.shared import OPTIMIZERS, Settings, base_dtype, targets
-from scalesweep.promotion.recipes.winner import Winner
+from scalesweep.promotion.recipes.winner import Rows, Winner
 from scalesweep.spec.space import ADAPTERS, ALL_LINEAR
 
 TITLE = "axolotl"
@@ -28,7 +28,11 @@ def settings(winner: Winner, template: str) -> Settings:  # noqa: ARG001 - axolo
         values["trust_remote_code"] = True
     if own := rows.spec.get("chat_template"):
         values |= {"chat_template": "jinja", "chat_template_jinja": own}
-    values |= {"datasets": [_dataset(winner)], "sequence_len": rows.spec["max_length"], "sample_packing": False}
+    values |= {
+        "datasets": [_dataset(winner.task, source) for source in winner.sources],
+        "sequence_len": rows.spec["max_length"],
+        "sample_packing": False,
+    }
     if winner.task == "instruction-tuning":
         values["train_on_inputs"] = rows.spec["learn"] == "all"
         values["excess_length_strategy"] = "drop" if rows.spec["truncate"] == "drop" else "truncate"
@@ -68,8 +72,8 @@ def settings(winner: Winner, template: str) -> Settings:  # noqa: ARG001 - axolo
     return Settings(values, [*_lost_rows(winner), *_lost_training(winner)])
 
 
-def _dataset(winner: Winner) -> dict[str, Any]:
-    rows, columns = winner.rows, winner.rows.columns
+def _dataset(task: str, rows: Rows) -> dict[str, Any]:
+    columns = rows.columns
     made: dict[str, Any] = {"path": rows.path}
     if rows.kind is not None:
         made["ds_type"] = rows.kind
@@ -77,7 +81,7 @@ def _dataset(winner: Winner) -> dict[str, Any]:
         if rows.kind is None and rows.spec.get(key):
             made[key] = rows.spec[key]
     made["split"] = rows.split
-    if winner.task == "causal-lm":
+    if task == "causal-lm":
         return {**made, "type": "completion", "field": columns["text"]}
     if rows.format in ("alpaca", "prompt-completion"):
         asked, answer = ("instruction", "output") if rows.format == "alpaca" else ("prompt", "completion")

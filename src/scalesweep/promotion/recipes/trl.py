@@ -31,7 +31,7 @@ def settings(winner: Winner, template: str) -> Settings:
         values["trust_remote_code"] = True
     values |= {
         "dtype": _DTYPES[base_dtype(config)],
-        "datasets": [_dataset(rows)],
+        "datasets": [_dataset(source) for source in winner.sources],
         "max_length": rows.spec["max_length"],
         "packing": False,
     }

