@@ -375,6 +375,7 @@ def test_plan_json_and_plan_for_a_person(tmp_path: Path) -> None:
         "rungs",
         "data",
         "epochs",
+        "packing",
         "baseline",
         "cost_at_most",
         "hours_at_most",

@@ -140,6 +140,17 @@ def test_a_rung_is_judged_by_the_pairs_it_ordered_otherwise() -> None:
     assert "rungs" not in found(make_record(events[:15]))  # too few pairs
 
 
+def test_a_rung_at_which_no_trial_beats_guessing_is_named() -> None:
+    def rungs(guess: float) -> list[str]:
+        record = make_record(baseline={"guess": "class shares in train", "metrics": {"eval_loss": guess}})
+        return [text for label, text in findings(record) if label == "rungs" and "guessing" in text]
+
+    assert rungs(0.6811) == []
+    first, _ = rungs(0.5)  # as good is not better
+    assert first.startswith("at rung 1 (40 steps) none of 8 trials beat guessing (0.5000), so it chose among them by chance")
+    assert [text for label, text in findings(make_record()) if "guessing" in text] == []
+
+
 def test_nothing_is_found_before_the_first_report() -> None:
     assert findings(make_record([])) == []
     assert findings(make_record(make_events()[:6])) == []

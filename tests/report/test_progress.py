@@ -91,7 +91,10 @@ def test_ends_say_why() -> None:
 
 
 def test_the_whole_sweep_is_shown_as_trials_end_and_not_too_often() -> None:
-    lines = plain_lines(make_events(), baseline={"guess": "class shares in train", "metrics": {"eval_loss": 0.6811}})
+    def baseline(loss: float) -> dict[str, Any]:
+        return {"guess": "class shares in train", "metrics": {"eval_loss": loss}}
+
+    lines = plain_lines(make_events(), baseline=baseline(0.6811))
     status = [line for line in lines if " ── " in line]
     assert status[0] == (
         "[0:48] ── 0 done · 1 stopped · 0 failed · 8 running · 1 waiting"
@@ -99,6 +102,8 @@ def test_the_whole_sweep_is_shown_as_trials_end_and_not_too_often() -> None:
     )
     at = [int(line[1]) * 60 + int(line[3:5]) for line in status]
     assert all(later - earlier >= 15 for earlier, later in itertools.pairwise(at))
+    stopped = [line for line in plain_lines(make_events(), baseline=baseline(0.51)) if "stopped at rung" in line]
+    assert ["no trial beats guessing there yet" in line for line in stopped] == [False, False, True]
 
 
 def test_a_resumed_sweep_counts_time_and_trials_of_all_sessions() -> None:

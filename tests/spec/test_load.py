@@ -137,6 +137,21 @@ def test_set_reaches_nested_keys_with_types(files: Path) -> None:
     assert load_sweep(files).budget.run_cap == BASE["budget"]["run_cap"]  # the file is as it was
 
 
+def test_set_to_null_brings_the_default_back(files: Path) -> None:
+    data = sweep_dict(search={"seed": 3, "points_to_evaluate": [{"learning_rate": 1e-4}]}, budget={"run_cap": 6, "time": "5m"})
+    files.write_text(yaml.safe_dump(data))
+    spec = load_sweep(files, ["search.points_to_evaluate=null", "budget.time=null", "resources.cache_gib=null"])
+    assert (spec.search.points_to_evaluate, spec.search.seed, spec.budget.time) == ([], 3, None)
+    for override, says in (
+        ("data.path=null", "--set data.path=null  data.path: is missing"),
+        ("budget.tiem=null", "budget.tiem: unknown key"),
+        ("budget.run_cap=", "--set budget.run_cap=: the value is missing"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load_sweep(files, [override])
+        assert says in str(caught.value)
+
+
 def test_the_last_set_wins(files: Path) -> None:
     assert load_sweep(files, ("budget.run_cap=3", "budget.run_cap=5")).budget.run_cap == 5
 

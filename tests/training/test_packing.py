@@ -18,7 +18,7 @@ from scalesweep.data.batches import BatchPlan
 from scalesweep.tasks import IGNORED
 from scalesweep.training import head
 from scalesweep.training.loop import Trainer, train
-from scalesweep.training.packing import WORTH, Piece, filled_rows, pack, pieces, refusal
+from scalesweep.training.packing import WORTH, Piece, filled_rows, pack, pieces, refusal, saving
 from tiny_models import DECODERS, WORDS, made_once, tiny_model
 from tiny_sweeps import tiny_sweep
 
@@ -122,6 +122,20 @@ def write_uneven(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_sizes")
+def test_a_plan_counts_what_a_worker_packs() -> None:
+    lengths = np.array([20, 2, 3, 2] * 10)
+    found = saving(BatchPlan(40, 4, 0), lengths, 4)
+    assert found["batches"] == 10
+    padded_tokens, packed_tokens = 0, 0
+    for step in range(10):
+        made = lengths[BatchPlan(40, 4, 0).batch(step)]
+        padded_tokens += 4 * made.max()
+        packed_tokens += sum(piece.tokens for piece in pieces(BatchPlan(40, 4, 0).batch(step), lengths, 4, lambda: True))
+    assert found["saved"] == pytest.approx(1 - packed_tokens / padded_tokens)
+    assert 0 < found["packed"] < 10
+    assert saving(BatchPlan(40, 4, 0), np.full(40, 7), 4) == {"batches": 10, "packed": 0, "saved": 0.0}
+
+
 def test_a_packed_step_of_a_trial_has_the_gradients_of_a_padded_one() -> None:
     """LoRA, smoothed targets, chunks of logits, a random batch, too little memory at first; no dropout, whose draws differ."""
     config = {

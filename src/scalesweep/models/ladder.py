@@ -66,6 +66,7 @@ class ResolvedSize:
     head_groups: int  # groups, from the top, that train as the head; 2 if the head holds no matrix
     linears: tuple[Shape, ...]  # the linear layers of the blocks, which adapters attach to, added up by name
     linear_params: int  # weights of linear layers of the blocks that can have 4 bits
+    recomputes: bool  # whether transformers has gradient checkpointing for it
     vocab_size: int
     max_positions: int | None  # the size of the position table in tokens; None if unbounded
     min_gpus: int
@@ -280,6 +281,7 @@ def resolve(size: LadderSize, task: str, num_labels: int | None) -> ResolvedSize
         head_groups=head_groups(model, groups),
         linears=linear_shapes(model),
         linear_params=sum(layer.weight.numel() for layer in quantizable(model).values()),
+        recomputes=bool(model.supports_gradient_checkpointing),
         vocab_size=vocab_size,
         max_positions=_max_positions(model, text_config),
         min_gpus=size.min_gpus or 1,

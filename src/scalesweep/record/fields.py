@@ -209,7 +209,8 @@ MANIFEST: dict[str, Field] = {
         "`group_params`, `group_names`, `head_parameters`, `head_groups` (groups, from the top, that train as the head; older records "
         "have neither), `linears` (the linear layers of the "
         "blocks, added up by name: inputs plus outputs, outputs, and the highest rank of one of them; older records lack it or the "
-        "last), `vocab_size`, `max_positions`, "
+        "last), `linear_params` (those of them that can have 4 bits), `recomputes` (whether it has gradient checkpointing), "
+        "`vocab_size`, `max_positions`, "
         "`min_gpus`, `accelerator_type`, `tokenizer_fingerprint`; "
         "`flops` (the measured profile: `forwards`, `recomputed`, `gradients`, `estimated`); `entry` (the size as the user wrote "
         "it, local paths absolute); `data_key` (its tokenized data in a node's cache)",

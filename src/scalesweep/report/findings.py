@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 
 from scalesweep.record import Record, Row, State, rank
+from scalesweep.record.curves import value_at
 from scalesweep.record.flips import order_flips
 from scalesweep.record.throughput import throughput
 from scalesweep.report import words
@@ -42,6 +43,7 @@ def findings(record: Record) -> list[Finding]:
     found += [(label, text) for name, label in COMPARED.items() if (text := _levels(record, rows, name))]
     found += [("rate", text) for text in _rates(rows)]
     found += [("stopping", text) for text in _saved(record)]
+    found += [("rungs", text) for text in _by_chance(record)]
     found += [("rungs", text) for text in _reliability(record)]
     found += [("speed", text) for text in _speed(record)]
     return found
@@ -171,6 +173,23 @@ def _saved(record: Record) -> Iterable[str]:
             f"{len(stopped)} of {ended} trials ended early; in full, the sweep would have used about "
             f"{(record.gpu_seconds + saved) / record.gpu_seconds:.1f} times its GPU time"
         )
+
+
+def _by_chance(record: Record) -> Iterable[str]:
+    """The rungs at which no trial beat guessing."""
+    manifest, metric = record.manifest, record.metric
+    if manifest.baseline is None or metric not in manifest.baseline["metrics"]:
+        return
+    guess = words.score(manifest.baseline["metrics"][metric])
+    for number, level in enumerate(manifest.rungs, 1):
+        reached = [value_at(trial.reports, metric, float(level)) for trial in record.trials.values()]
+        values = [value for value in reached if value is not None]
+        if level < manifest.max_t and len(values) > 1 and not any(beats_guessing(record, value) for value in values):
+            at = words.amount(level, manifest.time_attr)
+            yield (
+                f"at rung {number} ({at}) none of {len(values):,} trials beat guessing ({guess}), so it chose among them by "
+                "chance; trials learn for longer before it with a larger grace_period"
+            )
 
 
 def _reliability(record: Record) -> Iterable[str]:

@@ -82,6 +82,8 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
         labelled("example", _example(plan["data"]["example"]))
         labelled("", "an example of train; its learnt parts are in ⟦ ⟧", "dim")
     labelled("epoch", "\n".join(map(_epoch_line, plan["epochs"])))
+    if plan["packing"] is not None:
+        labelled("packed", _packing_line(plan["packing"]))
     guessed = plan["baseline"]["metrics"]
     shown = ", ".join(f"{name} {words.score(guessed[name])}" for name in words.guessed_metrics(guessed, spec.metric.name))
     if shown:  # nobody guesses what a function of the user's computes
@@ -120,6 +122,14 @@ def _class_shares(counts: dict[str, int]) -> str:
     if len(shown) > CLASSES:
         shown = [*shown[: CLASSES - 1], f"… {len(shown) - CLASSES:,} more …", shown[-1]]
     return f"{', '.join(shown)} of train"
+
+
+def _packing_line(packing: dict[str, float]) -> str:
+    first = f"the first {packing['batches']:,} batches"
+    if not packing["packed"]:
+        return f"none of {first}: too little padding to save"
+    saved = f"{packing['packed']:,} of {first}, which saves {packing['saved']:.0%} of their tokens and padding"
+    return f"{saved}; a probe of the trial's model decides at the first of them"
 
 
 def _epoch_line(epoch: dict[str, Any]) -> str:

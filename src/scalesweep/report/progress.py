@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from scalesweep.errors import first_line
-from scalesweep.record import Record, Row, Sink, State, Trial
+from scalesweep.record import Record, Report, Row, Sink, State, Trial
 from scalesweep.report import words
+from scalesweep.report.findings import beats_guessing
 from scalesweep.report.prices import paid_in_all
 from scalesweep.report.standing import Standing
 from scalesweep.report.terminal import console
@@ -160,6 +161,14 @@ class _View:
         self.led_by = self.standing.best.trial.name if self.standing.best else None
         self._rung = {trial.name: trial.rung for trial in record.trials.values()}
         self._top_rungs = Counter(self._rung.values())
+        self.learnt: set[int] = set()  # rungs at which a trial has beaten guessing
+        for trial in record.trials.values():
+            for report in trial.reports:
+                self._judge(report)
+
+    def _judge(self, report: Report) -> None:
+        if beats_guessing(self.record, report.metrics[self.record.metric]) is not False:
+            self.learnt.update(report.rungs)
 
     def take(self, event: dict[str, Any]) -> None:
         kind = event["event"]
@@ -171,6 +180,7 @@ class _View:
             self.running[trial.name] = trial
         elif kind == "report" and trial.last is not None:
             self._top_rungs[self._rung.get(trial.name, 0)] -= 1
+            self._judge(trial.last)
             self._rung[trial.name] = trial.rung
             self._top_rungs[trial.rung] += 1
         elif kind == "end" and self.running.pop(trial.name, None) is not None:
@@ -293,7 +303,8 @@ def _end_words(trial: Trial, view: _View) -> str:
     needed = ""
     if trial.stop_reason == "rung":
         what = f"stopped at {words.rung(trial.rung, view.record)}"
-        needed = f" (needed {words.score(trial.last.cutoff)})" if trial.last.cutoff is not None else ""
+        chance = "" if trial.rung in view.learnt else "; no trial beats guessing there yet"
+        needed = f" (needed {words.score(trial.last.cutoff)}{chance})" if trial.last.cutoff is not None else ""
     elif trial.state is State.PRUNED:
         what = f"stopped ({trial.stop_reason})"
     value = f"{view.record.metric} {words.score(trial.last.metrics[view.record.metric])}"

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from scalesweep.errors import Problem, SpecError, UserError, did_you_mean
 from scalesweep.spec.checks import check
 from scalesweep.spec.loading import Document, KeyPath, neighbours, parse_yaml, read_yaml
-from scalesweep.spec.space import ALIASES, KEY_ALIASES, PARAMETERS, Parameter
+from scalesweep.spec.space import ALIASES, KEY_ALIASES, PARAMETERS, Parameter, alias_of
 from scalesweep.spec.sweep import SPLITS, DepthLadder, LadderSize, SweepSpec
 from scalesweep.spec.tasks import TASKS
 
@@ -88,6 +88,8 @@ def _override(document: Document, override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not all(key.split(".")):
         raise UserError(f"--set {override}: this is not KEY=VALUE", hint="write for example --set budget.gpu_hours=40")
+    if not text.strip():  # perhaps a variable of the shell that is not set
+        raise UserError(f"--set {override}: the value is missing", hint=f"write --set {key}=null to remove the key")
     try:
         value = parse_yaml(text, f"--set {override}").data
     except SpecError as error:  # the line is always 1
@@ -101,7 +103,10 @@ def _override(document: Document, override: str) -> None:
             if parents[0] == "search_space":
                 hint = "edit that file, or give another one: --set search_space=FILE"
             raise UserError(f"--set {override}: {parent} is {_shown(target)}, not a mapping", hint=hint)
-    target[last] = value
+    if value is None and (last in target or last in _known_keys(tuple(parents))):
+        target.pop(last, None)  # back to its default
+    else:
+        target[last] = value
     document.overrides[path] = override
 
 
@@ -239,6 +244,8 @@ def _elsewhere(path: KeyPath) -> str:
     word = str(path[-1])
     if word in KEY_ALIASES:
         return f"scalesweep's key for it is {KEY_ALIASES[word]}"
+    if word in ("fsdp", "deepspeed"):
+        return "there is no counterpart: each worker holds the whole model"
     parameter = ALIASES.get(word, word)
     if len(path) == 1 or path[0] == "training":
         return f"it belongs to the search space, as {parameter}: {{value: …}}" if parameter in PARAMETERS else ""
@@ -265,6 +272,10 @@ def _from_pydantic(path: KeyPath, items: list[Any], located: Any, space_in_file:
         expected = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         begun = [word for word in expected if value and word.startswith(str(value))]  # log_uniform is log_uniform_values
         message, hint = f"{_shown(value)} is not allowed", did_you_mean(begun[0] if begun else str(value), expected)
+        if (alias := alias_of(path[-1], value)) is not None:
+            hint = f"scalesweep calls it {alias!r}; known: {', '.join(sorted(expected))}"
+        if "dict_type" in {item["type"] for item in items}:
+            hint += f", or a mapping{about}"
     elif kind in _BOUNDS:
         bound = next(context[key] for key in ("gt", "ge", "lt", "le") if key in context)
         message = f"must be {_BOUNDS[kind]} {bound:g}, not {value}"
@@ -284,6 +295,7 @@ def _from_pydantic(path: KeyPath, items: list[Any], located: Any, space_in_file:
         if types & {"float_type", "finite_number"}:
             types.discard("int_type")  # "a number" includes whole ones
         wanted = [words for kind, words in _WANTED.items() if kind in types]
+        wanted += [item["ctx"]["expected"] for item in items if item["type"] == "literal_error"]
         message = f"must be {' or '.join(wanted)}, not {_shown(value)}" if wanted else item["msg"]
         hint = f"write {' or '.join(wanted)}{about}"
         if wanted == ["text"] and not isinstance(value, list | dict):

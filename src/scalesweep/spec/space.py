@@ -249,6 +249,7 @@ KEY_ALIASES = {
     ),
     **dict.fromkeys(("save_steps", "save_strategy"), "training.checkpoint_interval, in steps"),
     **dict.fromkeys(("fp16", "bf16", "precision", "amp"), "training.mixed_precision: auto, no, fp16 or bf16"),
+    **dict.fromkeys(("sample_packing", "pack"), "training.packing: auto or off"),
     **dict.fromkeys(("optim", "optimizer"), "training.optimizer: adamw or adamw_8bit"),
     **dict.fromkeys(("dtype", "torch_dtype", "model_dtype"), "training.base_dtype: float32 or bf16, for frozen weights"),
     "metric_for_best_model": "metric.name",
@@ -262,7 +263,13 @@ KEY_ALIASES = {
     **dict.fromkeys(("num_trials", "n_trials", "num_samples"), "budget.run_cap"),
     **dict.fromkeys(("timeout", "time_budget_s"), "budget.time"),
 }
-VALUE_ALIASES = {
+_SWITCH = {"true": "auto", "on": "auto", "false": "off"}
+VALUE_ALIASES = {  # of parameters and of keys of the sweep file
+    "base_dtype": {"bfloat16": "bf16", "fp32": "float32"},
+    "mixed_precision": {"bfloat16": "bf16", "float16": "fp16", "fp32": "no", "float32": "no"},
+    "optimizer": {"adamw_torch": "adamw", "adamw_torch_fused": "adamw"},
+    "packing": _SWITCH,
+    "prefix_cache": _SWITCH,
     "unfreezing": {
         "all": "full",
         "fine_tuning": "full",
@@ -284,6 +291,12 @@ VALUE_ALIASES = {
     },
 }
 
+
+def alias_of(name: str | int, value: Any) -> str | None:
+    """Return scalesweep's word for a value of a parameter or key that other tools know by `value`; None if there is none."""
+    return VALUE_ALIASES.get(str(name), {}).get(str(value).lower().replace("-", "_"))
+
+
 Distribution = Literal["constant", "categorical", "int_uniform", "uniform", "log_uniform_values"]
 
 
@@ -303,7 +316,7 @@ class Parameter(BaseModel):
     )
     prior: Scalar | None = Field(
         None,
-        description="value that you believe to be best. the sampler forecast tries it first and then stays near it more often; other "
+        description="value that you believe to be best. The sampler forecast tries it first and then stays near it more often; other "
         "samplers don't read it. Refused beside `value`.",
     )
     when: dict[str, Scalar | list[Scalar]] = Field(

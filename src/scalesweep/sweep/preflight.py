@@ -81,6 +81,7 @@ class Plan:
     function: str | None = None  # of the metric, by its place
     configurations: int | None = None  # different trials that the space holds; None without a limit
     example: tuple[tuple[str, bool], ...] = ()  # parts of an example, each with whether it is learnt
+    packing: dict[str, float] | None = None  # what it saves in the first batches; None where nothing is packed
     past: tuple[Past, ...] = ()  # trials of earlier sweeps to learn from
     past_note: str = ""  # a sentence that counts them
 
@@ -156,6 +157,7 @@ class Plan:
                 "example": [{"text": text, "learnt": learnt} for text, learnt in self.example],
             },
             "epochs": self.epochs,
+            "packing": self.packing,
             "baseline": asdict(self.baseline),
             "cost_at_most": asdict(self.cost),
             "hours_at_most": self.hours,
@@ -325,6 +327,11 @@ def _check_size(spec: SweepSpec, resolved: ResolvedSize, size: LadderSize, path:
             faults.append(_Fault(("search_space", "parameters", knob), f"{error.message} (SIZE)", error.hint))
     faults += _check_targets(spec, resolved)
     faults += _check_4_bits(spec, resolved)
+    if spec.training.gradient_checkpointing is True and not resolved.recomputes:
+        message = f"transformers has no gradient checkpointing for {resolved.model_type} (SIZE)"
+        faults.append(
+            _Fault(("training", "gradient_checkpointing"), message, "write auto, which leaves it off there, or false")
+        )
     modes = unfreezing_modes(spec)
     refused, share = least_ranks(hopeless_combinations(spec, [resolved])), share_of(max(allowed_gpus(spec, size), default=1))
     least = {method_name(mode, adapter): ranks(spec, adapter)[0] for mode, adapter in methods(spec)}
@@ -485,10 +492,26 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         configurations=configurations,
         hopeless=hopeless,
         example=tuple(task_of(spec.task).shown(data.train.example(0), data.train.targets_of(0), tokenizers[0])),
+        packing=_packing(spec, lengths),
         baseline=strictest(baselines, spec.metric.name),
         past=tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier),
         past_note=past_note,
     )
+
+
+def _packing(spec: SweepSpec, lengths: Any) -> dict[str, float] | None:
+    """Estimate what packing saves, on one worker whose memory is no limit. `lengths`: tokens of each example of train.
+
+    Returns None where nothing is packed: an encoder attends to everything in its row.
+    """
+    from scalesweep.data.batches import BatchPlan
+    from scalesweep.training.packing import saving
+
+    training, batch = spec.training, max(_batches(spec))
+    if training.packing == "off" or TASKS[spec.task].pipeline != "text-generation":
+        return None
+    batches = BatchPlan(len(lengths), batch, training.seed, lengths if training.group_by_length else None)
+    return saving(batches, lengths, training.micro_batch_size or batch)
 
 
 def _counted(summary: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:

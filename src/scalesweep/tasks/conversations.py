@@ -218,7 +218,11 @@ def _turn(entry: Any) -> Message:
     if role is None:
         if isinstance(name, str) and name.strip().lower() in ROLES:
             raise RowProblem("tool turn", f"a message has the role {name!r}; calls and results of tools are not supported")
-        raise RowProblem("unknown role", f"a message has the role {shown(name)}", f"roles: {', '.join(ROLES)}")
+        raise RowProblem(
+            "unknown role",
+            f"a message has the role {shown(name)}",
+            f"roles: {', '.join(name for name, role in ROLES.items() if role)}",
+        )
     for key in UNSUPPORTED:
         value: Any = entry.get(key)
         if not _missing(value) and not (_is_list(value) and not len(value)):

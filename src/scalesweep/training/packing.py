@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scalesweep.data.batches import micro_batches
+from scalesweep.data.batches import BatchPlan, micro_batches
 from scalesweep.models.ladder import quiet
 from scalesweep.models.meta import evaluation_mode
 from scalesweep.models.replay import TOLERANCES
@@ -25,6 +25,7 @@ from scalesweep.tasks import IGNORED
 WORTH = 0.9  # the share of the padded tokens from which on packing pays: the mask of packed rows costs up to 8 % of a step
 PROBED = (7, 5, 4)  # tokens of the examples of a probe
 PADDING = 2  # tokens of padding behind them
+COUNTED = 50  # batches from which a plan estimates what packing saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,21 @@ def filled_rows(examples: np.ndarray, lengths: np.ndarray, width: int) -> list[n
         room[first] -= lengths[example]
         rows[first].append(example)
     return [np.array(row, dtype=np.int64) for row in rows if row]
+
+
+def saving(plan: BatchPlan, lengths: np.ndarray, rows: int) -> dict[str, float]:
+    """Count, for one worker, the first batches, those of them that are packed, and the share of their tokens that this saves.
+
+    The model may refuse packed rows; only a probe in training shows it.
+    """
+    batches, packed = min(COUNTED, plan.steps_per_epoch), 0
+    before = after = 0
+    for step in range(batches):
+        made = pieces(plan.batch(step), lengths, rows, lambda: True)
+        packed += any(piece.counts is not None for piece in made)
+        after += sum(piece.tokens for piece in made)
+        before += sum(piece.tokens for piece in pieces(plan.batch(step), lengths, rows, lambda: False))
+    return {"batches": batches, "packed": packed, "saved": 1 - after / before}
 
 
 def pack(arrays: Mapping[str, np.ndarray], piece: Piece, pad_id: int) -> dict[str, np.ndarray]:
