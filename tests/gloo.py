@@ -12,7 +12,7 @@ import torch
 from processes import READY
 from scalesweep.models.groups import LayerGroup
 from scalesweep.record.evaluations import Evaluation
-from scalesweep.record.uncertainty import influence
+from scalesweep.record.influence import influence
 from scalesweep.spec.tasks import TASKS
 from scalesweep.training import micro_batch
 from scalesweep.training.job import TrainReport, TrialJob
@@ -100,8 +100,7 @@ def trial(peers: Peers, job: TrialJob, short: int | None = None, holds: int = 0,
     accuracy = next(name for name in TASKS[job.task].metrics if name.endswith("accuracy"))
     for report in reports:  # what is kept of each row gives the metrics again
         assert report.examples is not None
-        rows, found, data = report.examples.rows, report.examples.found, report.examples.data
-        evaluation = Evaluation(rows, report.examples.of, found.arrays(rows) | data.arrays(rows))
+        evaluation = Evaluation.of_examples(report.examples)
         for name in TASKS[job.task].metrics:
             again = influence(evaluation, name)
             assert again is not None

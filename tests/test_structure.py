@@ -79,7 +79,7 @@ LIBRARIES: dict[str, set[str]] = {
     "matplotlib": {"report"},
     "numpy": {
         *("search", "simulation", "data", "tasks", "training", "report", "promotion", "examples"),
-        *("record/evaluations.py", "record/uncertainty.py"),
+        *("record/evaluations.py", "record/influence.py", "record/uncertainty.py"),
     },
     "pandas": {"simulation", "record/table.py", "record/schema.py"},  # record: `to_frame` alone, inside the function
     "pyarrow": {"data", "storage"},

@@ -153,6 +153,7 @@ def test_promotion_tests_once_exports_and_refuses_to_look_again(finished: Path, 
     classify = pipeline("text-classification", str(output))
     assert classify("A triumph from start to finish.")[0]["label"] in ("fresh", "rotten")
     assert result["test_reads"] == 1
+    assert set(result["test_standard_errors"]) == set(result["test"])
     again = run("promote", finished, "--num-gpus", "1")
     assert again.returncode == 2
     assert "--force" in again.stderr

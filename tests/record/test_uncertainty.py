@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from scalesweep.record.evaluations import Evaluation
-from scalesweep.record.uncertainty import INFLUENCE, influence, quantile, standard_error, tied
+from scalesweep.record.influence import INFLUENCE, influence
+from scalesweep.record.uncertainty import quantile, standard_error, tied
 from scalesweep.spec.tasks import TASKS
 from scalesweep.tasks.metrics import COMPUTE
 

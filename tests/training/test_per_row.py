@@ -6,7 +6,7 @@ import pytest
 
 from jobs import job
 from scalesweep.record.evaluations import Evaluation
-from scalesweep.record.uncertainty import influence
+from scalesweep.record.influence import influence
 from scalesweep.spec.tasks import TASKS
 from scalesweep.training import per_row
 from scalesweep.training.job import TrainReport
@@ -17,10 +17,8 @@ pytestmark = pytest.mark.usefixtures("own_sizes")
 
 
 def evaluation_of(report: TrainReport) -> Evaluation:
-    examples = report.examples
-    assert examples is not None
-    columns = examples.found.arrays(examples.rows) | examples.data.arrays(examples.rows)
-    return Evaluation(examples.rows, examples.of, columns)
+    assert report.examples is not None
+    return Evaluation.of_examples(report.examples)
 
 
 @pytest.mark.parametrize(("kind", "task"), [("llama", "causal-lm"), ("bert", "masked-lm")])

@@ -47,7 +47,11 @@ def model_card(provenance: dict[str, Any]) -> str:
     unit = final["config"]["time_attr"].replace("_", " ").replace("gpu", "GPU")
     workers = f"{final['workers']} worker" + "s" * (final["workers"] != 1)
     learnt = " + ".join(final["train_on"])
-    test = "\n".join(f"| {name.removeprefix('eval_')} | {words.score(value)} |" for name, value in provenance["test"].items())
+    errors = {name: f" ± {words.score(error)}" for name, error in provenance.get("test_standard_errors", {}).items()}
+    test = "\n".join(
+        f"| {name.removeprefix('eval_')} | {words.score(value)}{errors.get(name, '')} |"
+        for name, value in provenance["test"].items()
+    )
     validation = "\n".join(
         f"| {name.removeprefix('eval_')} | {words.score(value)} |" for name, value in trial["validation"].items()
     )
@@ -73,7 +77,7 @@ def model_card(provenance: dict[str, Any]) -> str:
 {classes}{adapter}
 ## Test split
 
-{reads}, after the end of training.
+{reads}, after the end of training.{" ± is the standard error." * bool(errors)}
 
 | metric | value |
 |---|---|

@@ -18,9 +18,11 @@ from scalesweep.promotion.card import model_card
 from scalesweep.promotion.choice import checked_config, choose, length_of
 from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
 from scalesweep.record import Record, Trial, read_record
+from scalesweep.record.evaluations import Evaluation
 from scalesweep.record.final_length import FinalLength
 from scalesweep.record.provenance import package_versions
 from scalesweep.record.store import encode
+from scalesweep.record.uncertainty import standard_errors
 from scalesweep.report import words
 from scalesweep.spec import TrialConfig, functions, sweep_from_dict
 from scalesweep.spec.adapters import trained_params
@@ -284,6 +286,7 @@ def _provenance(
             "workers": config.num_gpus,
         },
         "test": {name: value for name, value in report.metrics.items() if name.startswith("eval_")},
+        "test_standard_errors": standard_errors(Evaluation.of_examples(report.examples), report.metrics),
         "data": {key: manifest.data[key] for key in ("source", "fingerprint", "classes", "splits") if key in manifest.data},
         "functions": {"sweep": dict(manifest.functions), "final_run": functions.file_hashes(manifest.functions)},
         "versions": {"sweep": manifest.versions, "final_run": package_versions()},

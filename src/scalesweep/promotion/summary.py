@@ -17,6 +17,7 @@ def promoted(result: dict[str, Any]) -> str:
     final, trial = result["final_run"], result["trial"]
     columns = {
         "test": result["test"],
+        "±": result.get("test_standard_errors", {}),
         "in the sweep": trial["validation"],
         "guessing": (result["baseline"] or {}).get("metrics", {}),
     }
@@ -32,7 +33,12 @@ def promoted(result: dict[str, Any]) -> str:
         lines.append(f"{name.removeprefix('eval_'):<{COLUMN}}{cells}")
     beside = " and guessing" if "guessing" in columns else ""
     return "\n".join(
-        [*lines, "", f"test: the final model on the test split. The trial{beside} were scored on the validation split."]
+        [
+            *lines,
+            "",
+            f"test: the final model on the test split, with its standard error. The trial{beside} were scored on the validation "
+            "split.",
+        ]
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalesweep.examples import Columns
+from scalesweep.examples import Columns, Examples
 from scalesweep.storage import UrlPath
 
 if TYPE_CHECKING:
@@ -29,6 +29,17 @@ class Evaluation:
     rows: int
     of: int
     columns: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of_examples(cls, examples: Examples) -> Evaluation:
+        """The numbers of an evaluation that was not recorded."""
+        rows = examples.rows
+        return cls(rows, examples.of, examples.found.arrays(rows) | examples.data.arrays(rows))
+
+    def alike(self, other: Evaluation) -> bool:
+        """Whether both are of the same rows. All trials of a sweep are evaluated on one split. Only a tokenizer that leaves rows
+        out makes a difference."""
+        return (self.rows, self.of) == (other.rows, other.of)
 
 
 class Blocks:

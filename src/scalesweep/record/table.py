@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from scalesweep.errors import first_line
 from scalesweep.record.ranking import By, Row, rank
 from scalesweep.record.schema import Record, Report
+from scalesweep.record.uncertainty import Certainty, certainty
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+CERTAINTY = ("standard_error", "difference_to_first", "tied_with_first")
+DIFFERENCE = ("difference_low", "difference_high")  # the columns of `difference_to_first` in a flat table
 FIELDS = (
-    *("rank", "trial", "state", "metric", "fidelity", "rung", "params"),
+    *("rank", "trial", "state", "metric", *CERTAINTY, "fidelity", "rung", "params"),
     *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback"),
 )
 REPORTED = (
@@ -29,8 +33,20 @@ REPORTED = (
 )
 
 
-def entry(row: Row) -> dict[str, Any]:
-    """The fields of one ranked trial."""
+def entries(record: Record, by: By, limit: int | None = None) -> list[dict[str, Any]]:
+    """The fields of each ranked trial, best first. `limit` keeps the first ones."""
+    rows = rank(record, by)
+    sure = certainty(record, rows)
+    return [_entry(row, sure[row.trial.name]) for row in rows[:limit]]
+
+
+def flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The same fields with a column for each parameter and each end of an interval."""
+    ends = entry["difference_to_first"] or (None, None)
+    return {**entry, **entry["params"], **dict(zip(DIFFERENCE, ends, strict=True))}
+
+
+def _entry(row: Row, sure: Certainty) -> dict[str, Any]:
     trial, last = row.trial, row.trial.last
     counted = {key: getattr(last, key) if last else None for key in ("tokens", "flops")}
     return {
@@ -38,6 +54,9 @@ def entry(row: Row) -> dict[str, Any]:
         "trial": trial.name,
         "state": str(trial.state),
         "metric": row.metric,
+        "standard_error": sure.standard_error,
+        "difference_to_first": None if sure.difference is None else list(sure.difference),
+        "tied_with_first": sure.tied,
         "fidelity": row.fidelity,
         "rung": row.rung,
         "params": dict(trial.params),
@@ -52,9 +71,10 @@ def entry(row: Row) -> dict[str, Any]:
 
 
 def columns(record: Record) -> list[str]:
-    """`FIELDS` with a column for each parameter that was drawn in place of `params`."""
+    """`FIELDS` with a column for each parameter that was drawn in place of `params`, and the ends of the interval."""
     params = list(dict.fromkeys(name for trial in record.by_number() for name in trial.params))
-    return [name for field in FIELDS for name in (params if field == "params" else [field])]
+    parts = {"params": params, "difference_to_first": list(DIFFERENCE)}
+    return [name for field in FIELDS for name in parts.get(field, [field])]
 
 
 def frame(record: Record, of: Literal["trials", "reports"], by: By) -> DataFrame:
@@ -64,8 +84,7 @@ def frame(record: Record, of: Literal["trials", "reports"], by: By) -> DataFrame
     if of not in ("trials", "reports"):
         raise ValueError(f"of={of!r}: the rows are 'trials' or 'reports'")
     if of == "trials":
-        rows = [entry(row) for row in rank(record, by)]
-        return pd.DataFrame([{**row, **row["params"]} for row in rows], columns=columns(record))
+        return pd.DataFrame([flat(row) for row in entries(record, by)], columns=columns(record))
     return pd.DataFrame([_reported(trial.name, report) for trial in record.by_number() for report in trial.reports])
 
 

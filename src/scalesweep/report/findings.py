@@ -8,16 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from scalesweep.errors import counted
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.curves import value_at
 from scalesweep.record.flips import order_flips
 from scalesweep.record.throughput import throughput
+from scalesweep.record.uncertainty import certainty
 from scalesweep.report import words
 from scalesweep.spec.configurations import OF_ADAPTERS
 
 PAIRS_NEEDED = 10  # pairs of trials; fewer say nothing about a rung
 BEST_SHARE = 4  # one in four ranked trials counts as good
 GOOD_NEEDED = 3  # trials; fewer don't make a range
+TIES_NAMED = 6  # trials that can't be told apart from the first
 LEVELS_SHOWN = 6  # values of one setting; more don't fit a line
 COMPARED = {
     "model_size": "size",
@@ -40,6 +43,7 @@ def findings(record: Record) -> list[Finding]:
     if not rows:
         return []
     found = [("best", _best(record, rows[0]))]
+    found += [("ties", text) for text in _ties(record, rows)]
     found += [(label, text) for name, label in COMPARED.items() if (text := _levels(record, rows, name))]
     found += [("rate", text) for text in _rates(rows)]
     found += [("stopping", text) for text in _saved(record)]
@@ -120,6 +124,27 @@ def _best(record: Record, row: Row) -> str:
     if report is not None and also in report.metrics and also in baseline["metrics"] and also != record.metric:
         text += f"; {also} {words.score(report.metrics[also])} (guessing {words.score(baseline['metrics'][also])})"
     return text
+
+
+def _ties(record: Record, rows: list[Row]) -> Iterable[str]:
+    """The trials that can't be told apart from the first, and the cheapest and the smallest of them where the first is not."""
+    sure, first = certainty(record, rows), rows[0].trial
+    ties = [row.trial for row in rows if sure[row.trial.name].tied]
+    if not ties:
+        if any(one.tied is False for one in sure.values()):
+            yield f"every other trial can be told apart from {first.name} on the same validation rows"
+        return
+    names = ", ".join(trial.name for trial in ties[:TIES_NAMED]) + (", …" if len(ties) > TIES_NAMED else "")
+    text = f"{counted(len(ties), 'trial')} can't be told apart from {first.name} on the same validation rows: {names}"
+    cheapest = min((first, *ties), key=lambda trial: trial.gpu_seconds)
+    if cheapest is not first:
+        text += f"; the cheapest is {cheapest.name} ({cheapest.gpu_seconds:,.0f} GPU s, {first.name} {first.gpu_seconds:,.0f})"
+    params = {trial.name: words.ladder_size(trial.config, record).get("n_params", math.inf) for trial in (first, *ties)}
+    smallest = min((first, *ties), key=lambda trial: (params[trial.name], trial.gpu_seconds))
+    if params[smallest.name] < params[first.name]:
+        sizes = [f"{trial.config['model_size']}, {words.count(params[trial.name])}" for trial in (smallest, first)]
+        text += f"; the smallest is {smallest.name} ({sizes[0]}; {first.name} {sizes[1]})"
+    yield text
 
 
 def _levels(record: Record, rows: list[Row], name: str) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,16 @@ from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.record.lease import driven
 from scalesweep.record.ranking import By
-from scalesweep.record.table import columns, entry
+from scalesweep.record.table import columns, entries, flat
+from scalesweep.record.uncertainty import Certainty, certainty
 from scalesweep.report import words
 from scalesweep.report.findings import NO_BETTER, findings
 from scalesweep.report.prices import paid, paid_in_all, start_price
+
+# As rich's SIMPLE_HEAD, with a line between sections.
+LINED = box.Box("    \n    \n ── \n    \n ── \n    \n    \n    \n")
+ERROR = "±"
+TIED = "≈ can't be told apart from the first (paired, 95 %, corrected for the number of trials); the line is below the last."
 
 STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", State.FAIL: "red", State.INFEASIBLE: "red"}
 
@@ -34,9 +40,12 @@ def leaderboard_json(record: Record, by: By = "rung", limit: int | None = None) 
 
     `error` is the first line of a failed trial's error, and `traceback` the file of the whole, relative to the run folder.
     `floor` holds what a trial must beat: the metrics of guessing (None in an old record) and of each size's untrained model.
-    `metric` was reached at `fidelity`; `gpu_seconds`, `wall_seconds`, `tokens` and `flops` are the trial's totals.
+    `metric` was reached at `fidelity`, and `standard_error` is its own. `difference_to_first` is the 95 % interval of the trial's
+    metric less the first one's, paired over the validation rows; `tied_with_first` says whether the two can't be told apart,
+    corrected for the number of trials. The three are None where the record lacks the rows' numbers. `gpu_seconds`,
+    `wall_seconds`, `tokens` and `flops` are the trial's totals.
     """
-    rows: list[dict[str, Any]] = [_finite(entry(row)) for row in rank(record, by)[:limit]]
+    rows: list[dict[str, Any]] = [_finite(row) for row in entries(record, by, limit)]
     floor = _finite({"guessing": record.manifest.baseline, "untrained": record.untrained})
     return {"sweep": record.manifest.name, "metric": record.metric, "floor": floor, "trials": rows}
 
@@ -47,7 +56,7 @@ def leaderboard_csv(record: Record, by: By = "rung", limit: int | None = None) -
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(record), lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows({**trial, **trial["params"]} for trial in trials)
+    writer.writerows(flat(trial) for trial in trials)
     return text.getvalue()
 
 
@@ -69,7 +78,7 @@ class _Column:
     right: bool = False
 
 
-def _columns(record: Record, by: By, over: bool) -> list[_Column]:
+def _columns(record: Record, by: By, over: bool, sure: Mapping[str, Certainty]) -> list[_Column]:
     time_attr = record.manifest.time_attr
 
     def reached(row: Row) -> str:
@@ -91,36 +100,46 @@ def _columns(record: Record, by: By, over: bool) -> list[_Column]:
         cost = paid(record, row.trial) if row.trial.attempts else None
         return f"{cost:,.2f}" if cost is not None else words.MISSING
 
+    def error(value: float | None) -> str:
+        return "" if value is None else words.score(value)
+
     searched = {name for name, parameter in record.manifest.parameters.items() if parameter.get("value") is None}
     schedules = {trial.config.get("lr_scheduler_type") for trial in record.trials.values()}
     of_adapters = [
-        _Column(title, 10, cell)
+        _Column(title, 11, cell)
         for name, title, cell in (
             ("lora_target_modules", "layers", lambda row: words.layers(row.trial.config)),
             ("use_rslora", "rslora", lambda row: "yes" if words.rslora(row.trial.config) else ""),
         )
         if name in searched
     ]
+    of_certainty = [
+        _Column(ERROR, 6, lambda row: error(sure[row.trial.name].standard_error), right=True),
+        _Column("", 1, lambda row: "≈" if sure[row.trial.name].tied else ""),
+    ]
+    if all(one.standard_error is None for one in sure.values()):
+        of_certainty = []
     columns = [
         _Column("#", 0, lambda row: str(row.rank or words.MISSING), right=True),
         _Column("", 1, lambda row: "★" if row.pareto else ""),
         _Column("trial", 0, lambda row: row.trial.name),
         _Column(record.metric, 0, lambda row: words.score(row.metric), right=True),
+        *of_certainty,
         _Column("reached", 4, reached),
         _Column("size", 3, size),
-        _Column("GPUs", 9, lambda row: str(row.trial.config.get("num_gpus", words.MISSING)), right=True),
+        _Column("GPUs", 10, lambda row: str(row.trial.config.get("num_gpus", words.MISSING)), right=True),
         _Column("unfreezing", 5, lambda row: words.unfreezing(row.trial.config)),
         *of_adapters,
-        _Column("schedule", 10, lambda row: str(row.trial.config.get("lr_scheduler_type", words.MISSING))),
+        _Column("schedule", 11, lambda row: str(row.trial.config.get("lr_scheduler_type", words.MISSING))),
         _Column("lr", 2, lambda row: words.rate(row.trial.config), right=True),
-        _Column("GPU s", 7, cost, right=True),
-        _Column("state", 6, lambda row: words.activity(row.trial, over)),
-        _Column("reason", 8, lambda row: row.trial.stop_reason or ""),
+        _Column("GPU s", 8, cost, right=True),
+        _Column("state", 7, lambda row: words.activity(row.trial, over)),
+        _Column("reason", 9, lambda row: row.trial.stop_reason or ""),
     ]
     if "lr_scheduler_type" not in searched and len(schedules) == 1:
         columns = [column for column in columns if column.title != "schedule"]
     if start_price(record) is not None:
-        columns.insert(-2, _Column("$", 11, price_paid, right=True))
+        columns.insert(-2, _Column("$", 12, price_paid, right=True))
     return columns
 
 
@@ -130,17 +149,22 @@ def render_leaderboard(record: Record, by: By = "rung", width: int = 100, limit:
     `limit` shows the first rows only and says how many follow.
     """
     rows, over = rank(record, by), _over(record)
+    sure = certainty(record, rows)
     shown = rows if limit is None else rows[:limit]
-    kept, dropped = _fitting([(column, [column.cell(row) for row in shown]) for column in _columns(record, by, over)], width)
+    columns = _columns(record, by, over, sure)
+    kept, dropped = _fitting([(column, [column.cell(row) for row in shown]) for column in columns], width)
+    ties = [index for index, row in enumerate(shown) if sure[row.trial.name].tied]
     # One cell of padding and one of the box between two columns; `_fitting` counts on these two.
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = Table(box=LINED, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column, _ in kept:
         table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
     for index, row in enumerate(shown):
         style = "bold" if row.rank == 1 else ("dim" if row.rank is None else "")
         cells = [Text(cells[index], STYLES[row.trial.state] if column.title == "state" else "") for column, cells in kept]
-        table.add_row(*cells, style=style)
-    legend = Text("\n".join(_legend(record, by, len(rows) - len(shown), dropped)), style="dim")
+        table.add_row(*cells, style=style, end_section=bool(ties) and index == ties[-1])
+    legend = Text(
+        "\n".join(_legend(record, by, len(rows) - len(shown), [column.title for column, _ in kept], dropped, sure)), style="dim"
+    )
     failed = [Text(line, "red") for line in words.failures(record)]
     if over and record.status != "ended":
         failed.insert(0, Text(f"No process runs this sweep; `{command('resume', record.folder)}` continues it.", "yellow"))
@@ -180,13 +204,20 @@ def _title(record: Record, over: bool) -> Text:
     return Text.assemble((str(record.manifest.name), "bold"), " · ", " · ".join(parts))
 
 
-def _legend(record: Record, by: By, hidden_rows: int, dropped: list[str]) -> list[str]:
+def _legend(
+    record: Record, by: By, hidden_rows: int, shown: list[str], dropped: list[str], sure: Mapping[str, Certainty]
+) -> list[str]:
     order = f"by rung, then {record.metric} there" if by == "rung" else f"by the best {record.metric} at any report"
     lines = [f"Ranked {order}. ★ no other trial beats it in both {record.metric} and GPU seconds."]
     if hidden_rows:
         lines.insert(0, f"… and {counted(hidden_rows, 'more trial')}")
     if record.manifest.spec.get("early_terminate", {}).get("survival") == "pareto" and (area := hypervolume(record)):
         lines.append(f"Front of {record.metric} and GPU seconds: {len(pareto_front(record))} ★, hypervolume {area:.4g}.")
+    explained = ["± standard error over the validation rows."] * (ERROR in shown) + [TIED] * any(
+        one.tied for one in sure.values()
+    )
+    if explained:
+        lines.append(" ".join(explained))
     named = [title for title in reversed(dropped) if title]
     if named:
         lines.append(f"Left out at this width: {', '.join(named)}.")

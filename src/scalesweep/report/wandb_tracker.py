@@ -21,7 +21,8 @@ from typing import Any, TextIO
 
 from scalesweep.errors import first_line, shell
 from scalesweep.record import Record, Report, State, Trial
-from scalesweep.record.table import FIELDS
+from scalesweep.record.table import columns, flat
+from scalesweep.record.uncertainty import errors_of
 from scalesweep.report import words
 from scalesweep.report.leaderboard import leaderboard_json
 from scalesweep.report.standing import Standing
@@ -109,7 +110,7 @@ class WandbTracker:
             self._counts[State.RUNNING] -= 1
             self._counts[trial.state] += 1
             self._told.discard(trial.name)
-            self._queue.put(partial(self._finish, trial.name, _summary(trial), int(trial.state is State.FAIL)))
+            self._queue.put(partial(self._finish, trial.name, _summary(trial, record), int(trial.state is State.FAIL)))
             self._queue.put(partial(self._log, "", self._next_sweep_step(record), self._sweep_row(record)))
 
     def close(self, record: Record) -> None:
@@ -117,8 +118,8 @@ class WandbTracker:
         board = leaderboard_json(record)["trials"]
         summary = {"status": record.status, "ended_reason": record.ended_reason, **self._sweep_row(record)}
         for name in sorted(self._told):  # the sweep was interrupted: a resume continues its trials in the same runs
-            self._queue.put(partial(self._finish, name, _summary(record.trials[name]), 1))
-        self._queue.put(partial(self._leaderboard, self._next_sweep_step(record), board))
+            self._queue.put(partial(self._finish, name, _summary(record.trials[name], record), 1))
+        self._queue.put(partial(self._leaderboard, self._next_sweep_step(record), columns(record), board))
         self._queue.put(partial(self._finish, "", summary, int(record.status != "ended")))
         self._queue.put(None)
         self._thread.join(PATIENCE)
@@ -200,14 +201,12 @@ class WandbTracker:
         run.handle.log(row, step=step, commit=True)
         run.rows.append((step, row))
 
-    def _leaderboard(self, step: int, board: list[dict[str, Any]]) -> None:
+    def _leaderboard(self, step: int, names: list[str], board: list[dict[str, Any]]) -> None:
         import wandb
 
-        params = list(dict.fromkeys(name for trial in board for name in trial["params"]))
-        columns = [name for name in FIELDS if name != "params"]
-        data = [[trial[name] for name in columns] + [trial["params"].get(name) for name in params] for trial in board]
+        data = [[row.get(name) for name in names] for row in map(flat, board)]
         wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(data))  # wandb's documented way to more rows
-        table = wandb.Table(columns=columns + params, data=data, allow_mixed_types=True)
+        table = wandb.Table(columns=names, data=data, allow_mixed_types=True)
         self._ensure("").handle.log({"leaderboard": table}, step=step, commit=True)
 
     def _finish(self, name: str, summary: dict[str, Any], exit_code: int) -> None:
@@ -332,7 +331,7 @@ def _row(report: Report, metric: str) -> dict[str, Any]:
     return {**costs, **metrics, "rung": max(report.rungs, default=0)}
 
 
-def _summary(trial: Trial) -> dict[str, Any]:
+def _summary(trial: Trial, record: Record) -> dict[str, Any]:
     totals = {"gpu_seconds": trial.gpu_seconds, "wall_seconds": trial.wall_seconds}
     if trial.last:
         totals |= {"tokens": trial.last.tokens, "flops": trial.last.flops}
@@ -342,4 +341,5 @@ def _summary(trial: Trial) -> dict[str, Any]:
         "rung": trial.rung,
         "attempts": trial.attempts,
         **totals,
+        **{f"standard_error/{metric}": error for metric, error in errors_of(record, trial).items()},
     }
