@@ -72,7 +72,8 @@ FILES = {"reviews.csv", "own.py", "broken.py"}
 
 def write_data(folder: Path) -> None:
     (folder / "own.py").write_text(
-        "NUMBER = 1\n\ndef one(answer):\n    return 0\n\ndef score(answer, reference):\n    return 0\n"
+        "NUMBER = 1\n\ndef one(answer):\n    return 0\n\ndef score(answer, reference):\n    return 0\n\n"
+        "def fails(answer, reference):\n    raise KeyError(answer[:0])\n\ndef words(answer, reference):\n    return 'good'\n"
     )
     (folder / "broken.py").write_text("import nothing\n")
     rows = ["text,label,same"]

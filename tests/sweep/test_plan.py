@@ -111,6 +111,13 @@ def test_gpu_seconds_bound_hours_and_so_dollars() -> None:
     assert priced.dollars == pytest.approx(6 * 180.5 / 3600 * 3)
 
 
+def test_a_function_of_the_users_is_called_with_guesses(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def hits(logits, labels):\n    return float((logits.argmax(axis=1) == labels).mean())\n")
+    spec = sweep(metric={"name": "eval_hits", "goal": "maximize", "function": "own:hits"})
+    guessed = preflight(spec, slots=4, base=tmp_path).baseline.metrics
+    assert guessed["eval_hits"] == guessed["eval_accuracy"] > 0
+
+
 TWO_PRICES: dict[str, Any] = {
     "ladder": [
         {"name": "L1", "model": MODEL, "layers": 1, "accelerator_type": "A10G"},

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from scalesweep.errors import SpecError, UserError
+from scalesweep.errors import UserError
 from scalesweep.spec import LadderSize, SweepSpec, functions
 from scalesweep.spec.sweep import DataSpec
 
@@ -63,15 +63,3 @@ def _placed(written: str, base: Path) -> str:
     """Return the absolute path of a file or folder, or what is written where there is none."""
     found = next((path for folder in (base, Path.cwd()) if (path := folder / written).exists()), None)
     return written if found is None else str(found.resolve())
-
-
-def own_function(spec: SweepSpec, base: Path) -> str | None:
-    """Return the function of the metric by its place, after an import. Raises SpecError if that fails."""
-    if spec.metric.function is None:
-        return None
-    placed = functions.placed(spec.metric.function, (base, Path.cwd()))
-    try:
-        functions.load(placed)
-    except UserError as error:
-        raise SpecError([spec.problem(("metric", "function"), error.message, error.hint)]) from None
-    return placed

@@ -59,6 +59,10 @@ class Answering:
         text, ended = self.text(answer)
         return Question(tokens[:start], text, len(answer)) if ended else None
 
+    def prompt(self, question: Question) -> str:
+        """The text of a question's prompt."""
+        return str(self.tokenizer.decode(question.prompt.tolist(), clean_up_tokenization_spaces=False))
+
     def text(self, tokens: np.ndarray) -> tuple[str, bool]:
         """The text of an answer up to its end, without white space around it, and whether it has an end."""
         found = np.flatnonzero(np.isin(tokens, list(self.stops)))

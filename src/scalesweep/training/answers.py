@@ -40,7 +40,7 @@ class Answers:
     scores: Mapping[str, Mapping[int, float]]
 
     def __init__(self, job: TrialJob, split: TokenizedSplit, tokenizer: Any) -> None:
-        self.job, self.tokenizer = job, tokenizer
+        self.job = job
         self.answering = task_of(job.task).answering(job.data, tokenizer)
         found = questions_of(split, self.answering)
         self.examples, self.questions = list(found), list(found.values())
@@ -60,7 +60,11 @@ class Answers:
             pairs = [(answers[index], self.questions[index].reference) for index in mine]
             found = {name: [function(*pair) for pair in pairs] for name, function in SCORES.items()}
             if (scorer := self.job.data.scorer) is not None:
-                prompts = [(self._prompt(index),) for index in mine] if accepts(load(scorer), 3) else [()] * len(mine)
+                prompts = (
+                    [(self.answering.prompt(self.questions[index]),) for index in mine]
+                    if accepts(load(scorer), 3)
+                    else [()] * len(mine)
+                )
                 found["eval_score"] = [called(scorer, *pair, *more) for pair, more in zip(pairs, prompts, strict=True)]
             return found
 
@@ -74,9 +78,6 @@ class Answers:
             references = [question.reference for question in self.questions]
             metrics[self.job.metric] = judged(self.job.function, peers, answers, references)
         return metrics
-
-    def _prompt(self, index: int) -> str:
-        return str(self.tokenizer.decode(self.questions[index].prompt.tolist(), clean_up_tokenization_spaces=False))
 
     @torch.no_grad()
     def generated(self, passes: Passes, parallel: Parallel, peers: Peers) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalesweep.data.tokens import TokenizedData
+from scalesweep.spec.functions import accepts, called, load
 from scalesweep.spec.metrics import METRICS
 from scalesweep.tasks import task_of
 from scalesweep.tasks.answers import Answering, exact_match, most_frequent, questions_of
@@ -45,10 +46,44 @@ def guessing(task: str, data: TokenizedData, outcomes: int, answering: Answering
     metrics = compute_metrics(task, rule.guessed(nll, train, validation, data.validation.n_bytes))
     if answering is None:
         return Baseline(rule.guess, metrics)
-    guess = most_frequent(questions_of(data.train, answering).values())
+    guess = _guess(data, answering)
     asked = questions_of(data.validation, answering).values()
     metrics["eval_exact_match"] = sum(exact_match(guess, question.reference) for question in asked) / len(asked)
     return Baseline("the most frequent answer in train", metrics)
+
+
+def judged_guess(function: str, data: TokenizedData, answering: Answering | None) -> float:
+    """The number that a user's function makes of guessing, on the validation split.
+
+    Args:
+        answering: of a task whose answers are generated; None for classes.
+
+    Raises:
+        UserError: the function fails.
+    """
+    if answering is not None:
+        references = [question.reference for question in questions_of(data.validation, answering).values()]
+        return called(function, [_guess(data, answering)] * len(references), references)
+    labels = np.array(data.validation.labels)
+    counts = data.train.target_counts(len(data.classes)) + 1
+    logits = np.log(counts / counts.sum()).astype(np.float32)
+    return called(function, np.tile(logits, (len(labels), 1)), labels)
+
+
+def scored_guess(scorer: str, data: TokenizedData, answering: Answering) -> float:
+    """The score of a guess at the first question of the validation split: one call, because a scorer may be slow or cost money.
+
+    Raises:
+        UserError: the scorer fails.
+    """
+    question = next(iter(questions_of(data.validation, answering).values()))
+    prompts = [answering.prompt(question)] if accepts(load(scorer), 3) else []
+    return called(scorer, _guess(data, answering), question.reference, *prompts)
+
+
+def _guess(data: TokenizedData, answering: Answering) -> str:
+    """The answer that is most frequent in train."""
+    return most_frequent(questions_of(data.train, answering).values())
 
 
 def strictest(baselines: Iterable[Baseline], metric: str) -> Baseline:
