@@ -24,6 +24,7 @@ from scalesweep.spec import (
     trial_config,
     unfreezing_modes,
 )
+from scalesweep.spec.checks import late_thaws
 from scalesweep.spec.loading import key_text, parse_yaml
 from sweeps import BASE, sweep, sweep_dict
 
@@ -369,6 +370,20 @@ def test_a_configuration_of_a_version_without_adapters_has_none() -> None:
     drawn = trial_config(sweep_of({}), {}).model_dump()
     older = {name: value for name, value in drawn.items() if "adapter" not in name and "lora" not in name}
     assert TrialConfig(**older).model_dump() == drawn
+
+
+def test_thaws_that_never_come_are_remarked_on() -> None:
+    def remarks(max_t: int, **parameters: Any) -> list[str]:
+        sizes = {"model_size": {"values": ["L1", "L2"]}}
+        early = {"grace_period": 4, "max_t": max_t}
+        return late_thaws(sweep(search_space={"parameters": sizes | parameters}, early_terminate=early))
+
+    gradual = {"unfreezing": {"values": ["full", "gradual"]}}
+    says = "unfreezing (gradual) trains the head alone: unfreeze_interval is 100 by default, and a trial ends at 12 steps"
+    assert remarks(12, **gradual) == [says]
+    assert remarks(12, **gradual, unfreeze_interval={"min": 11, "max": 40, "when": {"unfreezing": "gradual"}}) == []
+    assert remarks(12, **gradual, unfreeze_cadence={"value": "epoch"}) == []
+    assert remarks(120, **gradual) == remarks(12, unfreezing={"value": "head"}) == []
 
 
 def test_modes_of_unfreezing_are_those_that_a_trial_may_have() -> None:

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from scalesweep.errors import first_line
+from scalesweep.errors import counted, first_line
 from scalesweep.record import Record, Report, Row, Sink, State, Trial
 from scalesweep.report import words
 from scalesweep.report.findings import beats_guessing
@@ -248,7 +248,7 @@ def _opening(record: Record) -> list[str]:
     limits = ", ".join(use.left for use in budget_uses(budget, 0, 0.0, 0.0, 0.0))
     rows = {
         "sizes": f"{sizes} parameters" if sizes else "",
-        "search": f"{len(varied)} settings together: {', '.join(varied)}" if varied else "",
+        "search": f"{counted(len(varied), 'setting')}{' together' * (len(varied) > 1)}: {', '.join(varied)}" if varied else "",
         "trials": rungs,
         "to beat": words.guess(record),
         "budget": limits,

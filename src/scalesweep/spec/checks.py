@@ -132,6 +132,19 @@ def unfreezing_modes(spec: SweepSpec) -> list[str]:
     return [str(mode) for mode in values_drawn(spec, "unfreezing")]
 
 
+def late_thaws(spec: SweepSpec) -> list[str]:
+    """Return a remark where no thaw can come before the end of a trial, so that unfreezing by stages trains the head alone."""
+    early, modes = spec.early_terminate, [mode for mode in unfreezing_modes(spec) if mode in THAWING_MODES]
+    interval = min(values_drawn(spec, "unfreeze_interval"))
+    if not modes or early.time_attr != "steps" or values_drawn(spec, "unfreeze_cadence") != ["steps"] or interval < early.max_t:
+        return []
+    default = "" if "unfreeze_interval" in spec.search_space.parameters else " by default"
+    return [
+        f"unfreezing ({', '.join(modes)}) trains the head alone: unfreeze_interval is {interval:,}{default}, and a trial ends at "
+        f"{early.max_t:,} steps"
+    ]
+
+
 def adapters(spec: SweepSpec) -> list[str]:
     """Return every adapter that a trial may have, `none` included."""
     return [str(adapter) for adapter in values_drawn(spec, "adapter")]

@@ -279,8 +279,8 @@ class TrainingSpec(_Strict):
     )
     packing: Literal["auto", "off"] = Field(
         "auto",
-        description="rows that hold several examples, end to end, where padding would take more tokens (tasks with targets per "
-        "token). auto: used where a probe of the model shows that no example influences another. A step has the same examples "
+        description="rows that hold several examples, end to end, where padding would take more tokens (causal-lm and "
+        "instruction-tuning). auto: used where a probe of the model shows that no example influences another. A step has the same examples "
         "either way.",
     )
     group_by_length: bool = Field(

@@ -28,7 +28,7 @@ from scalesweep.spec import (
     unfreezing_modes,
 )
 from scalesweep.spec.adapters import adapter_params, check_targets
-from scalesweep.spec.checks import adapters, values_drawn
+from scalesweep.spec.checks import adapters, late_thaws, values_drawn
 from scalesweep.spec.configurations import fits, least_ranks, listed_again, method_name, ranks, space_size
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.metrics import METRICS
@@ -36,8 +36,9 @@ from scalesweep.spec.space import ADAPTERS, ALL_LINEAR, KNOBS, THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.spec.tasks import TASKS
 from scalesweep.storage import cache_dir, check_cache
-from scalesweep.sweep.local_files import absolute, own_function, placed_data
+from scalesweep.sweep.local_files import absolute, placed_data
 from scalesweep.sweep.memory import Hopeless, check_points_fit, hopeless_combinations, memory_gib, methods, rank_notes
+from scalesweep.sweep.own_functions import own_function, with_own_metric
 from scalesweep.tasks import task_of
 from scalesweep.training.baseline import Baseline, guessing, strictest
 from scalesweep.training.schedules import SCHEDULES
@@ -91,7 +92,7 @@ class Plan:
 
     @property
     def ladder_notes(self) -> list[str]:
-        """Remarks on the sizes: heads that can't learn alone, and ranks above those of the layers."""
+        """Remarks on what trains: heads that can't learn alone, ranks above those of the layers, thaws that never come."""
         modes = [mode for mode in unfreezing_modes(self.spec) if mode in ("head", *THAWING_MODES)]
         heads: dict[tuple[tuple[str, ...], int], list[str]] = {}
         for size in self.sizes if modes else ():
@@ -104,7 +105,7 @@ class Plan:
             notes.append(
                 f"{tied}; the highest block trains with it where unfreezing ({', '.join(modes)}) trains the head alone"
             )
-        return notes + rank_notes(self.spec, self.sizes)
+        return notes + rank_notes(self.spec, self.sizes) + late_thaws(self.spec)
 
     @property
     def hours(self) -> dict[str, Any] | None:
@@ -471,6 +472,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
             except UserError as error:
                 raise SpecError([spec.problem(("data", "max_length"), error.message, error.hint)]) from None
     data = TokenizedData.open(keys[sizes[0].tokenizer_fingerprint])
+    baseline = with_own_metric(spec, data_spec, function, strictest(baselines, spec.metric.name), data, tokenizers[0])
     lengths = data.train.lengths
     configurations = space_size(spec, hopeless)
     trained = None if configurations is None else configurations + listed_again(spec)
@@ -493,22 +495,19 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         hopeless=hopeless,
         example=tuple(task_of(spec.task).shown(data.train.example(0), data.train.targets_of(0), tokenizers[0])),
         packing=_packing(spec, lengths),
-        baseline=strictest(baselines, spec.metric.name),
+        baseline=baseline,
         past=tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier),
         past_note=past_note,
     )
 
 
 def _packing(spec: SweepSpec, lengths: Any) -> dict[str, float] | None:
-    """Estimate what packing saves, on one worker whose memory is no limit. `lengths`: tokens of each example of train.
-
-    Returns None where nothing is packed: an encoder attends to everything in its row.
-    """
+    """Estimate what packing saves, on one worker whose memory is no limit; None without packing. `lengths`: of train's examples."""
     from scalesweep.data.batches import BatchPlan
     from scalesweep.training.packing import saving
 
     training, batch = spec.training, max(_batches(spec))
-    if training.packing == "off" or TASKS[spec.task].pipeline != "text-generation":
+    if training.packing == "off" or not task_of(spec.task).packs:
         return None
     batches = BatchPlan(len(lengths), batch, training.seed, lengths if training.group_by_length else None)
     return saving(batches, lengths, training.micro_batch_size or batch)

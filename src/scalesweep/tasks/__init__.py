@@ -58,6 +58,7 @@ class BaseTask:
         per_token: whether targets belong to tokens; otherwise each row has a class.
         control_words: whether an exported model's tokenizer reads control words in a text, such as </s>, as control tokens.
         templates: whether the task writes control words around a row's texts itself.
+        packs: whether a row may hold several examples, because no token sees later ones.
         guess: how the baseline guesses, in words.
         divides: whether a row that is too long becomes several examples.
         measures: what `measured` returns of each prediction, in order.
@@ -66,6 +67,7 @@ class BaseTask:
     per_token: bool
     control_words: bool
     templates = False
+    packs = False
     divides = False
     guess: str
     measures: tuple[str, ...] = ("loss",)

@@ -27,6 +27,7 @@ class Task(BaseTask):
     """
 
     per_token = True
+    packs = True
     divides = True
     control_words = True  # a language model's user may want them, as in a chat
     guess = "token frequencies in train"

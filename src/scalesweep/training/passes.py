@@ -33,6 +33,7 @@ class Passes:
     def __init__(self, method: Method, task: BaseTask, precision: Precision, prefix: PrefixCache | None, pad_id: int) -> None:
         self.method, self.precision, self.prefix, self.pad_id = method, precision, prefix, pad_id
         self.head = Head(method.model) if task.per_token else None
+        self.may_pack = task.packs and method.config.packing == "auto"
         self.first = 0
         self.flops = 0.0
         self.notes: list[str] = []
@@ -47,7 +48,7 @@ class Passes:
 
         Not where the prefix cache holds the lower groups' output: it is laid out by example.
         """
-        if self.method.config.packing == "off" or self.head is None:
+        if not self.may_pack:
             return False
         if self.prefix is not None and self._cut(lowest) >= FIRST_CUT:
             return False
