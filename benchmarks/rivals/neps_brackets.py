@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import neps
@@ -44,27 +45,46 @@ class NepsHyperband(Rival):
         space = type("Space", (neps.PipelineSpace,), parameters)()
         self.neps = neps.AskAndTell(self.optimizer(space))
         self.by_config: dict[str, Shown] = {}  # NePS names a trial CONFIG_rung_RUNG
+        self.busy: set[str] = set()
 
     def ask(self) -> Shown:
-        asked = self.neps.ask()
-        config = asked.id.partition("_")[0]
-        if config in self.by_config:
-            self.by_config[config].handle = asked
-        else:
-            drawn = dict(asked.config)
-            for name, parameter in self.free_parameters():
-                if parameter.values is not None:
-                    drawn[name] = parameter.values[drawn[name]]
-            self.by_config[config] = self.new(self.held(drawn), asked)
-        return self.by_config[config]
+        while True:
+            asked = self.neps.ask()
+            config = asked.id.partition("_")[0]
+            earlier = self.by_config.get(config)
+            if earlier is None or earlier.name in self.busy:  # it may want a configuration that still runs to a lower rung
+                trial = self.new(dict(earlier.params) if earlier else self._drawn(asked.config), asked)
+            else:
+                trial = earlier
+            self.by_config[config] = trial
+            target = self._target(asked)
+            if (there := next((value for fidelity, value in trial.reports if fidelity >= target), None)) is None:
+                break
+            self.neps.tell(asked, -self.sign * there)  # the last report was beyond that rung too
+        trial.handle = asked
+        self.busy.add(trial.name)
+        return trial
+
+    def _drawn(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        drawn = dict(config)
+        for name, parameter in self.free_parameters():
+            if parameter.values is not None:
+                drawn[name] = parameter.values[drawn[name]]
+        return self.held(drawn)
+
+    @staticmethod
+    def _target(asked: Any) -> float:
+        return float(asked.config[FIDELITY]) * (1 - 1e-9)
 
     def told(self, trial: Shown, fidelity: float, value: float, last: bool) -> bool:
-        if fidelity < float(trial.handle.config[FIDELITY]) * (1 - 1e-9) and not last:
+        if fidelity < self._target(trial.handle) and not last:
             return True
+        self.busy.discard(trial.name)
         self.neps.tell(trial.handle, -self.sign * value)
         return False
 
     def failed(self, trial: Shown) -> None:
+        self.busy.discard(trial.name)
         self.neps.tell(trial.handle, ArithmeticError("diverged"))
 
     def best(self) -> Shown | None:
