@@ -47,7 +47,7 @@ TASKS = {"imdb_patch32_GRU128_bs128": "gru128", "imdb_patch32_LSTM128_bs128": "l
 @dataclass(frozen=True)
 class Setting:
     """The size of a sweep. With `trials`, every tool starts at most so many, and the budget is a third as many full trials of
-    mean cost; otherwise `budget` is a factor on the family's GPU hours."""
+    mean cost (as many where no trial can be stopped); otherwise `budget` is a factor on the family's GPU hours."""
 
     budget: float = 1.0
     workers: int = GPUS
@@ -86,7 +86,8 @@ class Family:
             spec = spec.model_copy(update={"search_space": space})
         if setting.trials is None:
             return spec, cluster, setting.budget * self.budget_gpu_hours
-        return spec, cluster, setting.trials / TRIALS_PER_FULL * self.full_trial_gpu_hours
+        full = setting.trials / (1 if spec.early_terminate.type == "none" else TRIALS_PER_FULL)
+        return spec, cluster, full * self.full_trial_gpu_hours
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Given:
 
 
 def families(names: Sequence[str] | None = None) -> list[Family]:
-    """Build the named families, by default all. A family without its table is skipped with a message on stderr.
+    """Build the named families, by default all. A family without its table, or whose table does not fit its space, is skipped with
+    a message on stderr.
 
     Raises:
         UserError: a name is unknown.
@@ -144,7 +146,7 @@ def families(names: Sequence[str] | None = None) -> list[Family]:
             raise UserError(f"the family {name!r} does not exist", did_you_mean(name, builders))
         try:
             built.append(builders[name]())
-        except FileNotFoundError as error:
+        except (FileNotFoundError, UserError) as error:
             print(f"{name} is skipped: {error}", file=sys.stderr)
     return built
 
