@@ -459,7 +459,8 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
 def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, limit: int | None) -> None:
     """Rank the trials of a running or finished sweep. Needs only the run folder, no server.
 
-    ★ marks the Pareto front: no other trial beats these in both metric and GPU seconds.
+    ★ marks the Pareto front: no other trial beats these in both metric and GPU seconds. ± is the standard error of the metric
+    over the validation rows. ≈ marks trials that can't be told apart from the first.
     """
 
     from scalesweep.record import read_record

@@ -95,14 +95,16 @@ INFLUENCE: dict[str, Callable[[Columns], tuple[float, np.ndarray]]] = {
 
 def influence(evaluation: Evaluation, metric: str) -> tuple[float, np.ndarray] | None:
     """A metric of the kept rows, and each row's influence on it, [rows]. None for a metric that does not follow from them,
-    such as a function of the user's, and where one of the numbers is not finite."""
+    such as a function of the user's, where one of the numbers is not finite, and of a single row."""
+    if evaluation.rows < 2:
+        return None
     columns = {name: array.astype(np.float64) for name, array in evaluation.columns.items()}
     try:
-        if metric in columns:  # a score of generated answers
-            given = ~np.isnan(columns[metric])
-            found = _ratio(np.where(given, columns[metric], 0.0), given.astype(np.float64))
-        else:
-            with np.errstate(invalid="ignore"):  # a diverged trial has infinite losses
+        with np.errstate(invalid="ignore", divide="ignore"):  # a diverged trial has infinite losses
+            if metric.startswith("eval_") and metric in columns:  # a score of generated answers
+                given = ~np.isnan(columns[metric])
+                found = _ratio(np.where(given, columns[metric], 0.0), given.astype(np.float64))
+            else:
                 found = INFLUENCE[metric](columns)
     except KeyError:
         return None

@@ -24,10 +24,10 @@ LEVEL = 0.95  # of intervals, and of the set of trials that can't be told apart
 
 
 def standard_error(influence: np.ndarray, of: int) -> float:
-    """The standard error of a metric, or of a difference, on a split of `of` rows, from the influences of those kept; infinite
-    for one row."""
+    """The standard error of a metric, or of a difference, on a split of `of` rows, from the influences of those kept, of which
+    there are several."""
     rows = len(influence)
-    return math.sqrt(float(influence @ influence) * rows / (rows - 1) * rows / of) if rows > 1 else math.inf
+    return math.sqrt(float(influence @ influence) * rows / (rows - 1) * rows / of)
 
 
 def quantile(rows: int, pairs: int = 1) -> float:
@@ -84,19 +84,16 @@ def certainty(record: Record, ranking: Sequence[Row]) -> dict[str, Certainty]:
     reports = {row.trial.name: report for row in ranking if row.rank is not None and (report := judged(row)) is not None}
     evaluations = _read(record, reports)
     known = {name: found for name, one in evaluations.items() if (found := influence(one, record.metric)) is not None}
-    first, gaps, errors = ranking[0] if ranking else None, dict[str, tuple[float, float]](), dict[str, float]()
+    errors = {name: standard_error(own, evaluations[name].of) for name, (_, own) in known.items()}
+    values = {row.trial.name: row.metric for row in ranking if row.metric is not None}
+    first = ranking[0].trial.name if ranking else ""
+    gaps: dict[str, tuple[float, float]] = {}
     rows = 0
-    for row in ranking:
-        name = row.trial.name
-        if name not in known or math.isinf(error := standard_error(known[name][1], evaluations[name].of)):
-            continue
-        errors[name] = error
-        if first is None or row is first or first.trial.name not in known or row.metric is None or first.metric is None:
-            continue
-        one, reference = evaluations[name], evaluations[first.trial.name]
-        if one.alike(reference):
-            paired = standard_error(known[name][1] - known[first.trial.name][1], one.of)
-            gaps[name], rows = (row.metric - first.metric, paired), one.rows
+    if first in known:
+        reference, rows = evaluations[first], evaluations[first].rows
+        for name, (_, own) in known.items():
+            if name != first and evaluations[name].alike(reference):
+                gaps[name] = values[name] - values[first], standard_error(own - known[first][1], reference.of)
     ties = tied(gaps, rows)
     compared = {name: (interval(*gap, rows), name in ties) for name, gap in gaps.items()}
     names = [row.trial.name for row in ranking]
@@ -112,12 +109,8 @@ def standard_errors(evaluation: Evaluation, metrics: Iterable[str]) -> dict[str,
     """The standard error of each of the metrics that has one, by name."""
     from scalesweep.record.influence import influence
 
-    found = {}
-    for metric in metrics:
-        own = influence(evaluation, metric)
-        if own is not None and math.isfinite(error := standard_error(own[1], evaluation.of)):
-            found[metric] = error
-    return found
+    found = {metric: influence(evaluation, metric) for metric in metrics}
+    return {metric: standard_error(own[1], evaluation.of) for metric, own in found.items() if own is not None}
 
 
 def errors_of(record: Record, trial: Trial) -> dict[str, float]:
