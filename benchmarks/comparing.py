@@ -12,13 +12,14 @@ from typing import Any
 
 import figures
 import numpy as np
-from families import Family, Setting
+from families import GPUS, Family, Setting
 from methods import OURS, Method
 
 NAMED = {"random+asha": "random_asha", "tune": "tune", "optuna-hyperband": "hyperband"}  # the method → its key in the JSON line
 WORST_AGAINST = "random+asha"
 BLOCK = 1000  # seeds from each multiple of it are a block
 Row = dict[str, Any]
+Keep = Callable[[Row], bool]
 
 
 @dataclass
@@ -30,8 +31,13 @@ class Results:
     settings: Sequence[Setting]
     rows: dict[tuple[str, str], list[Row]] = field(default_factory=lambda: defaultdict(list))
 
-    def scores(self, family: str, method: str, keep: Callable[[Row], bool] = lambda row: True) -> np.ndarray:  # noqa: ARG005
-        """One score per seed: the mean over its settings."""
+    def __post_init__(self) -> None:
+        usual = [setting.label for setting in self.settings if setting.trials is None and setting.workers == GPUS]
+        self.usual = set(usual or [setting.label for setting in self.settings])
+
+    def scores(self, family: str, method: str, keep: Keep | None = None) -> np.ndarray:
+        """One score per seed: the mean over the settings that are kept, by default the budgets on the usual cluster."""
+        keep = keep or (lambda row: row["setting"] in self.usual)
         of_seed: dict[int, list[float]] = defaultdict(list)
         for row in self.rows[family, method]:
             if keep(row):
@@ -39,7 +45,7 @@ class Results:
         most = max(map(len, of_seed.values()), default=0)
         return np.array([np.mean(scores) for _, scores in sorted(of_seed.items()) if len(scores) == most])
 
-    def against(self, method: str, names: Sequence[str], keep: Callable[[Row], bool] = lambda row: True) -> list[float] | None:  # noqa: ARG005
+    def against(self, method: str, names: Sequence[str], keep: Keep | None = None) -> list[float] | None:
         """Ours minus `method` over the named families in which both ran: mean, low, high. None without such a family."""
         pairs = [(self.scores(name, OURS, keep), self.scores(name, method, keep)) for name in names]
         both = [pair for pair in pairs if all(map(len, pair))]
@@ -51,14 +57,17 @@ class Results:
 
     @property
     def names(self) -> list[str]:
-        return [family.name for family in self.families if self.rows[family.name, OURS]]
+        return [family.name for family in self.families if self.usual_rows(family.name, OURS)]
+
+    def usual_rows(self, family: str, method: str) -> list[Row]:
+        return [row for row in self.rows[family, method] if row["setting"] in self.usual]
 
     def curve(self, family: str, method: str) -> np.ndarray:
-        """The median regret over all runs of a cell, at even shares of the budget."""
-        return np.median(figures.filled([row["regret"] for row in self.rows[family, method]]), axis=0)
+        """The median regret over all usual runs of a cell, at even shares of the budget."""
+        return np.median(figures.filled([row["regret"] for row in self.usual_rows(family, method)]), axis=0)
 
     def middle(self, family: str, method: str, key: str) -> float:
-        return float(np.median([row[key] for row in self.rows[family, method]]))
+        return float(np.median([row[key] for row in self.usual_rows(family, method)]))
 
 
 def collect(families: Sequence[Family], methods: Sequence[Method], settings: Sequence[Setting], rows: Sequence[Row]) -> Results:
@@ -70,11 +79,11 @@ def collect(families: Sequence[Family], methods: Sequence[Method], settings: Seq
     return found
 
 
-def _in_block(block: int) -> Callable[[Row], bool]:
-    return lambda row: row["seed"] // BLOCK == block
+def _in_block(found: Results, block: int) -> Keep:
+    return lambda row: row["seed"] // BLOCK == block and row["setting"] in found.usual
 
 
-def _under(setting: Setting) -> Callable[[Row], bool]:
+def _under(setting: Setting) -> Keep:
     return lambda row: row["setting"] == setting.label
 
 
@@ -91,7 +100,7 @@ def summary(found: Results, failed: int) -> dict[str, Any]:
     told["score_minus"] = {other: found.against(other, names) for other in others}
     blocks = sorted({row["seed"] // BLOCK for rows in found.rows.values() for row in rows})
     told["by_block"] = {
-        str(block): {other: found.against(other, names, _in_block(block)) for other in others} for block in blocks
+        str(block): {other: found.against(other, names, _in_block(found, block)) for other in others} for block in blocks
     }
     told["by_setting"] = {
         setting.label: {other: found.against(other, names, _under(setting)) for other in others} for setting in found.settings
@@ -102,8 +111,8 @@ def summary(found: Results, failed: int) -> dict[str, Any]:
 
 
 def _method_figures(found: Results, method: str) -> dict[str, Any]:
-    names = [name for name in found.names if found.rows[name, method]]
-    rows = [row for name in names for row in found.rows[name, method]]
+    names = [name for name in found.names if found.usual_rows(name, method)]
+    rows = [row for name in names for row in found.usual_rows(name, method)]
     return {
         "score": {name: round(float(found.scores(name, method).mean()), 4) for name in names},
         "median_regret": {name: round(float(found.curve(name, method)[-1]), 5) for name in names},
@@ -181,7 +190,7 @@ def plot(found: Results, path: Path) -> None:
         axis.set_visible(False)
     floor = 2e-3
     for name, axis in zip(found.names, axes.flat, strict=False):
-        for number, method in enumerate(method.name for method in found.methods if found.rows[name, method.name]):
+        for number, method in enumerate(method.name for method in found.methods if found.usual_rows(name, method.name)):
             curve = np.maximum(found.curve(name, method), floor)
             shares = np.arange(1, len(curve) + 1) / len(curve)
             axis.step(shares, curve, where="post", color=f"C{number}", linewidth=1.2 + 0.8 * (method == OURS), label=method)

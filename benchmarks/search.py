@@ -1,7 +1,7 @@
 """Comparison of scalesweep's search with stock tools and research methods, on modelled and recorded curves.
 
     python benchmarks/search.py [--seeds 20] [--block 0] [--family NAME …] [--method NAME …] [--budget FACTOR …]
-                                [--workers N …] [--trials N …] [--results DIR] [--quick] [--json] [--plot FILE.png]
+                                [--workers N …] [--trials N …] [--results DIR] [--quick | --whole] [--json] [--plot FILE.png]
                                 [--processes 2] [--set KEY=VALUE …]
 
 Nothing trains: a simulated cluster runs each method on each family of `families.py`, seed by seed. Every method draws from a
@@ -59,6 +59,11 @@ from scalesweep.simulation.tables import TableSource
 
 QUICK = ("trend", "random-1", "overfitting", "steplaw", "quickstart")
 QUICK_SEEDS, SEEDS = 2, 20  # of each block
+WHOLE = (
+    *(Setting(budget=factor) for factor in (0.5, 1, 2)),  # these make the figures; the others stand beside them
+    *(Setting(workers=workers) for workers in (4, 32)),
+    *(Setting(trials=trials) for trials in (12, 24, 48)),
+)
 CURVES_FROM = (
     *(f"src/scalesweep/simulation/{name}.py" for name in ("simulator", "source", "parametric", "tables", "encoding")),
     "benchmarks/rows.py",
@@ -318,6 +323,7 @@ def main() -> None:
     )
     table.add_argument("--reduction-factor", type=float, default=3, help="default: 3")
     parser.add_argument("--quick", action="store_true", help=f"few seeds on {', '.join(QUICK)}")
+    parser.add_argument("--whole", action="store_true", help=f"the sizes of sweep {', '.join(each.label for each in WHOLE)}")
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     parser.add_argument("--results", type=Path, metavar="DIR", help="save each run in DIR, and continue from the saved runs")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
@@ -332,6 +338,7 @@ def main() -> None:
     budgets = arguments.budget or ([] if arguments.trials else [1.0])
     settings = [Setting(budget=factor, workers=workers) for workers in arguments.workers for factor in budgets]
     settings += [Setting(trials=trials, workers=workers) for workers in arguments.workers for trials in arguments.trials]
+    settings = list(WHOLE) if arguments.whole else settings
     chosen = methods(arguments.method, {**PROPOSED, **settings_of(arguments.set)})
     given = _given(arguments)
     present = [given.build()] if given else families(arguments.family or (QUICK if arguments.quick else list(all_builders())))
