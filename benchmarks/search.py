@@ -96,8 +96,8 @@ class Job:
 
     @property
     def stream(self) -> int:
-        """The seed of the method's own random stream."""
-        return int.from_bytes(hashlib.sha256(f"{self.method.name} {self.seed}".encode()).digest()[:4]) >> 1
+        """The seed of the method's own random stream in this family."""
+        return int.from_bytes(hashlib.sha256(f"{self.method.name} {self.family} {self.seed}".encode()).digest()[:4]) >> 1
 
 
 class Metered:
@@ -229,7 +229,7 @@ def fingerprint(method: Method, family: Family) -> str:
     places = OURS_FROM
     if is_rival(method):
         places = (*CURVES_FROM, *RIVALS_FROM, f"benchmarks/rivals/{RIVALS[method.name].module}.py")
-    parts = (sources_digest(places), json.dumps(method.changes, sort_keys=True), family.digest)
+    parts = (sources_digest(places), json.dumps(method.changes, sort_keys=True), family.digest, "a stream per family")
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 
