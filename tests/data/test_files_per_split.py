@@ -72,6 +72,13 @@ def test_a_problem_is_at_the_key_of_its_file(folder: Path, content: str | None, 
     assert caught.value.key == (("data", "text") if "column" in says else ("data", "path", "validation"))
 
 
+def test_keys_of_the_hub_have_no_effect_on_files(folder: Path) -> None:
+    for path, splits in ((FILES, {name: name for name in FILES}), ("a.jsonl", {"train": 1, "validation": 1, "test": 1})):
+        with pytest.raises(DataProblem, match="is no hub data set, so it has no revision") as caught:
+            prepared(folder, path, splits=splits, revision="main")
+        assert caught.value.key == ("data", "revision")
+
+
 def test_a_mapping_names_files_alone(folder: Path) -> None:
     for wrong, says in ((".", "is a folder"), ("nyu-mll/glue", "is no file of this machine")):
         with pytest.raises(DataProblem, match=says) as caught:

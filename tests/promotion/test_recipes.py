@@ -162,6 +162,10 @@ def test_a_file_for_each_split_is_trained_on_by_itself(tmp_path: Path) -> None:
         {"path": "csv", "data_files": files["validation"], "split": "train"},
     ]
     assert "rewrite them as lists" in lost
+    manifest = json.loads((folder / "sweep.json").read_text())
+    manifest["data"]["dropped"] = {"overlap": 3, "duplicates": 4}
+    (folder / "sweep.json").write_text(json.dumps(manifest))
+    assert "left out 3 rows whose text or group is in another split too" in written(folder, "axolotl")[1]
     axolotl, _ = written(folder, "axolotl")
     assert [(rows["path"], rows["ds_type"]) for rows in axolotl["datasets"]] == [
         (files["train"], "json"),

@@ -44,7 +44,7 @@ def _load_one(spec: DataSpec, base: Path, columns: Columns, notes: list[str]) ->
     import datasets
 
     path = _local_path(spec.shown, base)
-    _check_dialect(spec, [] if path is None else [path])
+    _check_keys(spec, [] if path is None else [path])
     try:
         if path is None:
             return _load_hub(spec)
@@ -71,7 +71,7 @@ def _load_files(spec: DataSpec, base: Path, columns: Columns, notes: list[str]) 
             paths[name] = path
         except DataProblem as error:
             raise _at_file(error, name) from None
-    _check_dialect(spec, paths.values())
+    _check_keys(spec, paths.values())
     for name, path in paths.items():
         try:
             loaded[name] = datasets.Dataset(read_file(path, spec, columns, notes))
@@ -89,11 +89,17 @@ def _at_file(error: DataProblem, name: str) -> DataProblem:
     return error
 
 
-def _check_dialect(spec: DataSpec, paths: Collection[Path]) -> None:
-    """Refuse the keys of a CSV dialect where no file is a .csv or .tsv."""
-    for key in ("delimiter", "quoting"):
-        if getattr(spec, key) is not None and not any(suffixes(path)[1] in (".csv", ".tsv") for path in paths):
-            raise DataProblem(("data", key), f"{spec.shown} is no .csv or .tsv file, so it has no {key}", "remove the key")
+def _check_keys(spec: DataSpec, paths: Collection[Path]) -> None:
+    """Refuse keys that have no effect: of a CSV dialect where no file is a .csv or .tsv, of the hub beside local `paths`."""
+    tables = any(suffixes(path)[1] in (".csv", ".tsv") for path in paths)
+    for key, what, found in (
+        ("delimiter", ".csv or .tsv file", tables),
+        ("quoting", ".csv or .tsv file", tables),
+        ("name", "hub data set", not paths),
+        ("revision", "hub data set", not paths),
+    ):
+        if getattr(spec, key) is not None and not found:
+            raise DataProblem(("data", key), f"{spec.shown} is no {what}, so it has no {key}", "remove the key")
 
 
 def _select(rows: datasets.Dataset, columns: Columns, split: str) -> datasets.Dataset:

@@ -95,7 +95,7 @@ def winner_of(record: Record, run_dir: Path | UrlPath, name: str, max_t: float |
     size = record.manifest.size(config.model_size)
     lost = [
         *estimated,
-        *_lost_rows(sources),
+        *_lost_rows(record, sources),
         *_lost_batches(config, batches),
         *_lost_model(size, config),
         *_lost_training(config),
@@ -176,13 +176,16 @@ def _sources(record: Record, task: str) -> tuple[Rows, ...]:
     return tuple(Rows(file, KINDS.get(suffixes(Path(file))[1]), split, found, columns, spec) for file, split in files)
 
 
-def _lost_rows(sources: Sequence[Rows]) -> Iterator[str]:
+def _lost_rows(record: Record, sources: Sequence[Rows]) -> Iterator[str]:
     rows, spec = sources[0], sources[0].spec
     if any(not isinstance(spec["splits"][name], str) for name in (*TRAIN_ON, "test")):
         yield (
             "the sweep drew its splits from these rows, and left out duplicates: its validation and test rows are in the data "
             "too, and will be trained on"
         )
+    dropped = record.manifest.data.get("dropped", {})
+    if shared := dropped.get("overlap", 0) + dropped.get("group_overlap", 0):
+        yield f"the sweep left out {counted(shared, 'row')} whose text or group is in another split too; here they are trained on"
     for file in (source.path for source in sources if source.path.startswith("package:")):
         yield f"the data are a file of a Python package ({file}): copy it, and write the path of the copy"
     tabs = any(source.path.lower().removesuffix(".gz").endswith(".tsv") for source in sources)
