@@ -171,6 +171,9 @@ def test_set_of_an_unknown_key_names_the_option_not_a_line(files: Path) -> None:
     assert "'gpu_hours'" in problem.hint
     with pytest.raises(UserError, match="not a mapping"):
         load_sweep(files, ("name.x=1",))
+    with pytest.raises(SpecError) as caught:
+        load_sweep(files, (f"ladder.layers={[0] * 60}",))
+    assert {(problem.file[-1], len(problem.file)) for problem in caught.value.problems} == {("…", len("--set ") + 80)}
 
 
 # ---- durations and distributions ---------------------------------------------------------------------------------------------

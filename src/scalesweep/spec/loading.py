@@ -16,6 +16,7 @@ import yaml
 from scalesweep.errors import Problem, SpecError, nearest
 
 KeyPath = tuple[str | int, ...]
+OVERRIDE = 80  # characters of a `--set` that an error shows
 
 
 def key_text(path: KeyPath) -> str:
@@ -44,7 +45,8 @@ class Document:
     def problem(self, path: KeyPath, message: str, hint: str = "") -> Problem:
         for depth in range(len(path), 0, -1):
             if (override := self.overrides.get(path[:depth])) is not None:
-                return Problem(message=message, key=key_text(path), file=f"--set {override}", hint=hint)
+                shown = override if len(override) <= OVERRIDE else f"{override[: OVERRIDE - 1]}…"
+                return Problem(message=message, key=key_text(path), file=f"--set {shown}", hint=hint)
         return Problem(message=message, key=key_text(path), file=self.file, line=self.line(path), hint=hint)
 
 
