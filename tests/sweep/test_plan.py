@@ -116,6 +116,11 @@ def test_a_function_of_the_users_is_called_with_guesses(tmp_path: Path) -> None:
     spec = sweep(metric={"name": "eval_hits", "goal": "maximize", "function": "own:hits"})
     guessed = preflight(spec, slots=4, base=tmp_path).baseline.metrics
     assert guessed["eval_hits"] == guessed["eval_accuracy"] > 0
+    (tmp_path / "other.py").write_text(
+        "import numpy as np\n\ndef match(logits, labels):\n    return np.corrcoef(logits[:, 1], labels)[0, 1]\n"
+    )
+    spec = sweep(metric={"name": "eval_match", "goal": "maximize", "function": "other:match"})
+    assert "eval_match" not in preflight(spec, slots=4, base=tmp_path).baseline.metrics, "equal predictions have no correlation"
 
 
 TWO_PRICES: dict[str, Any] = {

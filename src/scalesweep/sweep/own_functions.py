@@ -42,8 +42,7 @@ def with_own_metric(
         if data.scorer is not None and answering is not None:
             scored_guess(data.scorer, tokens, answering)
         key = ("metric", "function")
-        if function is None:
-            return baseline
-        return replace(baseline, metrics={**baseline.metrics, spec.metric.name: judged_guess(function, tokens, answering)})
+        guessed = None if function is None else judged_guess(function, tokens, answering)
     except UserError as error:
         raise SpecError([spec.problem(key, error.message, error.hint)]) from None
+    return baseline if guessed is None else replace(baseline, metrics={**baseline.metrics, spec.metric.name: guessed})

@@ -8,12 +8,15 @@ in the training split.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from scalesweep.data.tokens import TokenizedData
+from scalesweep.errors import UserError
 from scalesweep.spec.functions import accepts, called, load
 from scalesweep.spec.metrics import METRICS
 from scalesweep.tasks import task_of
@@ -52,22 +55,34 @@ def guessing(task: str, data: TokenizedData, outcomes: int, answering: Answering
     return Baseline("the most frequent answer in train", metrics)
 
 
-def judged_guess(function: str, data: TokenizedData, answering: Answering | None) -> float:
+def judged_guess(function: str, data: TokenizedData, answering: Answering | None) -> float | None:
     """The number that a user's function makes of guessing, on the validation split.
+
+    Some functions have no value where all predictions are equal, such as a correlation. They are called once more with
+    predictions that differ, and the result is None.
 
     Args:
         answering: of a task whose answers are generated; None for classes.
 
     Raises:
-        UserError: the function fails.
+        UserError: the function fails both times.
     """
+    equal: Any
+    differing: Any
     if answering is not None:
-        references = [question.reference for question in questions_of(data.validation, answering).values()]
-        return called(function, [_guess(data, answering)] * len(references), references)
-    labels = np.array(data.validation.labels)
-    counts = data.train.target_counts(len(data.classes)) + 1
-    logits = np.log(counts / counts.sum()).astype(np.float32)
-    return called(function, np.tile(logits, (len(labels), 1)), labels)
+        true: Any = [question.reference for question in questions_of(data.validation, answering).values()]
+        equal, differing = [_guess(data, answering)] * len(true), true[::-1]
+    else:
+        true = np.array(data.validation.labels)
+        counts = data.train.target_counts(len(data.classes)) + 1
+        equal = np.tile(np.log(counts / counts.sum()).astype(np.float32), (len(true), 1))
+        differing = equal + np.random.default_rng(0).gumbel(size=equal.shape).astype(np.float32)  # draws from the shares
+    try:
+        with warnings.catch_warnings(action="ignore"):  # numpy warns of what has no value
+            return called(function, equal, true)
+    except UserError:
+        called(function, differing, true)
+        return None
 
 
 def scored_guess(scorer: str, data: TokenizedData, answering: Answering) -> float:
