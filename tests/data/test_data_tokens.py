@@ -112,11 +112,12 @@ def test_every_token_of_a_document_is_predicted_once(tmp_path, which, length):
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         predicted, example = [], 0
-        for text in texts:
+        for row, text in enumerate(texts):
             ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             document, last = [], start
             while len(document) < len(ids) + len(end):
                 chunk = split.example(example).tolist()
+                assert split.rows[example] == row
                 assert len(chunk) <= length
                 assert chunk[0] == last
                 document += chunk[1:]
@@ -247,6 +248,21 @@ def test_the_folder_is_made_once_and_is_the_same_each_time(tmp_path, wordpiece):
         tokenize(prepared, spec.model_copy(update={"max_length": 25}), CLASSIFY, wordpiece, "tok", tmp_path / "cache"),
     ]
     assert len({data.folder, *others}) == 3
+
+
+def test_each_example_knows_its_group(tmp_path):
+    rows = [(f"text {number} of {who}, which is long", who) for number in range(6) for who in ("ada", "bob", "cy", None)]
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "a.csv", index=False)
+    spec = DataSpec(path="a.csv", text="text", group="label", splits={"train": 0.5, "validation": 0.4}, max_length=7)
+    prepared, data = tokens(tmp_path, spec, LM, byte_level("<s>", "</s>"))
+    for split in (data.train, data.validation):
+        whose = [prepared.texts[split.name][row].split()[3] for row in split.rows]
+        same = {who: {int(split.groups[at]) for at, other in enumerate(whose) if other == who} for who in set(whose)}
+        named = [groups for who, groups in same.items() if who != "None,"]
+        assert all(len(groups) == 1 for groups in named)
+        assert len(same.get("None,", ())) == len({row for row, who in zip(split.rows, whose, strict=True) if who == "None,"})
+    ungrouped = spec.model_copy(update={"group": None, "max_length": 8})
+    assert tokens(tmp_path, ungrouped, LM, byte_level("<s>", "</s>"))[1].train.groups is None
 
 
 def test_the_fingerprint_follows_rows_and_labels(tmp_path):

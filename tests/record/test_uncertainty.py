@@ -62,11 +62,26 @@ def test_95_percent_intervals_of_paired_differences_cover_in_92_to_97(
         covered = own = 0
         for rows in draws:
             (value, at), (value_other, at_other) = (influence(drawn(columns, rows), metric) for columns in pair)
-            half = quantile(ROWS) * standard_error(at_other - at, ROWS)
+            half = quantile(ROWS) * standard_error(at_other - at)
             covered += abs(value_other - value - (other - one)) <= half
-            own += abs(value - one) <= quantile(ROWS) * standard_error(at, ROWS)
+            own += abs(value - one) <= quantile(ROWS) * standard_error(at)
         assert 0.92 <= covered / len(draws) <= 0.97, metric
         assert 0.90 <= own / len(draws) <= 0.98, metric
+
+
+def test_rows_of_a_group_are_one_draw() -> None:
+    """20 reviews of each of 40 films: what makes a film's reviews hard is drawn 40 times, not 800 times."""
+    rng, groups, each = np.random.default_rng(4), 40, 20
+    covered = {"films": 0, "reviews": 0}
+    for _ in range(600):
+        films = rng.standard_normal(groups).repeat(each)
+        loss = np.exp(0.4 * films + 0.4 * rng.standard_normal(groups * each))
+        columns = {"loss": loss, "group": np.arange(groups).repeat(each)}
+        for drawn, kept in (("films", columns), ("reviews", {"loss": loss})):
+            value, at = influence(Evaluation(groups * each, groups * each, kept), "eval_loss")
+            covered[drawn] += abs(value - np.exp(0.16)) <= quantile(len(at)) * standard_error(at)
+    assert 0.91 <= covered["films"] / 600 <= 0.97
+    assert covered["reviews"] / 600 < 0.6
 
 
 def equally_good(kind: str, rng: np.random.Generator, trials: int) -> np.ndarray:
@@ -89,7 +104,7 @@ def test_equal_trials_are_called_different_in_at_most_5_percent(kind: str) -> No
             at = (values - means[:, None]) / ROWS
             first = int(means.argmin())
             gaps = {
-                str(index): (means[index] - means[first], standard_error(at[index] - at[first], ROWS))
+                str(index): (means[index] - means[first], standard_error(at[index] - at[first]))
                 for index in range(trials)
                 if index != first
             }
@@ -103,9 +118,9 @@ def test_a_trial_that_is_worse_on_every_row_is_told_apart_beside_many_equal_ones
     values[1] = values[0] + 0.2
     means = values.mean(axis=1)
     at = (values - means[:, None]) / ROWS
-    gaps = {str(i): (means[i] - means[0], standard_error(at[i] - at[0], ROWS)) for i in range(1, 10)}
+    gaps = {str(i): (means[i] - means[0], standard_error(at[i] - at[0])) for i in range(1, 10)}
     assert tied(gaps, ROWS) == set(gaps) - {"1"}
-    assert standard_error(at[0], ROWS) * quantile(ROWS) > 0.1
+    assert standard_error(at[0]) * quantile(ROWS) > 0.1
 
 
 def test_a_bootstrap_finds_the_same_standard_errors() -> None:
@@ -118,7 +133,7 @@ def test_a_bootstrap_finds_the_same_standard_errors() -> None:
         values = [function({name: array[sample] for name, array in evaluation.columns.items()})[0] for sample in again]
         found = influence(evaluation, metric)
         assert found is not None
-        assert standard_error(found[1], ROWS) == pytest.approx(np.std(values), rel=0.1), metric
+        assert standard_error(found[1]) == pytest.approx(np.std(values), rel=0.1), metric
 
 
 def test_a_metric_of_the_kept_rows_alone_has_an_error_bar_and_of_a_part_of_the_split_a_smaller_one() -> None:
@@ -126,8 +141,8 @@ def test_a_metric_of_the_kept_rows_alone_has_an_error_bar_and_of_a_part_of_the_s
     columns = {"loss": np.array([0.5, 1.5, 1.0]), "eval_score": np.array([1.0, np.nan, 3.0])}
     evaluation = Evaluation(3, 3, columns)
     value, at = influence(evaluation, "eval_loss")
-    assert (value, standard_error(at, 3)) == (1.0, pytest.approx(0.5 / np.sqrt(3)))
-    assert standard_error(at, 12) == pytest.approx(0.5 / np.sqrt(12)), "the metric is of 12 rows, of which 3 are kept"
+    assert (value, standard_error(at)) == (1.0, pytest.approx(0.5 / np.sqrt(3)))
+    assert standard_error(at, 3 / 12) == pytest.approx(0.5 / np.sqrt(12)), "the metric is of 12 rows, of which 3 are kept"
     assert influence(evaluation, "eval_score")[0] == 2.0, "a conversation that was cut has no score"
     assert influence(evaluation, "eval_mine") is None
     assert influence(Evaluation(3, 3, {"loss": np.array([1.0, np.inf, 2.0])}), "eval_loss") is None

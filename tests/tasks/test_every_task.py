@@ -55,6 +55,10 @@ def test_examples_follow_one_another_and_fit(name: str) -> None:
     assert made.lengths.sum() == made.tokens.size
     assert made.lengths.max() <= 8
     assert len(made.bytes) == len(made.lengths)
+    rows = np.arange(len(made.lengths)) if made.rows is None else made.rows
+    assert len(rows) == len(made.lengths)
+    assert len(set(rows.tolist())) + len(made.left_out) == len(TEXTS)
+    assert (np.diff(rows) >= 0).all()
     if not task_of(name).per_token:
         assert made.targets is None
         assert len(made.lengths) == len(TEXTS)

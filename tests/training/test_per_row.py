@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from jobs import job
+from scalesweep.data.tokens import TokenizedSplit
 from scalesweep.record.evaluations import Evaluation
 from scalesweep.record.influence import influence
 from scalesweep.spec.tasks import TASKS
@@ -19,6 +21,17 @@ pytestmark = pytest.mark.usefixtures("own_sizes")
 def evaluation_of(report: TrainReport) -> Evaluation:
     assert report.examples is not None
     return Evaluation.of_examples(report.examples)
+
+
+def test_a_sample_of_a_split_with_groups_is_of_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Trainer(job({"rungs": []}, sweep=tiny_sweep())).eval_split
+    grouped = TokenizedSplit(split.folder, split.name)
+    grouped.groups = np.arange(len(split)) // 3 + 7
+    monkeypatch.setattr(per_row, "MOST_ROWS", 10)
+    rows = per_row.Rows(grouped, 2)
+    kept = [np.isin(rows.kept, group).sum() for group in np.split(np.arange(20), range(3, 20, 3))]
+    assert sorted(kept) in ([0, 0, 0, 0, 3, 3, 3], [0, 0, 0, 2, 3, 3, 0], [0, 0, 0, 0, 2, 3, 3])
+    assert rows.data.arrays(len(rows.kept))["group"].tolist() == (rows.kept // 3).tolist()
 
 
 @pytest.mark.parametrize(("kind", "task"), [("llama", "causal-lm"), ("bert", "masked-lm")])

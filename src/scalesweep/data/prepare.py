@@ -46,6 +46,7 @@ class PreparedText:
     fingerprint: SHA-256 of the texts, labels and classes of all splits, in order.
     summary: rows and classes per split and rows dropped per reason, as JSON values.
     notes: remarks for the user, one sentence each.
+    groups: per split the group number of each row, int64; None without groups.
     """
 
     texts: dict[str, list[str]]
@@ -55,6 +56,7 @@ class PreparedText:
     fingerprint: str
     summary: dict[str, Any]
     notes: list[str]
+    groups: dict[str, np.ndarray] | None = None
 
 
 def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
@@ -114,6 +116,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
         fingerprint=_fingerprint([first, *second], label_arrays, classes),
         summary=summary,
         notes=reading + [f"dropped {words}" for words in dropped_words(splits.dropped)] + notes + splits.notes,
+        groups=None if groups is None else {split: groups[rows] for split, rows in splits.rows.items()},
     )
 
 

@@ -8,6 +8,8 @@ A token folder holds flat arrays per split, in which the examples follow one ano
     SPLIT.labels.npy   int64  [examples]      the class of each example, where the task has classes
     SPLIT.targets.npy  int32  [tokens]        the token predicted at each position, or IGNORED, where it has none
     SPLIT.predictions.npy  int32  [examples]  how many of them each example has
+    SPLIT.rows.npy     int64  [examples]      the row that each example belongs to, ascending
+    SPLIT.groups.npy   int64  [examples]      its group, where the data have groups
     SPLIT.types.npy    uint8  [tokens]        sentence pairs only, where the tokenizer has token types
 
 and `meta.json`, which is written last. What an example is, and what its targets are, is the task's (`tasks/`).
@@ -37,7 +39,7 @@ from scalesweep.tasks import IGNORED, BaseTask, Encoded, task_of
 
 FORMAT = 1  # part of a folder's name: what the tokens are
 # The layout of the files. A folder of another layout is written anew under its name, so a sweep that began before continues.
-LAYOUT = 3
+LAYOUT = 4
 TEXTS_AT_ONCE = 1000
 Progress = Callable[[int, int], None]
 
@@ -191,6 +193,7 @@ def _write(
             if progress is not None:
                 progress(done, total)
         lengths = np.concatenate([part.lengths for part in parts])
+        of = [np.arange(len(part.lengths)) if part.rows is None else part.rows for part in parts]
         left_out = _left_out(parts)
         if not len(lengths):
             message = (
@@ -201,7 +204,10 @@ def _write(
             "tokens": np.concatenate([part.tokens for part in parts]),
             "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             "bytes": np.concatenate([part.bytes for part in parts]),
+            "rows": np.concatenate([start + rows for start, rows in zip(range(0, len(texts), TEXTS_AT_ONCE), of, strict=True)]),
         }
+        if prepared.groups is not None:
+            arrays["groups"] = prepared.groups[split][arrays["rows"]]
         if all(part.types is not None for part in parts):
             arrays["types"] = np.concatenate([part.types for part in parts if part.types is not None])
         if task.per_token:
@@ -273,6 +279,8 @@ class TokenizedSplit:
         self._offsets = self._array("offsets")
         self._types = self._array("types") if (self.folder / f"{name}.types.npy").exists() else None
         self.bytes = self._array("bytes")
+        self.rows = self._array("rows")
+        self.groups = self._array("groups") if (self.folder / f"{name}.groups.npy").exists() else None
         has_labels = (self.folder / f"{name}.labels.npy").exists()
         self.labels: np.ndarray | None = self._array("labels") if has_labels else None  # one of these two
         self.targets: np.ndarray | None = None if has_labels else self._array("targets")

@@ -36,10 +36,16 @@ class Evaluation:
         rows = examples.rows
         return cls(rows, examples.of, examples.found.arrays(rows) | examples.data.arrays(rows))
 
+    @property
+    def kept(self) -> float:
+        """The share of the split whose numbers these are."""
+        return self.rows / self.of
+
     def alike(self, other: Evaluation) -> bool:
         """Whether both are of the same rows. All trials of a sweep are evaluated on one split. Only a tokenizer that leaves rows
         out makes a difference."""
-        return (self.rows, self.of) == (other.rows, other.of)
+        same = (self.rows, self.of) == (other.rows, other.of)
+        return same and list(self.columns.get("group", ())) == list(other.columns.get("group", ()))
 
 
 class Blocks:

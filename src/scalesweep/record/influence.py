@@ -94,9 +94,12 @@ INFLUENCE: dict[str, Callable[[Columns], tuple[float, np.ndarray]]] = {
 
 
 def influence(evaluation: Evaluation, metric: str) -> tuple[float, np.ndarray] | None:
-    """A metric of the kept rows, and each row's influence on it, [rows]. None for a metric that does not follow from them,
-    such as a function of the user's, where one of the numbers is not finite, and of a single row."""
-    if evaluation.rows < 2:
+    """A metric of the kept rows, and the influence on it of each row, or of all rows of a group together, [draws].
+
+    None for a metric that does not follow from the rows, such as a function of the user's, where one of the numbers is not
+    finite, and of a single draw.
+    """
+    if not evaluation.rows:
         return None
     columns = {name: array.astype(np.float64) for name, array in evaluation.columns.items()}
     try:
@@ -108,4 +111,7 @@ def influence(evaluation: Evaluation, metric: str) -> tuple[float, np.ndarray] |
                 found = INFLUENCE[metric](columns)
     except KeyError:
         return None
-    return found if np.isfinite(found[1]).all() else None
+    value, at = found
+    if "group" in columns:
+        at = np.bincount(np.unique(columns["group"], return_inverse=True)[1], weights=at)
+    return (value, at) if len(at) > 1 and np.isfinite(at).all() else None

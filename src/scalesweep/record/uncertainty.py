@@ -1,8 +1,9 @@
 """Standard errors of metrics, paired differences between trials, and the trials that can't be told apart from the first.
 
 The sum of the rows' squared influences on a metric (`record/influence.py`) estimates its variance over other draws of as many rows
-(the infinitesimal jackknife: Efron, 1982). Two trials that were evaluated on the same rows differ by the difference of their
-influences, in which what makes a row hard for both cancels.
+(the infinitesimal jackknife: Efron, 1982). Rows of one `data.group` were drawn together, so their influences are added up first.
+Two trials that were evaluated on the same rows differ by the difference of their influences, in which what makes a row hard for
+both cancels.
 """
 
 from __future__ import annotations
@@ -23,29 +24,32 @@ if TYPE_CHECKING:
 LEVEL = 0.95  # of intervals, and of the set of trials that can't be told apart
 
 
-def standard_error(influence: np.ndarray, of: int) -> float:
-    """The standard error of a metric, or of a difference, on a split of `of` rows, from the influences of those kept, of which
-    there are several."""
-    rows = len(influence)
-    return math.sqrt(float(influence @ influence) * rows / (rows - 1) * rows / of)
+def standard_error(influence: np.ndarray, kept: float = 1.0) -> float:
+    """The standard error of a metric, or of a difference, from the influences of at least two draws: rows, or groups of rows.
+
+    Args:
+        kept: the share of the split whose influences these are. The metric is of the whole split.
+    """
+    draws = len(influence)
+    return math.sqrt(float(influence @ influence) * draws / (draws - 1) * kept)
 
 
-def quantile(rows: int, pairs: int = 1) -> float:
+def quantile(draws: int, pairs: int = 1) -> float:
     """The half width of a two-sided interval in standard errors, so that `pairs` intervals hold together (Bonferroni).
 
     The quantile of Student's t, by its expansion around the normal distribution's (Abramowitz and Stegun, 1964, 26.7.5).
     """
-    z, freedom = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * pairs)), max(rows - 1, 1)
+    z, freedom = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * pairs)), max(draws - 1, 1)
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
-def interval(gap: float, error: float, rows: int) -> tuple[float, float]:
+def interval(gap: float, error: float, draws: int) -> tuple[float, float]:
     """The 95 % interval around a difference with this standard error."""
-    half = quantile(rows) * error
+    half = quantile(draws) * error
     return gap - half, gap + half
 
 
-def tied(gaps: Mapping[str, tuple[float, float]], rows: int) -> set[str]:
+def tied(gaps: Mapping[str, tuple[float, float]], draws: int) -> set[str]:
     """The trials that can't be told apart from the first one, from their gaps to it and the standard errors of these.
 
     The first is chosen by the same numbers, as the best of all. So its gap to the last is the largest of all pairs, and the
@@ -54,7 +58,7 @@ def tied(gaps: Mapping[str, tuple[float, float]], rows: int) -> set[str]:
     """
     left = set(gaps)
     while left:
-        limit = quantile(rows, (len(left) + 1) * len(left) // 2)
+        limit = quantile(draws, (len(left) + 1) * len(left) // 2)
         kept = {name for name in left if abs(gaps[name][0]) <= limit * gaps[name][1]}
         if kept == left:
             break
@@ -84,18 +88,18 @@ def certainty(record: Record, ranking: Sequence[Row]) -> dict[str, Certainty]:
     reports = {row.trial.name: report for row in ranking if row.rank is not None and (report := judged(row)) is not None}
     evaluations = _read(record, reports)
     known = {name: found for name, one in evaluations.items() if (found := influence(one, record.metric)) is not None}
-    errors = {name: standard_error(own, evaluations[name].of) for name, (_, own) in known.items()}
+    errors = {name: standard_error(own, evaluations[name].kept) for name, (_, own) in known.items()}
     values = {row.trial.name: row.metric for row in ranking if row.metric is not None}
     first = ranking[0].trial.name if ranking else ""
     gaps: dict[str, tuple[float, float]] = {}
-    rows = 0
+    draws = 0
     if first in known:
-        reference, rows = evaluations[first], evaluations[first].rows
+        reference, draws = evaluations[first], len(known[first][1])
         for name, (_, own) in known.items():
             if name != first and evaluations[name].alike(reference):
-                gaps[name] = values[name] - values[first], standard_error(own - known[first][1], reference.of)
-    ties = tied(gaps, rows)
-    compared = {name: (interval(*gap, rows), name in ties) for name, gap in gaps.items()}
+                gaps[name] = values[name] - values[first], standard_error(own - known[first][1], reference.kept)
+    ties = tied(gaps, draws)
+    compared = {name: (interval(*gap, draws), name in ties) for name, gap in gaps.items()}
     names = [row.trial.name for row in ranking]
     return {name: Certainty(errors.get(name), *compared.get(name, (None, None))) for name in names}
 
@@ -110,7 +114,7 @@ def standard_errors(evaluation: Evaluation, metrics: Iterable[str]) -> dict[str,
     from scalesweep.record.influence import influence
 
     found = {metric: influence(evaluation, metric) for metric in metrics}
-    return {metric: standard_error(own[1], evaluation.of) for metric, own in found.items() if own is not None}
+    return {metric: standard_error(own[1], evaluation.kept) for metric, own in found.items() if own is not None}
 
 
 def errors_of(record: Record, trial: Trial) -> dict[str, float]:
@@ -134,8 +138,8 @@ def differences(record: Record, one: Trial, other: Trial) -> dict[str, tuple[flo
         pair = [influence(read[trial.name], metric) for trial in (one, other)]
         if pair[0] is not None and pair[1] is not None:
             gap = reports[other.name].metrics[metric] - reports[one.name].metrics[metric]
-            error = standard_error(pair[1][1] - pair[0][1], read[one.name].of)
-            found[metric] = interval(gap, error, read[one.name].rows)
+            error = standard_error(pair[1][1] - pair[0][1], read[one.name].kept)
+            found[metric] = interval(gap, error, len(pair[0][1]))
     return found
 
 

@@ -36,6 +36,7 @@ class Encoded:
     targets: int32 [tokens]; the token that is predicted from the tokens up to here, or IGNORED. None if a row's target is its
         class; then there is one example for each row.
     types: token types of sentence pairs, uint8 [tokens]; None without.
+    rows: the row of each example, ascending, int64 [examples]; None where each row is one example.
     truncated: rows that were cut.
     unknown_tokens: tokens of the text that the tokenizer doesn't know.
     left_out: why a row gave no example, for each such row.
@@ -46,6 +47,7 @@ class Encoded:
     bytes: np.ndarray
     targets: np.ndarray | None = None
     types: np.ndarray | None = None
+    rows: np.ndarray | None = None
     truncated: int = 0
     unknown_tokens: int = 0
     left_out: Sequence[RowProblem] = ()
@@ -60,7 +62,6 @@ class BaseTask:
         templates: whether the task writes control words around a row's texts itself.
         packs: whether a row may hold several examples, because no token sees later ones.
         guess: how the baseline guesses, in words.
-        divides: whether a row that is too long becomes several examples.
         measures: what `measured` returns of each prediction, in order.
     """
 
@@ -68,7 +69,6 @@ class BaseTask:
     control_words: bool
     templates = False
     packs = False
-    divides = False
     guess: str
     measures: tuple[str, ...] = ("loss",)
 

@@ -28,7 +28,6 @@ class Task(BaseTask):
 
     per_token = True
     packs = True
-    divides = True
     control_words = True  # a language model's user may want them, as in a chat
     guess = "token frequencies in train"
 
@@ -51,17 +50,19 @@ class Task(BaseTask):
         )
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        examples, covered = [], []
-        for text, ids in zip(texts, encoded["input_ids"], strict=True):
+        examples, covered, rows = [], [], []
+        for row, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
             document = np.array([start, *ids, *end], dtype=np.int32)
             for at in range(0, max(1, document.size - 1), data.max_length - 1):
                 examples.append(document[at : at + data.max_length])
                 covered.append(utf8_bytes(text) if at == 0 else 0)
+                rows.append(row)
         return Encoded(
             tokens=np.concatenate(examples),
             lengths=np.array([example.size for example in examples], dtype=np.int64),
             bytes=np.array(covered, dtype=np.int64),
             targets=np.concatenate([np.append(example[1:], IGNORED) for example in examples]).astype(np.int32),
+            rows=np.array(rows, dtype=np.int64),
             unknown_tokens=unknown_tokens(encoded["input_ids"], tokenizer),
         )
 

@@ -37,7 +37,6 @@ class Task(CountsRight, causal_lm.Task):
     """
 
     templates = True
-    divides = False
     guess = "frequencies of learnt tokens in train"
 
     def columns(self, data: DataSpec, names: Sequence[str]) -> dict[str, str]:
@@ -65,8 +64,8 @@ class Task(CountsRight, causal_lm.Task):
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, data: DataSpec, tokenizer: Any) -> Encoded:  # noqa: ARG002
         template = Template.of(tokenizer, data.chat_template)
-        kept, left_out, truncated = [], [], 0
-        for found in template.encode_many([_read(text) for text in texts], data.learn):
+        kept, rows, left_out, truncated = [], [], [], 0
+        for row, found in enumerate(template.encode_many([_read(text) for text in texts], data.learn)):
             if isinstance(found, RowProblem):
                 left_out.append(found)
                 continue
@@ -78,6 +77,7 @@ class Task(CountsRight, causal_lm.Task):
                 left_out.append(RowProblem("nothing learnt", f"no answer begins in the first {data.max_length:,} tokens"))
             else:
                 kept.append(whole)
+                rows.append(row)
                 truncated += long
         tokens = [np.zeros(0, dtype=np.int32), *(one.ids for one in kept)]
         targets = [np.append(np.where(one.learn[1:], one.ids[1:], IGNORED), IGNORED) for one in kept]
@@ -86,6 +86,7 @@ class Task(CountsRight, causal_lm.Task):
             lengths=np.array([len(one.ids) for one in kept], dtype=np.int64),
             bytes=np.array([one.n_bytes for one in kept], dtype=np.int64),
             targets=np.concatenate([np.zeros(0), *targets]).astype(np.int32),
+            rows=np.array(rows, dtype=np.int64),
             truncated=truncated,
             unknown_tokens=unknown_tokens([one.ids.tolist() for one in kept], tokenizer),
             left_out=left_out,

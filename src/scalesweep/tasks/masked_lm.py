@@ -29,7 +29,6 @@ class Task(CountsRight):
     """
 
     per_token = True
-    divides = True
     control_words = True  # a user of the model writes the mask token
     guess = "frequencies of hidden tokens in train"
 
@@ -53,7 +52,7 @@ class Task(CountsRight):
         )
         rows, owners = encoded["input_ids"], encoded["overflow_to_sample_mapping"]
         replacements = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
-        tokens, targets, covered, left_out = [np.zeros(0)], [np.zeros(0)], [], []
+        tokens, targets, covered, kept, left_out = [np.zeros(0)], [np.zeros(0)], [], [], []
         owner, rng = None, np.random.default_rng()
         for ids, special, index in zip(rows, encoded["special_tokens_mask"], owners, strict=True):
             first, owner = index != owner, index
@@ -68,11 +67,13 @@ class Task(CountsRight):
             tokens.append(hidden)
             targets.append(target)
             covered.append(utf8_bytes(texts[index]) if first else 0)
+            kept.append(index)
         return Encoded(
             tokens=np.concatenate(tokens).astype(np.int32),
             lengths=np.array([len(example) for example in tokens[1:]], dtype=np.int64),
             bytes=np.array(covered, dtype=np.int64),
             targets=np.concatenate(targets).astype(np.int32),
+            rows=np.array(kept, dtype=np.int64),
             unknown_tokens=unknown_tokens(rows, tokenizer),
             left_out=left_out,
         )

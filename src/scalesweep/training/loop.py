@@ -128,9 +128,11 @@ class Trainer:
         )
         self.eval_size = EvaluationSize(job, cache_dir(), self.device, self.passes.outputs, peers)
         self.answers = Answers(job, self.eval_split, self.tokenizer) if asked(job) else None
-        self.rows = Rows(self.eval_split, self.task, len(job.classes))
+        self.rows = Rows(self.eval_split, len(job.classes))
         if self.rows.of > MOST_ROWS:
-            self.notes.append(f"standard errors come from {MOST_ROWS:,} of the {self.rows.of:,} {job.evaluate_on} rows")
+            self.notes.append(
+                f"standard errors come from {len(self.rows.kept):,} of the {self.rows.of:,} {job.evaluate_on} rows"
+            )
         self.examples: Examples | None = None  # of the last evaluation
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._steps_since_report = 0

@@ -8,7 +8,6 @@ import numpy as np
 
 from scalesweep.data.tokens import TokenizedSplit
 from scalesweep.examples import MOST_ROWS, Columns, Examples
-from scalesweep.tasks import BaseTask
 
 SEED = 0  # of the sample of rows: the same one for all trials
 
@@ -16,22 +15,27 @@ SEED = 0  # of the sample of rows: the same one for all trials
 class Rows:
     """The rows of a split, and those of them that are kept."""
 
-    def __init__(self, split: TokenizedSplit, task: BaseTask, classes: int) -> None:
-        # The bytes of a row that became several examples count in the first of them.
-        starts = np.asarray(split.bytes) > 0 if task.divides else np.ones(len(split), dtype=bool)
-        starts[:1] = True
-        self.starts = np.flatnonzero(starts)
+    def __init__(self, split: TokenizedSplit, classes: int) -> None:
+        self.starts = np.flatnonzero(np.diff(split.rows, prepend=-1))  # a row that is too long is several examples
         self.of = len(self.starts)
+        groups = split.rows if split.groups is None else split.groups
+        drawn = np.unique(groups[self.starts], return_inverse=True)[1]
         self.kept = np.arange(self.of)
-        if self.of > MOST_ROWS:
-            self.kept = np.sort(np.random.default_rng(SEED).choice(self.of, MOST_ROWS, replace=False))
+        if self.of > MOST_ROWS:  # whole groups, in random order, as many as fit
+            sizes = np.bincount(drawn)
+            order = np.random.default_rng(SEED).permutation(len(sizes))
+            chosen = order[np.cumsum(sizes[order]) <= MOST_ROWS]
+            self.kept = np.flatnonzero(np.isin(drawn, chosen))
         self.predictions = self._sums(split.predictions)
         self.classes = np.uint8 if classes <= 2**8 else np.uint16
+        data: dict[str, np.ndarray]
         if split.labels is not None:
             data = {"label": np.asarray(split.labels)[self.kept].astype(self.classes)}
         else:
             counted = {"predictions": self.predictions, "bytes": self._sums(split.bytes)}
             data = {name: sums.astype(np.uint32) for name, sums in counted.items()}
+        if split.groups is not None:
+            data["group"] = drawn[self.kept].astype(np.uint32)
         self.data = Columns.of(data)
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
