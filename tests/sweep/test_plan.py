@@ -192,6 +192,8 @@ def test_class_shares_and_epochs_are_shown(capsys: pytest.CaptureFixture[str], m
     assert "epoch  19 steps of 16 examples; a trial ends after 0.632 epochs" in lines
     assert any("rows truncated to 32 tokens: train " in line for line in lines)
     assert made.as_json()["epochs"] == [{"global_batch_size": 16, "steps": 19, "max_t": 12 / 19}]
+    larger = printed(plan(training={"global_batch_size": 512}), capsys, monkeypatch)
+    assert "epoch  1 step of all 300 examples, fewer than global_batch_size (512); a trial ends after 12 epochs" in larger
 
 
 def test_epochs_of_other_fidelities_and_batches() -> None:

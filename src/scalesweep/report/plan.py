@@ -81,12 +81,12 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     if plan["data"]["example"]:
         labelled("example", _example(plan["data"]["example"]))
         labelled("", "an example of train; its learnt parts are in ⟦ ⟧", "dim")
-    labelled("epoch", "\n".join(map(_epoch_line, plan["epochs"])))
+    labelled("epoch", "\n".join(_epoch_line(epoch, plan["data"]["splits"]["train"]["examples"]) for epoch in plan["epochs"]))
     if plan["packing"] is not None:
         labelled("packed", _packing_line(plan["packing"]))
     guessed = plan["baseline"]["metrics"]
     shown = ", ".join(f"{name} {words.score(guessed[name])}" for name in words.guessed_metrics(guessed, spec.metric.name))
-    if shown:  # nobody guesses what a function of the user's computes
+    if shown:  # a function of the user's may have no value for guesses
         labelled("guess", f"{shown}: the score of guessing from {plan['baseline']['guess']}, which a trial must beat")
     labelled("cost", f"at most {_cost_line(plan['cost_at_most'])}")
     if (hours := plan["hours_at_most"]) and plan["cost_at_most"]["gpu_hours"] is None:
@@ -132,8 +132,10 @@ def _packing_line(packing: dict[str, float]) -> str:
     return f"{saved}; a probe of the trial's model decides at the first of them"
 
 
-def _epoch_line(epoch: dict[str, Any]) -> str:
-    line = f"{counted(epoch['steps'], 'step')} of {counted(epoch['global_batch_size'], 'example')}"
+def _epoch_line(epoch: dict[str, Any], examples: int) -> str:
+    batch = epoch["global_batch_size"]
+    most = f"all {counted(examples, 'example')}, fewer than global_batch_size ({batch:,})"
+    line = f"{counted(epoch['steps'], 'step')} of {counted(batch, 'example') if batch <= examples else most}"
     return line if epoch["max_t"] is None else f"{line}; a trial ends after {epoch['max_t']:.3g} epochs"
 
 
