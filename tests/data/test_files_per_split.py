@@ -72,6 +72,22 @@ def test_a_problem_is_at_the_key_of_its_file(folder: Path, content: str | None, 
     assert caught.value.key == (("data", "text") if "column" in says else ("data", "path", "validation"))
 
 
+def test_conversations_of_all_files_have_one_format(folder: Path) -> None:
+    rows = {
+        "a.jsonl": {"instruction": "one", "output": "x"},
+        "b.jsonl": {"instruction": "two", "input": "of it", "output": "y"},
+    }
+    rows["c.jsonl"] = {"prompt": "three", "completion": "z"}
+    for name, row in rows.items():
+        (folder / name).write_text(json.dumps(row))
+    files = dict(zip(FILES, rows, strict=True))
+    with pytest.raises(DataProblem, match="split 'test' has the columns prompt, completion, and 'validation' has instruction"):
+        prepare(DataSpec(path=files), "instruction-tuning", folder)
+    (folder / "c.jsonl").write_text(json.dumps(rows["a.jsonl"] | {"instruction": "four"}))
+    found = prepare(DataSpec(path=files), "instruction-tuning", folder)
+    assert found.summary["columns"] == {"instruction": "instruction", "output": "output", "input": "input"}
+
+
 def test_keys_of_the_hub_have_no_effect_on_files(folder: Path) -> None:
     for path, splits in ((FILES, {name: name for name in FILES}), ("a.jsonl", {"train": 1, "validation": 1, "test": 1})):
         with pytest.raises(DataProblem, match="is no hub data set, so it has no revision") as caught:

@@ -97,7 +97,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     first, *second = [{split: [texts[row] or "" for row in rows] for split, rows in chosen.items()} for texts in cells.texts]
     label_arrays = {split: labels[rows] if classes else labels[:0] for split, rows in chosen.items()}
     summary: dict[str, Any] = {
-        "columns": rule.columns(spec, next(iter(loaded.values())).column_names),
+        "columns": _columns(spec, rule, loaded),
         "rows": {source: len(rows) for source, rows in loaded.items()},
         "splits": {split: {"rows": len(rows)} for split, rows in chosen.items()},
         "dropped": splits.dropped,
@@ -118,6 +118,22 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
         notes=reading + [f"dropped {words}" for words in dropped_words(splits.dropped)] + notes + splits.notes,
         groups=None if groups is None else {split: groups[rows] for split, rows in splits.rows.items()},
     )
+
+
+def _columns(spec: DataSpec, rule: BaseTask, loaded: Mapping[str, datasets.Dataset]) -> dict[str, str]:
+    """The columns that the task reads, each with its key of `data`. A split may lack those that are optional.
+
+    Raises:
+        DataProblem: two splits have columns of different formats.
+    """
+    found = {name: rule.columns(spec, rows.column_names) for name, rows in loaded.items()}
+    most = max(found, key=lambda name: len(found[name]))
+    for name, columns in found.items():
+        if not columns.items() <= found[most].items():
+            one, other = (", ".join(found[split]) for split in (name, most))
+            message = f"split {name!r} has the columns {one}, and {most!r} has {other}"
+            raise DataProblem(("data", "path"), message, "bring all splits into one format")
+    return found[most]
 
 
 def _count_classes(summary: dict[str, Any], labels: dict[str, np.ndarray], classes: Sequence[str]) -> list[str]:
