@@ -140,7 +140,7 @@ def _ties(record: Record, rows: list[Row]) -> Iterable[str]:
     if cheapest is not first:
         text += f"; the cheapest is {cheapest.name} ({cheapest.gpu_seconds:,.0f} GPU s, {first.name} {first.gpu_seconds:,.0f})"
     params = {trial.name: words.ladder_size(trial.config, record).get("n_params", math.inf) for trial in (first, *ties)}
-    smallest = min((first, *ties), key=lambda trial: (params[trial.name], trial.gpu_seconds))
+    smallest = min((first, *ties), key=lambda trial: params[trial.name])
     if params[smallest.name] < params[first.name]:
         sizes = [f"{trial.config['model_size']}, {words.count(params[trial.name])}" for trial in (smallest, first)]
         text += f"; the smallest is {smallest.name} ({sizes[0]}; {first.name} {sizes[1]})"

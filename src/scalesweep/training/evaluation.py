@@ -45,16 +45,17 @@ def evaluate(
     def measure(indices: np.ndarray) -> None:
         alike = padded(indices, split.lengths)  # of similar length, so packing would save nothing
         made = passes.forward(split, alike, len(passes.method.groups), reads_cache)
-        owners = passes.to_device(np.repeat(np.arange(len(indices)), split.predictions[indices]))
-        piece = torch.zeros(len(indices), len(rule.measures), dtype=torch.float64, device=device)
-        pieces[:] = [piece]
+        counts = split.predictions[indices][:, None]
+        cells = np.arange(counts.max(initial=0)) < counts  # of a table with a row for each example: its sums have a fixed order
+        places, start = passes.to_device(np.flatnonzero(cells)), 0
+        piece = torch.zeros(cells.size, len(rule.measures), dtype=torch.float64, device=device)
         logits_of.clear()
-        start = 0
         for logits, targets in passes.chunks(made):
-            piece.index_add_(0, owners[start : start + len(targets)], rule.measured(logits, targets))
+            piece[places[start : start + len(targets)]] = rule.measured(logits, targets)
             start += len(targets)
             if predictions is not None:
                 logits_of.append(logits.float())
+        pieces[:] = [piece.view(*cells.shape, len(rule.measures)).sum(dim=1)]
         passes.flops += passes.method.costs.forward(*alike.shape, passes.first) + passes.head_flops(alike.shape)
 
     order, done = eval_order(split.lengths), 0
