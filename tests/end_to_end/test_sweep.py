@@ -287,7 +287,9 @@ def test_a_sweep_whose_parts_are_killed_one_after_the_other_is_resumed_to_the_sa
     driver, _, lines = drained("resume", run_dir)
     kill("ray::ResourceTrainable", family_at(9, driver))
     assert driver.wait(timeout=400) == 0, lines
-    assert outcome(read_record(run_dir)) == undisturbed
+    record = read_record(run_dir)
+    assert outcome(record) == undisturbed
+    assert all(errors_of(record, trial) for trial in record.trials.values() if trial.reports), "kept over every death"
     assert [event["event"] for event in events_of(run_dir)].count("died") == 2, "each kill cost its trial one attempt"
 
 
