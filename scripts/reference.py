@@ -223,7 +223,7 @@ def events() -> str:
 
 # Read as text: importing these would load torch.
 PYTHON = {
-    "api.py": ("Sweep", "resume"),
+    "api.py": ("Sweep", "resume", "findings"),
     "promotion/promote.py": ("promote",),
     "record/store.py": ("read_record",),
     "record/ranking.py": ("rank", "Row"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Sweep", "promote", "read_record", "resume"]
+__all__ = ["Sweep", "findings", "promote", "read_record", "resume"]
 
 
 def __dir__() -> list[str]:
@@ -28,6 +28,10 @@ def __getattr__(name: str) -> Any:
         from scalesweep.api import resume
 
         return resume
+    if name == "findings":
+        from scalesweep.api import findings
+
+        return findings
     if name == "promote":
         from scalesweep.promotion.promote import promote
 

@@ -13,6 +13,7 @@ from scalesweep.storage import UrlPath, place
 if TYPE_CHECKING:
     from scalesweep.record import Record
     from scalesweep.report.progress import Watch
+    from scalesweep.report.sentences import Finding
     from scalesweep.sweep.preflight import Plan
 
 
@@ -124,3 +125,19 @@ def resume(
 
     sinks = None if progress is True else displays(progress)  # None also shows which models and data the folder names
     return launch.resume(place(run_dir), address, num_gpus, sinks, overrides)
+
+
+def findings(run: str | Path | UrlPath | Record) -> list[Finding]:
+    """The findings of a sweep in words with numbers, as `scalesweep report` prints them. Each has `about` (its subject in one
+    word), `text` (its sentences) and `facts` (the same as plain values).
+
+    Args:
+        run: run folder of the sweep, a path or a URL; or its record.
+
+    Raises:
+        UserError, OutsideError: as `read_record`.
+    """
+    from scalesweep.record import Record, read_record
+    from scalesweep.report.sentences import paragraph
+
+    return paragraph(run if isinstance(run, Record) else read_record(run))

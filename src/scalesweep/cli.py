@@ -17,6 +17,7 @@ import click
 from scalesweep import __version__
 from scalesweep.commands.parts import Group, at_place, json_option, print_json, run_argument, say
 from scalesweep.commands.recipe import recipe
+from scalesweep.commands.report import report
 from scalesweep.errors import OutsideError, ScalesweepError, UserError, check_interpreter, command
 from scalesweep.storage import UrlPath, working_folder
 from scalesweep.streams import give_up_stdout, usable_streams
@@ -61,6 +62,7 @@ def cli() -> None:
       scalesweep plan        sweeps/quickstart.yaml    check everything, print the maximum cost
       scalesweep launch      sweeps/quickstart.yaml    run the trials, stop the poor ones early
       scalesweep leaderboard runs/quickstart           compare them
+      scalesweep report      runs/quickstart           say what it found, and what to try next
       scalesweep promote     runs/quickstart           train the best one to the end and export it
       scalesweep resume      runs/quickstart           continue after any interruption
       scalesweep attach      runs/quickstart --address http://HEAD:8265  follow a Ray job
@@ -553,6 +555,7 @@ def promote(
 
 
 cli.add_command(recipe)
+cli.add_command(report)
 
 
 def main() -> None:

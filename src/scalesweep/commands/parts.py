@@ -34,5 +34,9 @@ def at_place(ctx: click.Context, param: click.Parameter, value: str | None) -> P
     return None if value is None else place(value)
 
 
+def at_places(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[Path | UrlPath, ...]:  # noqa: ARG001
+    return tuple(map(place, values))
+
+
 run_argument = click.argument("run_dir", metavar="RUN_DIR", callback=at_place)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")

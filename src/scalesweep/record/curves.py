@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from scalesweep.record.manifest import Manifest
 from scalesweep.record.schema import Report
 
 
@@ -33,3 +34,15 @@ def value_at(reports: Sequence[Report], metric: str, level: float) -> float | No
             return between(before, value_before, report.fidelity, value, level)
         before, value_before = report.fidelity, value
     return None
+
+
+def levels(manifest: Manifest) -> list[float]:
+    """The fidelities at which trials are compared: the rungs below the end, and the end."""
+    end = float(manifest.max_t)
+    return [*(float(level) for level in manifest.rungs if level < end), end]
+
+
+def values_at(reports: Sequence[Report], metric: str, at: Sequence[float]) -> list[float]:
+    """A trial's metric at those of the ascending fidelities `at` that it reached."""
+    known = [value_at(reports, metric, level) for level in at]
+    return [value for value in known if value is not None]

@@ -1,12 +1,17 @@
-"""Order flips: pairs of trials that a rung ordered differently from the end, as a measure of how well it predicts."""
+"""Measures of how well a rung predicts the end: order flips, which are pairs of trials that it ordered differently, and the rank
+correlation of the two."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist, StatisticsError, correlation
 
-from scalesweep.record.curves import value_at
+from scalesweep.record.curves import levels, values_at
 from scalesweep.record.schema import Record, State
+
+TRIALS_NEEDED = 5  # for a rank correlation
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,9 @@ def order_flips(record: Record) -> list[Flips]:
 
     Only trials that continued are compared, and these are the better ones. Trials stopped at a rung might flip more often.
     """
-    max_t = float(record.manifest.max_t)
-    levels = [*(float(level) for level in record.manifest.rungs if level < max_t), max_t]
-    curves = []
-    for trial in record.by_number():
-        if trial.state in (State.FAIL, State.INFEASIBLE) or trial.stop_reason == "diverged":
-            continue
-        known = [value_at(trial.reports, record.metric, level) for level in levels]
-        values = [value for value in known if value is not None]
-        if len(values) > 1 and all(map(math.isfinite, values)):
-            curves.append((trial.config.get("model_size"), values))
+    rungs, curves = levels(record.manifest), _curves(record)
     found = []
-    for at in range(len(levels) - 1):
+    for at in range(len(rungs) - 1):
         pairs, flipped = {True: 0, False: 0}, {True: 0, False: 0}
         there = [(size, values) for size, values in curves if len(values) > at + 1]
         for place, (size, values) in enumerate(there):
@@ -51,5 +47,60 @@ def order_flips(record: Record) -> list[Flips]:
                 if now and later:
                     pairs[size == other_size] += 1
                     flipped[size == other_size] += (now > 0) != (later > 0)
-        found.append(Flips(at + 1, levels[at], pairs[True], flipped[True], pairs[False], flipped[False]))
+        found.append(Flips(at + 1, rungs[at], pairs[True], flipped[True], pairs[False], flipped[False]))
     return found
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of the values at a rung with those at the end, among the trials that reached both, and its 95 %
+    interval from `low` to `high`."""
+
+    rung: int
+    fidelity: float
+    trials: int
+    value: float
+    low: float
+    high: float
+
+
+def rung_correlations(record: Record) -> list[Correlation]:
+    """The rank correlation of each rung with the end, for rungs that at least 5 trials passed on their way to the end.
+
+    The interval is Fisher's, with the variance for ranks (Bonett & Wright, 2000). The trials that reached the end are the better
+    and closer ones; among all trials, the rung might do better.
+    """
+    rungs = levels(record.manifest)
+    whole = [values for _, values in _curves(record) if len(values) == len(rungs)]
+    n, found = len(whole), []
+    if n < TRIALS_NEEDED:
+        return []
+    ends = _ranks([values[-1] for values in whole])
+    nearly = 1 - 6 / (n**3 - n)  # half a swap of neighbours away from the same order, where Fisher's interval has no width
+    for at, level in enumerate(rungs[:-1]):
+        try:
+            value = correlation(_ranks([values[at] for values in whole]), ends)
+        except StatisticsError:  # all values are equal
+            continue
+        middle = math.atanh(max(-nearly, min(nearly, value)))
+        half = NormalDist().inv_cdf(0.975) * math.sqrt((1 + value * value / 2) / (n - 3))
+        found.append(Correlation(at + 1, level, n, value, math.tanh(middle - half), math.tanh(middle + half)))
+    return found
+
+
+def _curves(record: Record) -> list[tuple[str | None, list[float]]]:
+    """The size of each trial that passed a rung, and its values at the rungs that it reached."""
+    rungs, found = levels(record.manifest), []
+    for trial in record.by_number():
+        if trial.state in (State.FAIL, State.INFEASIBLE) or trial.stop_reason == "diverged":
+            continue
+        values = values_at(trial.reports, record.metric, rungs)
+        if len(values) > 1 and all(map(math.isfinite, values)):
+            found.append((trial.config.get("model_size"), values))
+    return found
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """The rank of each value; equal values share the mean of theirs."""
+    order = sorted(values)
+    return [order.index(value) + (order.count(value) - 1) / 2 for value in values]

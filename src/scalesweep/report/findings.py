@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from scalesweep.errors import counted
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.curves import value_at
-from scalesweep.record.flips import order_flips
+from scalesweep.record.flips import order_flips, rung_correlations
 from scalesweep.record.throughput import throughput
 from scalesweep.record.uncertainty import certainty
 from scalesweep.report import words
@@ -34,10 +34,10 @@ COMPARED = {
 
 NO_BETTER = "No trial beats"
 
-Finding = tuple[str, str]
+Line = tuple[str, str]
 
 
-def findings(record: Record) -> list[Finding]:
+def findings(record: Record) -> list[Line]:
     """(label, sentence) of everything that the record supports, the most important first; empty before the first report."""
     rows = [row for row in rank(record) if row.rank is not None]
     if not rows:
@@ -218,6 +218,7 @@ def _by_chance(record: Record) -> Iterable[str]:
 
 
 def _reliability(record: Record) -> Iterable[str]:
+    correlations = {one.rung: one for one in rung_correlations(record)}
     for flips in order_flips(record):
         if flips.pairs >= PAIRS_NEEDED:
             at = words.amount(flips.fidelity, record.manifest.time_attr)
@@ -226,7 +227,10 @@ def _reliability(record: Record) -> Iterable[str]:
                 (flips.flipped_between, flips.pairs_between, "cross-size"),
             )
             shares = [f"{flipped / pairs:.0%} of {pairs:,} {kind} pairs" for flipped, pairs, kind in kinds if pairs]
-            yield f"rung {flips.rung} ({at}) ordered {' and '.join(shares)} differently from the end"
+            text = f"rung {flips.rung} ({at}) ordered {' and '.join(shares)} differently from the end"
+            if (one := correlations.get(flips.rung)) is not None:
+                text += f"; rank correlation {one.value:.2f} (95 %: {one.low:.2f} … {one.high:.2f}, {one.trials} trials)"
+            yield text
 
 
 def _speed(record: Record) -> Iterable[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalesweep.errors import command, shell
+from scalesweep.errors import command, counted, shell
 from scalesweep.record import Record, best
 from scalesweep.record.final_length import final_length
 from scalesweep.record.ranking import By
@@ -19,6 +19,8 @@ from scalesweep.report.findings import worth_promoting
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
+    from scalesweep.report.sentences import Finding
 
 PIPED_WIDTH = 140  # columns if stdout is not a terminal and COLUMNS is not set
 NARROWEST = 60  # columns; on a narrower terminal the lines run over, because tables would lose their numbers
@@ -65,6 +67,21 @@ def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None)
 
     width = page_width()
     console(width=width).print(render_leaderboard(record, by, width, limit))
+
+
+def print_findings(record: Record, found: Sequence[Finding]) -> None:
+    """Print a sweep's findings to stdout below its name, as wide as the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for one in found:
+        grid.add_row(one.about, Text(one.text))
+    page = console(width=page_width())
+    page.print(headed(record.manifest.name, f" · {counted(len(record.trials), 'trial')}"))
+    page.print(grid)
 
 
 def where_it_is(run_dir: str, folder: Path, record: Record | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scalesweep.errors import counted, first_line
@@ -13,6 +13,7 @@ from scalesweep.spec.space import ALL_LINEAR, CADENCES, THAWING_MODES
 
 MISSING = "–"
 ERRORS_SHOWN = 3
+LISTED = 6  # of a list in a sentence
 TRIALS_NAMED = 3  # of those that ended with one error
 UNFINISHED = "unfinished"
 ACTIVITIES = ("running", "waiting", "paused", UNFINISHED)  # of trials that have not ended
@@ -127,6 +128,12 @@ def summary(config: Mapping[str, Any]) -> str:
 def ladder_size(config: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
     """The ladder's row that a configuration chose; empty where the manifest has none."""
     return next((size.json for size in record.manifest.ladder if size.name == config.get("model_size")), {})
+
+
+def several(items: Sequence[object], most: int = LISTED) -> str:
+    """'L4, L6', and 'L1, L2 and 3 more' of a longer list."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
 
 
 def activity(trial: Trial, over: bool) -> str:
