@@ -136,3 +136,16 @@ def curve(
             "metrics": {"eval_loss": loss}, "rungs": [place], "action": "continue", "reason": None, "cutoff": None,
         })  # fmt: skip
     return events
+
+
+def make_searched(
+    rows: list[tuple[dict[str, Any], list[float]]], space: dict[str, Any], goal: str = "minimize", ends: Any = ()
+) -> Record:
+    """A record of trials with these parameters and losses at the rungs, in a search space. `ends`: further events."""
+    events = []
+    for number, (params, losses) in enumerate(rows):
+        told = curve(number, params.get("model_size", "L4"), losses)
+        told[0] |= {"params": params, "config": told[0]["config"] | params}
+        events += told
+    spec = make_manifest()["spec"] | {"search_space": {"parameters": space}}
+    return make_record([*events, *ends], spec=spec, metric={"name": "eval_loss", "goal": goal})

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from records import curve, make_events, make_record
 from scalesweep.record import rank
 from scalesweep.record.curves import value_at
-from scalesweep.record.flips import order_flips
+from scalesweep.record.flips import order_flips, rung_correlations
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.report.leaderboard import leaderboard_json, render_leaderboard
 
@@ -49,6 +50,22 @@ def test_pairs_that_change_places_are_counted_at_each_rung() -> None:
     assert (first.pairs_within, first.flipped_within) == (1, 1)
     assert (first.pairs_between, first.flipped_between) == (2, 1)  # t1 and t2: 0.4 > 0.3, then 0.3 < 0.35
     assert (second.pairs_within, second.flipped_within, second.pairs_between) == (1, 1, 0)
+
+
+def test_the_rank_correlation_of_a_rung_is_that_of_the_trials_that_reached_the_end() -> None:
+    values = np.random.default_rng(0).random((12, 3)).round(1)  # with ties
+    stopped = [event for number in range(12, 15) for event in curve(number, "L1", [0.5, 0.6])]
+    whole = [event for number, row in enumerate(values) for event in curve(number, "L1", row.tolist())]
+    first, second = rung_correlations(make_record([*whole, *stopped]))
+    for found, at in ((first, 0), (second, 1)):
+        expected = float(spearmanr(values[:, at], values[:, 2]).statistic)
+        half = 1.959964 * np.sqrt((1 + expected**2 / 2) / 9)  # Bonett & Wright
+        assert (found.rung, found.trials, found.value) == (at + 1, 12, pytest.approx(expected))
+        assert (found.low, found.high) == pytest.approx(tuple(np.tanh(np.arctanh(expected) + np.array([-half, half]))))
+    assert rung_correlations(make_record([*whole[:20], *stopped])) == []  # four reached the end
+    same = rung_correlations(make_record([event for n in range(6) for event in curve(n, "L1", [n / 9, 0.5, n / 9])]))
+    assert [(one.rung, one.value, one.high) for one in same] == [(1, 1.0, 1.0)]  # all are equal at rung 2
+    assert 0.3 < same[0].low < 0.8
 
 
 def test_flips_need_no_report_on_the_rung() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from records import curve, make_manifest, make_record
+from records import make_record, make_searched
 from scalesweep.record import Record
 from scalesweep.report.axes import TRIALS_NEEDED, brought_to_the_end, effects
 from scalesweep.simulation.driver import SweepDriver
@@ -50,29 +50,16 @@ def test_modelled_sweeps_name_the_axes_that_matter_and_hardly_ever_one_without_e
         assert 2e-5 < rate.better < 1e-3  # the best rates are 5e-5 (1.4b) to 4e-4 (70m)
 
 
-def made(
-    rows: list[tuple[dict[str, Any], list[float]]], space: dict[str, Any], goal: str = "minimize", ends: Any = ()
-) -> Record:
-    """A record of trials with these parameters and losses at the rungs."""
-    events = []
-    for number, (params, losses) in enumerate(rows):
-        told = curve(number, params.get("model_size", "L4"), losses)
-        told[0] |= {"params": params, "config": told[0]["config"] | params}
-        events += told
-    spec = make_manifest()["spec"] | {"search_space": {"parameters": space}}
-    return make_record([*events, *ends], spec=spec, metric={"name": "eval_loss", "goal": goal})
-
-
 def test_a_stopped_trial_is_brought_to_the_end_by_the_change_of_those_that_continued() -> None:
     rows: list[tuple[dict[str, Any], list[float]]] = [
         ({}, [0.6, 0.5, 0.3]), ({}, [0.7, 0.5]), ({}, [0.8]), ({}, [0.9, float("nan")]), ({}, [0.7, 0.4, 0.1]),
     ]  # fmt: skip
     ends = [{"event": "end", "time": 9.0, "trial": "t0003", "state": "PRUNED", "reason": "diverged", "error": None}]
-    trials, values = brought_to_the_end(made(rows, {}, ends=ends))
+    trials, values = brought_to_the_end(make_searched(rows, {}, ends=ends))
     first, second = (0.1 + 0.2 + 0.3) / 3, (0.2 + 0.3) / 2
     assert [trial.name for trial in trials] == ["t0000", "t0001", "t0002", "t0004", "t0003"]
     assert values == pytest.approx([0.3, 0.5 - second, 0.8 - first - second, 0.1, 0.8 - first - second])
-    assert brought_to_the_end(made(rows[:1], {}, "maximize"))[1].tolist() == [-0.3]
+    assert brought_to_the_end(make_searched(rows[:1], {}, "maximize"))[1].tolist() == [-0.3]
 
 
 SPACE = {
@@ -100,7 +87,7 @@ def drawn(seed: int, trials: int = 40) -> list[tuple[dict[str, Any], list[float]
 @pytest.mark.parametrize("goal", ["minimize", "maximize"])
 def test_a_conditional_axis_is_judged_among_the_trials_that_have_it(goal: str) -> None:
     rows = drawn(0)
-    found = {effect.axis: effect for effect in effects(made(rows, SPACE, goal))}
+    found = {effect.axis: effect for effect in effects(make_searched(rows, SPACE, goal))}
     assert set(found) == {"unfreezing", "learning_rate", "unfreeze_interval"}  # the GPUs change no result, dropout was fixed
     mode, rate, interval = (found[name] for name in ("unfreezing", "learning_rate", "unfreeze_interval"))
     pair = ("full", "head") if goal == "minimize" else ("head", "full")
@@ -116,8 +103,8 @@ def test_a_conditional_axis_is_judged_among_the_trials_that_have_it(goal: str) -
 
 
 def test_few_trials_rank_no_axis() -> None:
-    assert effects(made(drawn(0, TRIALS_NEEDED - 1), SPACE)) == []
-    assert effects(made(drawn(0, TRIALS_NEEDED), SPACE)) != []
+    assert effects(make_searched(drawn(0, TRIALS_NEEDED - 1), SPACE)) == []
+    assert effects(make_searched(drawn(0, TRIALS_NEEDED), SPACE)) != []
     assert effects(make_record()) == []  # no search space in the manifest
     same = [(params, [0.5] * 3) for params, _ in drawn(0)]
-    assert effects(made(same, SPACE)) == []
+    assert effects(make_searched(same, SPACE)) == []

@@ -18,6 +18,7 @@ from scalesweep.record import Record, RecordWriter, read_record
 from scalesweep.record.uncertainty import differences, errors_of
 from scalesweep.report.findings import findings
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json, render_leaderboard
+from scalesweep.report.sentences import paragraph
 from scalesweep.report.wandb_tracker import WandbTracker
 from wandb_files import read_runs
 
@@ -104,6 +105,11 @@ def test_the_findings_name_the_cheapest_and_the_smallest_of_the_ties(record: Rec
         "2 trials can't be told apart from t0 on the same validation rows: t1, t2; the cheapest is t1 (30 GPU s, t0 40); "
         "the smallest is t2 (L1, 12M; t0 L6, 22.7M)"
     )
+    best = paragraph(record)[0]
+    error = HARD.std(ddof=1) / np.sqrt(ROWS)
+    assert f": eval_loss {HARD.mean():.4f} ± {best.facts['standard_error']:.4f} at 360 steps. It took 40 of" in best.text
+    assert best.facts["standard_error"] == pytest.approx(error, rel=1e-3)
+    assert best.text.endswith("2 of 3 other trials can't be told apart from it: t1, t2.")
 
 
 def test_each_metric_has_an_error_and_two_trials_a_paired_difference(record: Record, tmp_path: Path) -> None:

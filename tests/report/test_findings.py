@@ -136,7 +136,8 @@ def test_a_rung_is_judged_by_the_pairs_it_ordered_otherwise() -> None:
     rungs = [text for label, text in findings(make_record(events)) if label == "rungs"]
     assert [text[:19] for text in rungs] == ["rung 1 (40 steps) o", "rung 2 (120 steps) "]
     assert "same-size pairs" in rungs[0]
-    assert "cross-size pairs differently from the end" in rungs[0]
+    assert "cross-size pairs differently from the end; rank correlation " in rungs[0]
+    assert rungs[0].endswith(", 8 trials)")
     assert "rungs" not in found(make_record(events[:15]))  # too few pairs
 
 

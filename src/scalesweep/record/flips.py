@@ -84,7 +84,7 @@ def rung_correlations(record: Record) -> list[Correlation]:
             continue
         middle = math.atanh(max(-nearly, min(nearly, value)))
         half = NormalDist().inv_cdf(0.975) * math.sqrt((1 + value * value / 2) / (n - 3))
-        found.append(Correlation(at + 1, level, n, value, math.tanh(middle - half), math.tanh(middle + half)))
+        found.append(Correlation(at + 1, level, n, value, math.tanh(middle - half), max(value, math.tanh(middle + half))))
     return found
 
 

@@ -5,12 +5,14 @@ mean change, rung by rung, of the trials that continued. A diverged trial counts
 
 The model is a sum over the axes: a number linear and squared on its scale, a word with a value of its own, an axis under a `when`
 among the trials that have it. The product of learning rate and size is beside them, because the best rate falls with the size (Li
-et al., 2025, arXiv 2503.04715). Other interactions are left out, so an effect is an average over the other axes. The coefficients
-are those of ridge regression (Hoerl & Kennard, 1970), with the penalty of the least leave-one-out error.
+et al., 2025, arXiv 2503.04715). Other interactions are left out, so an effect is an average over the other axes. The other
+axes are held by ridge regression (Hoerl & Kennard, 1970), with the penalty of the least leave-one-out error. The axis in question
+is not shrunk, because a shrunk difference would look surer and smaller than it is.
 
 The interval of a difference comes from 200 bootstrap samples of the trials (Efron, 1979), and is widened by the degrees of
 freedom that the model uses (HC1: MacKinnon & White, 1985). It holds for all pairs of an axis's values at once (the max-t method:
-Westfall & Young, 1993), because the best and the worst value were chosen by the same trials.
+Westfall & Young, 1993), because the best and the worst value were chosen by the same trials. `benchmarks/axes.py` measures how
+often it holds.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ OF_AXIS = 8  # trials that have an axis; with fewer it is not judged
 OF_VALUE = 3  # trials with a word; fewer are not compared with others
 LOG_SPAN = 10.0  # listed numbers that span this factor are on a log scale, as for the samplers
 PLACES = 9  # at which a range is compared
-PENALTIES = np.geomspace(3.0, 300.0, 9)  # for columns of variance 1; smaller ones fit the noise of few trials
+PENALTIES = np.geomspace(1e-3, 1e3, 25)  # for columns of variance 1
+UNSHRUNK = 1e-3  # penalty of the axis in question; with 0, a sample that lacks a word has no solution
+MOST_FREEDOM = 0.5  # degrees of freedom per trial; with more, the model fits the noise of few trials
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,8 @@ def _rate_by_size(record: Record, trials: Sequence[Trial]) -> np.ndarray:
         return np.zeros((len(trials), 0))
     rate, count = (np.log(np.array(column, float)) for column in (rates, counts))
     product = (rate - rate.mean()) * (count - count.mean())
-    return np.asarray((product - product.mean())[:, None] / product.std())
+    spread = product.std()
+    return np.asarray((product - product.mean())[:, None] / spread) if spread > 0 else np.zeros((len(trials), 0))
 
 
 def effects(record: Record) -> list[Effect]:
@@ -197,18 +202,25 @@ def effects(record: Record) -> list[Effect]:
     if len(trials) < TRIALS_NEEDED or not blocks or not ends.std():
         return []
     x = np.column_stack([*(block.columns for block in blocks.values()), _rate_by_size(record, trials)])
-    penalty, freedom = _penalty(x, ends)
-    n, rng = len(trials), np.random.default_rng(0)
-    once, samples = np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), SAMPLES).astype(float)
-    whole, sampled = (_ridge(x, ends, weights, penalty) for weights in (once, samples))
-    found, at = [], 0
+    x -= x.mean(0)
+    n, rng, penalty = len(trials), np.random.default_rng(0), _penalty(x, ends)
+    weights = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), SAMPLES)])  # all trials first, then the samples
+    squares, products = _sums(x, ends, weights)
+    owners = [name for name, block in blocks.items() for _ in block.columns.T]
+    owner = np.array(owners + [""] * (x.shape[1] - len(owners)))
+    found = []
     for name, block in blocks.items():
-        mine = slice(at, at := at + block.columns.shape[1])
-        fitted, again = (beta[:, mine] @ block.compared.T for beta in (whole, sampled))
-        one, other = np.triu_indices(fitted.shape[1], 1)
-        gap, gaps = (fitted[0, one] - fitted[0, other], again[:, one] - again[:, other])
+        mine = owner == name
+        penalties = np.diag(np.where(mine, UNSHRUNK, penalty))
+        beta = np.linalg.solve(squares + penalties, products[..., None])[..., 0]
+        freedom = 1 + float(np.trace(np.linalg.solve(squares[0] + penalties, squares[0])))
+        widened = math.sqrt(n / max(n - freedom, 1.0))
+        fitted = beta[:, mine] @ block.compared.T
+        fitted, again = fitted[0], fitted[1:]
+        one, other = np.triu_indices(len(fitted), 1)
+        gap, gaps = fitted[one] - fitted[other], again[:, one] - again[:, other]
         error = np.maximum(gaps.std(0, ddof=1), 1e-12)
-        reach = float(np.quantile(np.abs((gaps - gap) / error).max(1), SURE)) * math.sqrt(n / (n - freedom))
+        reach = float(np.quantile(np.abs((gaps - gap) / error).max(1), SURE)) * widened
         sure = np.abs(gap) > reach * error
         pair = int(np.argmax(np.abs(gap) * (sure if sure.any() else 1)))
         size, half = float(abs(gap[pair])), float(reach * error[pair])
@@ -217,24 +229,22 @@ def effects(record: Record) -> list[Effect]:
     return sorted(found, key=lambda effect: (not effect.matters, -effect.difference))
 
 
-def _penalty(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """The penalty of the least leave-one-out error, and the degrees of freedom that the model then uses."""
-    left, sizes, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+def _penalty(x: np.ndarray, y: np.ndarray) -> float:
+    """The penalty of the least leave-one-out error, among those with which the model uses at most MOST_FREEDOM."""
+    left, sizes, _ = np.linalg.svd(x, full_matrices=False)
     centred = y - y.mean()
     tried = []
     for penalty in PENALTIES:
         kept = sizes**2 / (sizes**2 + penalty)
-        leverage = left**2 @ kept + 1 / len(y)
-        misses = (centred - left @ (kept * (left.T @ centred))) / (1 - leverage)
-        tried.append((float(misses @ misses), float(penalty), float(1 + kept.sum())))
-    return min(tried)[1:]
+        misses = (centred - left @ (kept * (left.T @ centred))) / (1 - left**2 @ kept - 1 / len(y))
+        tried.append((1 + kept.sum() > MOST_FREEDOM * len(y), float(misses @ misses), float(penalty)))
+    return min(tried)[-1]
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float) -> np.ndarray:
-    """The coefficients [samples, columns] with each row of `weights` [samples, trials]; the intercept is not penalized."""
+def _sums(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of squares [samples, columns, columns] and of products with `y` [samples, columns] around the means, with each row
+    of `weights` [samples, trials]."""
     total = weights.sum(1)[:, None]
     mean, level = weights @ x / total, weights @ y[:, None] / total
     squares = np.einsum("sn,np,nq->spq", weights, x, x, optimize=True) - total[..., None] * mean[:, :, None] * mean[:, None, :]
-    products = (weights * y) @ x - total * mean * level
-    solved = np.linalg.solve(squares + penalty * np.eye(x.shape[1]), products[..., None])[..., 0]
-    return np.asarray(solved)
+    return np.asarray(squares), np.asarray((weights * y) @ x - total * mean * level)

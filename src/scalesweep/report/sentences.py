@@ -117,7 +117,7 @@ def _axes(record: Record, rows: list[Row], axes: list[Axis], found: list[Effect]
     parts = []
     for place, effect in enumerate(mattered):
         better, worse = (named[effect.axis].shown(value) for value in (effect.better, effect.worse))
-        finest = min(effect.low, (effect.high - effect.low) / 10)  # has a digit that isn't 0
+        finest = min(effect.low, (effect.high - effect.low) / 5)  # has a digit that isn't 0
         digits = min(max(0, -math.floor(math.log10(finest))), 6)
         size, low, high = (f"{number:.{digits}f}" for number in (effect.difference, effect.low, effect.high))
         name = effect.axis if place else f"On average over the other axes, {effect.axis}"
