@@ -16,8 +16,8 @@ from scalesweep.storage import UrlPath
 def report(runs: tuple[Path | UrlPath, ...], as_json: bool) -> None:
     """Print the findings of running or finished sweeps in words with numbers.
 
-    What was best and what can't be told apart from it; which axes mattered, by how much and how surely; which values did well;
-    what was never tried; how well the rungs predict the end; what to try next. Needs only the run folders.
+    Names the best trial and those that can't be told apart from it, the axes that mattered with intervals, the values that did
+    well, what was never tried, how well the rungs predict the end, and what to try next. Needs only the run folders.
     """
     from scalesweep.record import read_record
     from scalesweep.report.sentences import paragraph, paragraph_json

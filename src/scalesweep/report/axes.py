@@ -9,10 +9,10 @@ et al., 2025, arXiv 2503.04715). Other interactions are left out, so an effect i
 axes are held by ridge regression (Hoerl & Kennard, 1970), with the penalty of the least leave-one-out error. The axis in question
 is not shrunk, because a shrunk difference would look surer and smaller than it is.
 
-The interval of a difference comes from 200 bootstrap samples of the trials (Efron, 1979), and is widened by the degrees of
-freedom that the model uses (HC1: MacKinnon & White, 1985). It holds for all pairs of an axis's values at once (the max-t method:
-Westfall & Young, 1993), because the best and the worst value were chosen by the same trials. `benchmarks/axes.py` measures how
-often it holds.
+The interval of a difference comes from 200 bootstrap samples of the trials (Efron, 1979). It is widened for the degrees of freedom
+that the model uses, by the factor of HC1 (MacKinnon & White, 1985) and that of Student's t over the normal distribution. It holds
+for all pairs of an axis's values at once (the max-t method: Westfall & Young, 1993), because the best and the worst value were
+chosen by the same trials. `benchmarks/axes.py` measures how often it holds.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 
 from scalesweep.record import Record, State, Trial
 from scalesweep.record.curves import levels, values_at
+from scalesweep.record.uncertainty import quantile
 from scalesweep.spec.configurations import OF_ADAPTERS
 from scalesweep.spec.space import Parameter
 
@@ -37,6 +38,7 @@ OF_VALUE = 3  # trials with a word; fewer are not compared with others
 LOG_SPAN = 10.0  # listed numbers that span this factor are on a log scale, as for the samplers
 PLACES = 9  # at which a range is compared
 PENALTIES = np.geomspace(1e-3, 1e3, 25)  # for columns of variance 1
+MANY = 10**9  # draws, with which Student's t is the normal distribution
 UNSHRUNK = 1e-3  # penalty of the axis in question; with 0, a sample that lacks a word has no solution
 MOST_FREEDOM = 0.5  # degrees of freedom per trial; with more, the model fits the noise of few trials
 
@@ -214,7 +216,8 @@ def effects(record: Record) -> list[Effect]:
         penalties = np.diag(np.where(mine, UNSHRUNK, penalty))
         beta = np.linalg.solve(squares + penalties, products[..., None])[..., 0]
         freedom = 1 + float(np.trace(np.linalg.solve(squares[0] + penalties, squares[0])))
-        widened = math.sqrt(n / max(n - freedom, 1.0))
+        left = max(n - freedom, 1.0)
+        widened = math.sqrt(n / left) * quantile(int(left) + 1) / quantile(MANY)
         fitted = beta[:, mine] @ block.compared.T
         fitted, again = fitted[0], fitted[1:]
         one, other = np.triu_indices(len(fitted), 1)

@@ -40,7 +40,7 @@ def paragraph(record: Record) -> list[Finding]:
     if not rows:
         waiting = f"None of {counted(len(record.trials), 'trial')} has a usable {record.metric} yet."
         why = ". ".join(unusable(record)) + "." if record.status == "ended" else waiting
-        return [Finding("best", _sentence(why), {"trial": None})]
+        return [Finding("best", why[:1].upper() + why[1:], {"trial": None})]
     sure, axes, found = certainty(record, rows), searched(record), effects(record)
     ties = [row for row in rows[1:] if sure[row.trial.name].tied]
     leaders = [rows[0], *ties]
@@ -65,10 +65,6 @@ def paragraph_json(record: Record) -> dict[str, Any]:
     }
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _best(record: Record, rows: list[Row], sure: Mapping[str, Certainty], ties: list[Row]) -> Finding:
     row, trial = rows[0], rows[0].trial
     error, cost = sure[trial.name].standard_error, paid(record, trial)
@@ -86,7 +82,7 @@ def _best(record: Record, rows: list[Row], sure: Mapping[str, Certainty], ties: 
         names = words.several([one.trial.name for one in ties])
         parts.append(f"{len(ties)} of {counted(compared, 'other trial')} can't be told apart from it: {names}.")
     else:
-        parts.append(f"{_sentence(counted(compared, 'other trial'))} can be told apart from it.")
+        parts.append(f"{counted(compared, 'other trial')} can be told apart from it.")
     if not worth_promoting(record):
         parts.append("It does not beat guessing or the untrained model.")
     facts = {
@@ -108,7 +104,8 @@ def _axes(record: Record, rows: list[Row], axes: list[Axis], found: list[Effect]
     if not axes:
         return Finding("axes", "The record has no axis that was searched and may change a result.", facts)
     if not found:
-        few = f"{counted(len(rows), 'trial')} are too few to rank the axes; about {TRIALS_NEEDED} are needed."
+        verb = "are" if len(rows) > 1 else "is"
+        few = f"{counted(len(rows), 'trial')} {verb} too few to rank the axes; about {TRIALS_NEEDED} are needed."
         same = "The axes can't be ranked: too few trials have each, or their values are all equal."
         return Finding("axes", few if len(rows) < TRIALS_NEEDED else same, facts)
     named = {axis.name: axis for axis in axes}
@@ -228,7 +225,9 @@ def _rungs(record: Record) -> Iterator[Finding]:
             f"({words.amount(one.fidelity, record.manifest.time_attr)})"
             for one in found
         ]
-        text = f"The rank correlation with the end is, among the {found[0].trials} trials that reached it, {', '.join(parts)}."
+        text = (
+            f"The rank correlation with the end is, among the {found[0].trials:,} trials that reached it, {', '.join(parts)}."
+        )
         yield Finding("rungs", text, {"correlations": [asdict(one) for one in found]})
 
 
