@@ -36,10 +36,10 @@ def first_rung_spearman() -> tuple[float, int]:
     early, table = spec.early_terminate, pd.read_parquet(CURVES)
     at = {
         steps: table[table["steps"] == steps].set_index("config")[spec.metric.name]
-        for steps in (early.grace_period, early.max_t)
+        for steps in (first_rung(spec), early.max_t)
     }
     both = pd.concat(at, axis=1).dropna()
-    return float(spearmanr(both[early.grace_period], both[early.max_t])[0]), len(both)
+    return float(spearmanr(both[first_rung(spec)], both[early.max_t])[0]), len(both)
 
 
 def run(seed: int, folder: Path) -> dict[str, Any]:

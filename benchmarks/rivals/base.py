@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from scalesweep.search.proposals import draw_params
 from scalesweep.simulation.simulator import Start
 from scalesweep.spec import Parameter, SweepSpec
-from scalesweep.spec.config import default_of
+from scalesweep.spec.config import default_of, first_rung
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Rival:
         self.sign = -spec.loss_sign
         early = spec.early_terminate
         self.max_t = float(early.max_t)
-        self.min_t = float(early.grace_period or early.max_t)
+        self.min_t = float(early.max_t if early.type == "none" else first_rung(spec))
         self.eta = early.reduction_factor
         self.trials: dict[str, Shown] = {}
         self._died: list[str] = []

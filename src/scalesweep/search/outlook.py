@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 from scalesweep.record import Past, State, Trial
 from scalesweep.search.encoding import Encoder
@@ -24,6 +25,8 @@ class Expected(NamedTuple):
 
 
 UNKNOWN = Expected(math.inf, 0.0)
+CAUTION = 0.5  # standard deviations by which a pick may disappoint
+AGREEMENT, AGREEMENT_WEIGHT = 0.75, 4.0  # prior of a rung's rank correlation with the end; its weight, in trials
 
 
 class Outlook:
@@ -41,6 +44,7 @@ class Outlook:
         self._forecast: tuple[Snapshot, Forecast] | None = None  # and what it was fitted to
         self._expected: dict[str, Expected] = {}
         self._stale: set[str] = set()
+        self._agreement: tuple[int, dict[int, float]] = -1, {}  # of each rung, at this version of the history
 
     # ---- the record -----------------------------------------------------------------------------------------------------
 
@@ -88,10 +92,35 @@ class Outlook:
                 self._expected[trial.name] = Expected(*values)
         return self._expected
 
+    def agreement(self, rung: int) -> float:
+        """The rank correlation of the losses at a rung with those at `max_t`, among the trials that have reached both.
+
+        It counts as if four more trials had shown `AGREEMENT`.
+        """
+        if self._agreement[0] != self.history.version:
+            self._agreement = self.history.version, {}
+        known = self._agreement[1]
+        if rung not in known:
+            whole = [trial.values for trial in self.history.seen.values() if len(trial.values) == len(self.history.levels)]
+            pairs = [(values[rung], values[-1]) for values in whole if values[rung] is not None]
+            known[rung] = _shrunk(np.array(pairs, dtype=float).reshape(-1, 2))
+        return known[rung]
+
     def pick(self) -> str | None:
-        """The trial with the least expected loss plus one standard deviation; None before the first rung."""
+        """The trial with the least expected loss plus `CAUTION` standard deviations; None before the first rung."""
         expected = self.expected()
         usable = (State.RUNNING, State.PRUNED, State.COMPLETE)
         own = [trial for trial in self.history.seen.values() if trial.values and not trial.past]
         names = [trial.name for trial in own if trial.state in usable and math.isfinite(trial.score)]
-        return min(names, key=lambda name: (sum(expected[name]), name), default=None)
+        return min(names, key=lambda name: (expected[name].mean + CAUTION * expected[name].sd, name), default=None)
+
+
+def _shrunk(pairs: np.ndarray) -> float:
+    """The rank correlation of two columns of losses, with the prior. NaN, of a diverged trial, ranks last."""
+    count, found = len(pairs), 0.0
+    if count < 3:
+        return AGREEMENT
+    here, there = (rankdata(np.where(np.isnan(column), np.inf, column)) for column in pairs.T)
+    if here.std() and there.std():
+        found = float(np.corrcoef(here, there)[0, 1])
+    return (count * found + AGREEMENT_WEIGHT * AGREEMENT) / (count + AGREEMENT_WEIGHT)

@@ -353,24 +353,17 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
     early = spec.early_terminate
     for key, value in (("grace_period", early.grace_period), ("max_t", early.max_t)):
         counted = early.time_attr in ("steps", "tokens") and not spec.foreign
-        if counted and value is not None and not isinstance(value, int):
+        if counted and isinstance(value, float):
             hint = f"write {max(1, round(value))}, or use another fidelity (time_attr: flops, gpu_seconds or dollars)"
             say("early_terminate", key, message=f"{value} is not a whole number, and {early.time_attr} are", hint=hint)
     if early.time_attr == "dollars" and spec.resources.dollars_per_gpu_hour is None:
         hint = "set resources.dollars_per_gpu_hour, or use time_attr: gpu_seconds"
         say("early_terminate", "time_attr", message="dollars can't be counted without a price", hint=hint)
     if early.type == "asha":
-        if early.grace_period is None:
-            say(
-                "early_terminate",
-                "grace_period",
-                message="is missing",
-                hint="add it: asha needs the fidelity of the first rung",
-            )
-        elif early.grace_period > early.max_t:
+        if early.grace_period != "auto" and early.grace_period > early.max_t:
             message = f"{early.grace_period} is above max_t ({early.max_t})"
             say("early_terminate", "grace_period", message=message, hint="lower it: no trial would reach a rung")
-    elif early.grace_period is not None:
+    elif early.grace_period != "auto":
         say("early_terminate", "grace_period", message="has no effect with type: none", hint="remove it, or use type: asha")
 
     problems += _check_survival(spec)
@@ -502,19 +495,10 @@ def _check_survival(spec: SweepSpec) -> list[Problem]:
     if early.type == "none":
         hint = "remove it, or use type: asha with a grace_period"
         return [say("brackets", "has no effect with type: none, which has no rungs", hint)] if early.brackets > 1 else []
-    if early.grace_period is None or early.grace_period > early.max_t:
+    if early.grace_period != "auto" and early.grace_period > early.max_t:
         return []  # already reported
     problems = []
     rungs = len([level for level in rung_levels(spec) if level < early.max_t])
-    lower = f"lower grace_period below max_t ({early.max_t})"
-    if early.variant == "promotion" and not rungs:
-        problems.append(
-            say(
-                "variant",
-                "promotion needs a rung before the end, and there is none",
-                f"{lower}, or use variant: stopping",
-            )
-        )
     if early.brackets > rungs + 1:
         message = f"{early.brackets} brackets need {early.brackets} rungs, and there {'is' if not rungs else 'are'} {rungs + 1}"
         hint = f"write at most {rungs + 1} (max_t is the last rung), or lower grace_period"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from scalesweep.spec.space import KNOBS, PARAMETERS
 from scalesweep.spec.sweep import SweepSpec
 
+AUTO_RUNGS = 3  # rungs with `grace_period: auto`, at most
 WHOLE = ("steps", "tokens", "flops")  # fidelities that training counts in whole numbers
 
 
@@ -73,6 +74,16 @@ def counts_whole(spec: SweepSpec) -> bool:
     return spec.early_terminate.time_attr in WHOLE and not spec.foreign
 
 
+def first_rung(spec: SweepSpec) -> float:
+    """Return the fidelity of the first rung. `auto` is early, because the forecast lets more trials pass a rung whose order has
+    little in common with the order at the end, down to all of them."""
+    early, every = spec.early_terminate, spec.training.eval_interval
+    if early.grace_period != "auto":
+        return early.grace_period
+    first = early.max_t / early.reduction_factor**AUTO_RUNGS
+    return math.ceil(first / every) * every if early.time_attr == "steps" and not spec.foreign else first
+
+
 def rung_levels(spec: SweepSpec) -> list[int | float]:
     """Return the fidelities of ASHA's rungs, ascending: grace_period × reduction_factor^k up to max_t (Li et al., 2018, Alg. 2).
 
@@ -80,10 +91,11 @@ def rung_levels(spec: SweepSpec) -> list[int | float]:
     a fractional level is rounded up; the same report reaches it.
     """
     early = spec.early_terminate
-    if early.type == "none" or early.grace_period is None:
+    if early.type == "none":
         return []
-    count = int(math.log(early.max_t / early.grace_period) / math.log(early.reduction_factor) + 1)
-    levels = [early.grace_period * early.reduction_factor**k for k in range(count)]
+    first = first_rung(spec)
+    count = int(math.log(early.max_t / first) / math.log(early.reduction_factor) + 1)
+    levels = [first * early.reduction_factor**k for k in range(count)]
     if counts_whole(spec):
         return [math.ceil(level) for level in levels]
     # Floating-point error must not turn max_t into a rung before the end, nor 3 × 0.1 into a rung that 0.3 does not reach.

@@ -332,8 +332,10 @@ class EarlyTerminateSpec(_Strict):
         "asha", description="early termination. asha: trials are compared at rungs. none: every trial runs to `max_t`."
     )
     time_attr: TimeAttr = Field("steps", description="fidelity that rungs and `max_t` count")
-    grace_period: int | float | None = Field(
-        None, gt=0, description="fidelity of the first rung. Required for asha, at most `max_t`; refused with none."
+    grace_period: int | float | Literal["auto"] = Field(
+        "auto",
+        description="fidelity of the first rung, at most `max_t`. auto: `max_t` ÷ `reduction_factor`³, in steps at a multiple of "
+        "`training.eval_interval`. Refused with `type: none`.",
     )
     max_t: int | float = Field(
         gt=0,
@@ -345,9 +347,9 @@ class EarlyTerminateSpec(_Strict):
         description="number of trials of which about one passes a rung. Rungs are at `grace_period` × `reduction_factor`^k.",
     )
     variant: Variant = Field(
-        "stopping", description="fate of a trial that does not pass a rung: it stops for good, or it waits there"
+        "promotion", description="fate of a trial that does not pass a rung: it stops for good, or it waits there"
     )
-    survival: Survival = Field("metric", description="rule that decides which trials pass a rung")
+    survival: Survival = Field("forecast", description="rule that decides which trials pass a rung")
     brackets: int = Field(
         1,
         ge=1,
@@ -357,12 +359,24 @@ class EarlyTerminateSpec(_Strict):
         "end included; 1 with `type: none`.",
     )
 
+    @field_validator("grace_period", mode="before")
+    @classmethod
+    def _open(cls, value: Any) -> Any:
+        return "auto" if value is None else value  # an old record without rungs has null
+
+    @field_validator("grace_period")
+    @classmethod
+    def _positive(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and value <= 0:
+            raise ValueError("Input should be greater than 0")
+        return value
+
     @field_validator("grace_period", "max_t")
     @classmethod
-    def _whole(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def _whole(cls, value: float | str, info: ValidationInfo) -> float | str:
         """Steps and tokens as integers, also where they are written as `2.0e9`."""
         whole = info.data.get("time_attr") in ("steps", "tokens") and isinstance(value, float) and value.is_integer()
-        return int(value) if whole and value is not None else value
+        return int(value) if whole else value
 
 
 SAMPLERS: dict[str, str] = {  # each has a file of its name in search/samplers/
@@ -377,7 +391,7 @@ else:
 
 
 class SearchSpec(_Strict):
-    sampler: Sampler = Field("tpe", description="method that proposes the parameters of new trials")
+    sampler: Sampler = Field("forecast", description="method that proposes the parameters of new trials")
     n_startup_trials: int = Field(
         10,
         ge=1,

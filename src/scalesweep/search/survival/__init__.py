@@ -51,7 +51,7 @@ class BaseRule:
     """The rule by the metric alone. The others override what they change."""
 
     strict = False
-    """Whether no more trials than the quota are ever continued from a rung, even where better ones come later."""
+    """Whether no more trials than the quota ever continue from a rung, even where better ones come later."""
 
     def __init__(self, outlook: Outlook | None = None) -> None:
         self.outlook = outlook
@@ -63,6 +63,14 @@ class BaseRule:
             last: the rung is the last one before `max_t`.
         """
         return ""
+
+    def quota(self, index: int, count: int, reduction_factor: float) -> int:  # noqa: ARG002
+        """The number of trials that may continue from a rung where `count` have arrived (promotion variant).
+
+        Args:
+            index: of the rung, from 0.
+        """
+        return int(count / reduction_factor)
 
     def first(self, names: Collection[str], points: Mapping[str, Point], order: Sequence[tuple[float, str]]) -> tuple[str, int]:
         """The best of `names`, and the number of better trials in `order`. `points` contains all of them."""
@@ -203,7 +211,7 @@ class Rungs:
                         waiting.setdefault("" if closing else self._group(name, index), []).append(name)
                 for group, names in sorted(waiting.items()):
                     order = self._orders[group, bracket, index]
-                    quota = int(len(order) / self.reduction_factor)
+                    quota = self.rule.quota(index, len(order), self.reduction_factor)
                     waits = paused - above.keys()
                     if self.rule.strict and sum(name not in waits and loss < math.inf for loss, name in order) >= quota:
                         continue  # as many continued, or ended here without having diverged

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from scalesweep.search.outlook import UNKNOWN
 from scalesweep.search.survival import BaseRule, Point
 
+EXTRA = 1  # trials that continue from each rung beyond the share, so that the first ones soon show what the rungs are worth
+SURE = 0.8  # agreement of a rung with the end, from which the share is 1 ÷ reduction_factor; at 0 or below, it is all
+
 
 class Rule(BaseRule):
     """Compares trials by their expected loss at `max_t` minus one standard deviation, so that what is uncertain gets its chance.
+
+    The share that continues from a rung depends on the rung's agreement with the end. Where the two orders have little in common,
+    stopping there would be guessing, and more trials continue.
 
     With `variant: stopping` a trial is judged before others like it were seen further on. There the metric decides.
     """
 
     strict = True
+
+    def quota(self, index: int, count: int, reduction_factor: float) -> int:
+        assert self.outlook is not None
+        least = 1 / reduction_factor
+        doubt = min(max(1 - self.outlook.agreement(index) / SURE, 0.0), 1.0)
+        return math.ceil(count * (least + (1 - least) * doubt)) + EXTRA
 
     def first(
         self,
