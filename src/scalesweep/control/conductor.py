@@ -124,6 +124,9 @@ class Conductor:
             seen = [replace(mark, value=self.sign * mark.value) for mark in marks]
             place = report.fidelity, self.sign * value, report.gpu_seconds
             self.rungs.restore(trial.name, *place, trial.bracket, seen)
+        if self.rungs.pauses:
+            ended = (trial for trial in self.record.by_number() if trial.state is State.PRUNED)
+            self.rungs.given_up |= {trial.name for trial in ended if trial.last is not None and trial.last.action == "pause"}
         for trial in list(self.unfinished):
             if trial.paused:
                 self.paused[trial.name] = trial
@@ -456,9 +459,15 @@ class Conductor:
             self.pool.release(name)
             del self.running[name]
             self.paused[name] = trial
+            self._end_hopeless()
             return False
         self._end_after_report(trial)
         return False
+
+    def _end_hopeless(self) -> None:
+        """End the paused trials that need not wait, so that their checkpoints don't pile up."""
+        for name in self.rungs.hopeless(self.paused):
+            self._end(self.paused[name], State.PRUNED, "rung")
 
     def _give_way(self, trial: Trial, head: str | None) -> None:
         """Yield the trial's workers to the longest-waiting trial, and queue the trial directly after it.

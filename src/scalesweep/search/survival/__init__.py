@@ -64,6 +64,10 @@ class BaseRule:
         """
         return ""
 
+    def hopeless(self, names: Collection[str]) -> list[str]:  # noqa: ARG002
+        """Those of the paused trials `names` that are not worth waiting: they are nearly certain to end worse than the pick."""
+        return []
+
     def quota(self, index: int, count: int, reduction_factor: float) -> int:  # noqa: ARG002
         """The number of trials that may continue from a rung where `count` have arrived (promotion variant).
 
@@ -138,6 +142,7 @@ class Rungs:
         self.pauses = pauses
         self.size_of = size_of
         self.recorded: dict[int, list[dict[str, Point]]] = {}  # by bracket
+        self.given_up: set[str] = set()  # paused trials that ended because they were hopeless; they use up no quota
         self._last: dict[str, tuple[float, Point]] = {}
         self._orders: dict[tuple[str, int, int], list[tuple[float, str]]] = {}  # best first, by size (or all), bracket and rung
 
@@ -213,12 +218,19 @@ class Rungs:
                     order = self._orders[group, bracket, index]
                     quota = self.rule.quota(index, len(order), self.reduction_factor)
                     waits = paused - above.keys()
+                    waits |= self.given_up - above.keys()
                     if self.rule.strict and sum(name not in waits and loss < math.inf for loss, name in order) >= quota:
                         continue  # as many continued, or ended here without having diverged
                     first, place = self.rule.first(names, there, order)
                     if place < quota:
                         return first
         return None
+
+    def hopeless(self, paused: Collection[str]) -> list[str]:
+        """The paused trials that end now, because they are nearly certain to end worse than the pick."""
+        found = self.rule.hopeless(paused) if self.pauses else []
+        self.given_up |= set(found)
+        return found
 
     def leader(self, paused: Collection[str]) -> str | None:
         """The best of the paused trials at the highest rung."""

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from scalesweep.search.outlook import UNKNOWN
 from scalesweep.search.survival import BaseRule, Point
 
+CERTAIN = 2.0  # standard deviations of both, by which a trial must be expected to end worse than the pick to end now
 EXTRA = 1  # trials that continue from each rung beyond the share, so that the first ones soon show what the rungs are worth
 SURE = 0.8  # agreement of a rung with the end, from which the share is 1 ÷ reduction_factor; at 0 or below, it is all
 
@@ -22,6 +23,14 @@ class Rule(BaseRule):
     """
 
     strict = True
+
+    def hopeless(self, names: Collection[str]) -> list[str]:
+        assert self.outlook is not None
+        expected, best = self.outlook.expected(), self.outlook.pick()
+        if best is None:
+            return []
+        bar = expected[best].mean + CERTAIN * expected[best].sd
+        return [name for name in sorted(names) if name != best and expected[name].mean - CERTAIN * expected[name].sd > bar]
 
     def quota(self, index: int, count: int, reduction_factor: float) -> int:
         assert self.outlook is not None
