@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from scalesweep.record import Past, State, Trial
 from scalesweep.search.encoding import Encoder
@@ -120,7 +119,13 @@ def _shrunk(pairs: np.ndarray) -> float:
     count, found = len(pairs), 0.0
     if count < 3:
         return AGREEMENT
-    here, there = (rankdata(np.where(np.isnan(column), np.inf, column)) for column in pairs.T)
+    here, there = (_ranks(np.where(np.isnan(column), np.inf, column)) for column in pairs.T)
     if here.std() and there.std():
         found = float(np.corrcoef(here, there)[0, 1])
     return (count * found + AGREEMENT_WEIGHT * AGREEMENT) / (count + AGREEMENT_WEIGHT)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """The ranks of values; equal ones share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(count) - (count - 1) / 2)[place])

@@ -332,7 +332,7 @@ class EarlyTerminateSpec(_Strict):
         "asha", description="early termination. asha: trials are compared at rungs. none: every trial runs to `max_t`."
     )
     time_attr: TimeAttr = Field("steps", description="fidelity that rungs and `max_t` count")
-    grace_period: int | float | Literal["auto"] = Field(
+    grace_period: Annotated[int | float, Field(gt=0)] | Literal["auto"] = Field(
         "auto",
         description="fidelity of the first rung, at most `max_t`. auto: `max_t` ÷ `reduction_factor`³, in steps at a multiple of "
         "`training.eval_interval`. Refused with `type: none`.",
@@ -363,13 +363,6 @@ class EarlyTerminateSpec(_Strict):
     @classmethod
     def _open(cls, value: Any) -> Any:
         return "auto" if value is None else value  # an old record without rungs has null
-
-    @field_validator("grace_period")
-    @classmethod
-    def _positive(cls, value: float | str) -> float | str:
-        if not isinstance(value, str) and value <= 0:
-            raise ValueError("Input should be greater than 0")
-        return value
 
     @field_validator("grace_period", "max_t")
     @classmethod
