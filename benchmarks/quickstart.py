@@ -25,6 +25,7 @@ from scipy.stats import spearmanr
 from scalesweep import read_record
 from scalesweep.record import State, rank
 from scalesweep.spec import load_sweep
+from scalesweep.spec.config import first_rung
 
 ROOT = Path(__file__).parents[1]
 CURVES = ROOT / "benchmarks" / "curves" / "quickstart.parquet"
@@ -35,8 +36,7 @@ def first_rung_spearman() -> tuple[float, int]:
     spec = load_sweep(ROOT / "sweeps" / "quickstart.yaml")
     early, table = spec.early_terminate, pd.read_parquet(CURVES)
     at = {
-        steps: table[table["steps"] == steps].set_index("config")[spec.metric.name]
-        for steps in (first_rung(spec), early.max_t)
+        steps: table[table["steps"] == steps].set_index("config")[spec.metric.name] for steps in (first_rung(spec), early.max_t)
     }
     both = pd.concat(at, axis=1).dropna()
     return float(spearmanr(both[first_rung(spec)], both[early.max_t])[0]), len(both)

@@ -314,7 +314,8 @@ def test_leaderboard_json(run_dir: Path) -> None:
     assert (document["sweep"], document["metric"]) == ("quick", "eval_loss")
     for row in document["trials"]:
         assert list(row) == [
-            "rank", "trial", "state", "metric", "standard_error", "difference_to_first", "tied_with_first", "fidelity", "rung", "params",
+            "rank", "trial", "state", "metric", "standard_error", "difference_to_first", "tied_with_first", "expected", "expected_sd",
+            "fidelity", "rung", "params",
             "gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback",
         ]  # fmt: skip
     states = {row["trial"]: row["state"] for row in document["trials"]}

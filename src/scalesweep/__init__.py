@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
 
         return promote
     if name == "read_record":
-        from scalesweep.record import read_record
+        from scalesweep.api import read_record
 
         return read_record
     raise AttributeError(f"module 'scalesweep' has no attribute {name!r}")

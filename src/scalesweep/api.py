@@ -137,7 +137,20 @@ def findings(run: str | Path | UrlPath | Record) -> list[Finding]:
     Raises:
         UserError, OutsideError: as `read_record`.
     """
-    from scalesweep.record import Record, read_record
+    from scalesweep.record import Record
     from scalesweep.report.sentences import paragraph
 
     return paragraph(run if isinstance(run, Record) else read_record(run))
+
+
+def read_record(run_dir: str | Path | UrlPath) -> Record:
+    """Read the record of a running or finished sweep, with the forecasts of its trials where these drive the sweep.
+
+    Raises:
+        UserError: if `run_dir` is not a run folder, has another record version, or contains a line that can't be read.
+        OutsideError: if the object store can't be read.
+    """
+    from scalesweep.record.store import read_record as read
+    from scalesweep.search.pick import with_forecasts
+
+    return with_forecasts(read(run_dir))

@@ -302,8 +302,9 @@ def _follow(jobs: Jobs, job: str, run_dir: str, as_json: bool = False, stopping:
     if as_json and code == 0:
         from scalesweep.record import read_record
         from scalesweep.report.leaderboard import leaderboard_json
+        from scalesweep.search.pick import with_forecasts
 
-        print_json(leaderboard_json(read_record(run_dir)))
+        print_json(leaderboard_json(with_forecasts(read_record(run_dir))))
     sys.exit(0 if stopping and status == "STOPPED" else code)
 
 
@@ -453,9 +454,9 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV to stdout.")
 @click.option(
     "--by",
-    type=click.Choice(["rung", "metric"]),
-    default="rung",
-    help="rung: rank by the highest rung reached, then by the metric there. metric: rank by the best value at any report.",
+    type=click.Choice(["forecast", "rung", "metric"]),
+    help="forecast: rank by the metric expected at the end; the default where forecasts drive the sweep. rung: rank by the highest "
+    "rung reached, then by the metric there; the default elsewhere. metric: rank by the best value at any report.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Print only the first N trials.")
 def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, limit: int | None) -> None:
@@ -468,10 +469,13 @@ def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, l
     from scalesweep.record import read_record
     from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json
     from scalesweep.report.terminal import print_leaderboard
+    from scalesweep.search.pick import with_forecasts
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv can't be combined")
-    record = read_record(run_dir)
+    record = with_forecasts(read_record(run_dir))
+    if by == "forecast" and record.expected is None:
+        raise click.UsageError("--by forecast needs a sweep with sampler: forecast or survival: forecast")
     if as_json:
         print_json(leaderboard_json(record, by, limit))
     elif as_csv:

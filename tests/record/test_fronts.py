@@ -85,7 +85,8 @@ def test_the_leaderboard_shows_the_front_of_a_pareto_sweep_and_its_json_stays_as
     assert set(leaderboard_json(record)) == {"sweep", "metric", "floor", "trials"}
     assert set(leaderboard_json(record)["trials"][0]) == {
         "rank", "trial", "state", "metric", "fidelity", "rung", "params", "gpu_seconds", "wall_seconds", "tokens", "flops",
-        "pareto", "stop_reason", "error", "traceback", "standard_error", "difference_to_first", "tied_with_first",
+        "pareto", "stop_reason", "error", "traceback", "standard_error", "difference_to_first", "tied_with_first", "expected",
+        "expected_sd",
     }  # fmt: skip
 
 

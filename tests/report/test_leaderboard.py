@@ -23,8 +23,18 @@ from scalesweep.report.prices import paid, paid_in_all
 from scalesweep.report.terminal import print_leaderboard
 
 KEYS = [
-    *("rank", "trial", "state", "metric", "standard_error", "difference_to_first", "tied_with_first", "fidelity", "rung"),
-    "params",
+    *(
+        "rank",
+        "trial",
+        "state",
+        "metric",
+        "standard_error",
+        "difference_to_first",
+        "tied_with_first",
+        "expected",
+        "expected_sd",
+    ),
+    *("fidelity", "rung", "params"),
     *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback"),
 ]
 CONFIG = {"model_size": "L4", "num_gpus": 1, "unfreezing": "head", "unfreeze_interval": 9, "learning_rate": 0.001}

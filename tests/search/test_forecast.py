@@ -155,7 +155,9 @@ def test_without_a_transition_a_forecast_is_the_loss_itself_and_unsure() -> None
     assert (sd > 0.2).all()
 
 
-def at_one_rung() -> tuple[Outlook, Rungs, set[str], Callable[[str, str, float], None], Callable[[Callable[[str], float]], list[str]]]:
+def at_one_rung() -> tuple[
+    Outlook, Rungs, set[str], Callable[[str, str, float], None], Callable[[Callable[[str], float]], list[str]]
+]:
     """Rungs with one rung at 9 of 27 steps, the paused trials, and two functions: a trial comes to the rung; all that may continue
     do, and reach their loss at the end."""
     space = {"parameters": {"unfreezing": {"values": ["full", "head"]}, "learning_rate": {"min": 0.1, "max": 1.0}}}
@@ -187,12 +189,14 @@ def test_a_rung_that_orders_as_the_end_does_lets_a_third_pass() -> None:
     outlook, _, _, comes, all_continue = at_one_rung()
     for number in range(24):
         comes(f"t{number:02}", "full", 2.0 + number / 100)
-    assert all_continue(lambda name: 1.0 + int(name[1:]) / 100) == [f"t{number:02}" for number in range(9)], "24 / 3, and one more"
+    assert all_continue(lambda name: 1.0 + int(name[1:]) / 100) == [f"t{number:02}" for number in range(9)], (
+        "24 / 3, and one more"
+    )
     assert outlook.agreement(0) == pytest.approx((9 * 1.0 + 4 * 0.75) / 13)
     comes("better", "full", 1.0)
-    assert all_continue(lambda name: 0.9) == ["better"], "26 arrived"
+    assert all_continue({"better": 0.9}.__getitem__) == ["better"], "26 arrived"
     comes("best", "full", 0.9)
-    assert all_continue(lambda name: 0.9) == [], "as many have continued as may, whatever comes later"
+    assert all_continue({}.__getitem__) == [], "as many have continued as may, whatever comes later"
 
 
 def test_a_rung_that_misleads_lets_more_pass_and_the_forecast_says_which() -> None:

@@ -18,7 +18,7 @@ from scalesweep.control.conductor import Conductor
 from scalesweep.errors import SpecError
 from scalesweep.record import Past, Record, RecordWriter, State, best, rank, read_record
 from scalesweep.record.manifest import SCHEMA_VERSION
-from scalesweep.search.pick import pick_of
+from scalesweep.search.pick import pick, with_forecasts
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, SweepDriver, manifest
 from scalesweep.simulation.parametric import FAMILIES, ParametricSource, family_spec
@@ -148,8 +148,7 @@ def test_past_trials_are_none_of_the_sweep(tmp_path: Path) -> None:
     clock = Clock(2000.0)
     made = Conductor(spec, writer, proposer_of(spec, writer.record), lambda: 2, Everywhere(), clock)
     record = writer.record
-    assert pick_of(record, spec) is None
-    assert best(record) is None
+    assert pick(record, made.proposer.outlook) is None
     while (trial := made.next_trial()) is not None:
         for step in (4, 8, 12):
             clock.now += 1
@@ -159,7 +158,7 @@ def test_past_trials_are_none_of_the_sweep(tmp_path: Path) -> None:
     assert list(record.trials) == [f"t{number:04d}" for number in range(6)]  # run_cap counts its own
     assert len(rank(record)) == 6
     assert {name for rung in made.rungs.of(0) for name in rung} <= set(record.trials)
-    picked = pick_of(read_record(tmp_path / "new"), spec)
+    picked = best(with_forecasts(read_record(tmp_path / "new")))
     assert picked is not None
     assert picked.name == made.proposer.outlook.pick()
     assert picked.name in record.trials

@@ -17,6 +17,7 @@ from scalesweep.costs import bill, dollars, workers_of
 from scalesweep.errors import ScalesweepError
 from scalesweep.record import Mark, Record, Sink, State, Trial
 from scalesweep.record.fronts import hypervolume, pareto_front
+from scalesweep.search.pick import expected
 from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs, draw_bracket
 from scalesweep.spec import SweepSpec, gpu_choices, rung_levels, trial_config
@@ -127,6 +128,7 @@ class Conductor:
         if self.rungs.pauses:
             ended = (trial for trial in self.record.by_number() if trial.state is State.PRUNED)
             self.rungs.given_up |= {trial.name for trial in ended if trial.last is not None and trial.last.action == "pause"}
+        self.record.expected = expected(self.proposer.outlook)
         for trial in list(self.unfinished):
             if trial.paused:
                 self.paused[trial.name] = trial
@@ -430,6 +432,8 @@ class Conductor:
         value = metrics[self.metric]
         self.proposer.report(trial.number, fidelity, value, gpu)
         action, reason, marks, cutoff = self._verdict(trial, fidelity, value, gpu)
+        if marks:
+            self.record.expected = expected(self.proposer.outlook)
         self._emit(
             "report",
             trial=name,

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from scalesweep.errors import UserError, command, did_you_mean
 from scalesweep.record import Record, State, Trial
 from scalesweep.record.final_length import FinalLength, final_length
+from scalesweep.record.ranking import best
 from scalesweep.record.store import events_path
-from scalesweep.search.pick import pick_of
-from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
+from scalesweep.search.pick import with_forecasts
+from scalesweep.spec import PARAMETERS, TrialConfig
 from scalesweep.storage import UrlPath
 
 
@@ -25,7 +26,7 @@ def choose(record: Record, run_dir: Path | UrlPath, name: str) -> Trial:
         if record.status != "ended":
             hint = f"finish it: {command('resume', run_dir)}; or name the trial yourself: --trial NAME"
             raise UserError(f"the sweep in {run_dir} has not ended, so its best trial is not known yet", hint)
-        trial = pick_of(record, sweep_from_dict(record.manifest.spec))
+        trial = best(with_forecasts(record))
         if trial is None:
             hint = f"see how each trial ended: {command('leaderboard', run_dir)}"
             raise UserError(f"no trial in {run_dir} has a usable {record.metric}", hint)

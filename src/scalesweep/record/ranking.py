@@ -8,12 +8,14 @@ from typing import Literal
 
 from scalesweep.record.schema import Record, State, Trial
 
-By = Literal["rung", "metric"]
+By = Literal["forecast", "rung", "metric"]
+CAUTION = 0.5  # standard deviations by which the first trial may disappoint
 
 
 @dataclass(frozen=True)
 class Row:
-    """A trial in the ranking. `metric` is its value at `fidelity`, where it was judged at `rung` (0: at none yet)."""
+    """A trial in the ranking. `metric` is its value at `fidelity`, where it was judged at `rung` (0: at none yet). `expected` is the
+    metric that it is expected to have at `max_t`, and the standard deviation."""
 
     rank: int | None
     trial: Trial
@@ -21,6 +23,7 @@ class Row:
     fidelity: float | None
     rung: int
     pareto: bool
+    expected: tuple[float, float] | None = None
 
 
 def best_report_metric(trial: Trial, metric: str, minimize: bool) -> tuple[float, float] | None:
@@ -29,15 +32,25 @@ def best_report_metric(trial: Trial, metric: str, minimize: bool) -> tuple[float
     return (min if minimize else max)(values, default=None)
 
 
-def rank(record: Record, by: By = "rung") -> list[Row]:
-    """All trials, best first.
+def order_of(record: Record) -> By:
+    """The order by which a record is ranked: that of the forecasts where they drive the sweep, else that of the rungs."""
+    return "rung" if record.expected is None else "forecast"
 
-    With `by="rung"` (the default), a trial judged at a higher rung ranks above all others, and trials of the same rung are
-    ordered by the metric at that rung. With `by="metric"`, each trial's best value counts, at any fidelity. Failed, infeasible
-    and diverged trials, and trials without a finite value, come last and have no rank. `pareto` marks the trials that no other
-    trial beats in both metric and GPU seconds.
+
+def rank(record: Record, by: By | None = None) -> list[Row]:
+    """All trials, best first. Failed, infeasible and diverged trials, and trials without a finite value, come last, without a rank.
+
+    `pareto` marks the trials that no other trial beats in both metric and GPU seconds.
+
+    Args:
+        by: the order; by default that of `order_of`.
+            forecast: the metric that a trial is expected to have at `max_t`, made worse by `CAUTION` standard deviations. Trials
+            before their first rung follow, ordered by the metric.
+            rung: a trial judged at a higher rung is above all others. Trials of the same rung are ordered by the metric there.
+            metric: the best value of each trial, at any fidelity.
     """
-    sign = 1.0 if record.minimize else -1.0
+    by, sign = by or order_of(record), 1.0 if record.minimize else -1.0
+    expected = record.expected or {}
     scored: list[tuple[tuple[float, ...], Trial, float, float]] = []
     rest: list[Trial] = []
     for trial in record.by_number():
@@ -47,18 +60,26 @@ def rank(record: Record, by: By = "rung") -> list[Row]:
             rest.append(trial)
             continue
         metric, fidelity = value
-        level = float(-trial.rung) if by == "rung" else 0.0
-        scored.append(((level, sign * metric, trial.number), trial, metric, fidelity))
+        scored.append((sort_key(trial, metric, record, by), trial, metric, fidelity))
     scored.sort(key=lambda item: item[0])
     front = _pareto([(sign * metric, trial.gpu_seconds) for _, trial, metric, _ in scored])
     rows = [
-        Row(place, trial, metric, fidelity, trial.rung, pareto)
+        Row(place, trial, metric, fidelity, trial.rung, pareto, expected.get(trial.name))
         for place, ((_, trial, metric, fidelity), pareto) in enumerate(zip(scored, front, strict=True), start=1)
     ]
     for trial in rest:
         reached, fidelity_reached = trial.standing(record.metric) or (None, None)
         rows.append(Row(None, trial, reached, fidelity_reached, trial.rung, False))
     return rows
+
+
+def sort_key(trial: Trial, metric: float, record: Record, by: By) -> tuple[float, ...]:
+    """A key that is least for the best trial. `metric` is the value that counts for the trial."""
+    sign, known = 1.0 if record.minimize else -1.0, (record.expected or {}).get(trial.name)
+    if by == "forecast" and known is not None:
+        return 0.0, sign * known[0] + CAUTION * known[1], trial.number
+    first = {"forecast": 1.0, "rung": float(-trial.rung), "metric": 0.0}[by]
+    return first, sign * metric, trial.number
 
 
 def best(record: Record) -> Trial | None:

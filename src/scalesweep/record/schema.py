@@ -18,6 +18,8 @@ from scalesweep.storage import UrlPath
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from scalesweep.record.ranking import By
+
 
 class State(StrEnum):
     """States of a trial, with Optuna's names if Optuna has the state."""
@@ -167,6 +169,9 @@ class Record:
     boot_gpu_seconds: float = 0.0  # of workers' starts, which belong to no trial
     trial_gpu_seconds: dict[str, float] = field(default_factory=dict)  # of all trials, by model size
     untrained: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics before training, by model size
+    # The metric that each trial is expected to have at `max_t`, and the standard deviation. None if forecasts don't drive the sweep;
+    # `search.pick` computes them, and no file has them.
+    expected: dict[str, tuple[float, float]] | None = None
     _last_event: float | None = None  # of the running session
     _reports: int = 0
 
@@ -178,7 +183,7 @@ class Record:
         where = f", in {self.folder}" if self.folder is not None else ""
         return f"<Record {self.manifest.get('name')}: {self.status}, {len(self.trials)} trials{where}>"
 
-    def to_frame(self, of: Literal["trials", "reports"] = "trials", by: Literal["rung", "metric"] = "rung") -> DataFrame:
+    def to_frame(self, of: Literal["trials", "reports"] = "trials", by: By | None = None) -> DataFrame:
         """A pandas DataFrame: a row for each trial, the best first, or a row for each report, in order of trials.
 
         The columns of trials are those of `leaderboard --csv`, each drawn parameter among them; the columns of reports are

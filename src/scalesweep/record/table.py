@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CERTAINTY = ("standard_error", "difference_to_first", "tied_with_first")
 DIFFERENCE = ("difference_low", "difference_high")  # the columns of `difference_to_first` in a flat table
 FIELDS = (
-    *("rank", "trial", "state", "metric", *CERTAINTY, "fidelity", "rung", "params"),
+    *("rank", "trial", "state", "metric", *CERTAINTY, "expected", "expected_sd", "fidelity", "rung", "params"),
     *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback"),
 )
 REPORTED = (
@@ -33,7 +33,7 @@ REPORTED = (
 )
 
 
-def entries(record: Record, by: By, limit: int | None = None) -> list[dict[str, Any]]:
+def entries(record: Record, by: By | None, limit: int | None = None) -> list[dict[str, Any]]:
     """The fields of each ranked trial, best first. `limit` keeps the first ones."""
     rows = rank(record, by)
     sure = certainty(record, rows)
@@ -57,6 +57,8 @@ def _entry(row: Row, sure: Certainty) -> dict[str, Any]:
         "standard_error": sure.standard_error,
         "difference_to_first": None if sure.difference is None else list(sure.difference),
         "tied_with_first": sure.tied,
+        "expected": row.expected[0] if row.expected else None,
+        "expected_sd": row.expected[1] if row.expected else None,
         "fidelity": row.fidelity,
         "rung": row.rung,
         "params": dict(trial.params),
@@ -77,7 +79,7 @@ def columns(record: Record) -> list[str]:
     return [name for field in FIELDS for name in parts.get(field, [field])]
 
 
-def frame(record: Record, of: Literal["trials", "reports"], by: By) -> DataFrame:
+def frame(record: Record, of: Literal["trials", "reports"], by: By | None) -> DataFrame:
     """See `Record.to_frame`."""
     import pandas as pd
 

@@ -20,7 +20,7 @@ from scalesweep.errors import command, counted
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.record.lease import driven
-from scalesweep.record.ranking import By
+from scalesweep.record.ranking import By, order_of
 from scalesweep.record.table import columns, entries, flat
 from scalesweep.record.uncertainty import Certainty, certainty
 from scalesweep.report import words
@@ -35,7 +35,7 @@ TIED = "≈ can't be told apart from the first (paired, 95 %, corrected for the 
 STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", State.FAIL: "red", State.INFEASIBLE: "red"}
 
 
-def leaderboard_json(record: Record, by: By = "rung", limit: int | None = None) -> dict[str, Any]:
+def leaderboard_json(record: Record, by: By | None = None, limit: int | None = None) -> dict[str, Any]:
     """The trials, best first, as JSON can say it: what is not finite or not known is None. `limit` keeps the first ones.
 
     `error` is the first line of a failed trial's error, and `traceback` the file of the whole, relative to the run folder.
@@ -50,7 +50,7 @@ def leaderboard_json(record: Record, by: By = "rung", limit: int | None = None) 
     return {"sweep": record.manifest.name, "metric": record.metric, "floor": floor, "trials": rows}
 
 
-def leaderboard_csv(record: Record, by: By = "rung", limit: int | None = None) -> str:
+def leaderboard_csv(record: Record, by: By | None = None, limit: int | None = None) -> str:
     """The same rows with each sampled parameter as a column of its own; what is not known is empty."""
     trials = leaderboard_json(record, by, limit)["trials"]
     text = io.StringIO()
@@ -78,7 +78,7 @@ class _Column:
     right: bool = False
 
 
-def _columns(record: Record, by: By, over: bool, sure: Mapping[str, Certainty]) -> list[_Column]:
+def _columns(record: Record, by: By | None, over: bool, sure: Mapping[str, Certainty]) -> list[_Column]:
     time_attr = record.manifest.time_attr
 
     def reached(row: Row) -> str:
@@ -86,7 +86,7 @@ def _columns(record: Record, by: By, over: bool, sure: Mapping[str, Certainty]) 
             return words.MISSING
         at = words.amount(row.fidelity, time_attr)
         # By metric, the best value may come from any report, so the rung would not say where.
-        return f"{words.rung(row.rung, record)} · {at}" if by == "rung" else at
+        return f"{words.rung(row.rung, record)} · {at}" if by != "metric" else at
 
     def size(row: Row) -> str:
         n_params = words.ladder_size(row.trial.config, record).get("n_params")
@@ -102,6 +102,12 @@ def _columns(record: Record, by: By, over: bool, sure: Mapping[str, Certainty]) 
 
     def error(value: float | None) -> str:
         return "" if value is None else words.score(value)
+
+    def expected(row: Row) -> str:
+        if row.expected is None:
+            return words.MISSING
+        value, sd = row.expected
+        return f"{words.score(value)} ± {words.score(sd)}" if sd else words.score(value)
 
     searched = {name for name, parameter in record.manifest.parameters.items() if parameter.get("value") is None}
     schedules = {trial.config.get("lr_scheduler_type") for trial in record.trials.values()}
@@ -119,12 +125,14 @@ def _columns(record: Record, by: By, over: bool, sure: Mapping[str, Certainty]) 
     ]
     if all(one.standard_error is None for one in sure.values()):
         of_certainty = []
+    of_forecasts = [_Column("expected", 5, expected, right=True)] if record.expected is not None else []
     columns = [
         _Column("#", 0, lambda row: str(row.rank or words.MISSING), right=True),
         _Column("", 1, lambda row: "★" if row.pareto else ""),
         _Column("trial", 0, lambda row: row.trial.name),
         _Column(record.metric, 0, lambda row: words.score(row.metric), right=True),
         *of_certainty,
+        *of_forecasts,
         _Column("reached", 4, reached),
         _Column("size", 3, size),
         _Column("GPUs", 10, lambda row: str(row.trial.config.get("num_gpus", words.MISSING)), right=True),
@@ -143,7 +151,7 @@ def _columns(record: Record, by: By, over: bool, sure: Mapping[str, Certainty]) 
     return columns
 
 
-def render_leaderboard(record: Record, by: By = "rung", width: int = 100, limit: int | None = None) -> RenderableType:
+def render_leaderboard(record: Record, by: By | None = None, width: int = 100, limit: int | None = None) -> RenderableType:
     """A rich table that fits `width` columns: columns are left out, the least important first, rather than wrapped.
 
     `limit` shows the first rows only and says how many follow.
@@ -205,10 +213,11 @@ def _title(record: Record, over: bool) -> Text:
 
 
 def _legend(
-    record: Record, by: By, hidden_rows: int, shown: list[str], dropped: list[str], sure: Mapping[str, Certainty]
+    record: Record, by: By | None, hidden_rows: int, shown: list[str], dropped: list[str], sure: Mapping[str, Certainty]
 ) -> list[str]:
-    order = f"by rung, then {record.metric} there" if by == "rung" else f"by the best {record.metric} at any report"
-    lines = [f"Ranked {order}. ★ no other trial beats it in both {record.metric} and GPU seconds."]
+    lines = [
+        f"Ranked {words.order(by or order_of(record), record)}. ★ no other trial beats it in both {record.metric} and GPU seconds."
+    ]
     if hidden_rows:
         lines.insert(0, f"… and {counted(hidden_rows, 'more trial')}")
     if record.manifest.spec.get("early_terminate", {}).get("survival") == "pareto" and (area := hypervolume(record)):

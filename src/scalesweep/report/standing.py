@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from scalesweep.record import Record, Row, Trial, rank
+from scalesweep.record.ranking import order_of, sort_key
 
 
 class Standing:
-    """The leading trial by the ranking's rule: higher rung first, then the metric there.
+    """The leading trial by the ranking's rule.
 
-    The cost of `update` does not depend on the number of trials. Only if the leader itself falls back (a later report before
-    any rung is worse, or the trial failed) are all trials searched.
+    Where forecasts drive the sweep, each report at a rung may change all of them, and all trials are searched. Elsewhere they are
+    only if the leader itself falls back (a later report before any rung is worse, or the trial failed).
     """
 
     def __init__(self, record: Record) -> None:
         self._record = record
         self._rows: dict[str, Row] = {}
+        self._keys: dict[str, tuple[float, ...]] = {}
         self._leader: str | None = None
         for trial in record.trials.values():
             self.update(trial)
@@ -23,20 +25,23 @@ class Standing:
         """Take in the newest state of `trial`. Return whether it has just become the leader."""
         # Ranking the trial alone keeps the rule (which report counts, which trials are ranked) in one place.
         row = rank(Record(self._record.manifest, {trial.name: trial}))[0]
-        before = self._rows.pop(trial.name, None)
+        before, leader = self._keys.pop(trial.name, None), self._leader
+        self._rows.pop(trial.name, None)
         if row.rank is not None:
-            self._rows[trial.name] = row
-        was_leader = self._leader == trial.name
-        if was_leader and (row.rank is None or (before is not None and self._key(row) > self._key(before))):
-            self._leader = min(self._rows, key=lambda name: self._key(self._rows[name]), default=None)
-        elif row.rank is not None and (self._leader is None or self._key(row) < self._key(self._rows[self._leader])):
+            self._rows[trial.name], self._keys[trial.name] = row, self._key(row)
+        if self._record.expected is not None:
+            self._keys = {name: self._key(one) for name, one in self._rows.items()}
+            self._leader = min(self._keys, key=self._keys.__getitem__, default=None)
+        elif leader == trial.name and (row.rank is None or (before is not None and self._keys[trial.name] > before)):
+            self._leader = min(self._keys, key=self._keys.__getitem__, default=None)
+        elif row.rank is not None and (leader is None or self._keys[trial.name] < self._keys[leader]):
             self._leader = trial.name
-        return self._leader == trial.name and not was_leader
+        return self._leader == trial.name and leader != trial.name
 
     @property
     def best(self) -> Row | None:
         return self._rows[self._leader] if self._leader is not None else None
 
-    def _key(self, row: Row) -> tuple[int, float, int]:
+    def _key(self, row: Row) -> tuple[float, ...]:
         assert row.metric is not None  # ranked rows have one
-        return -row.rung, row.metric if self._record.minimize else -row.metric, row.trial.number
+        return sort_key(row.trial, row.metric, self._record, order_of(self._record))

@@ -61,7 +61,7 @@ def headed(head: str, text: str) -> Text:
     return Text.assemble((head, "bold"), text)
 
 
-def print_leaderboard(record: Record, by: By = "rung", limit: int | None = None) -> None:
+def print_leaderboard(record: Record, by: By | None = None, limit: int | None = None) -> None:
     """Print the ranked table to stdout, as wide as the terminal."""
     from scalesweep.report.leaderboard import render_leaderboard
 

@@ -9,6 +9,7 @@ from typing import Any
 from scalesweep.errors import counted, first_line
 from scalesweep.record import Record, State, Trial
 from scalesweep.record.final_length import FinalLength
+from scalesweep.record.ranking import By
 from scalesweep.spec.space import ALL_LINEAR, CADENCES, THAWING_MODES
 
 MISSING = "–"
@@ -25,6 +26,15 @@ STATES = {
     State.FAIL: "failed",
     State.INFEASIBLE: "infeasible",
 }
+
+
+def order(by: By, record: Record) -> str:
+    """The order of the leaderboard."""
+    return {
+        "forecast": f"by the {record.metric} expected at the end, made worse by half its standard deviation",
+        "rung": f"by rung, then {record.metric} there",
+        "metric": f"by the best {record.metric} at any report",
+    }[by]
 
 
 def count(number: float) -> str:

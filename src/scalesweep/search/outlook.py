@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scalesweep.record import Past, State, Trial
+from scalesweep.record.ranking import CAUTION
 from scalesweep.search.encoding import Encoder
 from scalesweep.search.forecast import Forecast, as_rows
 from scalesweep.search.history import History, Snapshot
@@ -24,7 +25,6 @@ class Expected(NamedTuple):
 
 
 UNKNOWN = Expected(math.inf, 0.0)
-CAUTION = 0.5  # standard deviations by which a pick may disappoint
 AGREEMENT, AGREEMENT_WEIGHT = 0.75, 4.0  # prior of a rung's rank correlation with the end; its weight, in trials
 
 

@@ -83,7 +83,8 @@ class _Conductor(Conductor):
     def promote_anew(self, counts: Sequence[float]) -> None:
         """Choose the paused trial that continues."""
         self.counts, self.unfinished, self.promoting = counts, [], True
-        self._propose()
+        if self._promotable(counts) is not None:  # else a new trial would be proposed
+            self._propose()
         self.promoting = False
 
 

@@ -77,7 +77,7 @@ def counts_whole(spec: SweepSpec) -> bool:
 def first_rung(spec: SweepSpec) -> float:
     """Return the fidelity of the first rung. `auto` is early, because the forecast lets more trials pass a rung whose order has
     little in common with the order at the end, down to all of them."""
-    early, every = spec.early_terminate, spec.training.eval_interval
+    early, every = spec.early_terminate, spec.training.eval_interval or 1
     if early.grace_period != "auto":
         return early.grace_period
     first = early.max_t / early.reduction_factor**AUTO_RUNGS

@@ -30,7 +30,8 @@ class Rule(BaseRule):
         if best is None:
             return []
         bar = expected[best].mean + CERTAIN * expected[best].sd
-        return [name for name in sorted(names) if name != best and expected[name].mean - CERTAIN * expected[name].sd > bar]
+        known = [name for name in sorted(names) if name in expected and name != best]
+        return [name for name in known if expected[name].mean - CERTAIN * expected[name].sd > bar]
 
     def quota(self, index: int, count: int, reduction_factor: float) -> int:
         assert self.outlook is not None
