@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,10 @@ def replay_decisions(
     return _Replay(events, manifest, spec or sweep_from_dict(manifest.spec)).run()
 
 
+class _NotInRecord(Exception):
+    """The conductor has proposed a trial where the record has none, so it can't continue with it."""
+
+
 class _Conductor(Conductor):
     """A conductor with given GPU counts for a trial, instead of those that the running trials leave."""
 
@@ -78,12 +83,13 @@ class _Conductor(Conductor):
     def propose_anew(self, counts: Sequence[float], left: float) -> None:
         """Propose a new trial with the remaining budget `left`. Unfinished trials are ignored: they have had their turn."""
         self.counts, self.left, self.unfinished = counts, left, []
-        self._propose()
+        with contextlib.suppress(_NotInRecord):
+            self._propose()
 
     def promote_anew(self, counts: Sequence[float]) -> None:
         """Choose the paused trial that continues."""
         self.counts, self.unfinished, self.promoting = counts, [], True
-        if self._promotable(counts) is not None:  # else a new trial would be proposed
+        with contextlib.suppress(_NotInRecord):
             self._propose()
         self.promoting = False
 
@@ -127,6 +133,8 @@ class _Replay:
             self.stale = True  # the driver died before writing this
         else:
             self._differs(event["trial"], kind, f"{recorded['event']} of {recorded.get('trial', 'the sweep')}", kind)
+            if kind == "trial":
+                raise _NotInRecord
 
     def _compare(self, recorded: dict[str, Any], replayed: dict[str, Any]) -> None:
         compared = {
