@@ -16,11 +16,6 @@ from scalesweep.spec import SweepSpec, rung_levels
 from scalesweep.spec.sweep import BudgetSpec, EarlyTerminateSpec, SearchSpec
 
 OURS = "scalesweep"
-PROPOSED = {  # settings under test, which become defaults if they do well here
-    "search.sampler": "forecast",
-    "early_terminate.variant": "promotion",
-    "early_terminate.survival": "forecast",
-}
 ABLATIONS: dict[str, dict[str, Any]] = {  # one changed ingredient each; a change to the default value is left out
     "sampler=tpe": {"search.sampler": "tpe"},
     "sampler=random": {"search.sampler": "random"},

@@ -47,7 +47,7 @@ import figures
 import numpy as np
 from comparing import BLOCK, collect, plot, print_tables, summary
 from families import GPUS, ROOT, Family, Given, Setting, all_builders, families
-from methods import PROPOSED, Method, is_rival, methods, our_spec, say, settings_of
+from methods import Method, is_rival, methods, our_spec, say, settings_of
 from rivals import RIVALS
 from rows import UnusedRows
 
@@ -339,7 +339,7 @@ def main() -> None:
     settings = [Setting(budget=factor, workers=workers) for workers in arguments.workers for factor in budgets]
     settings += [Setting(trials=trials, workers=workers) for workers in arguments.workers for trials in arguments.trials]
     settings = list(WHOLE) if arguments.whole else settings
-    chosen = methods(arguments.method, {**PROPOSED, **settings_of(arguments.set)})
+    chosen = methods(arguments.method, settings_of(arguments.set))
     given = _given(arguments)
     present = [given.build()] if given else families(arguments.family or (QUICK if arguments.quick else list(all_builders())))
     jobs = [

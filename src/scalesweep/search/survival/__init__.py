@@ -22,6 +22,8 @@ from scalesweep.spec import rung_count
 if TYPE_CHECKING:
     from scalesweep.search.outlook import Outlook
 
+FAR = 2  # quotas beyond which a paused trial may end as hopeless
+
 Action = Literal["continue", "stop", "pause", "complete"]
 
 
@@ -227,10 +229,18 @@ class Rungs:
         return None
 
     def hopeless(self, paused: Collection[str]) -> list[str]:
-        """The paused trials that end now, because they are nearly certain to end worse than the pick."""
-        found = self.rule.hopeless(paused) if self.pauses else []
-        self.given_up |= set(found)
-        return found
+        """The paused trials that end now: they are nearly certain to end worse than the pick, and far outside the quota."""
+        found = set(self.rule.hopeless(paused)) if self.pauses else set()
+        for bracket, rungs in self.recorded.items():
+            for index, there in enumerate(rungs):
+                waiting = found & there.keys()
+                if index + 1 < len(rungs):
+                    waiting -= rungs[index + 1].keys()
+                order = self._orders.get(("", bracket, index), [])
+                far = FAR * self.rule.quota(index, len(order), self.reduction_factor)
+                found -= {name for name in waiting if self.rule.first([name], there, order)[1] < far}
+        self.given_up |= found
+        return sorted(found)
 
     def leader(self, paused: Collection[str]) -> str | None:
         """The best of the paused trials at the highest rung."""
