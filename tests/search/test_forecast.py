@@ -213,6 +213,21 @@ def test_a_rung_that_misleads_lets_more_pass_and_the_forecast_says_which() -> No
     assert all(name.startswith("slow") for name in paused)
 
 
+def test_a_paused_trial_ends_where_it_is_hopeless_and_far_outside_the_quota() -> None:
+    """And it takes nobody's place in the quota."""
+    _, rungs, paused, comes, all_continue = at_one_rung()
+    for number in range(24):
+        comes(f"t{number:02}", "full", 2.0 + number / 100)
+    first = all_continue(lambda name: 1.0 + int(name[1:]) / 100)
+    ended = rungs.hopeless(paused)
+    assert ended == [f"t{number}" for number in range(18, 24)], "of 24 trials 9 may continue, and the 18th is far outside"
+    paused -= set(ended)
+    for number in range(24, 48):
+        comes(f"t{number}", "full", 1.5 + number / 100)
+    again = all_continue({f"t{number}": 1.5 for number in range(48)}.__getitem__)
+    assert len(first) + len(again) == 17, "48 / 3, and one more; those that ended count for nobody"
+
+
 def covariance(theta: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The covariance by scikit-learn's kernel."""
     return np.asarray(np.exp(theta[0]) * Matern(np.exp(theta[1:-1]), nu=2.5)(a, b))

@@ -22,8 +22,9 @@ def report(runs: tuple[Path | UrlPath, ...], as_json: bool) -> None:
     from scalesweep.record import read_record
     from scalesweep.report.sentences import paragraph, paragraph_json
     from scalesweep.report.terminal import print_findings
+    from scalesweep.search.pick import with_forecasts
 
-    records = [read_record(run) for run in runs]
+    records = [with_forecasts(read_record(run)) for run in runs]
     if as_json:
         print_json([paragraph_json(record) for record in records])
         return
