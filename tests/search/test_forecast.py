@@ -224,7 +224,7 @@ def test_a_paused_trial_ends_where_it_is_hopeless_and_far_outside_the_quota() ->
     paused -= set(ended)
     for number in range(24, 48):
         comes(f"t{number}", "full", 1.5 + number / 100)
-    again = all_continue({f"t{number}": 1.5 for number in range(48)}.__getitem__)
+    again = all_continue({f"t{number:02}": 1.5 for number in range(48)}.__getitem__)
     assert len(first) + len(again) == 17, "48 / 3, and one more; those that ended count for nobody"
 
 

@@ -235,6 +235,7 @@ class _Replay:
         self.running.pop(trial.name, None)
         if self.conductor is not None and not self.stale:
             self.conductor.waiting.pop(trial.name, None)
+            self.conductor.paused.pop(trial.name, None)
             value = trial.last.metrics[self.record.metric] if trial.last else None
             self.conductor.proposer.tell(trial.number, State(event["state"]), value)
 
