@@ -148,6 +148,15 @@ def test_a_forecast_is_the_posterior_of_a_linear_model() -> None:
     assert found.covariance == pytest.approx(np.linalg.inv(rows.T @ rows / found.noise + np.diag(sd**-2.0)))
 
 
+def test_losses_as_large_as_a_float32_holds_have_a_forecast() -> None:
+    losses = np.array([[1.0, 0.9, 0.8], [1.0 + 1e-9, 1e38, np.nan], [1.1, -1e15, 1e15], [np.nan, np.nan, np.nan]])
+    for count in range(1, 5):
+        forecast = Forecast(losses[:count], np.full((count, 20), 0.5))
+        mean, sd = forecast.at_end(np.array([0, 1]), np.array([1.0, 1e38]), np.full((2, 20), 0.5))
+        assert np.isfinite(mean).all()
+        assert (np.isfinite(sd) & (sd > 0)).all()
+
+
 def test_without_a_transition_a_forecast_is_the_loss_itself_and_unsure() -> None:
     losses = as_rows([[3.0], [2.0], [2.5, None], [math.nan]], 3)
     mean, sd = Forecast(losses, np.zeros((4, 0))).at_end(np.zeros(2, int), np.array([3.0, 2.0]), np.zeros((2, 0)))

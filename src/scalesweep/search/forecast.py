@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CLIP = 3.0  # spreads from the centre, beyond which a loss at a rung counts as this far
+LARGEST = 100.0  # spreads of the rung, beyond which a drop counts as this large: a trial that nearly diverges may lose 1e12
 OUTLIER = 6.0  # median absolute deviations from the median, beyond which a drop counts as this large
 # Prior standard deviations, in spreads of the rung or of the drops, whichever is larger: of the mean drop, of the slope on the
 # loss at the rung, of all settings together.
@@ -101,7 +102,7 @@ def _regression(
     if not len(here):
         return Transition(centre, spread, prior, np.diag(sd**2), NOISE_SD**2)
     scaled = np.clip((here - centre) / spread, -CLIP, CLIP)
-    rows, drops = np.column_stack([np.ones(len(here)), scaled, settings]), (here - there) / spread
+    rows, drops = np.column_stack([np.ones(len(here)), scaled, settings]), np.clip((here - there) / spread, -LARGEST, LARGEST)
     middle = np.median(drops)
     if deviation := float(np.median(np.abs(drops - middle))):
         drops = np.clip(drops, middle - OUTLIER * deviation, middle + OUTLIER * deviation)
