@@ -9,8 +9,8 @@ from scalesweep.record.ranking import order_of, sort_key
 class Standing:
     """The leading trial by the ranking's rule.
 
-    Where forecasts drive the sweep, each report at a rung may change all of them, and all trials are searched. Elsewhere they are
-    only if the leader itself falls back (a later report before any rung is worse, or the trial failed).
+    The cost of `update` does not depend on the number of trials, except where new forecasts came, or the leader itself falls back
+    (a later report before any rung is worse, or the trial failed): then all trials are searched.
     """
 
     def __init__(self, record: Record) -> None:
@@ -18,6 +18,7 @@ class Standing:
         self._rows: dict[str, Row] = {}
         self._keys: dict[str, tuple[float, ...]] = {}
         self._leader: str | None = None
+        self._expected = record.expected  # by which the keys were made
         for trial in record.trials.values():
             self.update(trial)
 
@@ -29,7 +30,8 @@ class Standing:
         self._rows.pop(trial.name, None)
         if row.rank is not None:
             self._rows[trial.name], self._keys[trial.name] = row, self._key(row)
-        if self._record.expected is not None:
+        if self._record.expected is not self._expected:  # each report at a rung makes new forecasts of all trials
+            self._expected = self._record.expected
             self._keys = {name: self._key(one) for name, one in self._rows.items()}
             self._leader = min(self._keys, key=self._keys.__getitem__, default=None)
         elif leader == trial.name and (row.rank is None or (before is not None and self._keys[trial.name] > before)):

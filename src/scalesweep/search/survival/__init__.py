@@ -66,8 +66,8 @@ class BaseRule:
         """
         return ""
 
-    def hopeless(self, names: Collection[str]) -> list[str]:  # noqa: ARG002
-        """Those of the paused trials `names` that are not worth waiting: they are nearly certain to end worse than the pick."""
+    def hopeless(self, names: Collection[str], points: Mapping[str, Point], kept: int) -> list[str]:  # noqa: ARG002
+        """Those of the paused trials `names` at a rung that need not wait. The `kept` best of all `points` there always may."""
         return []
 
     def quota(self, index: int, count: int, reduction_factor: float) -> int:  # noqa: ARG002
@@ -229,18 +229,15 @@ class Rungs:
         return None
 
     def hopeless(self, paused: Collection[str]) -> list[str]:
-        """The paused trials that end now: they are nearly certain to end worse than the pick, and far outside the quota."""
-        found = set(self.rule.hopeless(paused)) if self.pauses else set()
-        for bracket, rungs in self.recorded.items():
+        """The paused trials that end now: they are far outside the quota, and the rule says that they need not wait."""
+        found = []
+        for rungs in self.recorded.values() if self.pauses else ():
             for index, there in enumerate(rungs):
-                waiting = found & there.keys()
-                if index + 1 < len(rungs):
-                    waiting -= rungs[index + 1].keys()
-                order = self._orders.get(("", bracket, index), [])
-                far = FAR * self.rule.quota(index, len(order), self.reduction_factor)
-                found -= {name for name in waiting if self.rule.first([name], there, order)[1] < far}
-        self.given_up |= found
-        return sorted(found)
+                above = rungs[index + 1].keys() if index + 1 < len(rungs) else set()
+                kept = FAR * self.rule.quota(index, len(there), self.reduction_factor)
+                found += self.rule.hopeless((there.keys() & paused) - above, there, kept)
+        self.given_up.update(found)
+        return found
 
     def leader(self, paused: Collection[str]) -> str | None:
         """The best of the paused trials at the highest rung."""

@@ -24,14 +24,18 @@ class Rule(BaseRule):
 
     strict = True
 
-    def hopeless(self, names: Collection[str]) -> list[str]:
+    def hopeless(self, names: Collection[str], points: Mapping[str, Point], kept: int) -> list[str]:
         assert self.outlook is not None
         expected, best = self.outlook.expected(), self.outlook.pick()
         if best is None:
             return []
         bar = expected[best].mean + CERTAIN * expected[best].sd
-        known = [name for name in sorted(names) if name in expected and name != best]
-        return [name for name in known if expected[name].mean - CERTAIN * expected[name].sd > bar]
+        found = [name for name in names if name in expected and expected[name].mean - CERTAIN * expected[name].sd > bar]
+        if not found:
+            return []
+        scores = self._scores(points)
+        far = set(sorted(points, key=scores.__getitem__)[kept:])
+        return sorted(name for name in found if name in far)
 
     def quota(self, index: int, count: int, reduction_factor: float) -> int:
         assert self.outlook is not None
@@ -45,9 +49,13 @@ class Rule(BaseRule):
         points: Mapping[str, Point],
         order: Sequence[tuple[float, str]],  # noqa: ARG002
     ) -> tuple[str, int]:
+        scores = self._scores(points)
+        best = min(scores[name] for name in names)
+        return best[1], sum(score < best for score in scores.values())
+
+    def _scores(self, points: Mapping[str, Point]) -> dict[str, tuple[float, str]]:
+        """The forecast of each trial at a rung minus one standard deviation, and its name."""
         assert self.outlook is not None
         expected = self.outlook.expected()
         found = ((name, expected.get(name, UNKNOWN)) for name in points)
-        scores = {name: (forecast.mean - forecast.sd, name) for name, forecast in found}
-        best = min(scores[name] for name in names)
-        return best[1], sum(score < best for score in scores.values())
+        return {name: (forecast.mean - forecast.sd, name) for name, forecast in found}
