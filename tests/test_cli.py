@@ -26,6 +26,7 @@ from scalesweep.cli import cli
 from scalesweep.errors import UserError
 from scalesweep.record import RecordWriter, read_record
 from scalesweep.record.fields import EVENTS
+from scalesweep.record.table import FIELDS
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.parametric import family_spec
 from scalesweep.spec import sweep_from_dict, trial_config
@@ -313,11 +314,7 @@ def test_leaderboard_json(run_dir: Path) -> None:
     assert list(document) == ["sweep", "metric", "floor", "trials"]
     assert (document["sweep"], document["metric"]) == ("quick", "eval_loss")
     for row in document["trials"]:
-        assert list(row) == [
-            "rank", "trial", "state", "metric", "standard_error", "difference_to_first", "tied_with_first", "expected", "expected_sd",
-            "fidelity", "rung", "params",
-            "gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback",
-        ]  # fmt: skip
+        assert tuple(row) == FIELDS
     states = {row["trial"]: row["state"] for row in document["trials"]}
     assert states == {f"t{number:04}": (end[0] if end else "RUNNING") for number, *_, end in TRIALS}
     first = document["trials"][0]

@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "examples": set(),
     "streams": set(),
     "spec": {"costs"},
-    "record": {"spec", "storage", "examples"},
+    "record": {"spec", "costs", "storage", "examples"},
     "search": {"spec", "record", "costs"},
     "control": {"spec", "record", "search", "costs"},
     "simulation": {"spec", "record", "search", "control", "costs", "storage"},

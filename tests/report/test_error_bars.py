@@ -118,6 +118,13 @@ def test_each_metric_has_an_error_and_two_trials_a_paired_difference(record: Rec
     assert errors_of(record, first)["eval_accuracy"] == pytest.approx(right.std(ddof=1) / np.sqrt(ROWS))
     found = differences(record, first, last)
     assert found["eval_loss"] == pytest.approx((0.1, 0.1), abs=1e-3)
+    entry = leaderboard_json(record)["trials"][0]
+    assert entry["standard_errors"] == {
+        "eval_loss": entry["standard_error"],
+        "eval_accuracy": errors_of(record, first)["eval_accuracy"],
+    }
+    row = next(csv.DictReader(io.StringIO(leaderboard_csv(record))))
+    assert float(row["standard_error/eval_accuracy"]) == entry["standard_errors"]["eval_accuracy"]
     assert found["eval_accuracy"][0] < (HARD + 0.1 <= 1).mean() - right.mean() < found["eval_accuracy"][1]
     tracker = WandbTracker(record, tmp_path, "offline", stream=io.StringIO())
     tracker.handle({"event": "trial", "trial": "t0"}, record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,27 +17,14 @@ from rich.console import Console
 from events import report
 from records import START, make_events, make_manifest, make_record
 from scalesweep.record import Record, RecordWriter, read_record
+from scalesweep.record.prices import paid, paid_in_all
+from scalesweep.record.table import FIELDS
 from scalesweep.report import words
 from scalesweep.report.findings import findings
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json, render_leaderboard
-from scalesweep.report.prices import paid, paid_in_all
 from scalesweep.report.terminal import print_leaderboard
 
-KEYS = [
-    *(
-        "rank",
-        "trial",
-        "state",
-        "metric",
-        "standard_error",
-        "difference_to_first",
-        "tied_with_first",
-        "expected",
-        "expected_sd",
-    ),
-    *("fidelity", "rung", "params"),
-    *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback"),
-]
+KEYS = list(FIELDS)
 CONFIG = {"model_size": "L4", "num_gpus": 1, "unfreezing": "head", "unfreeze_interval": 9, "learning_rate": 0.001}
 
 
@@ -305,3 +293,25 @@ def test_a_limit_says_how_many_trials_follow() -> None:
 def test_an_empty_record_is_a_table_too() -> None:
     assert "no trials yet" in text_at(make_record([]), 80)
     assert leaderboard_json(make_record([]))["trials"] == []
+
+
+def test_metrics_are_those_at_the_rung_even_between_two_reports() -> None:
+    events = make_events()
+    [late] = [
+        event for event in events if event["event"] == "report" and event["trial"] == "t0000" and event["fidelity"] == 120
+    ]
+    late |= {"fidelity": 130, "marks": [{"rung": 2, "fidelity": 120, "value": 0.63, "gpu_seconds": 80.0}]}
+    record = make_record([event for event in events if event.get("trial") != "t0000" or event.get("fidelity", 0) <= 130])
+    [entry] = [one for one in leaderboard_json(record)["trials"] if one["trial"] == "t0000"]
+    share = math.log(120 / 80) / math.log(130 / 80)
+    accuracy = 0.67 + share * (0.69 - 0.67)
+    assert entry["metrics"] == {
+        "eval_loss": entry["metric"],
+        "eval_accuracy": pytest.approx(accuracy),
+        "train_loss": pytest.approx(0.9 * (0.66 - share * 0.04)),
+    }
+    assert (entry["metric"], entry["fidelity"]) == (0.63, 120)
+    row = next(row for row in csv.DictReader(io.StringIO(leaderboard_csv(record))) if row["trial"] == "t0000")
+    assert {name: float(row[name]) for name in entry["metrics"]} == entry["metrics"]
+    at_best = {one["trial"]: one["metrics"] for one in leaderboard_json(make_record(), "metric")["trials"]}
+    assert at_best["t0002"] == {"eval_loss": 0.49, "eval_accuracy": 1 - 0.49 / 2, "train_loss": 0.49 * 0.9}

@@ -117,7 +117,8 @@ def test_the_sweeps_run_holds_the_leaderboard(tracked: Any) -> None:
     rows = board_rows(sweep)
     assert len(rows) == len(expected)
     for row, trial in zip(rows, expected, strict=True):
-        flat = {key: value for key, value in trial.items() if key not in ("params", "difference_to_first")} | trial["params"]
+        nested = ("params", "metrics", "standard_errors", "difference_to_first")
+        flat = {key: value for key, value in trial.items() if key not in nested} | trial["params"] | trial["metrics"]
         assert {key: value for key, value in row.items() if key in flat} == flat
         assert all(value is None for key, value in row.items() if key not in flat)
     assert (sweep.summary["best"], sweep.summary["best_trial"], sweep.summary["ended_reason"]) == (0.44, "t0001", "run_cap")

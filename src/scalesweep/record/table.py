@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from scalesweep.costs import dollars
 from scalesweep.errors import first_line
+from scalesweep.record.curves import between
 from scalesweep.record.ranking import By, Row, rank
 from scalesweep.record.schema import Record, Report
-from scalesweep.record.uncertainty import Certainty, certainty
+from scalesweep.record.uncertainty import Certainty, certainty, errors_at, judged
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 CERTAINTY = ("standard_error", "difference_to_first", "tied_with_first")
+ERROR_OF = "standard_error/{}"  # the column of a metric's error, in a flat table
 DIFFERENCE = ("difference_low", "difference_high")  # the columns of `difference_to_first` in a flat table
 FIELDS = (
-    *("rank", "trial", "state", "metric", *CERTAINTY, "expected", "expected_sd", "fidelity", "rung", "params"),
-    *("gpu_seconds", "wall_seconds", "tokens", "flops", "pareto", "stop_reason", "error", "traceback"),
+    *("rank", "trial", "state", "metric", *CERTAINTY, "expected", "expected_sd", "metrics", "standard_errors"),
+    *("fidelity", "rung", "params", "n_params", "gpu_seconds", "wall_seconds", "tokens", "flops", "dollars"),
+    *("pareto", "stop_reason", "error", "traceback"),
 )
+PROGRESS = (
+    "learning_rate",
+    "epoch",
+    "trainable_groups",
+    "unfreezing_stage",
+)  # in reports, among the metrics; they measure no model
 REPORTED = (
     "fidelity",
     "step",
@@ -33,22 +44,44 @@ REPORTED = (
 )
 
 
-def entries(record: Record, by: By | None, limit: int | None = None) -> list[dict[str, Any]]:
-    """The fields of each ranked trial, best first. `limit` keeps the first ones."""
+Entry = dict[str, Any]
+
+
+def entries(
+    record: Record, by: By | None, limit: int | None = None, select: Callable[[list[Entry]], list[Entry]] | None = None
+) -> list[Entry]:
+    """The fields of each trial, best first: every number that the terminal, JSON, CSV, W&B and the page show of a trial.
+
+    Args:
+        by: the order, as in `rank`.
+        limit: keeps the first ones.
+        select: filters or orders the entries before that. They have no `standard_errors` yet, which take time to compute.
+    """
     rows = rank(record, by)
-    sure = certainty(record, rows)
-    return [_entry(row, sure[row.trial.name]) for row in rows[:limit]]
+    sure, sizes = certainty(record, rows), {size.name: size.n_params for size in record.manifest.ladder}
+    prices = {name: record.manifest.price(name) for name in sizes}
+    found = [_entry(record, row, sure[row.trial.name], sizes, prices) for row in rows]
+    found = (found if select is None else select(found))[:limit]
+    reports = {row.trial.name: report for row in rows if (report := judged(row)) is not None}
+    errors = errors_at(record, {entry["trial"]: reports[entry["trial"]] for entry in found if entry["trial"] in reports})
+    for entry in found:
+        of_others = errors.get(entry["trial"], {})
+        entry["standard_errors"] = {name: of_others[name] for name in entry["metrics"] if name in of_others}
+    return found
 
 
-def flat(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The same fields with a column for each parameter and each end of an interval."""
+def flat(entry: Mapping[str, Any]) -> Entry:
+    """The same fields with a column for each parameter, each metric and its error, and each end of an interval."""
     ends = entry["difference_to_first"] or (None, None)
-    return {**entry, **entry["params"], **dict(zip(DIFFERENCE, ends, strict=True))}
+    errors = {ERROR_OF.format(name): error for name, error in entry["standard_errors"].items()}
+    return {**entry["metrics"], **errors, **entry["params"], **entry, **dict(zip(DIFFERENCE, ends, strict=True))}
 
 
-def _entry(row: Row, sure: Certainty) -> dict[str, Any]:
-    trial, last = row.trial, row.trial.last
-    counted = {key: getattr(last, key) if last else None for key in ("tokens", "flops")}
+def _entry(
+    record: Record, row: Row, sure: Certainty, sizes: Mapping[str, float | None], prices: Mapping[str, float | None]
+) -> Entry:
+    trial, last, size = row.trial, row.trial.last, str(row.trial.config.get("model_size"))
+    counters = {key: getattr(last, key) if last else None for key in ("tokens", "flops")}
     return {
         "rank": row.rank,
         "trial": trial.name,
@@ -59,12 +92,16 @@ def _entry(row: Row, sure: Certainty) -> dict[str, Any]:
         "tied_with_first": sure.tied,
         "expected": row.expected[0] if row.expected else None,
         "expected_sd": row.expected[1] if row.expected else None,
+        "metrics": metrics_at(row, record.metric),
+        "standard_errors": {},
         "fidelity": row.fidelity,
         "rung": row.rung,
         "params": dict(trial.params),
+        "n_params": sizes.get(size),
         "gpu_seconds": trial.gpu_seconds if trial.attempts else None,
         "wall_seconds": trial.wall_seconds if trial.attempts else None,
-        **counted,
+        **counters,
+        "dollars": dollars(trial.gpu_seconds, prices.get(size)) if trial.attempts else None,
         "pareto": row.pareto,
         "stop_reason": trial.stop_reason,
         "error": first_line(trial.error) if trial.error else None,
@@ -72,11 +109,43 @@ def _entry(row: Row, sure: Certainty) -> dict[str, Any]:
     }
 
 
+def metrics_at(row: Row, metric: str) -> dict[str, float]:
+    """Every metric of a trial at the fidelity at which it is ranked. The sweep's own is `row.metric`; where a rung lies between
+    two reports, the others are interpolated in the same way."""
+    report = judged(row)
+    if report is None or row.fidelity is None or row.metric is None:
+        return {}
+    values = {name: value for name, value in report.metrics.items() if name not in PROGRESS}
+    if report.fidelity != row.fidelity:
+        place = row.trial.reports.index(report)
+        before, at = (row.trial.reports[place - 1].metrics, row.trial.reports[place - 1].fidelity) if place else ({}, 0.0)
+        values = {
+            name: between(at, before.get(name, math.nan), report.fidelity, value, row.fidelity)
+            for name, value in values.items()
+        }
+    return values | {metric: row.metric}
+
+
 def columns(record: Record) -> list[str]:
-    """`FIELDS` with a column for each parameter that was drawn in place of `params`, and the ends of the interval."""
+    """`FIELDS` as columns of a flat table, in which each drawn parameter, each metric, its error and each end of the interval has
+    one. A metric with the name of a parameter or of another field has none."""
     params = list(dict.fromkeys(name for trial in record.by_number() for name in trial.params))
-    parts = {"params": params, "difference_to_first": list(DIFFERENCE)}
+    metrics = [name for name in metric_names(record) if name not in FIELDS and name not in params]
+    measured = [name for name in metrics if name.startswith("eval_")] if record.examples else []
+    parts = {
+        "params": params,
+        "metrics": metrics,
+        "standard_errors": [ERROR_OF.format(name) for name in measured],
+        "difference_to_first": list(DIFFERENCE),
+    }
     return [name for field in FIELDS for name in parts.get(field, [field])]
+
+
+def metric_names(record: Record) -> list[str]:
+    """The metrics of the trials, in the order in which the reports have them; the sweep's own first."""
+    reports = (report for trial in record.by_number() for report in trial.reports)
+    found = dict.fromkeys(name for report in reports for name in report.metrics)
+    return sorted((name for name in found if name not in PROGRESS), key=lambda name: name != record.metric)
 
 
 def frame(record: Record, of: Literal["trials", "reports"], by: By | None) -> DataFrame:

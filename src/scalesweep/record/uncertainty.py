@@ -117,11 +117,15 @@ def standard_errors(evaluation: Evaluation, metrics: Iterable[str]) -> dict[str,
     return {metric: standard_error(own[1], evaluation.kept) for metric, own in found.items() if own is not None}
 
 
+def errors_at(record: Record, reports: Mapping[str, Report]) -> dict[str, dict[str, float]]:
+    """The standard error of each metric at these reports, by the names that `reports` gives them; without those of which the
+    record lacks the numbers."""
+    return {name: standard_errors(one, reports[name].metrics) for name, one in _read(record, reports).items()}
+
+
 def errors_of(record: Record, trial: Trial) -> dict[str, float]:
     """The standard error of each metric at the report at which a trial was judged; empty where the record lacks the numbers."""
-    report = trial.judged
-    read = {} if report is None else _read(record, {trial.name: report})
-    return standard_errors(read[trial.name], report.metrics) if read and report is not None else {}
+    return {} if trial.judged is None else errors_at(record, {trial.name: trial.judged}).get(trial.name, {})
 
 
 def differences(record: Record, one: Trial, other: Trial) -> dict[str, tuple[float, float]]:

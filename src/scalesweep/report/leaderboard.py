@@ -20,12 +20,12 @@ from scalesweep.errors import command, counted
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.record.lease import driven
+from scalesweep.record.prices import paid, paid_in_all, start_price
 from scalesweep.record.ranking import By, order_of
 from scalesweep.record.table import columns, entries, flat
 from scalesweep.record.uncertainty import Certainty, certainty
 from scalesweep.report import words
 from scalesweep.report.findings import NO_BETTER, findings
-from scalesweep.report.prices import paid, paid_in_all, start_price
 
 # As rich's SIMPLE_HEAD, with a line between sections.
 LINED = box.Box("    \n    \n ── \n    \n ── \n    \n    \n    \n")
@@ -42,8 +42,9 @@ def leaderboard_json(record: Record, by: By | None = None, limit: int | None = N
     `floor` holds what a trial must beat: the metrics of guessing (None in an old record) and of each size's untrained model.
     `metric` was reached at `fidelity`, and `standard_error` is its own. `difference_to_first` is the 95 % interval of the trial's
     metric less the first one's, paired over the validation rows; `tied_with_first` says whether the two can't be told apart,
-    corrected for the number of trials. The three are None where the record lacks the rows' numbers. `gpu_seconds`,
-    `wall_seconds`, `tokens` and `flops` are the trial's totals.
+    corrected for the number of trials. The three are None where the record lacks the rows' numbers. `metrics` has every metric at
+    `fidelity`, and `standard_errors` those of them whose error is known. `gpu_seconds`, `wall_seconds`, `tokens`, `flops` and
+    `dollars` are the trial's totals.
     """
     rows: list[dict[str, Any]] = [_finite(row) for row in entries(record, by, limit)]
     floor = _finite({"guessing": record.manifest.baseline, "untrained": record.untrained})
@@ -51,7 +52,7 @@ def leaderboard_json(record: Record, by: By | None = None, limit: int | None = N
 
 
 def leaderboard_csv(record: Record, by: By | None = None, limit: int | None = None) -> str:
-    """The same rows with each sampled parameter as a column of its own; what is not known is empty."""
+    """The same rows with each sampled parameter and each metric as a column of its own; what is not known is empty."""
     trials = leaderboard_json(record, by, limit)["trials"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(record), lineterminator="\n", extrasaction="ignore")

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from scalesweep.errors import counted, first_line
 from scalesweep.record import Record, Report, Row, Sink, State, Trial
+from scalesweep.record.prices import paid_in_all
 from scalesweep.report import words
 from scalesweep.report.findings import beats_guessing
-from scalesweep.report.prices import paid_in_all
 from scalesweep.report.standing import Standing
 from scalesweep.report.terminal import console
 

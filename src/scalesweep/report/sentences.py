@@ -12,11 +12,11 @@ from typing import Any
 from scalesweep.errors import counted
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.flips import rung_correlations
+from scalesweep.record.prices import paid
 from scalesweep.record.uncertainty import Certainty, certainty
 from scalesweep.report import words
 from scalesweep.report.axes import TRIALS_NEEDED, Axis, Effect, effects, searched
 from scalesweep.report.findings import BEST_SHARE, GOOD_NEEDED, unusable, worth_promoting
-from scalesweep.report.prices import paid
 from scalesweep.report.suggestions import suggestions
 from scalesweep.spec.configurations import method_name
 from scalesweep.spec.space import Parameter

@@ -188,7 +188,7 @@ def _check_extended(record: Record, spec: SweepSpec, changed: Collection[str]) -
     Raises:
         UserError: if nothing changed, or a budget is still spent.
     """
-    from scalesweep.report.prices import paid_in_all
+    from scalesweep.record.prices import paid_in_all
     from scalesweep.report.progress import budget_uses
 
     run_dir = record.folder

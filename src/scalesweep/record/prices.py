@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scalesweep.costs import bill, dollars
-from scalesweep.record import Record, Trial
+from scalesweep.record.schema import Record, Trial
 
 
 def start_price(record: Record) -> float | None:
