@@ -53,6 +53,23 @@ def test_pairs_that_change_places_are_counted_at_each_rung() -> None:
     assert (second.pairs_within, second.flipped_within, second.pairs_between) == (1, 1, 0)
 
 
+def test_flips_are_counted_as_by_comparing_every_pair() -> None:
+    rng = np.random.default_rng(3)
+    told = [(str(rng.choice(["L1", "L4"])), rng.random(rng.integers(1, 4)).round(1).tolist()) for _ in range(40)]  # with ties
+    record = make_record([event for number, (size, losses) in enumerate(told) for event in curve(number, size, losses)])
+    for at, found in enumerate(order_flips(record)):
+        compared = [
+            (size == other_size, (losses[at] > other[at]) != (losses[top] > other[top]))
+            for place, (size, losses) in enumerate(told)
+            for other_size, other in told[:place]
+            if (top := min(len(losses), len(other)) - 1) > at and losses[at] != other[at] and losses[top] != other[top]
+        ]
+        within = [flipped for same, flipped in compared if same]
+        assert (found.pairs, found.pairs_within, found.flipped_within) == (len(compared), len(within), sum(within))
+        assert found.flipped_between == sum(flipped for _, flipped in compared) - sum(within)
+        assert found.flipped_within > 0
+
+
 def test_the_rank_correlation_of_a_rung_is_that_of_the_trials_that_reached_the_end() -> None:
     values = np.random.default_rng(0).random((12, 3)).round(1)  # with ties
     stopped = [event for number in range(12, 15) for event in curve(number, "L1", [0.5, 0.6])]

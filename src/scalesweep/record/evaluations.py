@@ -9,9 +9,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from scalesweep.examples import Columns, Examples
 from scalesweep.storage import UrlPath
@@ -44,16 +45,21 @@ class Evaluation:
     def alike(self, other: Evaluation) -> bool:
         """Whether both are of the same rows. All trials of a sweep are evaluated on one split. Only a tokenizer that leaves rows
         out makes a difference."""
-        same = (self.rows, self.of) == (other.rows, other.of)
-        return same and list(self.columns.get("group", ())) == list(other.columns.get("group", ()))
+        if (self.rows, self.of) != (other.rows, other.of):
+            return False
+        groups, others = self.columns.get("group"), other.columns.get("group")
+        if groups is None or others is None or groups is others:
+            return groups is others
+        return bool(groups.tolist() == others.tolist())
 
 
 class Blocks:
-    """The blocks of a run folder. Objects at a URL are fetched whole, and once."""
+    """The blocks of a run folder. Files stay open until `close`; objects at a URL are fetched whole, and once."""
 
     def __init__(self, folder: Path | UrlPath) -> None:
         self.folder = folder
         self._objects: dict[str, bytes] = {}
+        self._files: dict[str, IO[bytes]] = {}
 
     def fetch(self, names: Iterable[str]) -> None:
         """Fetch these objects side by side."""
@@ -76,29 +82,45 @@ class Blocks:
             content = self._objects[place["file"]][start : start + size]
         else:
             try:
-                with (self.folder / place["file"]).open("rb") as file:
-                    file.seek(start)
-                    content = file.read(size)
+                if place["file"] not in self._files:
+                    self._files[place["file"]] = (self.folder / place["file"]).open("rb")
+                file = self._files[place["file"]]
+                file.seek(start)
+                content = file.read(size)
             except OSError:
                 return None
         return content if zlib.crc32(content) == place["crc32"] else None
 
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
 
 def read_evaluations(folder: Path | UrlPath, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Evaluation]:
     """The evaluations whose numbers can be read, by the names that `places` gives them. Their places are those of the events."""
-    blocks, found = Blocks(folder), {}
-    parts = ("found", "data")
-    blocks.fetch(place[part]["file"] for place in places.values() for part in parts)
-    for name, place in places.items():
-        columns: dict[str, np.ndarray] = {}
-        try:
-            for part in parts:
-                content = blocks.read(place[part])
-                if content is None:
-                    break
-                columns |= Columns(place[part]["columns"], content).arrays(place["rows"])
-            else:
-                found[name] = Evaluation(place["rows"], place["of"], columns)
-        except (KeyError, TypeError, ValueError):  # of another version
-            continue
+    found: dict[str, Evaluation] = {}
+    data: dict[tuple[Any, ...], dict[str, np.ndarray]] = {}  # the same for many evaluations
+    with closing(Blocks(folder)) as blocks:
+        blocks.fetch(place[part]["file"] for place in places.values() for part in ("found", "data"))
+        for name, place in places.items():
+            try:
+                block, rows = place["data"], place["rows"]
+                key = block["file"], block["start"], block["bytes"], block["crc32"], rows
+                if key not in data:
+                    data[key] = _columns(blocks, block, rows)
+                found[name] = Evaluation(rows, place["of"], _columns(blocks, place["found"], rows) | data[key])
+            except (KeyError, TypeError, ValueError):  # of another version, absent or damaged
+                continue
     return found
+
+
+def _columns(blocks: Blocks, place: Mapping[str, Any], rows: int) -> dict[str, np.ndarray]:
+    """The columns of a block.
+
+    Raises:
+        ValueError: the block is absent or damaged, or does not hold so many rows.
+    """
+    content = blocks.read(place)
+    if content is None:
+        raise ValueError(f"{place['file']} has no sound block at byte {place['start']}")
+    return Columns(place["columns"], content).arrays(rows)

@@ -4,7 +4,9 @@ correlation of the two."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, StatisticsError, correlation
 
@@ -36,19 +38,45 @@ def order_flips(record: Record) -> list[Flips]:
     Only trials that continued are compared, and these are the better ones. Trials stopped at a rung might flip more often.
     """
     rungs, curves = levels(record.manifest), _curves(record)
+    sizes: dict[str | None, list[list[float]]] = {}
+    for size, values in curves:
+        sizes.setdefault(size, []).append(values)
     found = []
     for at in range(len(rungs) - 1):
-        pairs, flipped = {True: 0, False: 0}, {True: 0, False: 0}
-        there = [(size, values) for size, values in curves if len(values) > at + 1]
-        for place, (size, values) in enumerate(there):
-            for other_size, other in there[:place]:
-                top = min(len(values), len(other)) - 1
-                now, later = values[at] - other[at], values[top] - other[top]
-                if now and later:
-                    pairs[size == other_size] += 1
-                    flipped[size == other_size] += (now > 0) != (later > 0)
-        found.append(Flips(at + 1, rungs[at], pairs[True], flipped[True], pairs[False], flipped[False]))
+        pairs, flipped = _later([values for _, values in curves], at)
+        within = [_later(some, at) for some in sizes.values()]
+        pairs_within, flipped_within = sum(one[0] for one in within), sum(one[1] for one in within)
+        found.append(Flips(at + 1, rungs[at], pairs_within, flipped_within, pairs - pairs_within, flipped - flipped_within))
     return found
+
+
+def _later(curves: Sequence[Sequence[float]], at: int) -> tuple[int, int]:
+    """The pairs whose order at one rung and at the last rung that both reached are known, and how many of these orders differ."""
+    pairs = flipped = 0
+    # The shorter curve of a pair is `length` long: all pairs of at least that length, less those in which both are longer.
+    for length in sorted({len(values) for values in curves if len(values) > at + 1}):
+        for shortest, sign in ((length, 1), (length + 1, -1)):
+            some = [(values[at], values[length - 1]) for values in curves if len(values) >= shortest]
+            counted = _discordant(some)
+            pairs, flipped = pairs + sign * counted[0], flipped + sign * counted[1]
+    return pairs, flipped
+
+
+def _discordant(points: Sequence[tuple[float, float]]) -> tuple[int, int]:
+    """The pairs of points that differ in both coordinates, and those of them that are ordered differently by the two (Knight, 1966)."""
+
+    def tied(values: Iterable[object]) -> int:
+        return sum(count * (count - 1) // 2 for count in Counter(values).values())
+
+    before: list[float] = []
+    flipped = 0
+    for _, later in sorted(points):  # equal first coordinates in the order of the second, so that they count as no flip
+        place = bisect_right(before, later)
+        flipped += len(before) - place
+        before.insert(place, later)
+    n = len(points)
+    same = tied(now for now, _ in points) + tied(later for _, later in points) - tied(points)
+    return n * (n - 1) // 2 - same, flipped
 
 
 @dataclass(frozen=True)
@@ -102,5 +130,6 @@ def _curves(record: Record) -> list[tuple[str | None, list[float]]]:
 
 def _ranks(values: Sequence[float]) -> list[float]:
     """The rank of each value; equal values share the mean of theirs."""
-    order = sorted(values)
-    return [order.index(value) + (order.count(value) - 1) / 2 for value in values]
+    order, counts = sorted(values), Counter(values)
+    first = {value: place for place, value in reversed(list(enumerate(order)))}
+    return [first[value] + (counts[value] - 1) / 2 for value in values]

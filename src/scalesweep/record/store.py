@@ -239,9 +239,10 @@ class RecordWriter:
             self.record = read_record(run_dir)
             self._log: _Log = _File(run_dir / EVENTS) if isinstance(run_dir, Path) else _Segments(run_dir / SEGMENTS)
             self._examples: _Log | None = None  # opened at the first evaluation
-            kept, blocks = self.record.examples, Blocks(run_dir)
+            kept = self.record.examples
             data = {examples["data"]["crc32"]: examples["data"] for examples in kept}  # the same for many evaluations
-            self._data = {crc32: block for crc32, block in data.items() if blocks.read(block) is not None}
+            with contextlib.closing(Blocks(run_dir)) as blocks:
+                self._data = {crc32: block for crc32, block in data.items() if blocks.read(block) is not None}
             self._examples_bytes = sum(block["bytes"] for block in (*data.values(), *(one["found"] for one in kept)))
         except BaseException:
             self._lease.close()

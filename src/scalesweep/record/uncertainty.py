@@ -83,10 +83,12 @@ class Certainty:
 
 def certainty(record: Record, ranking: Sequence[Row]) -> dict[str, Certainty]:
     """The certainty of each trial, by name. `ranking`: best first, as `rank` returns it."""
-    from scalesweep.record.influence import influence
-
     reports = {row.trial.name: report for row in ranking if row.rank is not None and (report := judged(row)) is not None}
     evaluations = _read(record, reports)
+    if not evaluations:
+        return {row.trial.name: Certainty() for row in ranking}
+    from scalesweep.record.influence import influence  # numpy, which a record without these numbers needs not
+
     known = {name: found for name, one in evaluations.items() if (found := influence(one, record.metric)) is not None}
     errors = {name: standard_error(own, evaluations[name].kept) for name, (_, own) in known.items()}
     values = {row.trial.name: row.metric for row in ranking if row.metric is not None}
@@ -148,7 +150,5 @@ def differences(record: Record, one: Trial, other: Trial) -> dict[str, tuple[flo
 
 
 def _read(record: Record, reports: Mapping[str, Report]) -> dict[str, Evaluation]:
-    if record.folder is None:
-        return {}
     places = {name: report.examples for name, report in reports.items() if report.examples is not None}
-    return read_evaluations(record.folder, places)
+    return read_evaluations(record.folder, places) if places and record.folder is not None else {}

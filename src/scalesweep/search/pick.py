@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from scalesweep.record import Record, Trial
 from scalesweep.record.ranking import best
-from scalesweep.search.outlook import Outlook
-from scalesweep.spec import sweep_from_dict
+
+if TYPE_CHECKING:
+    from scalesweep.search.outlook import Outlook
 
 
 def expected(outlook: Outlook) -> dict[str, tuple[float, float]] | None:
@@ -23,6 +25,9 @@ def with_forecasts(record: Record) -> Record:
     """The record, with its forecasts where they drive the sweep."""
     spec = record.manifest.spec
     if "forecast" in (spec.get("search", {}).get("sampler"), spec.get("early_terminate", {}).get("survival")):
+        from scalesweep.search.outlook import Outlook  # numpy, which a record without forecasts needs not
+        from scalesweep.spec import sweep_from_dict
+
         outlook = Outlook(sweep_from_dict(spec), record.n_params)
         outlook.take(record.by_number(), record.past)
         record.expected = expected(outlook)
