@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from scalesweep import __version__
+from scalesweep.commands.leaderboard import leaderboard
 from scalesweep.commands.parts import Group, at_place, json_option, print_json, run_argument, say
 from scalesweep.commands.recipe import recipe
 from scalesweep.commands.report import report
@@ -450,42 +451,6 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
 
 @cli.command()
 @run_argument
-@json_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV to stdout.")
-@click.option(
-    "--by",
-    type=click.Choice(["forecast", "rung", "metric"]),
-    help="forecast: rank by the metric expected at the end; the default where forecasts drive the sweep. rung: rank by the highest "
-    "rung reached, then by the metric there; the default elsewhere. metric: rank by the best value at any report.",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Print only the first N trials.")
-def leaderboard(run_dir: Path | UrlPath, as_json: bool, as_csv: bool, by: Any, limit: int | None) -> None:
-    """Rank the trials of a running or finished sweep. Needs only the run folder, no server.
-
-    ★ marks the Pareto front: no other trial beats these in both metric and GPU seconds. ± is the standard error of the metric
-    over the validation rows. ≈ marks trials that can't be told apart from the first.
-    """
-
-    from scalesweep.record import read_record
-    from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json
-    from scalesweep.report.terminal import print_leaderboard
-    from scalesweep.search.pick import with_forecasts
-
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv can't be combined")
-    record = with_forecasts(read_record(run_dir))
-    if by == "forecast" and record.expected is None:
-        raise click.UsageError("--by forecast needs a sweep with sampler: forecast or survival: forecast")
-    if as_json:
-        print_json(leaderboard_json(record, by, limit))
-    elif as_csv:
-        click.echo(leaderboard_csv(record, by, limit), nl=False)
-    else:
-        print_leaderboard(record, by, limit)
-
-
-@cli.command()
-@run_argument
 @click.option("--trial", default="best", metavar="NAME", help="Trial to promote; 'best' is the search's choice.")
 @click.option(
     "--output",
@@ -558,6 +523,7 @@ def promote(
     say("\n" + after_promotion(result))
 
 
+cli.add_command(leaderboard)
 cli.add_command(recipe)
 cli.add_command(report)
 

@@ -14,7 +14,8 @@ from scalesweep.record.curves import value_at
 from scalesweep.record.flips import order_flips, rung_correlations
 from scalesweep.record.fronts import hypervolume, pareto_front
 from scalesweep.record.table import FIELDS
-from scalesweep.report.leaderboard import leaderboard_json, render_leaderboard
+from scalesweep.report.board import render_leaderboard
+from scalesweep.report.leaderboard import leaderboard_json
 
 
 def test_the_front_is_what_the_ranking_marks_and_the_area_is_counted_square_by_square() -> None:

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from records import curve, make_events, make_record
 from scalesweep.record import Record
+from scalesweep.report.board import render_leaderboard
 from scalesweep.report.findings import beats_guessing, findings, unusable, worth_promoting
-from scalesweep.report.leaderboard import render_leaderboard
 from scalesweep.report.terminal import where_it_is
 
 GUESS = {"guess": "class shares in train", "metrics": {"eval_loss": 0.6811, "eval_accuracy": 0.578}}

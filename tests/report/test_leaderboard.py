@@ -16,12 +16,15 @@ from rich.console import Console
 
 from events import report
 from records import START, make_events, make_manifest, make_record
+from scalesweep.errors import UserError
 from scalesweep.record import Record, RecordWriter, read_record
 from scalesweep.record.prices import paid, paid_in_all
 from scalesweep.record.table import FIELDS
 from scalesweep.report import words
+from scalesweep.report.board import render_leaderboard
 from scalesweep.report.findings import findings
-from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json, render_leaderboard
+from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json
+from scalesweep.report.select import Selection, parsed
 from scalesweep.report.terminal import print_leaderboard
 
 KEYS = list(FIELDS)
@@ -41,9 +44,9 @@ def small_record(*trials: tuple[str, list[tuple[int, list[int], float]]], **chan
     return make_record(events, **changes)
 
 
-def text_at(record: Record, width: int, by: str = "rung", limit: int | None = None) -> str:
+def text_at(record: Any, width: int, by: Any = "rung", limit: int | None = None, **options: Any) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False, color_system=None)
-    console.print(render_leaderboard(record, by, width, limit))
+    console.print(render_leaderboard(record, by, width, limit, **options))
     return console.file.getvalue()
 
 
@@ -186,15 +189,16 @@ def test_the_table_tells_what_matters_at_each_width(width: int) -> None:
         assert part in best
     assert "no other trial beats it" in flat
     assert "…" not in text
-    assert ("infeasible" in text.split("0.7100")[1].split("Ranked")[0]) == (width >= 100)  # the state of the last trial
+    assert ("infeasible" in text.split("t0003")[1].split("Ranked")[0]) == (width >= 100)  # the state of the last trial
 
 
 def test_a_wide_terminal_gets_every_column_and_the_narrow_one_is_told_what_is_left_out() -> None:
     wide, narrow = text_at(make_record(), 140), text_at(make_record(), 80)
-    for part in ("GPUs", "schedule", "warmup_stable_decay", "GPU s", "complete", "max_t", "diverged"):
+    for part in ("gpus", "lr_scheduler_type", "warmup_stable_decay", "seconds", "complete", "diverged", "0.7800"):
         assert part in wide
+    assert "max_t" not in wide  # goes without saying
     assert "Left out" not in wide
-    assert "Left out at this width: state, GPU s, reason, GPUs, schedule." in narrow
+    assert "Left out at this width: gpu_seconds, lr_scheduler_type, state, num_gpus, eval_accuracy." in " ".join(narrow.split())
 
 
 def test_searched_settings_of_adapters_are_shown_and_a_constant_schedule_is_not() -> None:
@@ -206,13 +210,13 @@ def test_searched_settings_of_adapters_are_shown_and_a_constant_schedule_is_not(
     for trial, values in zip(record.trials.values(), adapters, strict=True):
         trial.config = CONFIG | {"lr_scheduler_type": "linear"} | dict(zip(keys, values, strict=True))
     text = text_at(record, 140)
-    assert "schedule" not in text
-    lines = {line.split()[2 if "★" in line else 1]: line for line in text.splitlines() if "rung 1" in line}
+    assert "lr_scheduler_type linear" in text.split("The same in these rows: ")[1]
+    assert "lr_scheduler" not in text.split("The same")[0]
+    lines = {line.split()[2 if "★" in line else 1]: line for line in text.splitlines() if line[:1] in ("1", "2", "3")}
     assert "head, lora 16  q_proj,v_proj  yes" in lines["a"]
-    assert "head, lora 8   all-linear " in lines["b"]
+    assert "head, lora 8   all-linear" in lines["b"]
     assert "yes" not in lines["b"]
     assert "all-linear" not in lines["c"]
-    assert ", GPUs, rslora, layers." in " ".join(text_at(record, 72).split())
     assert words.brief(record.trials["a"]) == "L4 · 1 GPU · head, lora 16 · q_proj,v_proj · rslora · lr 1.0e-03 linear"
     assert words.brief(record.trials["b"]) == "L4 · 1 GPU · head, lora 8 · lr 1.0e-03 linear"
     found = dict(findings(record))
@@ -288,6 +292,132 @@ def test_a_limit_says_how_many_trials_follow() -> None:
     assert "t0006" in text
     assert "t0002" not in text
     assert "… and 7 more trials" in text
+
+
+def test_every_number_is_the_same_in_the_table_in_json_and_in_csv() -> None:
+    record = make_record(spec=make_manifest()["spec"] | {"resources": {"dollars_per_gpu_hour": 2.5}})
+    keys = ["rank", "trial", "eval_loss", "eval_accuracy", "gpu_seconds", "dollars", "learning_rate", "rung", "tokens"]
+    entries = {one["trial"]: {**one, **one["metrics"], **one["params"]} for one in leaderboard_json(record)["trials"]}
+    written = list(csv.DictReader(io.StringIO(leaderboard_csv(record, shown=keys))))
+    assert [list(row) for row in written] == [keys] * 10
+    for row in written:
+        known = {key: entries[row["trial"]].get(key) for key in keys}
+        assert row == {key: "" if value is None else str(value) for key, value in known.items()}
+    shown = {"eval_loss": words.score, "eval_accuracy": words.score, "gpu_seconds": words.seconds, "dollars": words.money}
+    lines = text_at(record, 200, selection=Selection(sort="trial"), shown=keys).splitlines()
+    cells = next(line.split() for line in lines if " t0006 " in line)
+    assert cells[:6] == ["3", "t0006", *(format_(entries["t0006"][key]) for key, format_ in shown.items())]
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ("unfreezing=gradual and model_size=L4", ["t0006", "t0009"]),
+        ("learning_rate<=2e-4 and learning_rate > 1.2e-4", ["t0007", "t0008"]),
+        ("eval_loss < 0.55", ["t0001", "t0006"]),
+        ("state=failed", ["t0004", "t0007"]),
+        ("state!=COMPLETE and rung>=2", ["t0006", "t0002"]),
+        ("pareto=yes and model_size!='L1'", ["t0001", "t0006", "t0009"]),
+        ("unfreeze_interval=40", ["t0001", "t0006", "t0009"]),
+        ("max_t=360 and eval_loss>1", []),
+    ],
+)
+def test_an_expression_keeps_the_trials_that_fulfil_it(where: str, names: list[str]) -> None:
+    record = make_record()
+    found = leaderboard_json(record, selection=Selection(parsed(where)))["trials"]
+    assert [one["trial"] for one in found] == names
+    everywhere = {one["trial"]: one for one in leaderboard_json(record)["trials"]}
+    assert [everywhere[one["trial"]] for one in found] == found  # ranks and all other fields stay
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("lerning_rate<1", "no trial has 'lerning_rate'\n\nhint: did you mean 'learning_rate'?"),
+        ("unfreezing>head", "unfreezing has texts such as"),
+        ("eval_loss<low", "'low' is no number"),
+        ("eval_loss", "an expression is KEY OP VALUE"),
+        ("rung=1 or rung=2", "an expression is KEY OP VALUE"),
+        ("rung=1 and", "an expression is KEY OP VALUE"),
+        ("__import__('os')", "an expression is KEY OP VALUE"),
+    ],
+)
+def test_an_expression_that_says_nothing_is_refused_with_its_remedy(where: str, text: str) -> None:
+    with pytest.raises(UserError) as error:
+        leaderboard_json(make_record(), selection=Selection(parsed(where)))
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sort", "first", "last"),
+    [
+        ("eval_accuracy", "t0001", "t0008"),  # the best first, and without a value last
+        ("-eval_accuracy", "t0003", "t0008"),
+        ("gpu_seconds", "t0007", "t0008"),
+        ("unfreeze_interval", "t0001", "t0008"),
+        ("stop_reason", "t0006", "t0009"),
+    ],
+)
+def test_any_key_orders_the_trials(sort: str, first: str, last: str) -> None:
+    trials = leaderboard_json(make_record(), selection=Selection(sort=sort))["trials"]
+    assert (trials[0]["trial"], trials[-1]["trial"], len(trials)) == (first, last, 10)
+    short = leaderboard_json(make_record(), limit=3, selection=Selection(sort=sort))["trials"]
+    assert short == trials[:3]
+    text = text_at(make_record(), 100, selection=Selection(sort=sort))
+    assert "sorted by " + sort.removeprefix("-") in " ".join(text.split())
+    assert "Findings" not in text
+
+
+def test_several_sweeps_are_ranked_together() -> None:
+    one = make_record(name="one")
+    other = small_record(("a", [(40, [1], 0.65)]), ("b", [(40, [1], 0.1), (120, [2], 0.2), (360, [3], 0.3)]), name="other")
+    text = text_at([one, other], 140)
+    rows = [line.split() for line in text.splitlines() if line.startswith(("one ", "other "))]
+    assert [row[0] for row in rows[:3]] == ["one", "other", "other"]  # the titles, and the first row
+    assert [row[2 + ("★" in row)] for row in rows[2:5]] == ["b", "t0001", "t0000"]
+    assert ["a" in row for row in rows].index(True) - 2 == 6  # after the better ones of its rung
+    table = list(csv.DictReader(io.StringIO(leaderboard_csv([one, other]))))
+    assert [(row["run"], row["trial"]) for row in table[:2]] == [("other", "b"), ("one", "t0001")]
+    accuracy = make_record(name="third", metric={"name": "eval_accuracy", "goal": "maximize"})
+    with pytest.raises(UserError, match="one ranks by eval_loss, and third by eval_accuracy"):
+        text_at([one, accuracy], 140)
+
+
+def test_costs_below_one_do_not_read_as_nothing() -> None:
+    record = make_record(spec=make_manifest()["spec"] | {"resources": {"dollars_per_gpu_hour": 0.01}})
+    for trial in record.trials.values():
+        trial.gpu_seconds /= 2000
+    text = text_at(record, 200)
+    assert " 0.41 " in next(line for line in text.splitlines() if " t0001 " in line)
+    assert "1.1e-06" in next(line for line in text.splitlines() if " t0001 " in line)
+    assert [words.seconds(number) for number in (0, 0.004, 9.96, 12345.6)] == ["0", "0.004", "10", "12,346"]
+    assert [words.money(number) for number in (0, 0.004, 0.4, 1234.5)] == ["0.00", "0.004", "0.40", "1,234.50"]
+
+
+HOSTILE = "=cmd|'/C calc'!A0 [bold]\x1b[2J\x9b1m\u202e" + "x" * 10_000
+
+
+def test_hostile_texts_are_shown_as_they_are_written() -> None:
+    events = make_events()
+    for event in events:
+        if event["event"] == "trial":
+            event["config"]["lr_scheduler_type"] = event["params"]["lr_scheduler_type"] = HOSTILE + event["trial"]
+        if event["event"] == "end" and event["error"]:
+            event["error"] = HOSTILE
+    record = make_record(events, name="[red]\x1b]0;owned\x07")
+    text = text_at(record, 200, shown=["trial", "lr_scheduler_type", "error"])
+    assert not set(text) & {"\x1b", "\x9b", "\x07", "\u202e"}
+    assert "[red]\\x1b]0;owned\\x07" in text
+    row = next(line for line in text.splitlines() if line.startswith("t0001"))
+    assert "=cmd|'/C calc'!A0 [bold]\\x1b[2" in row
+    assert len(row) <= 80
+    assert all(len(line) <= 100 for line in text_at(record, 100).splitlines())
+    assert len(text_at(record, 100)) < 10_000
+    written = leaderboard_csv(record)
+    assert not set(written) & {"\x1b", "\x9b", "\x07", "\u202e"}
+    cell = next(csv.DictReader(io.StringIO(written)))["lr_scheduler_type"]
+    assert cell.startswith("'=cmd|'/C calc'!A0 [bold]\\x1b[2J\\x9b1m\\u202ex")
+    assert len(cell) > 10_000
 
 
 def test_an_empty_record_is_a_table_too() -> None:

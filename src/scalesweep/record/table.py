@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from scalesweep.costs import dollars
@@ -47,8 +48,26 @@ REPORTED = (
 Entry = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """The ranked trials of a record, best first, and how certain each value is, by name."""
+
+    rows: list[Row]
+    sure: Mapping[str, Certainty]
+
+    @classmethod
+    def of(cls, record: Record, by: By | None = None) -> Ranking:
+        rows = rank(record, by)
+        return cls(rows, certainty(record, rows))
+
+
 def entries(
-    record: Record, by: By | None, limit: int | None = None, select: Callable[[list[Entry]], list[Entry]] | None = None
+    record: Record,
+    by: By | None,
+    limit: int | None = None,
+    select: Callable[[list[Entry]], list[Entry]] | None = None,
+    ranking: Ranking | None = None,
+    errors: bool = True,
 ) -> list[Entry]:
     """The fields of each trial, best first: every number that the terminal, JSON, CSV, W&B and the page show of a trial.
 
@@ -56,16 +75,20 @@ def entries(
         by: the order, as in `rank`.
         limit: keeps the first ones.
         select: filters or orders the entries before that. They have no `standard_errors` yet, which take time to compute.
+        ranking: that of the record in this order, where it is known already.
+        errors: fills `standard_errors`.
     """
-    rows = rank(record, by)
-    sure, sizes = certainty(record, rows), {size.name: size.n_params for size in record.manifest.ladder}
+    ranking = ranking or Ranking.of(record, by)
+    rows, sizes = ranking.rows, {size.name: size.n_params for size in record.manifest.ladder}
     prices = {name: record.manifest.price(name) for name in sizes}
-    found = [_entry(record, row, sure[row.trial.name], sizes, prices) for row in rows]
+    found = [_entry(record, row, ranking.sure[row.trial.name], sizes, prices) for row in rows]
     found = (found if select is None else select(found))[:limit]
+    if not errors:
+        return found
     reports = {row.trial.name: report for row in rows if (report := judged(row)) is not None}
-    errors = errors_at(record, {entry["trial"]: reports[entry["trial"]] for entry in found if entry["trial"] in reports})
+    known = errors_at(record, {entry["trial"]: reports[entry["trial"]] for entry in found if entry["trial"] in reports})
     for entry in found:
-        of_others = errors.get(entry["trial"], {})
+        of_others = known.get(entry["trial"], {})
         entry["standard_errors"] = {name: of_others[name] for name in entry["metrics"] if name in of_others}
     return found
 

@@ -6,14 +6,16 @@ Each finding is a label and a sentence. All of them read the record and the one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from scalesweep.errors import counted
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.curves import value_at
 from scalesweep.record.flips import order_flips, rung_correlations
+from scalesweep.record.ranking import order_of
+from scalesweep.record.table import Ranking
 from scalesweep.record.throughput import throughput
-from scalesweep.record.uncertainty import certainty
+from scalesweep.record.uncertainty import Certainty
 from scalesweep.report import words
 from scalesweep.spec.configurations import OF_ADAPTERS
 
@@ -37,14 +39,18 @@ NO_BETTER = "No trial beats"
 Line = tuple[str, str]
 
 
-def findings(record: Record) -> list[Line]:
-    """(label, sentence) of everything that the record supports, the most important first; empty before the first report."""
-    rows = [row for row in rank(record) if row.rank is not None]
+def findings(record: Record, ranking: Ranking | None = None) -> list[Line]:
+    """(label, sentence) of everything that the record supports, the most important first; empty before the first report.
+
+    `ranking` is that of the record in its own order, where it is known already.
+    """
+    ranking = ranking or Ranking.of(record)
+    rows = [row for row in ranking.rows if row.rank is not None]
     if not rows:
         return []
     found = [("best", _best(record, rows[0]))]
-    found += [("ties", text) for text in _ties(record, rows)]
-    by_rung = [row for row in rank(record, "rung") if row.rank is not None]
+    found += [("ties", text) for text in _ties(rows, ranking.sure, record)]
+    by_rung = rows if order_of(record) == "rung" else [row for row in rank(record, "rung") if row.rank is not None]
     found += [(label, text) for name, label in COMPARED.items() if (text := _levels(record, by_rung, name))]
     found += [("rate", text) for text in _rates(rows)]
     found += [("stopping", text) for text in _saved(record)]
@@ -127,9 +133,9 @@ def _best(record: Record, row: Row) -> str:
     return text
 
 
-def _ties(record: Record, rows: list[Row]) -> Iterable[str]:
+def _ties(rows: list[Row], sure: Mapping[str, Certainty], record: Record) -> Iterable[str]:
     """The trials that can't be told apart from the first, and the cheapest and the smallest of them where the first is not."""
-    sure, first = certainty(record, rows), rows[0].trial
+    first = rows[0].trial
     ties = [row.trial for row in rows if sure[row.trial.name].tied]
     if not ties:
         if any(one.tied is False for one in sure.values()):
@@ -172,7 +178,7 @@ def _levels(record: Record, rows: list[Row], name: str) -> str:
 
 
 def _level(value: object) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else words.short(str(value))
 
 
 def _rates(rows: list[Row]) -> Iterable[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from scalesweep.report.select import Selection
     from scalesweep.report.sentences import Finding
 
 PIPED_WIDTH = 140  # columns if stdout is not a terminal and COLUMNS is not set
@@ -61,12 +62,20 @@ def headed(head: str, text: str) -> Text:
     return Text.assemble((head, "bold"), text)
 
 
-def print_leaderboard(record: Record, by: By | None = None, limit: int | None = None) -> None:
-    """Print the ranked table to stdout, as wide as the terminal."""
-    from scalesweep.report.leaderboard import render_leaderboard
+def print_leaderboard(
+    records: Record | Sequence[Record],
+    by: By | None = None,
+    limit: int | None = None,
+    selection: Selection | None = None,
+    shown: Sequence[str] = (),
+    found: bool = True,
+) -> None:
+    """Print the ranked table to stdout, as wide as the terminal; and what was `found`, below it."""
+    from scalesweep.report.board import render_leaderboard
+    from scalesweep.report.leaderboard import EVERY
 
     width = page_width()
-    console(width=width).print(render_leaderboard(record, by, width, limit))
+    console(width=width).print(render_leaderboard(records, by, width, limit, selection or EVERY, shown, found))
 
 
 def print_findings(record: Record, found: Sequence[Finding]) -> None:

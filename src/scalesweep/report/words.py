@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
+
 from scalesweep.errors import counted, first_line
 from scalesweep.record import Record, State, Trial
 from scalesweep.record.final_length import FinalLength
@@ -14,6 +16,8 @@ from scalesweep.spec.space import ALL_LINEAR, CADENCES, THAWING_MODES
 
 MISSING = "–"
 ERRORS_SHOWN = 3
+WIDEST = 32  # letters of a name
+ERROR_LETTERS = 300  # of the first line of an error
 LISTED = 6  # of a list in a sentence
 TRIALS_NAMED = 3  # of those that ended with one error
 UNFINISHED = "unfinished"
@@ -52,6 +56,41 @@ def score(value: float | None) -> str:
     if value is None or math.isnan(value):
         return MISSING
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def value(number: float) -> str:
+    """A setting or a counter in few digits: '3', '0.1', '0.0123', '1.2e-04', '18.9M'."""
+    if number == 0 or isinstance(number, int) or abs(number) >= 1e4:
+        return count(number) if abs(number) >= 1e4 else str(number)
+    return f"{number:.1e}" if abs(number) < 1e-3 else f"{number:.3g}"
+
+
+def seconds(number: float) -> str:
+    """Seconds of work: '1,550', '4.2', '0.043'. What is not 0 never reads as 0."""
+    return f"{number:,.0f}" if number >= 10 or number == 0 else f"{number:.2g}"
+
+
+def money(dollars: float) -> str:
+    """Dollars: '12.30', '0.0043'. What is not 0 never reads as 0."""
+    return f"{dollars:,.2f}" if dollars >= 0.1 or dollars == 0 else f"{dollars:.2g}"
+
+
+def width(text: str) -> int:
+    """The columns that a text takes in a terminal."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
+def plain(text: str) -> str:
+    """One line of text in which control characters, which would move the cursor or change colours, stand as escapes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(text: str, most: int = WIDEST) -> str:
+    """A name as a cell or in a sentence, in one line: a user's may be long, and hold anything."""
+    if len(text) <= most and text.isprintable():
+        return text
+    shown = plain(text[: 2 * most])
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
 def clock(seconds: float) -> str:
@@ -132,7 +171,7 @@ def summary(config: Mapping[str, Any]) -> str:
     schedule = config.get("lr_scheduler_type", "")
     of_adapter = [word for word in (layers(config), rslora(config)) if word not in ("", ALL_LINEAR)]
     parts = [config.get("model_size", MISSING), gpus(config), unfreezing(config), *of_adapter]
-    return " · ".join(map(str, [*parts, f"lr {rate(config)} {schedule}".rstrip()]))
+    return " · ".join([*(short(str(part)) for part in parts), f"lr {rate(config)} {short(str(schedule))}".rstrip()])
 
 
 def ladder_size(config: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
@@ -175,7 +214,7 @@ def failures(record: Record) -> list[str]:
     for error, trials in list(by_error.items())[:ERRORS_SHOWN]:
         more = f" and {len(trials) - TRIALS_NAMED} more" if len(trials) > TRIALS_NAMED else ""
         named = ", ".join(trial.name for trial in trials[:TRIALS_NAMED])
-        lines.append(f"{named}{more} {STATES[trials[0].state]}: {error}{traceback(trials[0], record)}")
+        lines.append(f"{named}{more} {STATES[trials[0].state]}: {short(error, ERROR_LETTERS)}{traceback(trials[0], record)}")
     if len(by_error) > ERRORS_SHOWN:
         lines.append(f"… and {counted(len(by_error) - ERRORS_SHOWN, 'more error')}")
     return lines
