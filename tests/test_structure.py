@@ -39,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "models": {"spec", "tasks", "costs", "storage"},
     "training": {"spec", "tasks", "data", "models", "costs", "storage", "examples"},
     "workers": {"training", "costs"},
-    "report": {"spec", "record", "simulation", "costs"},
+    "report": {"spec", "record", "simulation", "costs", "storage"},
     "sweep": {
         "spec",
         "record",

@@ -313,6 +313,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     """Run or resume a sweep, then show its leaderboard and what to do next."""
 
     from scalesweep.report.leaderboard import leaderboard_json
+    from scalesweep.report.page.write import PAGE, write_page
     from scalesweep.report.terminal import print_leaderboard, where_it_is
 
     folder = run_dir if isinstance(run_dir, Path) else working_folder(run_dir)
@@ -324,11 +325,17 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
                 say(f"\ninterrupted; nothing that was reported is lost. Continue with: {command('resume', run_dir)}")
                 sys.exit(130)
         raise
+    page: Path | UrlPath | None = run_dir / PAGE
+    try:
+        write_page([record], run_dir / PAGE)
+    except OSError as error:
+        say(f"the page {page} could not be written: {error.strerror}")
+        page = None
     if as_json:
         print_json(leaderboard_json(record))
         return
     print_leaderboard(record, limit=10)
-    say("\n" + where_it_is(str(run_dir), folder, record))
+    say("\n" + where_it_is(str(run_dir), folder, record, page))
 
 
 @cli.command()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -41,6 +42,11 @@ class Evaluation:
     def kept(self) -> float:
         """The share of the split whose numbers these are."""
         return self.rows / self.of
+
+    @cached_property
+    def floats(self) -> dict[str, np.ndarray]:
+        """The columns as float64, made once for all metrics."""
+        return {name: array.astype(float) for name, array in self.columns.items()}
 
     def alike(self, other: Evaluation) -> bool:
         """Whether both are of the same rows. All trials of a sweep are evaluated on one split. Only a tokenizer that leaves rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -93,15 +94,21 @@ INFLUENCE: dict[str, Callable[[Columns], tuple[float, np.ndarray]]] = {
 }
 
 
+@lru_cache(maxsize=8)
+def _draws(groups: bytes, dtype: str) -> np.ndarray:
+    """The number of each row's draw, from 0. All evaluations of a sweep have the same groups, as a rule."""
+    return np.unique(np.frombuffer(groups, dtype), return_inverse=True)[1]
+
+
 def influence(evaluation: Evaluation, metric: str) -> tuple[float, np.ndarray] | None:
     """A metric of the kept rows, and the influence on it of each row, or of all rows of a group together, [draws].
 
     None for a metric that does not follow from the rows, such as a function of the user's, where one of the numbers is not
     finite, and of a single draw.
     """
-    if not evaluation.rows:
+    if not evaluation.rows or not (metric in INFLUENCE or metric in evaluation.columns):
         return None
-    columns = {name: array.astype(np.float64) for name, array in evaluation.columns.items()}
+    columns = evaluation.floats
     try:
         with np.errstate(invalid="ignore", divide="ignore"):  # a diverged trial has infinite losses
             if metric.startswith("eval_") and metric in columns:  # a score of generated answers
@@ -113,5 +120,6 @@ def influence(evaluation: Evaluation, metric: str) -> tuple[float, np.ndarray] |
         return None
     value, at = found
     if "group" in columns:
-        at = np.bincount(np.unique(columns["group"], return_inverse=True)[1], weights=at)
+        groups = evaluation.columns["group"]
+        at = np.bincount(_draws(groups.tobytes(), groups.dtype.str), weights=at)
     return (value, at) if len(at) > 1 and np.isfinite(at).all() else None

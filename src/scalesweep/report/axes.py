@@ -98,6 +98,7 @@ class Effect:
     low: float
     high: float
     trials: int
+    profile: tuple[tuple[Any, float, float], ...] = ()
 
     @property
     def matters(self) -> bool:
@@ -228,7 +229,11 @@ def effects(record: Record) -> list[Effect]:
         pair = int(np.argmax(np.abs(gap) * (sure if sure.any() else 1)))
         size, half = float(abs(gap[pair])), float(reach * error[pair])
         worse, better = (one[pair], other[pair]) if gap[pair] > 0 else (other[pair], one[pair])
-        found.append(Effect(name, block.values[better], block.values[worse], size, size - half, size + half, block.trials))
+        best = int(np.argmin(fitted))
+        halves = reach * (again - again[:, [best]]).std(0, ddof=1)
+        profile = tuple(zip(block.values, (fitted - fitted[best]).tolist(), halves.tolist(), strict=True))
+        values = block.values[better], block.values[worse]
+        found.append(Effect(name, *values, size, size - half, size + half, block.trials, profile))
     return sorted(found, key=lambda effect: (not effect.matters, -effect.difference))
 
 
@@ -249,5 +254,6 @@ def _sums(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray
     of `weights` [samples, trials]."""
     total = weights.sum(1)[:, None]
     mean, level = weights @ x / total, weights @ y[:, None] / total
-    squares = np.einsum("sn,np,nq->spq", weights, x, x, optimize=True) - total[..., None] * mean[:, :, None] * mean[:, None, :]
+    pairs = (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)
+    squares = (weights @ pairs).reshape(-1, x.shape[1], x.shape[1]) - total[..., None] * mean[:, :, None] * mean[:, None, :]
     return np.asarray(squares), np.asarray((weights * y) @ x - total * mean * level)

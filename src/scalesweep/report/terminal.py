@@ -15,6 +15,7 @@ from scalesweep.record.final_length import final_length
 from scalesweep.record.ranking import By
 from scalesweep.report import words
 from scalesweep.report.findings import worth_promoting
+from scalesweep.storage import UrlPath
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +94,7 @@ def print_findings(record: Record, found: Sequence[Finding]) -> None:
     page.print(grid)
 
 
-def where_it_is(run_dir: str, folder: Path, record: Record | None = None) -> str:
+def where_it_is(run_dir: str, folder: Path, record: Record | None = None, page: Path | UrlPath | None = None) -> str:
     """Lines that show where the results of a sweep are, and the next command.
 
     `run_dir` is a path or a URL. `folder` is the folder on this machine: the run folder itself, unless that is a URL. With a
@@ -103,6 +104,7 @@ def where_it_is(run_dir: str, folder: Path, record: Record | None = None) -> str
     length = None if record is None or first is None else final_length(record, first, ("train", "validation"))
     rows = {
         "run folder": run_dir,
+        **({"page": str(page)} if page is not None else {}),
         "study": shell("optuna-dashboard", folder / "study.log"),
         "next": command("promote", run_dir),
     }
