@@ -57,7 +57,7 @@ def render_leaderboard(
     ranked, whole = len(several) == 1 and not selection.sort, len(several) == 1 and selection == EVERY and not shown
     table = Rows(kept, trials, ties[-1] if ties and ranked else None)
     legend = _legend(several, order, selection, made.selected - len(trials), kept, common, left_out)
-    if ties and len(several) == 1:
+    if ties and any(one.column.key == "tied_with_first" for one in kept):
         where = "; the line is below the last" if ranked else ""
         legend.append(f"{TIED} {TIES}{where}.")
     parts: list[RenderableType] = [_title(record, is_over(record)) for record in several]

@@ -182,4 +182,4 @@ def finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
-    return value
+    return [finite(item) for item in value] if isinstance(value, list) else value

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalesweep.errors import command, counted, shell
-from scalesweep.record import Record, best
+from scalesweep.record import Record, Trial, best
 from scalesweep.record.final_length import final_length
 from scalesweep.record.ranking import By
 from scalesweep.report import words
@@ -77,6 +77,14 @@ def print_leaderboard(
 
     width = page_width()
     console(width=width).print(render_leaderboard(records, by, width, limit, selection or EVERY, shown, found))
+
+
+def print_trials(record: Record, trials: Sequence[Trial]) -> None:
+    """Print one trial in full, or several side by side, to stdout."""
+    from scalesweep.report.show import render_trials
+
+    width = page_width()
+    console(width=width).print(render_trials(record, trials, width))
 
 
 def print_findings(record: Record, found: Sequence[Finding]) -> None:

@@ -60,8 +60,10 @@ def score(value: float | None) -> str:
 
 def value(number: float) -> str:
     """A setting or a counter in few digits: '3', '0.1', '0.0123', '1.2e-04', '18.9M'."""
-    if number == 0 or isinstance(number, int) or abs(number) >= 1e4:
-        return count(number) if abs(number) >= 1e4 else str(number)
+    if abs(number) >= 1e4:
+        return count(number)
+    if number == int(number):
+        return str(int(number))
     return f"{number:.1e}" if abs(number) < 1e-3 else f"{number:.3g}"
 
 
