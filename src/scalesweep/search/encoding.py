@@ -110,6 +110,12 @@ class Encoder:
                 found += [np.where(present[:, place], index == k, 0.0) for k in range(len(column.choices))]
         return np.column_stack(found) if found else np.zeros((len(units), 0))
 
+    def numbers(self, without: frozenset[str] = frozenset()) -> np.ndarray:
+        """Whether each column of `features` holds a number or an ordered choice rather than a word, bool [features]."""
+        kept = [column for column in self.columns if column.name not in without]
+        counts = [len(column.choices or ()) if column.words else 1 for column in kept]
+        return np.repeat(np.array([not column.words for column in kept], bool), counts)
+
     def feature_of(self, name: str) -> int | None:
         """The column in `features` of a number or ordered choice; None if the space does not vary it."""
         place = 0

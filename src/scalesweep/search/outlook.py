@@ -25,6 +25,7 @@ class Expected(NamedTuple):
 
 
 UNKNOWN = Expected(math.inf, 0.0)
+EVEN = 1 / 12  # mean square of a number spread evenly over -0.5 … 0.5
 AGREEMENT, AGREEMENT_WEIGHT = 0.75, 4.0  # prior of a rung's rank correlation with the end; its weight, in trials
 
 
@@ -39,6 +40,7 @@ class Outlook:
         self.spec = spec
         self.encoder = Encoder(spec, n_params)
         self.without = without_influence(spec)
+        self._numbers = self.encoder.numbers(self.without)
         self.history = History(self.encoder, rung_levels(spec), spec.early_terminate.max_t)
         self._forecast: tuple[Snapshot, Forecast] | None = None  # and what it was fitted to
         self._expected: dict[str, Expected] = {}
@@ -71,12 +73,20 @@ class Outlook:
         """The features [n, features] of places in the space, without parameters that change no result."""
         return self.encoder.features(units, self.without)
 
+    def settings(self, units: np.ndarray) -> np.ndarray:
+        """The settings [n, settings] of places in the space for the forecast: the features and the squares of numbers, around 0.
+
+        With squares, what a trial still gains may be largest inside a range, as at the best learning rate.
+        """
+        features = self.features(units) - 0.5
+        return np.column_stack([features, 2 * (features[:, self._numbers] ** 2 - EVEN)])
+
     def expected(self) -> Mapping[str, Expected]:
         """The forecast of each trial that has reached a rung."""
         snapshot = self.history.snapshot
         if snapshot and (self._forecast is None or self._forecast[0] is not snapshot):
             losses = as_rows([values for _, values in snapshot], len(self.history.levels))
-            settings = self.features(np.array([units for units, _ in snapshot])) - 0.5
+            settings = self.settings(np.array([units for units, _ in snapshot]))
             self._forecast = snapshot, Forecast(losses, settings)
             self._stale |= self.history.seen.keys()
         stale = [trial for name in sorted(self._stale) if (trial := self.history.seen[name]).values]
@@ -85,7 +95,7 @@ class Outlook:
         self._expected |= dict.fromkeys((trial.name for trial in stale), UNKNOWN)
         if live and self._forecast is not None:
             rungs = np.array([len(trial.values) - 1 for trial in live])
-            settings = self.features(np.array([trial.units for trial in live])) - 0.5
+            settings = self.settings(np.array([trial.units for trial in live]))
             mean, sd = self._forecast[1].at_end(rungs, np.array([trial.score for trial in live]), settings)
             for trial, *values in zip(live, mean.tolist(), sd.tolist(), strict=True):
                 self._expected[trial.name] = Expected(*values)

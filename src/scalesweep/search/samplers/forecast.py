@@ -128,10 +128,11 @@ class Sampler(BaseSampler):
         snapshot = self.history.rare
         if self._theta is None or self._theta[0] is not snapshot:
             losses = as_rows([values for _, values in snapshot], len(self.history.levels))
-            features = self.outlook.features(np.array([units for units, _ in snapshot]))
+            units = np.array([units for units, _ in snapshot])
+            features, settings = self.outlook.features(units), self.outlook.settings(units)
             rungs = np.array([len(values) - 1 for _, values in snapshot])
             last = losses[np.arange(len(rungs)), rungs]
-            mean, _ = Forecast(losses, features - 0.5).at_end(rungs, last, features - 0.5)
+            mean, _ = Forecast(losses, settings).at_end(rungs, last, settings)
             target = normal_scores(mean)
             rows = chosen(target, fitting=True)
             self._theta = snapshot, fit_theta(features[rows], target[rows])
