@@ -56,7 +56,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "promotion": {"spec", "record", "search", "tasks", "data", "models", "training", "workers", "report", "costs", "storage"},
 }
-ROOMS["commands"] = {"record", "search", "report", "promotion", "storage"}
+ROOMS["commands"] = {"spec", "record", "search", "training", "report", "sweep", "promotion", "storage"}
 ROOMS["cli"] = ROOMS["api"] = set(ROOMS)  # the two faces: the command line and Python
 ROOMS["__init__"] = {"api", "record", "promotion"}  # what `from scalesweep import …` loads when asked
 

@@ -19,6 +19,7 @@ from scalesweep.commands.leaderboard import leaderboard
 from scalesweep.commands.parts import Group, at_place, json_option, print_json, run_argument, say
 from scalesweep.commands.recipe import recipe
 from scalesweep.commands.report import report
+from scalesweep.commands.run import run
 from scalesweep.commands.show import show
 from scalesweep.errors import OutsideError, ScalesweepError, UserError, check_interpreter, command
 from scalesweep.storage import UrlPath, working_folder
@@ -65,6 +66,7 @@ def cli() -> None:
       scalesweep launch      sweeps/quickstart.yaml    run the trials, stop the poor ones early
       scalesweep leaderboard runs/quickstart           compare them
       scalesweep show        runs/quickstart           look into the best one, or into others
+      scalesweep run         runs/quickstart --trial t0007  train one by hand, log on screen
       scalesweep report      runs/quickstart           say what it found, and what to try next
       scalesweep promote     runs/quickstart           train the best one to the end and export it
       scalesweep resume      runs/quickstart           continue after any interruption
@@ -535,6 +537,7 @@ def promote(
 cli.add_command(leaderboard)
 cli.add_command(recipe)
 cli.add_command(report)
+cli.add_command(run)
 cli.add_command(show)
 
 
