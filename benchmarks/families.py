@@ -27,7 +27,8 @@ from scalesweep.simulation.parametric import FAMILIES, ParametricSource, family_
 from scalesweep.simulation.parametric import Family as Law
 from scalesweep.simulation.simulator import Cluster
 from scalesweep.simulation.source import Source
-from scalesweep.simulation.tables import TableSource, read_table
+from scalesweep.simulation.table_files import read_table
+from scalesweep.simulation.tables import TableSource
 from scalesweep.spec import SweepSpec, load_sweep, sweep_from_dict
 from scalesweep.spec.loading import read_yaml
 from scalesweep.spec.metrics import goal_of

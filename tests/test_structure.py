@@ -39,7 +39,8 @@ ROOMS: dict[str, set[str]] = {
     "models": {"spec", "tasks", "costs", "storage"},
     "training": {"spec", "tasks", "data", "models", "costs", "storage", "examples"},
     "workers": {"training", "costs"},
-    "report": {"spec", "record", "simulation", "costs", "storage"},
+    "scaling": {"spec", "record", "costs"},
+    "report": {"spec", "record", "simulation", "scaling", "costs", "storage"},
     "sweep": {
         "spec",
         "record",
@@ -56,7 +57,9 @@ ROOMS: dict[str, set[str]] = {
     },
     "promotion": {"spec", "record", "search", "tasks", "data", "models", "training", "workers", "report", "costs", "storage"},
 }
-ROOMS["commands"] = {"spec", "record", "search", "training", "report", "sweep", "promotion", "storage"}
+ROOMS["commands"] = {
+    *("spec", "record", "search", "simulation", "training", "scaling", "report", "sweep", "promotion", "storage"),
+}
 ROOMS["cli"] = ROOMS["api"] = set(ROOMS)  # the two faces: the command line and Python
 ROOMS["__init__"] = {"api", "record", "promotion"}  # what `from scalesweep import …` loads when asked
 
@@ -78,12 +81,12 @@ LIBRARIES: dict[str, set[str]] = {
     "huggingface_hub": {"models"},
     "matplotlib": {"report"},
     "numpy": {
-        *("search", "simulation", "data", "tasks", "training", "report", "promotion", "examples"),
+        *("search", "simulation", "data", "tasks", "training", "scaling", "report", "promotion", "examples"),
         *("record/evaluations.py", "record/influence.py", "record/uncertainty.py"),
     },
     "pandas": {"simulation", "record/table.py", "record/schema.py"},  # record: `to_frame` alone, inside the function
     "pyarrow": {"data", "storage"},
-    "scipy": {"search", "control"},
+    "scipy": {"search", "control", "scaling"},
     "sklearn": {"simulation"},
     "pydantic": {"spec", "promotion"},  # promotion catches what a TrialConfig of an edited record raises
     "rich": {"report"},

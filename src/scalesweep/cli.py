@@ -20,6 +20,7 @@ from scalesweep.commands.parts import Group, at_place, json_option, print_json, 
 from scalesweep.commands.recipe import recipe
 from scalesweep.commands.report import report
 from scalesweep.commands.run import run
+from scalesweep.commands.scaling import scaling
 from scalesweep.commands.show import show
 from scalesweep.errors import OutsideError, ScalesweepError, UserError, check_interpreter, command
 from scalesweep.storage import UrlPath, working_folder
@@ -538,6 +539,7 @@ cli.add_command(leaderboard)
 cli.add_command(recipe)
 cli.add_command(report)
 cli.add_command(run)
+cli.add_command(scaling)
 cli.add_command(show)
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from scalesweep.errors import UserError
-from scalesweep.simulation.tables import TableSource, read_table
+from scalesweep.simulation.table_files import read_table
+from scalesweep.simulation.tables import TableSource
 from scalesweep.spec import SweepSpec, sweep_from_dict
 
 TASKSET = Path(__file__).parents[3] / "shared" / "curves" / "taskset"

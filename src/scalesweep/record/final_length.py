@@ -38,7 +38,7 @@ def final_length(record: Record, trial: Trial, train_on: Sequence[str]) -> Final
     if witness is None or witness.last is None:
         return FinalLength(max_t, None, "the sweep's max_t, which no trial reached")
     epochs = float(witness.last.metrics.get("epoch", 0.0))
-    found = _still_improving(witness, _guess(record))
+    found = still_improving(witness, _guess(record))
     growth = (_examples(record, train_on) / _examples(record, ("train",))) if _examples(record, ("train",)) else 1.0
     per_epoch = witness.last.fidelity / epochs * growth if epochs > 0 else math.inf
     ran = f"{witness.name} ran {epochs:.2g} epochs" if epochs > 0 else f"{witness.name} reached it"
@@ -51,7 +51,7 @@ def final_length(record: Record, trial: Trial, train_on: Sequence[str]) -> Final
     return FinalLength(length, length / per_epoch or None, reason, short=True)
 
 
-def _still_improving(trial: Trial, guess: float | None) -> str:
+def still_improving(trial: Trial, guess: float | None) -> str:
     """Return in words why a trial's loss at the end is not its last; empty if the trial had stopped improving."""
     curve = [(report.fidelity, report.metrics["eval_loss"]) for report in trial.reports if "eval_loss" in report.metrics]
     if not curve or not math.isfinite(curve[-1][1]):

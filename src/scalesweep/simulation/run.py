@@ -90,7 +90,8 @@ def open_variants(
     if kind == "record":
         content = read_record(curves)
     elif kind == "table":
-        from scalesweep.simulation.tables import TableSource, read_table
+        from scalesweep.simulation.table_files import read_table
+        from scalesweep.simulation.tables import TableSource
 
         content = read_table(Path(curves))
 
