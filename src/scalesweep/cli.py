@@ -69,6 +69,7 @@ def cli() -> None:
       scalesweep show        runs/quickstart           look into the best one, or into others
       scalesweep run         runs/quickstart --trial t0007  train one by hand, log on screen
       scalesweep report      runs/quickstart           say what it found, and what to try next
+      scalesweep scaling     runs/quickstart           fit a scaling law, predict larger models
       scalesweep promote     runs/quickstart           train the best one to the end and export it
       scalesweep resume      runs/quickstart           continue after any interruption
       scalesweep attach      runs/quickstart --address http://HEAD:8265  follow a Ray job
