@@ -15,6 +15,11 @@ from scalesweep.record.fields import EVENTS
 from scalesweep.record.manifest import SCHEMA_VERSION
 from scalesweep.search.proposals import Proposer
 from scalesweep.spec import SweepSpec
+from sweeps import sweep
+
+RATE = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}
+ONE_SIZE = {"parameters": {"model_size": {"value": "L1"}, "learning_rate": RATE}}
+PROMOTION = {"type": "asha", "grace_period": 4, "max_t": 36, "reduction_factor": 3, "variant": "promotion"}
 
 MANIFEST = {"schema_version": SCHEMA_VERSION, "name": "tiny", "metric": {"name": "eval_loss", "goal": "minimize"}}
 
@@ -105,3 +110,18 @@ def start(made: Conductor) -> str:
     trial = made.next_trial()
     assert trial is not None
     return trial.name
+
+
+def waiting_sweep(**changes: Any) -> SweepSpec:
+    early = {**PROMOTION, **changes.pop("early", {})}
+    return sweep(**{"search_space": ONE_SIZE, "early_terminate": early, "budget": {"run_cap": 3}, **changes})
+
+
+def pause_three(made: Conductor, clock: Clock) -> list[str]:
+    """Three trials, one after the other, ten seconds each; the second is the best."""
+    names = []
+    for loss in (0.5, 0.4, 0.6):
+        names.append(start(made))
+        clock.now += 10
+        assert not report(made, names[-1], 4, loss)
+    return names
