@@ -71,7 +71,7 @@ CURVES_FROM = (
 OURS_FROM = (
     "src/scalesweep/search",
     "src/scalesweep/simulation/driver.py",
-    "src/scalesweep/control/conductor.py",
+    "src/scalesweep/control",
     *CURVES_FROM,
 )
 RIVALS_FROM = tuple(f"benchmarks/rivals/{name}.py" for name in ("base", "axes", "optuna_pruners"))
@@ -118,7 +118,7 @@ class Metered:
         self._curves: dict[str, Curve] = {}
         self._gpus: dict[str, int] = {}
         self._starts: Counter[str] = Counter()
-        self._full = False
+        self._full, self._begun = False, 0
         self._train: dict[str, float] = {}
 
     def cost(self, name: str) -> float:
@@ -141,9 +141,11 @@ class Metered:
         began = time.perf_counter()
         start = self.driver.next_trial(free)
         self.seconds += time.perf_counter() - began
-        if start is not None and start.name not in self._starts and len(self._starts) == self.trials:
-            self._full = True
-            return None
+        if start is not None and start.name not in self._starts and not start.repeat_of:
+            self._full = self._begun == self.trials
+            self._begun += 1
+            if self._full:
+                return None
         if start is not None:
             self._asked = start
             self._gpus[start.name] = start.num_gpus

@@ -25,7 +25,7 @@ from pydantic_core import PydanticUndefined
 from scalesweep.cli import cli
 from scalesweep.errors import EXIT_CODES
 from scalesweep.record.fields import EVENTS, MANIFEST, REPORT
-from scalesweep.spec import space, sweep
+from scalesweep.spec import resources, space, sweep
 from scalesweep.spec.metrics import METRICS
 from scalesweep.spec.tasks import TASKS
 from scalesweep.training.schedules import SCHEDULES
@@ -313,13 +313,13 @@ def item(line: str) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     **{f"keys:{model.__name__}": lambda model=model: keys(model) for model in (  # type: ignore[misc]
         sweep.SweepSpec, sweep.DataSpec, sweep.DepthLadder, sweep.LadderSize, sweep.MetricSpec, sweep.TrainingSpec,
-        sweep.EarlyTerminateSpec, sweep.SearchSpec, sweep.BudgetSpec, sweep.ResourcesSpec, sweep.WandbSpec, space.Parameter,
+        sweep.EarlyTerminateSpec, sweep.SearchSpec, sweep.BudgetSpec, resources.ResourcesSpec, sweep.WandbSpec, space.Parameter,
     )},
     "values:time_attr": lambda: values(sweep.TIME_ATTRS, "time_attr"),
     "values:variant": lambda: values(sweep.VARIANTS, "variant"),
     "values:survival": lambda: values(sweep.SURVIVAL_RULES, "survival"),
     "values:sampler": lambda: values(sweep.SAMPLERS, "sampler"),
-    "values:placement": lambda: values(sweep.PLACEMENTS, "placement"),
+    "values:placement": lambda: values(resources.PLACEMENTS, "placement"),
     "values:unfreezing": lambda: values(space.UNFREEZING_MODES, "unfreezing"),
     "values:adapter": lambda: values({name: row.help for name, row in space.ADAPTERS.items()}, "adapter"),
     "values:unfreeze_cadence": lambda: values({name: row.help for name, row in space.CADENCES.items()}, "unfreeze_cadence"),

@@ -16,7 +16,7 @@ from scalesweep.errors import EXIT_CODES, ScalesweepError
 from scalesweep.record.fields import EVENTS, MANIFEST, REPORT
 from scalesweep.record.schema import Report, State
 from scalesweep.record.table import FIELDS
-from scalesweep.spec import sweep
+from scalesweep.spec import resources, sweep
 from scalesweep.training.job import TrainReport
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +133,7 @@ def test_check_finds_a_page_that_is_out_of_date() -> None:
         (sweep.VARIANTS, sweep.Variant),
         (sweep.SURVIVAL_RULES, sweep.Survival),
         (sweep.SAMPLERS, sweep.Sampler),
-        (sweep.PLACEMENTS, sweep.Placement),
+        (resources.PLACEMENTS, resources.Placement),
     ],
 )
 def test_every_word_of_a_key_has_a_meaning(words: dict[str, str], literal: Any) -> None:

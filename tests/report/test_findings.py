@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from records import curve, make_events, make_record
-from scalesweep.record import Record
+from scalesweep.record import Record, rank
 from scalesweep.report.board import render_leaderboard
 from scalesweep.report.findings import beats_guessing, findings, unusable, worth_promoting
 from scalesweep.report.terminal import where_it_is
@@ -156,3 +156,30 @@ def test_nothing_is_found_before_the_first_report() -> None:
     assert findings(make_record([])) == []
     assert findings(make_record(make_events()[:6])) == []
     assert "Findings" not in shown(make_record([]))
+
+
+def test_the_noise_of_seeds_stands_beside_that_of_rows() -> None:
+    """t0001 was lucky: with two more seeds it falls behind t0002."""
+    events = []
+    for number, (losses, first) in enumerate([([0.5], ""), ([0.40], ""), ([0.42], ""), ([0.46], "t0001"), ([0.46], "t0001")]):
+        told = curve(number, "L4", [0.9, 0.7, *losses])
+        told[0] |= {"repeat_of": first} if first else {}
+        for event in told[2:-1] if first else []:
+            event["rungs"] = []
+        told[-1] |= {"rungs": [3], "action": "complete", "reason": "max_t"}
+        end = {"event": "end", "time": 3.0, "trial": told[0]["trial"], "state": "COMPLETE", "reason": "max_t", "error": None}
+        events += [*told, end]
+    record = make_record(events)
+    assert [(row.trial.name, row.rank, row.metric, row.repeats) for row in rank(record)] == [
+        ("t0002", 1, 0.42, 0),
+        ("t0001", 2, pytest.approx(0.44), 2),
+        ("t0000", 3, 0.5, 0),
+        ("t0003", None, 0.46, 0),
+        ("t0004", None, 0.46, 0),
+    ]
+    assert found(record)["seeds"] == (
+        "trained with several seeds: t0001 0.4400 (mean of 3: 0.4000 … 0.4600); the standard deviation between seeds is 0.0346 "
+        "(pooled, 2 degrees of freedom), beside the error of the rows"
+    )
+    assert "3 ± 0.0346" in shown(record)
+    assert "again t0001" in shown(record)

@@ -87,6 +87,25 @@ def test_a_running_trial_survives_the_rebuild_and_can_be_told() -> None:
     assert (frozen.state, frozen.value, frozen.intermediate_values) == (TrialState.PRUNED, 0.4, {4: 0.5, 8: 0.4})
 
 
+def test_tpe_learns_of_paused_trials_and_not_of_repeats_and_the_study_keeps_the_truth() -> None:
+    """A trial that waits at a rung counts as one that was stopped there."""
+    spec = sweep(search={"sampler": "tpe", "n_startup_trials": 4, "seed": 3})
+    waiting, stopped = (Proposer(spec, InMemoryStorage()) for _ in range(2))
+    for number in range(20):
+        params = [proposer.propose(number, f"t{number}").params for proposer in (waiting, stopped)]
+        assert params[0] == params[1]
+        for proposer in (waiting, stopped):
+            proposer.report(number, 4, abs(params[0]["learning_rate"] - 2e-3))
+        stopped.tell(number, State.PRUNED, None)
+        if number == 9:
+            again = Trial(1000, "t1000", params[0], {}, 0.0, repeat_of="t9")
+            waiting.repeat(again)
+            waiting.report(1000, 4, 0.0)
+            waiting.tell(1000, State.COMPLETE, 0.0)
+    states = [trial.state for trial in waiting.study.trials if "repeat of" not in trial.user_attrs]
+    assert states.count(TrialState.RUNNING) == 20
+
+
 # ---- points to evaluate ----------------------------------------------------------------------------------------------------
 
 

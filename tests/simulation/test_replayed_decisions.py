@@ -35,11 +35,11 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # sampler and survival rule
 }
 
 
-def spec_of(way: str, space: dict[str, Any] | None = None, **budget: Any) -> SweepSpec:
+def spec_of(way: str, space: dict[str, Any] | None = None, repeats: int | str = "auto", **budget: Any) -> SweepSpec:
     data = family_spec("trend") | ({"search_space": {"parameters": space}} if space else {})
     sampler, early = WAYS[way]
     points = [{"learning_rate": 1e-4}]  # tried first
-    search = {"sampler": sampler, "n_startup_trials": 5, "seed": 3, "points_to_evaluate": points}
+    search = {"sampler": sampler, "n_startup_trials": 5, "seed": 3, "points_to_evaluate": points, "repeats": repeats}
     early = {**data["early_terminate"], **early}
     return sweep_from_dict({**data, "search": search, "early_terminate": early, "budget": budget or {"run_cap": 30}})
 
@@ -83,10 +83,11 @@ def simulated(
     failures: float = 0.0,
     dies_at: Sequence[int] = (),
     space: dict[str, Any] | None = None,
+    repeats: int | str = "auto",
     **budget: Any,
 ) -> tuple[Events, dict[str, Any]]:
     """A sweep's events and manifest. Each of `dies_at` ends a session after that many reports."""
-    spec = spec_of(way, space, **budget)
+    spec = spec_of(way, space, repeats, **budget)
     source = ParametricSource(FAMILIES["trend"], spec)
     clock, made = Clock(1000.0), manifest(spec, source.n_params)
     kept = Kept(Record(made))
@@ -99,7 +100,7 @@ def simulated(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_simulated_record_is_decided_again_as_it_was(way: str) -> None:
-    events, made = simulated(way, failures=1.0)
+    events, made = simulated(way, failures=1.0, repeats=1)
     result = replay_decisions(events, made)
     assert result.differences == []
     kinds = [event["event"] for event in events]
@@ -108,6 +109,7 @@ def test_a_simulated_record_is_decided_again_as_it_was(way: str) -> None:
     assert (kinds.count("promoted") > 3) == (WAYS[way][1]["variant"] == "promotion")
     assert kinds.count("died") > 0
     assert any("counts" in event for event in events)  # GPU counts that not all trials may have
+    assert any("repeat_of" in event for event in events)
     assert any(event.get("reason") == "rung" for event in events)
     paused = [event["trial"] for event in events if event.get("action") == "pause"]
     assert bool(paused) == (WAYS[way][1]["variant"] == "promotion")

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Protocol
 
+from scalesweep.control.budgets import Budgets, Running, in_dollars, limits_spending
 from scalesweep.control.nodes import NodeWatch
 from scalesweep.control.pool import Pool
-from scalesweep.costs import bill, dollars, workers_of
+from scalesweep.costs import workers_of
 from scalesweep.errors import ScalesweepError
 from scalesweep.record import Mark, Record, Sink, State, Trial
 from scalesweep.record.fronts import hypervolume, pareto_front
+from scalesweep.search import repeats
 from scalesweep.search.pick import expected
 from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs, draw_bracket
@@ -42,18 +45,6 @@ class Waiting:
 
     trial: Trial
     since: float
-
-
-@dataclass
-class Running:
-    """A trial on its workers: its start, its earlier cost (in earlier attempts and sessions), and the trials that were already
-    waiting when it was placed."""
-
-    trial: Trial
-    since: float
-    wall_before: float = 0.0
-    gpu_before: float = 0.0
-    overtook: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -115,7 +106,7 @@ class Conductor:
 
     def _replay(self) -> None:
         """Rebuild the rungs from the record, and end trials whose end was decided but not recorded before a driver died."""
-        reports = [(report, trial) for trial in self.record.by_number() for report in trial.reports]
+        reports = [(report, trial) for trial in self.record.configurations() for report in trial.reports]
         for report, trial in sorted(reports, key=lambda item: item[0].order):
             value = report.metrics[self.metric]
             if not math.isfinite(value):
@@ -139,68 +130,24 @@ class Conductor:
 
     # ---- proposing ------------------------------------------------------------------------------------------------------
 
+    def budgets(self) -> Budgets:
+        """The state of the budgets now."""
+        return Budgets(self.spec, self.record, self.running.values(), self.clock())
+
     def exhausted(self) -> str | None:
         """The name of the spent budget, or None. Running trials then stop at their next report."""
-        budget, now = self.spec.budget, self.clock()
-        if budget.time is not None and self.record.elapsed(now) >= budget.time:
-            return "time"
-        if budget.gpu_hours is not None and self.gpu_seconds(now) >= budget.gpu_hours * 3600:
-            return "gpu_hours"
-        if budget.dollars is not None and self.dollars(now) >= budget.dollars:
-            return "dollars"
-        return None
-
-    def _since_last_event(self, now: float) -> list[tuple[Trial, float]]:
-        """GPU seconds of the running trials since their last recorded event."""
-        return [(run.trial, self._cost(run, now)[1] - run.trial.gpu_seconds) for run in self.running.values()]
-
-    def gpu_seconds(self, now: float) -> float:
-        """GPU seconds spent so far, including running trials up to `now`."""
-        return self.record.gpu_seconds + sum(seconds for _, seconds in self._since_last_event(now))
-
-    def dollars(self, now: float) -> float:
-        """Dollars spent so far. The start-up of workers is booked at the first size's price."""
-        spent = dict(self.record.trial_gpu_seconds)  # by model size
-        for trial, seconds in self._since_last_event(now):
-            name = trial.config["model_size"]
-            spent[name] = spent.get(name, 0.0) + seconds
-        first = self.spec.price(self.spec.sizes()[0].name)
-        return bill(self.record.boot_gpu_seconds, first, spent, self.spec.price) or 0.0
-
-    def _dollars(self, trial: Trial, gpu_seconds: float) -> float | None:
-        return dollars(gpu_seconds, self.spec.price(trial.config["model_size"]))
+        return self.budgets().exhausted()
 
     def left_gpu_seconds(self) -> float:
-        """GPU seconds available for a new trial: at most the cap per trial, and at most the remaining budget minus the known
-        cost of the running trials up to their next rung. Infinite without such a budget.
-
-        Remaining dollars are converted at the price of the cheapest size.
-        """
-        budget, now = self.spec.budget, self.clock()
-        left = math.inf if budget.trial_gpu_hours is None else budget.trial_gpu_hours * 3600
-        owed = [(run.trial, self._owed(run.trial)) for run in self.running.values()]
-        if budget.gpu_hours is not None:
-            seconds = budget.gpu_hours * 3600 - self.gpu_seconds(now) - sum(seconds for _, seconds in owed)
-            left = min(left, seconds)
-        if budget.dollars is not None:
-            paid = self.dollars(now) + sum(self._dollars(trial, seconds) or 0.0 for trial, seconds in owed)
-            cheapest = min(self.spec.price(size.name) or math.inf for size in self.spec.sizes())
-            left = min(left, (budget.dollars - paid) / cheapest * 3600)
-        return max(left, 0.0)
-
-    def _owed(self, trial: Trial) -> float:
-        """GPU seconds from a trial's last report to its next rung; 0 before its first report."""
-        if trial.last is None or trial.last.fidelity <= 0:
-            return 0.0
-        ahead = [level for level in self.rungs.levels[trial.bracket :] if level > trial.last.fidelity]
-        return trial.last.gpu_seconds * (min(ahead, default=self.rungs.max_t) / trial.last.fidelity - 1)
+        """GPU seconds available for a new trial. Infinite without such a budget."""
+        return self.budgets().left_gpu_seconds(self.rungs.levels, self.rungs.max_t)
 
     def no_more_trials(self) -> bool:
         """Whether nothing is left to propose. Trials paused at a rung may still continue."""
         if self.interrupted or self.outage or self.out_of_choices or self.exhausted():
             return True
         cap = self.spec.budget.run_cap
-        return not self.unfinished and cap is not None and len(self.record.trials) >= cap
+        return not self.unfinished and cap is not None and len(self.record.configurations()) >= cap
 
     def finished(self) -> bool:
         """Whether the sweep is over: nothing runs, and nothing more will start."""
@@ -210,7 +157,7 @@ class Conductor:
             return False
         if self.exhausted() is not None:
             return True
-        return not self.waiting and self._promotable(gpu_choices(self.spec)) is None
+        return not self.waiting and self._next_known(gpu_choices(self.spec)) is None
 
     def next_trial(self) -> Trial | None:
         """A trial with leased workers to start now; None if there is none yet."""
@@ -299,9 +246,8 @@ class Conductor:
         told: dict[str, Any] = {"counts": list(counts)} if counts != gpu_choices(self.spec) else {}
         if self.unfinished:
             trial = self.unfinished.pop(0)
-        elif (promoted := self._promotable(counts)) is not None:
-            trial = self.paused.pop(promoted)
-            self._emit("promoted", trial=promoted, rung=trial.rung, **told)
+        elif (known := self._next_known(counts)) is not None:
+            trial = self._promote(known, told) if known in self.paused else self._repeat(known, told)
         elif self.no_more_trials():
             return False
         else:
@@ -324,26 +270,81 @@ class Conductor:
         self.waiting[trial.name] = Waiting(trial, self.clock())
         return True
 
+    def _next_known(self, counts: Sequence[float]) -> str | None:
+        """The paused trial to continue, or the ended one to repeat; None if there is neither, and a new trial may start."""
+        return self._promotable(counts) or self._repeatable(counts) or self._beyond_quotas(counts)
+
+    def _promote(self, name: str, told: Mapping[str, Any]) -> Trial:
+        """Record that a paused trial continues."""
+        trial = self.paused.pop(name)
+        self._emit("promoted", trial=name, rung=trial.rung, **told)
+        return trial
+
+    def _repeat(self, name: str, told: Mapping[str, Any]) -> Trial:
+        """Record a new trial that trains the configuration of an ended one again, with the next seed."""
+        first, number = self.record.trials[name], len(self.record.trials)
+        seed = first.config["seed"] + 1 + sum(trial.repeat_of == name for trial in self.record.trials.values())
+        again: dict[str, Any] = {
+            "trial": f"t{number:04d}",
+            "number": number,
+            "params": first.params,
+            "config": {**first.config, "seed": seed},
+        }
+        self._emit("trial", **again, repeat_of=name, bracket=first.bracket, **told)
+        trial = self.record.trials[again["trial"]]
+        self.proposer.repeat(trial)
+        return trial
+
     def _promotable(self, counts: Sequence[float]) -> str | None:
-        """The paused trial to continue, if there is one."""
-        ready = {name for name, trial in self.paused.items() if trial.num_gpus in counts}
+        """The paused trial that the quotas let continue, if there is one."""
+        ready = self._ready(counts)
+        return self.rungs.promotable(self.paused, self.no_more_trials(), ready) if ready else None
+
+    def _ready(self, counts: Sequence[float]) -> set[str]:
+        return {name for name, trial in self.paused.items() if trial.num_gpus in counts}
+
+    def _repeatable(self, counts: Sequence[float]) -> str | None:
+        """The ended trial to repeat, if the budget is for that now.
+
+        That is when no new trial will start, or when what is left is what the repeats take. So they need not be told apart from
+        new trials that would not come far any more.
+        """
+        auto, often = self.spec.search.repeats == "auto", repeats.each(self.spec)
+        if not often or (auto and not limits_spending(self.spec)):
+            return None
+        budgets, closing = self.budgets(), self.no_more_trials()
+        left = min(self.left_gpu_seconds(), budgets.left_seconds() * max(self.slots(), 1))
+        dearest = max((trial.gpu_seconds for trial in self.record.trials.values()), default=0.0)
+        most = repeats.SHARE * budgets.gpu_seconds if auto else repeats.LEADERS * often * dearest
+        if left > most and not closing:
+            return None
+        trials = [self.record.trials[name] for name in repeats.planned(self.record, self.spec)]
+        costs = [trial.gpu_seconds for trial in trials]
+        if auto:
+            begun = repeats.spent(self.record)
+            costs = [cost for cost, total in zip(costs, accumulate(costs), strict=True) if begun + total <= most]
+            if len(costs) < (1 if begun else repeats.FEWEST):
+                return None
+        if not costs or trials[0].num_gpus not in counts or costs[0] > left or trials[0].wall_seconds > budgets.left_seconds():
+            return None
+        return trials[0].name if closing or left <= math.fsum(costs) else None
+
+    def _beyond_quotas(self, counts: Sequence[float]) -> str | None:
+        """The paused trial that continues without a quota, when no new trial will start.
+
+        While a budget is left, it is the best one that may still become the pick. It waits for the running trials, which may be
+        better, unless time is limited, which idle workers would waste. Without a budget, one continues only if no trial has run to
+        the end.
+        """
+        ready, busy = self._ready(counts) if self.no_more_trials() else set(), bool(self.running or self.waiting)
         if not ready:
             return None
-        closing = self.no_more_trials()
-        promoted = self.rungs.promotable(self.paused, closing, ready)
-        if promoted is None and closing and self._leader_goes_on:
-            return self.rungs.leader(ready)
-        return promoted
-
-    @property
-    def _leader_goes_on(self) -> bool:
-        """Whether the best paused trial continues without a quota, when no new trial will start. It does if a budget is left and
-        no new trial fits it, or if no trial has run to the end and none can do so otherwise."""
-        budget = self.spec.budget
-        if self.out_of_choices and not (budget.time is budget.gpu_hours is budget.dollars is None):
-            return True
+        if limits_spending(self.spec) and (not busy or self.spec.budget.time is not None):
+            best = self.rungs.leader(self.rungs.useful(ready))
+            if best is not None:
+                return best
         ended = any(trial.state is State.COMPLETE for trial in self.record.trials.values())
-        return not (self.running or self.waiting or ended)
+        return None if busy or ended else self.rungs.leader(ready)
 
     def _useful_counts(self) -> list[float]:
         """GPU counts for the next trial; empty if another waiting trial would not help.
@@ -393,11 +394,6 @@ class Conductor:
         costs = {"wall_seconds": trial.wall_seconds, "gpu_seconds": trial.gpu_seconds}
         self._emit("start", trial=trial.name, attempt=trial.attempts + 1, workers=self.pool.names(trial.name), **costs)
 
-    def _cost(self, running: Running, now: float) -> tuple[float, float]:
-        """(wall seconds, GPU seconds) of a trial up to `now`."""
-        wall = now - running.since
-        return running.wall_before + wall, running.gpu_before + wall * running.trial.num_gpus
-
     def report(
         self,
         name: str,
@@ -428,7 +424,7 @@ class Conductor:
             self._emit("repeated", trial=name, fidelity=fidelity, first_step_at=counts.get("first_step_at", 0.0))
             return True
         self.nodes.reported(name, self.pool.nodes(name), self.clock())
-        wall, gpu = self._cost(self.running[name], self.clock())
+        wall, gpu = self.running[name].cost(self.clock())
         value = metrics[self.metric]
         self.proposer.report(trial.number, fidelity, value, gpu)
         action, reason, marks, cutoff = self._verdict(trial, fidelity, value, gpu)
@@ -441,7 +437,7 @@ class Conductor:
             **counts,
             wall_seconds=wall,
             gpu_seconds=gpu,
-            dollars=self._dollars(trial, gpu),
+            dollars=in_dollars(self.spec, trial, gpu),
             metrics=metrics,
             rungs=[mark.rung for mark in marks],
             marks=[asdict(mark) for mark in marks],
@@ -478,7 +474,7 @@ class Conductor:
 
         With `head` None, the workers leave with their node, and the trial is first in the queue.
         """
-        wall, gpu = self._cost(self.running.pop(trial.name), self.clock())
+        wall, gpu = self.running.pop(trial.name).cost(self.clock())
         self.pool.release(trial.name)
         self._emit("yielded", trial=trial.name, to=head, wall_seconds=wall, gpu_seconds=gpu)
         first = {} if head is None else {head: self.waiting[head]}
@@ -490,9 +486,13 @@ class Conductor:
         """The decision on a trial and its reason, its marks at the rungs, and the cutoff there."""
         name = trial.name
         if not math.isfinite(value):
-            self.rungs.diverged(name, trial.bracket)
+            if trial.repeat_of is None:
+                self.rungs.diverged(name, trial.bracket)
             return "stop", "diverged", [], None
-        verdict = self.rungs.report(name, fidelity, self.sign * value, gpu_seconds, trial.bracket)
+        if trial.repeat_of is None:
+            verdict = self.rungs.report(name, fidelity, self.sign * value, gpu_seconds, trial.bracket)
+        else:
+            verdict = self.rungs.at_end(fidelity, self.sign * value, gpu_seconds)
         marks = [replace(mark, value=self.sign * mark.value) for mark in verdict.marks]
         cutoff = None if verdict.cutoff is None else self.sign * verdict.cutoff
         action, reason = verdict.action, {"stop": "rung", "complete": "max_t"}.get(verdict.action)
@@ -535,7 +535,7 @@ class Conductor:
             return
         self.pool.discard(name)
         del self.running[name]
-        wall, gpu = self._cost(running, self.clock())
+        wall, gpu = running.cost(self.clock())
         kept = {"traceback": traceback} if traceback else {}
         self._emit("died", trial=name, **kept, wall_seconds=wall, gpu_seconds=gpu)
         self.waiting = {name: Waiting(trial, self.clock()), **self.waiting}
@@ -558,7 +558,7 @@ class Conductor:
         self.waiting.pop(trial.name, None)
         self.paused.pop(trial.name, None)
         self.pool.release(trial.name)
-        wall, gpu = self._cost(running, self.clock()) if running else (trial.wall_seconds, trial.gpu_seconds)
+        wall, gpu = running.cost(self.clock()) if running else (trial.wall_seconds, trial.gpu_seconds)
         costs = {"wall_seconds": wall, "gpu_seconds": gpu}
         kept = {"traceback": traceback} if traceback else {}
         self._emit("end", trial=trial.name, state=str(state), reason=reason, error=error, **kept, **costs)

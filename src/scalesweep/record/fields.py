@@ -87,6 +87,11 @@ EVENTS: dict[str, Event] = {
             "number": Field("number", "place among all trials, from 0"),
             "params": Field("mapping", "parameters that were drawn; those that do not exist in this trial are absent"),
             "config": Field("mapping", "every setting of the trial, defaults filled in"),
+            "repeat_of": Field(
+                "text",
+                "trial whose parameters this one trains again, with another seed (`search.repeats`): it is judged at no rung, and no "
+                "sampler learns from it. Absent in all others.",
+            ),
             "bracket": Field(
                 "number", "bracket, from 0. The trial is judged from rung `bracket` + 1 on. Older records have none."
             ),

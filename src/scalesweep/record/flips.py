@@ -119,7 +119,7 @@ def rung_correlations(record: Record) -> list[Correlation]:
 def _curves(record: Record) -> list[tuple[str | None, list[float]]]:
     """The size of each trial that passed a rung, and its values at the rungs that it reached."""
     rungs, found = levels(record.manifest), []
-    for trial in record.by_number():
+    for trial in record.configurations():
         if trial.state in (State.FAIL, State.INFEASIBLE) or trial.stop_reason == "diverged":
             continue
         values = values_at(trial.reports, record.metric, rungs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scalesweep.record.schema import Record, State, Trial
+from scalesweep.record.seeds import Seeds, seeds
 
 By = Literal["forecast", "rung", "metric"]
 CAUTION = 0.5  # standard deviations by which the first trial may disappoint
@@ -15,7 +16,8 @@ CAUTION = 0.5  # standard deviations by which the first trial may disappoint
 @dataclass(frozen=True)
 class Row:
     """A trial in the ranking. `metric` is its value at `fidelity`, where it was judged at `rung` (0: at none yet). `expected` is the
-    metric that it is expected to have at `max_t`, and the standard deviation."""
+    metric that it is expected to have at `max_t`, and the standard deviation. With `repeats`, further trainings to the end with other
+    seeds, `metric` is the mean over all seeds. `seed_sd` is the standard deviation between seeds, pooled over configurations."""
 
     rank: int | None
     trial: Trial
@@ -24,6 +26,8 @@ class Row:
     rung: int
     pareto: bool
     expected: tuple[float, float] | None = None
+    repeats: int = 0
+    seed_sd: float | None = None
 
 
 def best_report_metric(trial: Trial, metric: str, minimize: bool) -> tuple[float, float] | None:
@@ -38,7 +42,8 @@ def order_of(record: Record) -> By:
 
 
 def rank(record: Record, by: By | None = None) -> list[Row]:
-    """All trials, best first. Failed, infeasible and diverged trials, and trials without a finite value, come last, without a rank.
+    """All trials, best first. Failed, infeasible and diverged trials, and trials without a finite value, come last, without a rank,
+    and so do repeats: their values count in the row of the trial that they repeat.
 
     `pareto` marks the trials that no other trial beats in both metric and GPU seconds.
 
@@ -50,21 +55,27 @@ def rank(record: Record, by: By | None = None) -> list[Row]:
             metric: the best value of each trial, at any fidelity.
     """
     by, sign = by or order_of(record), 1.0 if record.minimize else -1.0
-    expected = record.expected or {}
+    known = seeds(record)
     scored: list[tuple[tuple[float, ...], Trial, float, float]] = []
     rest: list[Trial] = []
     for trial in record.by_number():
         value = _value(trial, record, by)
-        unusable = trial.state in (State.FAIL, State.INFEASIBLE) or trial.stop_reason == "diverged"
+        unusable = trial.state in (State.FAIL, State.INFEASIBLE) or trial.stop_reason == "diverged" or trial.repeat_of
         if value is None or unusable:
             rest.append(trial)
             continue
         metric, fidelity = value
-        scored.append((sort_key(trial, metric, record, by), trial, metric, fidelity))
+        mean = metric if by == "metric" else known.mean(trial.name, metric)
+        metric = mean if math.isfinite(mean) else metric  # of a configuration that diverged with another seed
+        scored.append((sort_key(trial, metric, record, by, known), trial, metric, fidelity))
     scored.sort(key=lambda item: item[0])
     front = _pareto([(sign * metric, trial.gpu_seconds) for _, trial, metric, _ in scored])
     rows = [
-        Row(place, trial, metric, fidelity, trial.rung, pareto, expected.get(trial.name))
+        Row(
+            *(place, trial, metric, fidelity, trial.rung, pareto, _expected(trial, metric, record, known)),
+            repeats=known.count(trial.name) - 1,
+            seed_sd=known.sd if known.count(trial.name) > 1 else None,
+        )
         for place, ((_, trial, metric, fidelity), pareto) in enumerate(zip(scored, front, strict=True), start=1)
     ]
     for trial in rest:
@@ -73,13 +84,20 @@ def rank(record: Record, by: By | None = None) -> list[Row]:
     return rows
 
 
-def sort_key(trial: Trial, metric: float, record: Record, by: By) -> tuple[float, ...]:
-    """A key that is least for the best trial. `metric` is the value that counts for the trial."""
-    sign, known = 1.0 if record.minimize else -1.0, (record.expected or {}).get(trial.name)
-    if by == "forecast" and known is not None:
-        return 0.0, sign * known[0] + CAUTION * known[1], trial.number
-    first = {"forecast": 1.0, "rung": float(-trial.rung), "metric": 0.0}[by]
-    return first, sign * metric, trial.number
+def sort_key(trial: Trial, metric: float, record: Record, by: By, known: Seeds) -> tuple[float, ...]:
+    """A key that is least for the best trial. `metric` is the value that counts for the trial, or that of its first seed."""
+    metric = metric if by == "metric" else known.mean(trial.name, metric)
+    sign, found = 1.0 if record.minimize else -1.0, _expected(trial, metric, record, known)
+    first, value = {"forecast": 1.0, "rung": float(-trial.rung), "metric": 0.0}[by], sign * metric
+    if by == "forecast" and found is not None:
+        first, value = 0.0, sign * found[0] + CAUTION * found[1]
+    return first, math.inf if math.isnan(metric) else value, trial.number
+
+
+def _expected(trial: Trial, metric: float, record: Record, known: Seeds) -> tuple[float, float] | None:
+    """The metric that a trial is expected to have at `max_t`, and the standard deviation: at the end that of its mean over seeds."""
+    found, error = (record.expected or {}).get(trial.name), known.error(trial.name)
+    return (metric, error) if found is not None and error is not None and trial.state is State.COMPLETE else found
 
 
 def best(record: Record) -> Trial | None:

@@ -84,6 +84,7 @@ class Trial:
     config: dict[str, Any]
     created: float
     bracket: int = 0  # its first rung is `bracket` + 1
+    repeat_of: str | None = None  # the trial whose configuration it trains again, with another seed
     state: State = State.RUNNING
     paused: bool = False  # waits at a rung, without workers
     placed: bool = False  # has workers
@@ -243,6 +244,10 @@ class Record:
     def by_number(self) -> list[Trial]:
         return sorted(self.trials.values(), key=lambda trial: trial.number)
 
+    def configurations(self) -> list[Trial]:
+        """The trials by number, without repeats."""
+        return [trial for trial in self.by_number() if trial.repeat_of is None]
+
     def apply(self, event: dict[str, Any]) -> None:
         """Apply one event. Unknown kinds are ignored, so a reader accepts the additions of a newer writer."""
         kind, when = event["event"], float(event["time"])
@@ -270,6 +275,7 @@ class Record:
                 config=event["config"],
                 created=when,
                 bracket=event.get("bracket", 0),
+                repeat_of=event.get("repeat_of"),
             )
         elif kind == "start":
             trial = self.trials[event["trial"]]

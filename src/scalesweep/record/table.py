@@ -21,7 +21,20 @@ CERTAINTY = ("standard_error", "difference_to_first", "tied_with_first")
 ERROR_OF = "standard_error/{}"  # the column of a metric's error, in a flat table
 DIFFERENCE = ("difference_low", "difference_high")  # the columns of `difference_to_first` in a flat table
 FIELDS = (
-    *("rank", "trial", "state", "metric", *CERTAINTY, "expected", "expected_sd", "metrics", "standard_errors"),
+    *(
+        "rank",
+        "trial",
+        "state",
+        "metric",
+        "repeats",
+        "seed_sd",
+        "repeat_of",
+        *CERTAINTY,
+        "expected",
+        "expected_sd",
+        "metrics",
+        "standard_errors",
+    ),
     *("fidelity", "rung", "params", "n_params", "gpu_seconds", "wall_seconds", "tokens", "flops", "dollars"),
     *("pareto", "stop_reason", "error", "traceback"),
 )
@@ -110,6 +123,9 @@ def _entry(
         "trial": trial.name,
         "state": str(trial.state),
         "metric": row.metric,
+        "repeats": row.repeats,
+        "seed_sd": row.seed_sd,
+        "repeat_of": trial.repeat_of,
         "standard_error": sure.standard_error,
         "difference_to_first": None if sure.difference is None else list(sure.difference),
         "tied_with_first": sure.tied,

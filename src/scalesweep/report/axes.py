@@ -133,7 +133,7 @@ def brought_to_the_end(record: Record) -> tuple[list[Trial], np.ndarray]:
     """The trials that count, and the value of each at the end, float [trials]; lower is better with either goal."""
     sign = 1.0 if record.minimize else -1.0
     trials, curves, diverged = [], [], []
-    for trial in record.by_number():
+    for trial in record.configurations():
         values = [sign * value for value in values_at(trial.reports, record.metric, levels(record.manifest))]
         if trial.stop_reason == "diverged":
             diverged.append(trial)

@@ -162,6 +162,8 @@ def _legend(
         found.append(f"Left out at this width: {words.several(named, NAMED)}.")
     if any(one.column.title == ERROR for one in kept):
         found.append("± standard error over the validation rows.")
+    if any(one.column.key == "repeats" for one in kept):
+        found.append("seeds: the trainings whose mean is shown ± the standard deviation between seeds (pooled).")
     return found
 
 

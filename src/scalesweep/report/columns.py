@@ -15,6 +15,7 @@ from scalesweep.report.select import Keys
 
 STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", State.FAIL: "red", State.INFEASIBLE: "red"}
 ERROR, TIED, FRONT = "±", "≈", "★"
+SEEDS = "seeds"
 GAP = 2  # between two columns
 COMPOSED = ("run", "reached")  # columns that are no keys
 LEFT = ("pareto", "trial", "tied_with_first", "reached", "run", "unfreezing", "model_size", "state")
@@ -76,6 +77,7 @@ def default_columns(records: Sequence[Record], by: By) -> list[Column]:
         kinds.column("metric", 0),
         kinds.column("standard_error", 6),
         *([] if several else [kinds.column("tied_with_first", 1)]),
+        kinds.column("repeats", 6),
         kinds.column("expected", 5),
         kinds.column("reached", 4),
         kinds.column("model_size", 3),
@@ -121,7 +123,14 @@ class Kinds:
 
     def column(self, key: str, importance: int) -> Column:
         """The column of a key, as the table shows it."""
-        titles = {"rank": "#", "pareto": "", "metric": self._records[0].metric, "standard_error": ERROR, "tied_with_first": ""}
+        titles = {
+            "rank": "#",
+            "pareto": "",
+            "metric": self._records[0].metric,
+            "standard_error": ERROR,
+            "repeats": SEEDS,
+            "tied_with_first": "",
+        }
         cells: dict[str, Callable[[Line], str]] = {
             "run": lambda line: line.run,
             "rank": lambda line: str(line.entry["rank"] or words.MISSING),
@@ -129,6 +138,7 @@ class Kinds:
             "metric": lambda line: words.score(line.entry["metric"]),
             "standard_error": lambda line: _score(line.entry["standard_error"]),
             "tied_with_first": lambda line: TIED if line.entry["tied_with_first"] else "",
+            "repeats": _seeds,
             "expected": _expected,
             "reached": self._reached,
             "model_size": _size,
@@ -189,6 +199,14 @@ def _size(line: Line) -> str:
 
 def _score(value: float | None) -> str:
     return "" if value is None else words.score(value)
+
+
+def _seeds(line: Line) -> str:
+    """The number of seeds, where there are several, and the standard deviation between them; the trial that a repeat trains again."""
+    repeats, sd, first = (line.entry[key] for key in ("repeats", "seed_sd", "repeat_of"))
+    if first is not None:
+        return f"again {first}"
+    return "" if not repeats else f"{repeats + 1}" if sd is None else f"{repeats + 1} ± {words.score(sd)}"
 
 
 def _expected(line: Line) -> str:

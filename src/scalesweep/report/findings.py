@@ -13,6 +13,7 @@ from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.curves import value_at
 from scalesweep.record.flips import order_flips, rung_correlations
 from scalesweep.record.ranking import order_of
+from scalesweep.record.seeds import seeds
 from scalesweep.record.table import Ranking
 from scalesweep.record.throughput import throughput
 from scalesweep.record.uncertainty import Certainty
@@ -50,6 +51,7 @@ def findings(record: Record, ranking: Ranking | None = None) -> list[Line]:
         return []
     found = [("best", _best(record, rows[0]))]
     found += [("ties", text) for text in _ties(rows, ranking.sure, record)]
+    found += [("seeds", text) for text in _seeds(record, rows)]
     by_rung = rows if order_of(record) == "rung" else [row for row in rank(record, "rung") if row.rank is not None]
     found += [(label, text) for name, label in COMPARED.items() if (text := _levels(record, by_rung, name))]
     found += [("rate", text) for text in _rates(rows)]
@@ -152,6 +154,26 @@ def _ties(rows: list[Row], sure: Mapping[str, Certainty], record: Record) -> Ite
         sizes = [f"{trial.config['model_size']}, {words.count(params[trial.name])}" for trial in (smallest, first)]
         text += f"; the smallest is {smallest.name} ({sizes[0]}; {first.name} {sizes[1]})"
     yield text
+
+
+def _seeds(record: Record, rows: list[Row]) -> Iterable[str]:
+    """The noise of training, and how far it leaves the repeated configurations apart."""
+    known = seeds(record)
+    repeated = [row for row in rows if row.repeats]
+    if not repeated:
+        return
+    parts = []
+    for row in repeated:
+        values = known.values[row.trial.name]
+        finite = [value for value in values if math.isfinite(value)]
+        spread = f"{words.score(min(finite))} … {words.score(max(finite))}"
+        diverged = f", {len(values) - len(finite)} diverged" * (len(finite) < len(values))
+        parts.append(f"{row.trial.name} {words.score(row.metric)} (mean of {len(values)}: {spread}{diverged})")
+    noise = ""
+    if known.sd is not None:
+        degrees = f"{known.freedom} degree{'s' * (known.freedom > 1)} of freedom"
+        noise = f"; the standard deviation between seeds is {words.score(known.sd)} (pooled, {degrees}), beside the error of the rows"
+    yield f"trained with several seeds: {', '.join(parts)}{noise}"
 
 
 def _levels(record: Record, rows: list[Row], name: str) -> str:

@@ -13,6 +13,7 @@ from scalesweep.errors import UserError
 from scalesweep.record import Record, Trial
 from scalesweep.record.lease import driven
 from scalesweep.record.ranking import By, order_of, sort_key
+from scalesweep.record.seeds import Seeds, seeds
 from scalesweep.record.table import Entry, Ranking, columns, entries, flat
 from scalesweep.report import words
 from scalesweep.report.select import Keys, Selection, downwards, ordered
@@ -28,11 +29,13 @@ def leaderboard_json(
 
     `error` is the first line of a failed trial's error, and `traceback` the file of the whole, relative to the run folder.
     `floor` holds what a trial must beat: the metrics of guessing (None in an old record) and of each size's untrained model.
-    `metric` was reached at `fidelity`, and `standard_error` is its own. `difference_to_first` is the 95 % interval of the trial's
-    metric less the first one's, paired over the validation rows; `tied_with_first` says whether the two can't be told apart,
-    corrected for the number of trials. The three are None where the record lacks the rows' numbers. `metrics` has every metric at
-    `fidelity`, and `standard_errors` those of them whose error is known. `gpu_seconds`, `wall_seconds`, `tokens`, `flops` and
-    `dollars` are the trial's totals.
+    `metric` was reached at `fidelity`, and `standard_error` is its own. `difference_to_first` is the 95 % interval of the
+    trial's metric less the first one's, paired over the validation rows; `tied_with_first` says whether the two can't be told
+    apart, corrected for the number of trials. The three are None where the record lacks the rows' numbers. With `repeats`
+    (trainings of the trial's configuration to the end with other seeds), `metric` is the mean over all seeds, and `seed_sd` the
+    standard deviation between seeds, pooled over the repeated configurations. `repeat_of` names the trial that a repeat trains
+    again; a repeat has no rank. `metrics` has every metric at `fidelity`, and `standard_errors` those of them whose error is
+    known. `gpu_seconds`, `wall_seconds`, `tokens`, `flops` and `dollars` are the trial's totals.
     """
     rows: list[dict[str, Any]] = [finite(line.entry) for line in board([record], by, limit, selection).lines]
     floor = finite({"guessing": record.manifest.baseline, "untrained": record.untrained})
@@ -112,7 +115,7 @@ def board(
     names, rankings = run_names(records), [Ranking.of(record, by) for record in records]
     for number, record in enumerate(records):
         sizes: list[int] = []
-        over = is_over(record)
+        over, known = is_over(record), seeds(record)
 
         def select(all_of_it: list[Entry], record: Record = record, sizes: list[int] = sizes) -> list[Entry]:
             kept = selection.apply(record, all_of_it)
@@ -121,7 +124,7 @@ def board(
 
         for entry in entries(record, by, limit, select, rankings[number], errors):
             line = Line(record, record.trials[entry["trial"]], entry, names[number], over)
-            found.append((_place(line, by or order_of(record)), line))
+            found.append((_place(line, by or order_of(record), known), line))
         selected += sizes[0]
     if len(records) > 1:
         found.sort(key=lambda pair: pair[0])
@@ -133,12 +136,12 @@ def board(
     return Board(together[:limit], selected, rankings)
 
 
-def _place(line: Line, by: By) -> tuple[Any, ...]:
+def _place(line: Line, by: By, known: Seeds) -> tuple[Any, ...]:
     """A key that orders the trials of several records as the ranking orders those of one."""
     metric = line.entry["metric"]
     if line.entry["rank"] is None or metric is None:
         return (1,)
-    return 0, *sort_key(line.trial, metric, line.record, by)
+    return 0, *sort_key(line.trial, metric, line.record, by, known)
 
 
 def is_over(record: Record) -> bool:

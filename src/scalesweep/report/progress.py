@@ -201,7 +201,7 @@ class _View:
         ended = sum(number for state, number in self.states.items() if state.ended)
         record = self.record
         paid = paid_in_all(record) or 0.0
-        return budget_uses(record.manifest.budget, ended, elapsed, record.gpu_seconds, paid, len(record.trials))
+        return budget_uses(record.manifest.budget, ended, elapsed, record.gpu_seconds, paid, len(record.configurations()))
 
     def at(self, fidelity: float) -> str:
         """'120/360 steps'."""

@@ -65,12 +65,15 @@ class History:
             self.tried = np.vstack([self.tried, units])
 
     def take(self, trials: Sequence[Trial], metric: str, sign: float, past: Sequence[Past] = ()) -> None:
-        """Add trials of earlier sweeps, then those of a record, report by report in order. `sign` × metric is the loss."""
+        """Add trials of earlier sweeps, then those of a record, report by report in order, without repeats.
+
+        `sign` × metric is the loss."""
         for earlier in past:
             self.add(earlier.name, earlier.params, past=True)
             for fidelity, value, gpu_seconds in earlier.reports:
                 self.report(earlier.name, fidelity, sign * value, gpu_seconds)
             self.ended(earlier.name, earlier.state)
+        trials = [trial for trial in trials if trial.repeat_of is None]
         for trial in trials:
             self.add(trial.name, trial.params)
         reports = [(report, trial.name) for trial in trials for report in trial.reports]

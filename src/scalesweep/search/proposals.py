@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 
 from scalesweep.record import Past, State, Trial
 from scalesweep.search.outlook import Outlook
-from scalesweep.search.samplers import Ask, make_sampler
+from scalesweep.search.samplers import REPEAT, Ask, make_sampler
 from scalesweep.spec import Parameter, SweepSpec, allowed_gpus, gpu_choices
 from scalesweep.spec.config import counts_whole
 from scalesweep.spec.configurations import (
@@ -190,14 +190,17 @@ class Proposer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names([self.metric])
+        # The same trials, as the sampler sees them.
+        self._view = optuna.load_study(study_name=spec.name, storage=self.sampler.view(storage))
         self._tried: set[Hashable] = set()  # what each trial of this sweep trains
         self._drawn: set[Hashable] = set()  # all parameters of each
+        self._storage = storage
         self._open: dict[int, tuple[optuna.Trial, dict[str, Any], str]] = {}
         known = list(trials)
         for earlier in past if self.sampler.past_in_study else ():
             self._add_past(earlier)
         for trial in known:
-            self._add(trial, storage)
+            self._add(trial)
         self.outlook.take(known, past)
 
     def _add_past(self, past: Past) -> None:
@@ -217,6 +220,7 @@ class Proposer:
         reports: Sequence[tuple[float, float]],
         state: TrialState,
         constraints: dict[str, float] | None = None,
+        repeat_of: str | None = None,
     ) -> None:
         """Add a trial to the study with its state. `reports` are pairs of fidelity and metric."""
         distributions: dict[str, BaseDistribution] = {}
@@ -236,22 +240,27 @@ class Proposer:
             distributions=distributions,
             intermediate_values={self._step(fidelity): value for fidelity, value in reports},
             value=last if with_value else None,
-            user_attrs={"trial": name},
+            user_attrs={"trial": name} | ({REPEAT: repeat_of} if repeat_of else {}),
             constraints=constraints,
         )
         self.study.add_trial(frozen)
 
-    def _add(self, trial: Trial, storage: BaseStorage) -> None:
+    def repeat(self, trial: Trial) -> None:
+        """Add a repeat, which trains the parameters of another trial again. It is in the study, but no sampler learns from it."""
+        self._add(trial)
+
+    def _add(self, trial: Trial) -> None:
         state = _STATES[trial.state]
         reports = [(report.fidelity, report.metrics[self.metric]) for report in trial.reports]
         constraints = _VIOLATED if trial.state is State.INFEASIBLE else None
-        self._add_frozen(trial.name, trial.params, reports, state, constraints)
+        self._add_frozen(trial.name, trial.params, reports, state, constraints, trial.repeat_of)
         self._note_tried(trial.params)
         if trial.state is State.INFEASIBLE:
             self._give_up(trial.params)
         if state == TrialState.RUNNING:
-            study_id = storage.get_study_id_from_name(self.spec.name)
-            trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, storage.get_n_trials(study_id) - 1)
+            study_id = self._storage.get_study_id_from_name(self.spec.name)
+            last = self._storage.get_n_trials(study_id) - 1
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, last)
             self._open[trial.number] = optuna.Trial(self.study, trial_id), dict(trial.params), trial.name
 
     def _step(self, fidelity: float) -> int:
@@ -347,7 +356,7 @@ class Proposer:
                 if chosen is None and math.isfinite(left):
                     return None
                 repeats = REPEATS if chosen is None else repeats  # none of the sampler's candidates is new
-            self.study.sampler = self.sampler.of_study(self._seed(number, attempt))
+            self._view.sampler = self.sampler.of_study(self._seed(number, attempt))
             point, fixed = listed[number] if given else {}, dict(given)
             if chosen:
                 draw_params(self.spec, _labelled(chosen, fixed))
@@ -360,7 +369,7 @@ class Proposer:
                 fixed |= allowed[rng.integers(len(allowed))]
             if fixed:
                 self.study.enqueue_trial(fixed)
-            trial = self.study.ask()
+            trial = self._view.ask()
             params = draw_params(self.spec, _suggest_from(trial))
             repeated = self._repeated(params, point)
             if self._may_run(params) and not repeated:
@@ -393,7 +402,8 @@ class Proposer:
         """Store an intermediate value, including the last one before a stop."""
         trial, _, name = self._open[number]
         trial.report(value, self._step(fidelity))
-        self.outlook.report(name, fidelity, self.spec.loss_sign * value, gpu_seconds)
+        if name in self.outlook.history.seen:  # no repeat
+            self.outlook.report(name, fidelity, self.spec.loss_sign * value, gpu_seconds)
 
     def tell(self, number: int, state: State, value: float | None) -> None:
         """Close a trial with its state. `value` counts for COMPLETE only: Optuna takes a pruned trial's value from its reports."""
@@ -402,7 +412,8 @@ class Proposer:
             for constraint, violation in _VIOLATED.items():
                 trial.set_constraint(constraint, violation)
             self._give_up(params)
-        self.outlook.ended(name, state)
+        if name in self.outlook.history.seen:  # no repeat
+            self.outlook.ended(name, state)
         told = _STATES[state]
         self.study.tell(trial, value if told == TrialState.COMPLETE else None, state=told)
 

@@ -131,7 +131,10 @@ class SweepDriver:
 
     def next_trial(self, free: float) -> Start | None:  # noqa: ARG002
         trial = self.conductor.next_trial()
-        return None if trial is None else Start(trial.name, trial.params, trial.num_gpus)
+        if trial is None:
+            return None
+        again = trial.config["seed"] - self.conductor.spec.training.seed
+        return Start(trial.name, trial.params, trial.num_gpus, trial.repeat_of, again)
 
     def report(self, name: str, fidelity: float, value: float, last: bool) -> bool:  # noqa: ARG002
         counts: dict[str, Any] = {"step": len(self.record.trials[name].reports) + 1, "tokens": 0, "flops": 0.0}

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scalesweep.control.conductor import Conductor, Running
+from scalesweep.control.budgets import Running
+from scalesweep.control.conductor import Conductor
 from scalesweep.record import Manifest, Record, State, Trial, read_manifest
 from scalesweep.record.store import read_events
+from scalesweep.search import repeats
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, new_study
 from scalesweep.simulation.simulator import Clock
@@ -69,7 +71,7 @@ class _Conductor(Conductor):
 
     counts: Sequence[float] = ()
     left: float = math.inf
-    promoting = False
+    promoting = repeating = False
 
     def _useful_counts(self) -> list[float]:
         return list(self.counts)
@@ -80,11 +82,25 @@ class _Conductor(Conductor):
     def _promotable(self, counts: Sequence[float]) -> str | None:
         return super()._promotable(counts) if self.promoting else None
 
+    def _beyond_quotas(self, counts: Sequence[float]) -> str | None:
+        return super()._beyond_quotas(counts) if self.promoting else None
+
+    def _repeatable(self, counts: Sequence[float]) -> str | None:  # noqa: ARG002
+        # When repeats begin depends on the cluster.
+        return next(iter(repeats.planned(self.record, self.spec)), None) if self.repeating else None
+
     def propose_anew(self, counts: Sequence[float], left: float) -> None:
         """Propose a new trial with the remaining budget `left`. Unfinished trials are ignored: they have had their turn."""
         self.counts, self.left, self.unfinished = counts, left, []
         with contextlib.suppress(_NotInRecord):
             self._propose()
+
+    def repeat_anew(self, counts: Sequence[float]) -> None:
+        """Choose the ended trial that is repeated."""
+        self.counts, self.unfinished, self.repeating = counts, [], True
+        with contextlib.suppress(_NotInRecord):
+            self._propose()
+        self.repeating = False
 
     def promote_anew(self, counts: Sequence[float]) -> None:
         """Choose the paused trial that continues."""
@@ -138,7 +154,7 @@ class _Replay:
 
     def _compare(self, recorded: dict[str, Any], replayed: dict[str, Any]) -> None:
         compared = {
-            "trial": ["number", "params"],
+            "trial": ["number", "params", "repeat_of"],
             "report": ["action", "reason", "rungs", "cutoff"],
             "end": ["state", "reason"],
         }
@@ -189,7 +205,11 @@ class _Replay:
 
     def _trial(self, event: dict[str, Any]) -> None:
         place = self.at
-        self._now().propose_anew(event.get("counts") or gpu_choices(self.spec), event.get("left_gpu_seconds", math.inf))
+        counts = event.get("counts") or gpu_choices(self.spec)
+        if event.get("repeat_of"):
+            self._now().repeat_anew(counts)
+        else:
+            self._now().propose_anew(counts, event.get("left_gpu_seconds", math.inf))
         if self.at == place:
             self.result.decisions += 1
             self._differs(event["trial"], "proposal", event["params"], "none")

@@ -16,6 +16,8 @@ import numpy as np
 
 from scalesweep.simulation.source import Curve, Source
 
+APART = 2520 * 10**9 + 1  # between the seeds of a trial's repeats: of up to ten curves of a configuration, each takes the next
+
 
 @dataclass
 class Clock:
@@ -29,11 +31,16 @@ class Clock:
 
 @dataclass(frozen=True)
 class Start:
-    """A trial to start. A trial that has run before continues from its last report."""
+    """A trial to start. A trial that has run before continues from its last report.
+
+    A repeat trains the parameters of the trial `repeat_of` with another seed; `repeat` numbers its repeats from 1.
+    """
 
     name: str
     params: Mapping[str, Any]
     num_gpus: float = 1
+    repeat_of: str | None = None
+    repeat: int = 0
 
 
 class Driver(Protocol):
@@ -120,6 +127,7 @@ def simulate(
     free, waiting = float(cluster.gpus), None
     running: dict[str, _Running] = {}
     curves: dict[str, Curve] = {}
+    seeds: dict[str, int] = {}  # of the curves
     done: dict[str, int] = {}  # reports of each trial so far
     events: list[tuple[float, int, str]] = []  # (time, order of planning to break ties, trial)
     planned = 0
@@ -147,7 +155,9 @@ def simulate(
             start, waiting = waiting, None
             if start.name not in curves:
                 run.controller_seconds += time.perf_counter() - asked  # the time of the source does not count as the driver's
-                curves[start.name] = source.curve(start.params, seed * 1_000_003 + len(curves))
+                own = seed * 1_000_003 + len(curves)
+                seeds[start.name] = seeds[start.repeat_of] + APART * start.repeat if start.repeat_of else own
+                curves[start.name] = source.curve(start.params, seeds[start.name])
                 asked = time.perf_counter()
             state = _Running(start, clock.now, done.get(start.name, 0))
             running[start.name] = state

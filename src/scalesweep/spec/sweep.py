@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationInfo,
@@ -21,6 +19,7 @@ from scalesweep.errors import Problem, UserError
 from scalesweep.spec.functions import named
 from scalesweep.spec.loading import Document, KeyPath, key_text
 from scalesweep.spec.metrics import Goal, goal_of
+from scalesweep.spec.resources import Price, ResourcesSpec, Strict, price_of
 from scalesweep.spec.space import Scalar, SearchSpace
 from scalesweep.spec.tasks import TASKS
 
@@ -51,15 +50,9 @@ def _delimiter(value: str) -> str:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds)]
-Price = Annotated[float, Field(gt=0)]
-Prices = Price | dict[str, Price]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class DataSpec(_Strict):
+class DataSpec(Strict):
     path: str | dict[str, str] = Field(
         description="hub id, local file, folder that `save_to_disk` wrote, or `package:NAME/FILE`. A relative path starts at "
         "the sweep file's folder if it exists there, else at the working folder. URLs are refused. Or a mapping of split to file, "
@@ -170,7 +163,7 @@ class DataSpec(_Strict):
         return self.path if isinstance(self.path, str) else ", ".join(self.path.values())
 
 
-class _Checkpoint(_Strict):
+class _Checkpoint(Strict):
     """Keys that one checkpoint cut by depth and each size of a list share."""
 
     model: str = Field(
@@ -210,7 +203,7 @@ class DepthLadder(_Checkpoint):
         return [LadderSize(name=f"L{layers}", layers=layers, **shared) for layers in self.layers]
 
 
-class MetricSpec(_Strict):
+class MetricSpec(Strict):
     name: str = Field("eval_loss", description="metric that rungs, sampler and leaderboard compare")
     goal: Goal | None = Field(
         None,
@@ -234,7 +227,7 @@ else:
     Optimizer = Literal[tuple(OPTIMIZERS)]
 
 
-class TrainingSpec(_Strict):
+class TrainingSpec(Strict):
     global_batch_size: int = Field(
         32,
         ge=1,
@@ -327,7 +320,7 @@ else:  # the words that the key may have
     Survival = Literal[tuple(SURVIVAL_RULES)]
 
 
-class EarlyTerminateSpec(_Strict):
+class EarlyTerminateSpec(Strict):
     type: Literal["asha", "none"] = Field(
         "asha", description="early termination. asha: trials are compared at rungs. none: every trial runs to `max_t`."
     )
@@ -383,7 +376,7 @@ else:
     Sampler = Literal[tuple(SAMPLERS)]
 
 
-class SearchSpec(_Strict):
+class SearchSpec(Strict):
     sampler: Sampler = Field("forecast", description="method that proposes the parameters of new trials")
     n_startup_trials: int = Field(
         10,
@@ -402,10 +395,15 @@ class SearchSpec(_Strict):
         "else at the working folder. Metric, "
         "goal and `time_attr` must be the same. Trials that this space could not have drawn are left out.",
     )
+    repeats: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="trainings of the best three again, with other seeds, at the end of the sweep. A number: as often for each. auto: "
+        "twice, as far as a tenth of the GPU hours spent pays for it; not without a budget of hours, time or dollars. off: never.",
+    )
     seed: int = Field(0, ge=0, description="seed of proposals and brackets")
 
 
-class BudgetSpec(_Strict):
+class BudgetSpec(Strict):
     run_cap: int | None = Field(None, ge=1, description="trials at most")
     time: Seconds | None = Field(
         None,
@@ -427,67 +425,7 @@ class BudgetSpec(_Strict):
     )
 
 
-def _spot_notice(value: str) -> str:
-    if value not in ("aws", "gcp") and not value.startswith("/"):
-        raise ValueError(f"{value!r} is not a source of spot notices; write aws, gcp, or the absolute path of a file")
-    return value
-
-
-Placement = Literal["pack", "spread", "strict_pack"]
-PLACEMENTS: dict[Placement, str] = {
-    "pack": "on the fullest node that has enough free workers, so that empty nodes stay whole for large trials; else on as few "
-    "nodes as possible",
-    "spread": "on as many nodes as what is free allows: the first of each node, then the second of each",
-    "strict_pack": "on one node, never across nodes. The trial waits until one node has enough.",
-}
-
-
-class ResourcesSpec(_Strict):
-    max_concurrent_trials: int | None = Field(
-        None, ge=1, description="trials at once at most, whatever their size. Without it, as many as fit."
-    )
-    cpus_per_worker: int = Field(
-        1,
-        ge=1,
-        description="CPUs that Ray reserves per worker, and its threads. They come beside its GPU if it has one. Trials that "
-        "share a GPU also share these CPUs.",
-    )
-    placement: Placement = Field("pack", description="nodes on which the workers of a trial run")
-    max_gpus: int | None = Field(
-        None,
-        ge=1,
-        description="GPUs that an autoscaling cluster can grow to. Without it, the GPUs that the cluster has. Leave it out on a "
-        "fixed cluster: the sweep would wait for nodes that never come.",
-    )
-    gpu_memory_gib: float | None = Field(
-        None,
-        gt=0,
-        description="memory of the smallest GPU, in GiB. A size is not tried in an unfreezing mode whose weights, gradients and "
-        "AdamW moments alone need more, and refused where no mode fits. Activations are not counted.",
-    )
-    cache_gib: float | None = Field(
-        None,
-        ge=0,
-        description="disk on each node for the activation cache, in GiB. Without it, a quarter of what is free; 0 keeps nothing.",
-    )
-    dollars_per_gpu_hour: Prices | None = Field(
-        None,
-        description="price of a GPU hour, or a mapping of `accelerator_type` to price. `default` is the price of all others: "
-        "`{A100: 3.2, default: 1.0}`.",
-    )
-    spot_notice: Annotated[str, AfterValidator(_spot_notice)] | None = Field(
-        None,
-        description="source of the notice that a node will be taken away: `aws` or `gcp` (the cloud's metadata server), or the "
-        "absolute path of a file that then appears on the node",
-    )
-    max_failures: int = Field(
-        2,
-        ge=0,
-        description="restarts of a trial whose process died, per session. An error that training raises is not retried.",
-    )
-
-
-class WandbSpec(_Strict):
+class WandbSpec(Strict):
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
         "auto",
         description="where W&B runs go. auto: `WANDB_MODE` if it is set, else online if you are logged in, else offline.",
@@ -497,20 +435,13 @@ class WandbSpec(_Strict):
     tags: list[str] = Field(default_factory=list, description="tags that every run gets beside its own")
 
 
-class TrackingSpec(_Strict):
+class TrackingSpec(Strict):
     wandb: WandbSpec = Field(
         default_factory=lambda: WandbSpec(mode="disabled"), description="Weights & Biases. Without it, nothing is logged there."
     )
 
 
-def price_of(prices: Prices | None, accelerator_type: str | None) -> float | None:
-    """Return the dollars per GPU hour of a GPU type: the single price, its row of the table, or the table's `default`."""
-    if not isinstance(prices, dict):
-        return prices
-    return prices.get(accelerator_type or "default", prices.get("default"))
-
-
-class SweepSpec(_Strict):
+class SweepSpec(Strict):
     """A whole sweep. Build it with `load_sweep(path)` or `sweep_from_dict(data)`, which also check fields against each other."""
 
     name: str = Field(

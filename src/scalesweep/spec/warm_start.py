@@ -18,7 +18,7 @@ class Earlier(Protocol):
     @property
     def manifest(self) -> Mapping[str, Any]: ...
 
-    def by_number(self) -> list[Any]: ...
+    def configurations(self) -> list[Any]: ...
 
 
 def earlier_trials(spec: SweepSpec, base: Path, read: Callable[[Path | str], Earlier]) -> tuple[list[tuple[str, Any]], str]:
@@ -56,7 +56,7 @@ def earlier_trials(spec: SweepSpec, base: Path, read: Callable[[Path | str], Ear
         name = PurePosixPath(folder.partition("?")[0]).name
         prefixes[name] += 1
         prefix = name if prefixes[name] == 1 else f"{name} ({prefixes[name]})"
-        for trial in record.by_number():
+        for trial in record.configurations():
             reason = misfit(spec, trial.params) if trial.reports else "the trial reported nothing"
             if reason is None:
                 used.append((f"{prefix}/{trial.name}", trial))

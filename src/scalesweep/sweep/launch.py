@@ -193,7 +193,9 @@ def _check_extended(record: Record, spec: SweepSpec, changed: Collection[str]) -
 
     run_dir = record.folder
     budget = spec.budget.model_dump(mode="json")
-    uses = budget_uses(budget, len(record.trials), record.elapsed_seconds, record.gpu_seconds, paid_in_all(record) or 0.0)
+    uses = budget_uses(
+        budget, len(record.configurations()), record.elapsed_seconds, record.gpu_seconds, paid_in_all(record) or 0.0
+    )
     spent = [use for use in uses if use.share >= 1]
     if not changed:
         board, final = command("leaderboard", run_dir), command("promote", run_dir)

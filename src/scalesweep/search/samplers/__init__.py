@@ -18,6 +18,8 @@ from scalesweep.spec import SweepSpec
 if TYPE_CHECKING:
     import optuna
 
+REPEAT = "repeat of"  # user attribute of a repeat in the study: the trial whose parameters it trains again
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -47,6 +49,10 @@ class BaseSampler:
             outlook: all trials and their forecasts.
         """
         self.spec, self.n_params, self.outlook = spec, n_params, outlook
+
+    def view(self, storage: optuna.storages.BaseStorage) -> optuna.storages.BaseStorage:
+        """The storage of the study as the sampler sees it."""
+        return storage
 
     def of_study(self, seed: int) -> optuna.samplers.BaseSampler:
         """The sampler with which the study draws what `choose` leaves open."""

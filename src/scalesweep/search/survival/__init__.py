@@ -55,6 +55,9 @@ class BaseRule:
     strict = False
     """Whether no more trials than the quota ever continue from a rung, even where better ones come later."""
 
+    compares_rungs = False
+    """Whether the rule can tell which of two trials at different rungs is better."""
+
     def __init__(self, outlook: Outlook | None = None) -> None:
         self.outlook = outlook
 
@@ -141,6 +144,8 @@ class Rungs:
         self.reduction_factor = reduction_factor
         self.max_t = max_t
         self.rule: BaseRule = import_module(f"{__name__}.{rule}").Rule(outlook)
+        # With any rule, forecasts say what is hopeless once no new trial will start.
+        self.at_close: BaseRule = self.rule if outlook is None else import_module(f"{__name__}.forecast").Rule(outlook)
         self.pauses = pauses
         self.size_of = size_of
         self.recorded: dict[int, list[dict[str, Point]]] = {}  # by bracket
@@ -181,6 +186,12 @@ class Rungs:
         if marks and self.pauses:
             return Verdict("pause", tuple(marks))
         return Verdict("continue", tuple(marks), cutoff)
+
+    def at_end(self, fidelity: float, value: float, cost: float = 0.0) -> Verdict:
+        """Judge a report of a repeat, which is compared at no rung: it runs to the end."""
+        if fidelity < self.max_t:
+            return Verdict("continue")
+        return Verdict("complete", (Mark(self.end, fidelity, value, cost),))
 
     def diverged(self, trial: str, bracket: int = 0) -> None:
         """Record a diverged trial. In the promotion variant it counts as the worst at its next rung."""
@@ -239,8 +250,19 @@ class Rungs:
         self.given_up.update(found)
         return found
 
+    def useful(self, paused: Collection[str]) -> set[str]:
+        """The paused trials that are not hopeless by their forecasts, however many are better."""
+        useful = set(paused)
+        for rungs in self.recorded.values():
+            for there in rungs:
+                useful -= set(self.at_close.hopeless(there.keys() & useful, there, 0))
+        return useful
+
     def leader(self, paused: Collection[str]) -> str | None:
-        """The best of the paused trials at the highest rung."""
+        """The best of the paused trials: of all, if the rule compares trials of different rungs, else at the highest rung."""
+        if self.rule.compares_rungs and paused:
+            there = {name: at[name] for rungs in self.recorded.values() for at in rungs for name in paused if name in at}
+            return self.rule.first(list(there), there, [])[0]
         for index in reversed(range(len(self.levels))):
             there = {name: rungs[index][name] for rungs in self.recorded.values() for name in paused if name in rungs[index]}
             if there:

@@ -22,7 +22,7 @@ class Rule(BaseRule):
     With `variant: stopping` a trial is judged before others like it were seen further on. There the metric decides.
     """
 
-    strict = True
+    strict = compares_rungs = True
 
     def hopeless(self, names: Collection[str], points: Mapping[str, Point], kept: int) -> list[str]:
         assert self.outlook is not None
