@@ -73,7 +73,7 @@ LIBRARIES: dict[str, set[str]] = {
     "accelerate": {"training"},
     "transformers": {"tasks", "models", "training", "promotion"},
     "datasets": {"data"},
-    "wandb": {"report/wandb_tracker.py"},
+    "wandb": {"report/wandb/uploader.py"},
     "ray": {"sweep", "workers"},
     # light, or bound to one room's work
     "aiohttp": {"sweep/jobs.py"},  # only to know its errors: Ray's job client lets them through

@@ -17,6 +17,7 @@ import click
 from scalesweep import __version__
 from scalesweep.commands.leaderboard import leaderboard
 from scalesweep.commands.parts import Group, at_place, json_option, print_json, run_argument, say
+from scalesweep.commands.publish import publish
 from scalesweep.commands.recipe import recipe
 from scalesweep.commands.report import report
 from scalesweep.commands.run import run
@@ -537,6 +538,7 @@ def promote(
 
 
 cli.add_command(leaderboard)
+cli.add_command(publish)
 cli.add_command(recipe)
 cli.add_command(report)
 cli.add_command(run)

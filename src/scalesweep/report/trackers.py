@@ -1,4 +1,4 @@
-"""The trackers that a sweep can report to. A new tracker is a file beside `wandb_tracker.py` and a row here.
+"""The trackers that a sweep can report to. A new tracker is a file beside `wandb/tracker.py` and a row here.
 
 A tracker's `make` returns a sink, or None if the user switched it off. Its module imports heavy libraries inside functions.
 """
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scalesweep.record import Record, Sink
-from scalesweep.report import wandb_tracker
+from scalesweep.report.wandb import tracker
 
 # The key under `tracking:` in the sweep file → the function that makes its sink.
 TRACKERS: dict[str, Callable[[Record, Path], Sink | None]] = {
-    "wandb": wandb_tracker.make,
+    "wandb": tracker.make,
 }
 
 

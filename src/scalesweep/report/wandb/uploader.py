@@ -1,0 +1,181 @@
+"""The calls of the W&B library: runs are opened, get their rows and summaries, and are finished."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scalesweep.errors import first_line
+from scalesweep.report.wandb.content import RunContent
+from scalesweep.report.wandb.server import Server, ServerError
+
+INIT_SECONDS = 20.0  # wandb's default of 90 would delay all other runs
+FINISH_SECONDS = 30.0  # for one run's last rows
+CONTENT_FILE = "scalesweep.digest"  # in the folder of an offline run: what it was made from
+MOST_DELETED = 3  # runs of one id that the user deleted in W&B, which never gives an id out again
+STAGING = "staging"  # W&B keeps tables here until they are uploaded; its default is in the home directory
+
+
+def log_in(mode: str, folder: Path, say: Callable[[str], None]) -> Server | None:
+    """The server that the user is logged in at; None if runs go to files. `mode` is online, offline or auto."""
+    os.environ["WANDB_DATA_DIR"] = str(folder / "wandb" / STAGING)
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    if mode == "offline":
+        return None
+    # Looks for credentials without a prompt and without a request to the server.
+    if not wandb.login(prompt=False, verify=False):
+        if mode == "online":
+            say("W&B: not logged in, so runs are offline; run `wandb login` before the next launch")
+        return None
+    settings = wandb.setup().settings
+    return Server(settings.base_url, settings.api_key or wandb.Api().api_key)
+
+
+class Uploader:
+    """The open runs of one sweep. `folder` gets W&B's files; `offline`: nothing is sent."""
+
+    def __init__(
+        self, folder: Path, project: str, entity: str | None, offline: bool, say: Callable[[str], None], seconds: float
+    ) -> None:
+        self._folder, self._project, self._entity, self._offline, self._say = folder, project, entity, offline, say
+        self._seconds = seconds  # for opening a run
+        self._open: dict[str, tuple[Any, int, RunContent]] = {}  # handle, rows sent
+
+    @property
+    def open(self) -> set[str]:
+        return set(self._open)
+
+    def write(self, run: RunContent, extra: dict[str, Any] | None = None) -> None:
+        """Bring a run up to its content, and finish it if that has an exit code. `extra` goes to the summary: tables.
+
+        Rows that the server has already are left out by W&B's client.
+
+        Raises:
+            ServerError: with the client's reason.
+        """
+        try:
+            self._write(run, extra or {})
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the client raises many types, and each means the same here
+            raise ServerError(_reason(error)) from error
+
+    def _write(self, run: RunContent, extra: dict[str, Any]) -> None:
+        handle, sent, before = self._open.get(run.id) or (self._init(run), 0, None)
+        self._open[run.id] = (handle, sent, run)
+        for step, row in run.rows[sent:]:
+            handle.log(row, step=step, commit=True)
+        if before is not None and before.digest != run.digest:
+            handle.config.update(run.config, allow_val_change=True)
+            handle.notes, handle.name = run.notes, run.name
+        handle.summary.update({**run.told, **extra})
+        self._open[run.id] = (handle, len(run.rows), run)
+        if run.exit_code is not None:
+            del self._open[run.id]
+            handle.finish(exit_code=run.exit_code)
+            if self._offline:
+                (self._offline_folders(run.id)[-1] / CONTENT_FILE).write_text(_content(run, self._folder))
+
+    def has(self, run: RunContent) -> bool:
+        """Whether the files of a run hold this content already."""
+        folders = self._offline_folders(run.id)
+        try:
+            return len(folders) == 1 and (folders[0] / CONTENT_FILE).read_text() == _content(run, self._folder)
+        except OSError:
+            return False
+
+    def _offline_folders(self, run_id: str) -> list[Path]:
+        return sorted((self._folder / "wandb").glob(f"offline-run-*-{run_id}"))
+
+    def _init(self, run: RunContent) -> Any:
+        import wandb
+
+        for older in self._offline_folders(run.id) if self._offline else ():
+            shutil.rmtree(older)  # two parts of one run would repeat its steps when they are synced
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for number in range(1, MOST_DELETED + 2):
+            try:
+                handle = self._begin(wandb, run, run.id if number == 1 else f"{run.id}-{number}")
+                break
+            except Exception as error:  # noqa: BLE001 - its type differs between versions
+                if "previously created and deleted" not in str(error) or number > MOST_DELETED:
+                    raise
+        for metric, axis in run.axes.items():
+            if metric != "*":
+                handle.define_metric(axis)
+                handle.define_metric(metric, step_metric=axis, summary=run.best.get(metric))
+        handle.define_metric(run.axes["*"])
+        handle.define_metric("*", step_metric=run.axes["*"])
+        return handle
+
+    def _begin(self, wandb: Any, run: RunContent, run_id: str) -> Any:
+        return wandb.init(
+            project=self._project,
+            entity=self._entity,
+            id=run_id,
+            name=run.name,
+            group=run.group,
+            job_type=run.job_type,
+            notes=run.notes,
+            tags=run.tags,
+            config=run.config,
+            mode="offline" if self._offline else "online",
+            dir=str(self._folder),
+            reinit="create_new",
+            resume=None if self._offline else "allow",
+            allow_val_change=True,
+            settings=self._settings(wandb),
+        )
+
+    def close(self) -> None:
+        """End W&B's service, without waiting for runs that are open."""
+        import wandb
+
+        self._open.clear()
+        with contextlib.suppress(Exception, SystemExit):  # teardown raises its service's last error
+            wandb.teardown()
+
+    def _settings(self, wandb: Any) -> Any:
+        """Settings that send nothing about the machine or the user's code.
+
+        This process is not a trial's: its host, arguments, packages, git diff and load do not describe one.
+        """
+        say = self._say
+
+        def stop_pressed() -> None:  # a plain function: W&B copies its settings deeply, and what a method holds can't be copied
+            say("W&B: someone pressed a stop button; only Ctrl-C stops scalesweep")
+
+        return wandb.Settings(
+            silent=True,
+            console="off",
+            disable_code=True,
+            disable_git=True,
+            disable_job_creation=True,
+            save_code=False,
+            use_dot_wandb=False,
+            host="",
+            program="scalesweep",
+            init_timeout=self._seconds,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+            # By default, the stop button of one trial's page would interrupt the whole sweep.
+            stop_fn=stop_pressed,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+        )
+
+
+def _reason(error: BaseException) -> str:
+    text = first_line(error)
+    return "the server did not take a run's last rows in time" if isinstance(error, TimeoutError) else text
+
+
+def _content(run: RunContent, folder: Path) -> str:
+    """A text that differs where the files of a run would. They name their folder, so a moved one makes them anew."""
+    return f"{run.digest} {len(run.rows)} {folder.resolve()} {sorted(run.summary.items(), key=lambda item: item[0])}"
