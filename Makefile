@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LLM_STAMP := $(VENV)/.installed-quickstart-llm
 
-.PHONY: help install quickstart quickstart-llm test test-fast test-slow test-soak test-load test-chaos check clean
+.PHONY: help install quickstart quickstart-llm test test-fast test-slow test-soak test-load test-chaos test-wandb check clean
 
 help:
 	@echo 'make quickstart   install, run one real sweep (about 5 minutes), show its leaderboard, promote the best trial'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-load    500 trials of one second on 32 logical GPUs; TRIALS=100 for fewer'
 	@echo 'make test-chaos   20 kills on a cluster of four nodes on this machine; KILLS=5 for fewer, SEED=2 for other ones'
 	@echo '                  and OUTAGE=15 for shorter outages (of 60 seconds)'
+	@echo 'make test-wandb   a stand-in for a W&B server that refuses, fails, drops connections, hangs and is slow (about two minutes)'
 	@echo 'make check        lint, formatting and types'
 	@echo
 	@echo "PYTEST_ARGS adds arguments to any of the test targets: make test PYTEST_ARGS='-k leaderboard -x'"
@@ -40,7 +41,7 @@ quickstart-llm: $(LLM_STAMP)
 
 # tests/conftest.py says which test runs in which of the two processes.
 IN_TWO := -n 2 --dist loadgroup
-SHORT := not slow and not soak and not load and not chaos
+SHORT := not slow and not soak and not load and not chaos and not wandb_server
 # Not even imported for `make test-fast`: folders in which every test is left out.
 WITHOUT := $(addprefix --ignore=tests/,chaos contracts end_to_end models promotion/test_promotion.py simulation training)
 
@@ -65,6 +66,9 @@ test-load: install
 test-chaos: install
 	SCALESWEEP_CHAOS_KILLS=$(or $(KILLS),20) SCALESWEEP_CHAOS_SEED=$(or $(SEED),1) \
 	SCALESWEEP_OUTAGE_SECONDS=$(or $(OUTAGE),60) $(BIN)/python -m pytest $(IN_TWO) -m chaos $(PYTEST_ARGS)
+
+test-wandb: install
+	$(BIN)/python -m pytest $(IN_TWO) --dist load -m wandb_server $(PYTEST_ARGS)
 
 check: install
 	$(BIN)/ruff check .

@@ -16,6 +16,9 @@ from typing import Any
 import wandb
 from wandb.proto import wandb_internal_pb2
 
+from records import make_manifest
+from scalesweep.record.store import encode
+
 BLOCK = 32 * 1024
 WHOLE, LAST = 1, 4
 
@@ -52,6 +55,7 @@ class WandbRun:
     name: str = ""
     project: str = ""
     host: str = ""
+    notes: str = ""
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -69,7 +73,7 @@ def read_run(path: Path) -> WandbRun:
         if kind == "run":
             told = record.run
             run.run_id, run.group, run.job_type, run.name = told.run_id, told.run_group, told.job_type, told.display_name
-            run.project, run.host, run.tags = told.project, told.host, list(told.tags)
+            run.project, run.host, run.tags, run.notes = told.project, told.host, list(told.tags), told.notes
             run.config.update({item.key: json.loads(item.value_json) for item in told.config.update})
         elif kind == "config":
             run.config.update({item.key: json.loads(item.value_json) for item in record.config.update if item.key})
@@ -91,3 +95,12 @@ def read_runs(wandb_dir: Path) -> list[WandbRun]:
     wandb.teardown()  # `finish` returns before the service of this process has written a run's last block; this waits
     files = sorted(wandb_dir.glob("*run-*/run-*.wandb"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     return [read_run(path) for path in files]
+
+
+def write_run(folder: Path, events: list[dict[str, Any]], **changes: Any) -> Path:
+    """A run folder whose record holds the events. Those of a folder that exists follow the ones that it has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sweep.json").write_text(json.dumps(encode(make_manifest(**changes))))
+    with (folder / "record.jsonl").open("a") as file:
+        file.writelines(json.dumps(encode(event)) + "\n" for event in events)
+    return folder

@@ -74,8 +74,7 @@ class WandbServer:
         self.operations: Counter[str] = Counter()
         self.lock = threading.RLock()
         self.over = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Quiet(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> WandbServer:
@@ -122,6 +121,7 @@ class WandbServer:
             bucket = _bucket(run) | {
                 "summaryMetrics": json.dumps(run.summary),
                 "historyLineCount": len(history),
+                "state": "running" if run.exit_code is None else "failed" if run.exit_code else "finished",
                 "logLineCount": 0,
                 "eventsLineCount": 0,
                 "historyTail": json.dumps(tail),
@@ -133,6 +133,8 @@ class WandbServer:
             }
         project = sent.get("project") or "tests"
         return {"model": {"id": project, "name": project, "entity": {"id": ENTITY, "name": ENTITY}, "bucket": bucket}}
+
+    _RunStatus = _RunResumeStatus
 
     def _UpsertBucket(self, sent: dict[str, Any]) -> Any:
         key = sent.get("name") or sent.get("id")
@@ -148,6 +150,8 @@ class WandbServer:
             run.config = json.loads(sent["config"])
         if sent.get("summaryMetrics"):
             run.summary = json.loads(sent["summaryMetrics"])
+        if not sent.get("summaryMetrics"):  # the client opens it
+            run.exit_code = None
         project = {"id": run.project, "name": run.project, "entity": {"id": ENTITY, "name": ENTITY}}
         return {"upsertBucket": {"bucket": _bucket(run) | {"project": project}, "inserted": new}}
 
@@ -160,7 +164,7 @@ class WandbServer:
         self.artifacts[key] = {**sent, "id": key, "files": {}, "state": "PENDING"}
         return {"createArtifact": {"artifact": {"id": key, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}}}
 
-    def _CreateArtifactManifest(self, sent: dict[str, Any]) -> Any:
+    def _CreateArtifactManifest(self, _: dict[str, Any]) -> Any:
         file = {"id": "m", "uploadUrl": f"{self.url}/storage/manifest/{uuid.uuid4().hex}", "uploadHeaders": []}
         return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
 
@@ -200,6 +204,13 @@ class WandbServer:
         first, _, name = place.partition("/")
         if first in self.runs:
             self.runs[first].files[name] = content
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that is killed breaks its connections off."""
 
 
 def _bucket(run: ServedRun) -> dict[str, Any]:

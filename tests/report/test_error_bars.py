@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,13 @@ from events import end, report, trial
 from records import make_manifest
 from scalesweep.examples import Columns, Examples
 from scalesweep.record import Record, RecordWriter, read_record
+from scalesweep.record.table import entries
 from scalesweep.record.uncertainty import differences, errors_of
 from scalesweep.report.board import render_leaderboard
 from scalesweep.report.findings import findings
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json
 from scalesweep.report.sentences import paragraph
-from scalesweep.report.wandb_tracker import WandbTracker
-from wandb_files import read_runs
+from scalesweep.report.wandb.content import sweep_run, trial_run
 
 ROWS = 200
 HARD = np.exp(np.random.default_rng(0).standard_normal(ROWS))
@@ -114,7 +113,7 @@ def test_the_findings_name_the_cheapest_and_the_smallest_of_the_ties(record: Rec
     assert best.text.endswith("2 of 3 other trials can't be told apart from it: t1, t2.")
 
 
-def test_each_metric_has_an_error_and_two_trials_a_paired_difference(record: Record, tmp_path: Path) -> None:
+def test_each_metric_has_an_error_and_two_trials_a_paired_difference(record: Record) -> None:
     first, last = record.trials["t0"], record.trials["t3"]
     right = HARD <= 1
     assert errors_of(record, first)["eval_accuracy"] == pytest.approx(right.std(ddof=1) / np.sqrt(ROWS))
@@ -128,14 +127,11 @@ def test_each_metric_has_an_error_and_two_trials_a_paired_difference(record: Rec
     row = next(csv.DictReader(io.StringIO(leaderboard_csv(record))))
     assert float(row["standard_error/eval_accuracy"]) == entry["standard_errors"]["eval_accuracy"]
     assert found["eval_accuracy"][0] < (HARD + 0.1 <= 1).mean() - right.mean() < found["eval_accuracy"][1]
-    tracker = WandbTracker(record, tmp_path, "offline", stream=io.StringIO())
-    tracker.handle({"event": "trial", "trial": "t0"}, record)
-    tracker.handle({"event": "end", "trial": "t0"}, record)
-    tracker.close(record)
-    runs = {run.name: run for run in read_runs(tmp_path / "wandb")}
-    assert runs["t0"].summary["standard_error/eval_accuracy"] == pytest.approx(errors_of(record, first)["eval_accuracy"])
-    table = json.loads((runs["quick"].folder / "files" / runs["quick"].summary["leaderboard.path"]).read_text())
-    assert {"standard_error", "difference_low", "difference_high", "tied_with_first"} <= set(table["columns"])
+    board = {entry["trial"]: entry for entry in entries(record, None)}
+    run = trial_run(record, first, board["t0"], True)
+    assert run.summary["standard_error/eval_accuracy"] == pytest.approx(errors_of(record, first)["eval_accuracy"])
+    table = sweep_run(record, list(board.values()), [], True).boards["leaderboard"]
+    assert {"standard_error", "difference_low", "difference_high", "tied_with_first"} <= set(table.columns)
 
 
 def test_a_record_without_the_numbers_has_no_error_bar_and_is_shown_as_before(record: Record, tmp_path: Path) -> None:

@@ -7,32 +7,28 @@ from pathlib import Path
 import click
 
 from scalesweep.commands.parts import json_option, print_json, run_argument, say
-from scalesweep.errors import command, counted
+from scalesweep.errors import command, counted, shell
 from scalesweep.storage import UrlPath
 
 
 @click.command()
 @run_argument
 @click.option("--offline", is_flag=True, help="Write the runs to files for `wandb sync`; earlier files are replaced.")
-@click.option("--follow", type=click.Choice(["auto", "online", "offline"]), hidden=True)
 @json_option
-def publish(run_dir: Path | UrlPath, offline: bool, follow: str | None, as_json: bool) -> None:
+def publish(run_dir: Path | UrlPath, offline: bool, as_json: bool) -> None:
     """Make the W&B runs of a sweep from its record.
 
     For sweeps that were not tracked, were tracked offline, or whose W&B server failed. Sends what W&B lacks and corrects what
     has changed; a second call changes nothing. Needs only the run folder, and `wandb login` unless --offline.
     """
-    from scalesweep.report.wandb import publish as made
+    from scalesweep.report.wandb.publish import publish as made
     from scalesweep.search.pick import with_forecasts
 
-    if follow is not None:
-        made.follow(run_dir, follow, with_forecasts, click.echo)
-        return
-    result = made.publish(run_dir, offline, with_forecasts, say)
+    result = made(run_dir, offline, with_forecasts, say)
     if as_json:
         print_json({"runs": result.runs, "written": result.written, "place": result.place})
         return
     same = result.runs - result.written
     say(f"{counted(result.written, 'run')} written to {result.place}" + (f", {same} were complete already" if same else ""))
     if offline:
-        say(f"upload        wandb sync {result.place}/offline-run-*, or from here: {command('publish', run_dir)}")
+        say(f"upload        {shell('wandb', 'sync', result.place)}/offline-run-*, or from here: {command('publish', run_dir)}")

@@ -1,4 +1,4 @@
-"""The trackers that a sweep can report to. A new tracker is a file beside `wandb/tracker.py` and a row here.
+"""The trackers that a sweep can report to. A new tracker is a folder beside `wandb/` and a row here.
 
 A tracker's `make` returns a sink, or None if the user switched it off. Its module imports heavy libraries inside functions.
 """

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scalesweep.record import Record, Report, State, Trial
-from scalesweep.record.uncertainty import errors_of
+from scalesweep.record.prices import paid_in_all
+from scalesweep.record.table import ERROR_OF, Entry, columns, flat
 from scalesweep.report import words
-from scalesweep.report.prices import paid_in_all
 from scalesweep.report.standing import Standing
 from scalesweep.report.wandb import plain
 
@@ -30,6 +30,14 @@ RANKED = {
     "expected": "expected_metric",
 }
 COSTS = ("step", "tokens", "flops", "wall_seconds", "gpu_seconds")
+
+
+@dataclass(frozen=True)
+class Board:
+    """A table of trials: names of columns, and a row for each trial after the id of the trial's run."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[Any]]]
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,13 @@ class RunContent:
     axes: dict[str, str]
     best: dict[str, str] = field(default_factory=dict)
     exit_code: int | None = None
+    boards: dict[str, Board] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """A hash of what only opening the run anew can change."""
-        settings = [self.name, self.group, self.notes, self.tags, self.config, self.exit_code]
+        boards = {name: [board.columns, board.rows] for name, board in self.boards.items()}
+        settings = [self.name, self.group, self.notes, self.tags, self.config, self.exit_code, boards]
         return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
@@ -90,13 +100,15 @@ def _tags(record: Record, own: Iterable[Any] = ()) -> list[str]:
 # ---- a trial ---------------------------------------------------------------------------------------------------------------------
 
 
-def trial_run(record: Record, trial: Trial, entry: Mapping[str, Any], over: bool) -> RunContent:
+def trial_run(record: Record, trial: Trial, entry: Entry, over: bool) -> RunContent:
     """The run of a trial. `entry` is its row of `record.table.entries`; `over`: no process works on the sweep."""
     size = words.ladder_size(trial.config, record)
     inactive = record.manifest.parameters.keys() - trial.params.keys()
     config = {
         "params": trial.params,
-        "fixed": {key: told for key, told in trial.config.items() if key not in {*trial.params, *inactive} and told is not None},
+        "fixed": {
+            key: told for key, told in trial.config.items() if key not in {*trial.params, *inactive} and told is not None
+        },
         "trial": trial.name,
         "trial_number": trial.number,
         "n_params": size.get("n_params"),
@@ -115,11 +127,11 @@ def trial_run(record: Record, trial: Trial, entry: Mapping[str, Any], over: bool
         name=trial_name(trial),
         group=group(record),
         job_type="trial",
-        notes=plain.line(sentence(record, trial, entry)),
+        notes=plain.line(sentence(record, trial, entry, over)),
         tags=_tags(record, [tag for tag in chosen if tag]),
         config=plain.value(config),
-        rows=list(enumerate(_rows(trial.reports, record))),
-        summary=trial_summary(record, trial, entry),
+        rows=list(enumerate(_rows(trial.reports))),
+        summary=trial_summary(trial, entry),
         axes={"*": "step", record.metric: "step"},
         best={record.metric: "min" if record.minimize else "max"},
         exit_code=code,
@@ -142,25 +154,26 @@ def short(number: float) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def sentence(record: Record, trial: Trial, entry: Mapping[str, Any]) -> str:
+def sentence(record: Record, trial: Trial, entry: Entry, over: bool) -> str:
     """The configuration, and what became of the trial: 'L6 · 2 GPUs · full · lr 3e-04 linear: complete · max_t, eval_loss …'."""
     reached = ""
     if entry["metric"] is not None and entry["fidelity"] is not None:
         at = words.amount(entry["fidelity"], record.manifest.time_attr)
         reached = f", {record.metric} {words.score(entry['metric'])} at {at}"
     failed = f": {entry['error']}" if entry["error"] else ""
-    return f"{words.brief(trial)}: {words.state(trial)}{reached}{failed}"
+    why = f" · {trial.stop_reason}" if trial.stop_reason else ""
+    return f"{words.brief(trial)}: {words.activity(trial, over)}{why}{reached}{failed}"
 
 
-def trial_summary(record: Record, trial: Trial, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The trial's row of the leaderboard, with the standard error of each metric where it was judged."""
-    ranked = {name: plain.value(entry.get(field)) for field, name in RANKED.items()}
-    metrics = {f"ranked/{name}": plain.value(told) for name, told in (entry.get("metrics") or {}).items()}
-    errors = {f"standard_error/{name}": error for name, error in errors_of(record, trial).items()}
+def trial_summary(trial: Trial, entry: Entry) -> dict[str, Any]:
+    """The trial's row of the leaderboard, with each metric and its standard error where the trial is ranked."""
+    ranked = {name: plain.value(entry[field]) for field, name in RANKED.items()}
+    metrics = {f"ranked/{name}": plain.value(told) for name, told in entry["metrics"].items()}
+    errors = {ERROR_OF.format(name): error for name, error in entry["standard_errors"].items()}
     return {**ranked, **metrics, **errors, "attempts": trial.attempts}
 
 
-def _rows(reports: Iterable[Report], record: Record) -> Iterable[dict[str, Any]]:
+def _rows(reports: Iterable[Report]) -> Iterable[dict[str, Any]]:
     """Each report as a row of W&B's history."""
     rung = 0
     for report in reports:
@@ -176,12 +189,15 @@ def _rows(reports: Iterable[Report], record: Record) -> Iterable[dict[str, Any]]
 # ---- the sweep -------------------------------------------------------------------------------------------------------------------
 
 
-def sweep_run(record: Record, rows: list[dict[str, Any]], over: bool) -> RunContent:
-    """The run of the sweep. `rows` are those of `sweep_rows`."""
+def sweep_run(record: Record, board: list[Entry], rows: list[dict[str, Any]], over: bool) -> RunContent:
+    """The run of the sweep. `board` are the entries of all trials, and `rows` those of `sweep_rows`."""
     manifest, spec = record.manifest, record.manifest.spec
     kept = ("metric", "time_attr", "max_t", "rungs", "seeds", "versions")
     config = {key: manifest.get(key) for key in kept}
-    config |= {"data_fingerprint": manifest.get("data", {}).get("fingerprint"), "ladder": [size.name for size in manifest.ladder]}
+    config |= {
+        "data_fingerprint": manifest.get("data", {}).get("fingerprint"),
+        "ladder": [size.name for size in manifest.ladder],
+    }
     config |= {"early_terminate": spec["early_terminate"], "budget": spec["budget"], "sweep_id": manifest.id}
     config["metric"] = {"name": record.metric, "goal": manifest["metric"]["goal"]}  # without the file of a user's function
     ended = record.status == "ended"
@@ -198,7 +214,15 @@ def sweep_run(record: Record, rows: list[dict[str, Any]], over: bool) -> RunCont
         summary=plain.value({**last, "status": record.status, "ended_reason": record.ended_reason}),
         axes={"*": "elapsed_seconds", "best": "gpu_hours", "best_by_dollars": "dollars"},
         exit_code=0 if ended else 1 if over else None,
+        boards={"leaderboard": leaderboard(record, board)},
     )
+
+
+def leaderboard(record: Record, board: list[Entry]) -> Board:
+    """The leaderboard as `leaderboard --csv` has it."""
+    names = [name for name in columns(record) if name != "traceback"]  # a file of the run folder
+    rows = [(run_id(record, entry["trial"]), flat(entry)) for entry in board]
+    return Board(names, [(there, [plain.value(row.get(name)) for name in names]) for there, row in rows])
 
 
 def sweep_rows(record: Record, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -227,7 +251,11 @@ def sweep_rows(record: Record, events: Iterable[Mapping[str, Any]]) -> list[dict
 
 def _sweep_row(record: Record, standing: Standing, counts: Mapping[State, int]) -> dict[str, Any]:
     best, price = standing.best, paid_in_all(record)
-    row = {"elapsed_seconds": record.elapsed_seconds, "gpu_seconds": record.gpu_seconds, "gpu_hours": record.gpu_seconds / 3600}
+    row: dict[str, Any] = {
+        "elapsed_seconds": record.elapsed_seconds,
+        "gpu_seconds": record.gpu_seconds,
+        "gpu_hours": record.gpu_seconds / 3600,
+    }
     row |= {f"trials/{words.STATES[state]}": number for state, number in counts.items()}
     leader = {"best": best.metric, "best_trial": best.trial.name, "best_rung": best.rung} if best else {}
     if price is not None:

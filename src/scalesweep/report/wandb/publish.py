@@ -21,7 +21,7 @@ from scalesweep.record.store import events_path, read_events, read_manifest
 from scalesweep.report.wandb.content import sweep_rows
 from scalesweep.report.wandb.publisher import Publisher
 from scalesweep.report.wandb.server import ServerError
-from scalesweep.report.wandb.uploader import INIT_SECONDS, log_in
+from scalesweep.report.wandb.uploader import log_in
 from scalesweep.storage import UrlPath, working_folder
 
 LOCK = "publishing.lock"
@@ -77,7 +77,7 @@ def publish(run_dir: Path | UrlPath, offline: bool, finish: Finish, say: Say) ->
     return Published(publisher.total, publisher.written, server.url if server else str(folder / "wandb"))
 
 
-def follow(run_dir: Path | UrlPath, mode: str, finish: Finish, say: Say, init_seconds: float = INIT_SECONDS) -> None:
+def follow(run_dir: Path | UrlPath, mode: str, finish: Finish, say: Say) -> None:
     """Keep W&B up to date with a record that grows, until stdin ends. Then finish all runs, within `CLOSE_SECONDS`.
 
     A server that fails is tried again. What it lacks at the end is said, with the command that sends it.
@@ -88,7 +88,7 @@ def follow(run_dir: Path | UrlPath, mode: str, finish: Finish, say: Say, init_se
             say(f"W&B: another process writes the runs of {run_dir}; `{command('publish', run_dir)}` sends what is missing")
             return
         server = log_in(mode, folder, say)
-        follower = _Follower(run_dir, folder, server, finish, say, init_seconds)
+        follower = _Follower(run_dir, folder, server, finish, say)
         pause = 0.0
         while not _ended(pause):
             pause = follower.look()
@@ -96,12 +96,14 @@ def follow(run_dir: Path | UrlPath, mode: str, finish: Finish, say: Say, init_se
         watch.daemon = True
         watch.start()
         follower.close()
+        sys.stdout.flush()
+        os._exit(0)  # threads may wait for a server that failed
 
 
 class _Follower:
-    def __init__(self, run_dir: Path | UrlPath, folder: Path, server: Any, finish: Finish, say: Say, init_seconds: float) -> None:
+    def __init__(self, run_dir: Path | UrlPath, folder: Path, server: Any, finish: Finish, say: Say) -> None:
         self._run_dir, self._folder, self._finish, self._say, self._server = run_dir, folder, finish, say, server
-        self._publisher = Publisher(Record(read_manifest(run_dir)), folder, server, say, init_seconds)
+        self._publisher = Publisher(Record(read_manifest(run_dir)), folder, server, say)
         self._seen: object = None
         self._trouble = ""
         self._again = 0.0  # when a server that failed is tried again
@@ -136,7 +138,8 @@ class _Follower:
 
     def close(self) -> None:
         self._update(over=True)
-        self._publisher.close()
+        if not self._trouble:
+            self._publisher.close()
         again = command("publish", self._run_dir)
         if self._trouble:
             missing = f"{self._publisher.missing} of {counted(self._publisher.total, 'run')}"
@@ -155,7 +158,7 @@ def _read(run_dir: Path | UrlPath, finish: Finish) -> tuple[Record, list[dict[st
 def _ended(seconds: float) -> bool:
     """Wait for so long, or until stdin ends: its other end belongs to the driver."""
     ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return bool(ready) and not sys.stdin.buffer.read1(1)
+    return bool(ready) and not os.read(sys.stdin.fileno(), 1)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ SECONDS = 8.0  # for an answer
 _VIEWER = "query Viewer { viewer { id entity } }"
 _STATUS = """query RunStatus($project: String, $entity: String, $name: String!) {
   model(name: $project, entityName: $entity) {
-    bucket(name: $name, missingOk: true) { id historyLineCount summaryMetrics }
+    bucket(name: $name, missingOk: true) { id state historyLineCount summaryMetrics }
   }
 }"""
 _SUMMARY = """mutation UpsertBucket($id: String, $summaryMetrics: JSONString) {
@@ -32,9 +32,10 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class ServedRun:
-    """A run as the server has it: its key there, the number of its rows, and its summary."""
+    """A run as the server has it: its key there, whether it was finished, the number of its rows, and its summary."""
 
     key: str
+    ended: bool
     rows: int
     summary: dict[str, Any]
 
@@ -69,7 +70,8 @@ class Server:
         bucket = (found.get("model") or {}).get("bucket")
         if bucket is None:
             return None
-        return ServedRun(bucket["id"], bucket["historyLineCount"] or 0, json.loads(bucket["summaryMetrics"] or "{}"))
+        ended = bucket["state"] in ("finished", "failed")
+        return ServedRun(bucket["id"], ended, bucket["historyLineCount"] or 0, json.loads(bucket["summaryMetrics"] or "{}"))
 
     def change_summary(self, run: ServedRun, changes: dict[str, Any]) -> None:
         """Write values into the summary of a run that has ended.

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+import scalesweep
 from scalesweep.errors import command
 from scalesweep.record import Record
 from scalesweep.storage import UrlPath
@@ -50,11 +51,17 @@ class WandbTracker:
         self._told = False
         folder = run_dir / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        line = [sys.executable, "-m", "scalesweep.cli", "publish", str(self._place), "--follow", mode]
+        line = [sys.executable, "-m", "scalesweep.commands.follow", str(self._place), mode]
+        path = os.pathsep.join([str(Path(scalesweep.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (folder / LOG).open("ab") as log:
             # In a session of its own: Ctrl-C is for the sweep, which then closes its trackers.
             self._process = subprocess.Popen(
-                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                line,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": path},
             )
         self._reader = threading.Thread(target=self._pass_on, args=(self._process.stdout,), name="wandb", daemon=True)
         self._reader.start()

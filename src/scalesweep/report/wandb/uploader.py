@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from scalesweep.errors import first_line
-from scalesweep.report.wandb.content import RunContent
+from scalesweep.report.wandb.content import Board, RunContent
 from scalesweep.report.wandb.server import Server, ServerError
 
-INIT_SECONDS = 20.0  # wandb's default of 90 would delay all other runs
-FINISH_SECONDS = 30.0  # for one run's last rows
+INIT_SECONDS = 60.0
+FINISH_SECONDS = 120.0  # for one run's last rows, from a server that answers
 CONTENT_FILE = "scalesweep.digest"  # in the folder of an offline run: what it was made from
 MOST_DELETED = 3  # runs of one id that the user deleted in W&B, which never gives an id out again
 STAGING = "staging"  # W&B keeps tables here until they are uploaded; its default is in the home directory
@@ -40,19 +41,16 @@ def log_in(mode: str, folder: Path, say: Callable[[str], None]) -> Server | None
 class Uploader:
     """The open runs of one sweep. `folder` gets W&B's files; `offline`: nothing is sent."""
 
-    def __init__(
-        self, folder: Path, project: str, entity: str | None, offline: bool, say: Callable[[str], None], seconds: float
-    ) -> None:
+    def __init__(self, folder: Path, project: str, entity: str | None, offline: bool, say: Callable[[str], None]) -> None:
         self._folder, self._project, self._entity, self._offline, self._say = folder, project, entity, offline, say
-        self._seconds = seconds  # for opening a run
         self._open: dict[str, tuple[Any, int, RunContent]] = {}  # handle, rows sent
 
     @property
     def open(self) -> set[str]:
         return set(self._open)
 
-    def write(self, run: RunContent, extra: dict[str, Any] | None = None) -> None:
-        """Bring a run up to its content, and finish it if that has an exit code. `extra` goes to the summary: tables.
+    def write(self, run: RunContent) -> None:
+        """Bring a run up to its content, and finish it if that has an exit code.
 
         Rows that the server has already are left out by W&B's client.
 
@@ -60,11 +58,11 @@ class Uploader:
             ServerError: with the client's reason.
         """
         try:
-            self._write(run, extra or {})
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the client raises many types, and each means the same here
+            self._write(run)
+        except (Exception, SystemExit) as error:
             raise ServerError(_reason(error)) from error
 
-    def _write(self, run: RunContent, extra: dict[str, Any]) -> None:
+    def _write(self, run: RunContent) -> None:
         handle, sent, before = self._open.get(run.id) or (self._init(run), 0, None)
         self._open[run.id] = (handle, sent, run)
         for step, row in run.rows[sent:]:
@@ -72,7 +70,9 @@ class Uploader:
         if before is not None and before.digest != run.digest:
             handle.config.update(run.config, allow_val_change=True)
             handle.notes, handle.name = run.notes, run.name
-        handle.summary.update({**run.told, **extra})
+        handle.summary.update(run.told)
+        if before is None or before.boards != run.boards:
+            handle.summary.update({name: _table(board, handle.project_url) for name, board in run.boards.items()})
         self._open[run.id] = (handle, len(run.rows), run)
         if run.exit_code is not None:
             del self._open[run.id]
@@ -101,7 +101,7 @@ class Uploader:
             try:
                 handle = self._begin(wandb, run, run.id if number == 1 else f"{run.id}-{number}")
                 break
-            except Exception as error:  # noqa: BLE001 - its type differs between versions
+            except Exception as error:
                 if "previously created and deleted" not in str(error) or number > MOST_DELETED:
                     raise
         for metric, axis in run.axes.items():
@@ -132,12 +132,20 @@ class Uploader:
         )
 
     def close(self) -> None:
-        """End W&B's service, without waiting for runs that are open."""
+        """End W&B's service when it has written what it was given."""
         import wandb
 
         self._open.clear()
         with contextlib.suppress(Exception, SystemExit):  # teardown raises its service's last error
             wandb.teardown()
+
+    def end(self) -> None:
+        """End W&B's service at once. It would wait for its server, and it never opens a run again that failed."""
+        for children in Path("/proc/self/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # a thread or a child has ended meanwhile
+                for child in children.read_text().split():
+                    os.kill(int(child), signal.SIGKILL)  # this process has no other children
+        self.close()
 
     def _settings(self, wandb: Any) -> Any:
         """Settings that send nothing about the machine or the user's code.
@@ -159,7 +167,7 @@ class Uploader:
             use_dot_wandb=False,
             host="",
             program="scalesweep",
-            init_timeout=self._seconds,
+            init_timeout=INIT_SECONDS,
             finish_timeout=FINISH_SECONDS,
             finish_timeout_raises=True,
             # By default, the stop button of one trial's page would interrupt the whole sweep.
@@ -171,9 +179,19 @@ class Uploader:
         )
 
 
+def _table(board: Board, project_url: str | None) -> Any:
+    import wandb
+
+    wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(board.rows))  # wandb's documented way to more rows
+    links = [f"{project_url}/runs/{run_id}" if project_url else run_id for run_id, _ in board.rows]
+    data = [[*row, link] for (_, row), link in zip(board.rows, links, strict=True)]
+    return wandb.Table(columns=[*board.columns, "run"], data=data, allow_mixed_types=True)
+
+
 def _reason(error: BaseException) -> str:
-    text = first_line(error)
-    return "the server did not take a run's last rows in time" if isinstance(error, TimeoutError) else text
+    if isinstance(error, TimeoutError):
+        return "the server did not take a run's last rows in time"
+    return f"a run can't be written: {first_line(error)}"
 
 
 def _content(run: RunContent, folder: Path) -> str:
