@@ -177,6 +177,11 @@ def test_the_noise_of_seeds_stands_beside_that_of_rows() -> None:
         ("t0003", None, 0.46, 0),
         ("t0004", None, 0.46, 0),
     ]
+    record.expected = {"t0000": (0.5, 0.0), "t0001": (0.40, 0.0), "t0002": (0.42, 0.001)}
+    sds = {row.trial.name: row.expected for row in rank(record) if row.rank}
+    assert list(sds) == ["t0002", "t0001", "t0000"]
+    assert [round(sd, 4) for _, sd in sds.values()] == [0.0346, 0.02, 0.0346], "one seed, three, one"
+    record.expected = None
     assert found(record)["seeds"] == (
         "trained with several seeds: t0001 0.4400 (mean of 3: 0.4000 … 0.4600); the standard deviation between seeds is 0.0346 "
         "(pooled, 2 degrees of freedom), beside the error of the rows"

@@ -95,9 +95,14 @@ def sort_key(trial: Trial, metric: float, record: Record, by: By, known: Seeds) 
 
 
 def _expected(trial: Trial, metric: float, record: Record, known: Seeds) -> tuple[float, float] | None:
-    """The metric that a trial is expected to have at `max_t`, and the standard deviation: at the end that of its mean over seeds."""
+    """The metric that a trial is expected to have at `max_t`, and the standard deviation.
+
+    At the end that is the mean over seeds and its standard error. No trial is surer than its seeds let it be.
+    """
     found, error = (record.expected or {}).get(trial.name), known.error(trial.name)
-    return (metric, error) if found is not None and error is not None and trial.state is State.COMPLETE else found
+    if found is None or error is None:
+        return found
+    return (metric, error) if trial.state is State.COMPLETE else (found[0], max(found[1], error))
 
 
 def best(record: Record) -> Trial | None:
