@@ -49,7 +49,7 @@ function plot(host, { x, y, height = 250, label, left = 54, bottom = 36, top = 1
     root.append(svg("path", { class: "grid", d: `M${left},${at}H${width - right}` }), svg("text", { x: left - 7, y: at + 4, "text-anchor": "end" }, (y.format || brief)(value)));
   }
   let end = -Infinity;
-  for (const value of x.ticks || ticks(x, width / 90)) {
+  for (const value of [...(x.ticks || ticks(x, width / 90))].sort((one, other) => across(one) - across(other))) {
     const at = across(value), text = (x.format || brief)(value), half = text.length * 3.2;
     if (at - half < end + 6) continue;
     end = at + half;

@@ -118,11 +118,11 @@ def _configs(trials: Sequence[Trial]) -> dict[str, Any]:
     common: dict[str, Any] = {}
     own: list[dict[str, Any]] = [{} for _ in trials]
     for name in dict.fromkeys(name for trial in trials for name in trial.config):
-        # Kinds are compared too, because True equals 1.
-        values = [(type(value := trial.config.get(name, _ABSENT)), value) for trial in trials]
-        if values.count(values[0]) == len(values):
-            common[name] = values[0][1]
+        plain = [trial.config.get(name, _ABSENT) for trial in trials]
+        if plain.count(plain[0]) == len(plain) and len(set(map(type, plain))) == 1:  # True equals 1
+            common[name] = plain[0]
             continue
+        values = [(type(value), value) for value in plain]
         drawn = [trial.params.get(name, _ABSENT) for trial in trials]
         other = [mine for mine, param in zip(values, drawn, strict=True) if mine != (type(param), param)]
         times = Counter(map(repr, other))

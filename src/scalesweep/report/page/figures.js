@@ -1,7 +1,16 @@
 // The figures of a sweep. Each shows the trials that the table shows, and says in words what it shows.
 
-const PARALLEL_LINES = 400;  // of the trials that are not among the best; more would be one grey area
+const CURVES = 150;  // lines of each size; of more, one sees an area
+const PARALLEL_LINES = 120;  // of the best quarter, and of the others; more would be one grey area
 const TIMELINES = 14;
+
+/** The figures of what was learnt: by axis, and by size. */
+function lessons(sweep) {
+  const found = [], effects = (sweep.told.facts.axes || {}).effects || [];
+  if (effects.length) found.push({ title: "Importance of the axes", draw: importance });
+  if (sweep.told.sizes.some((size) => size.first !== null)) found.push({ title: "Each size: cost and reach", draw: sizes, double: true });
+  return found;
+}
 
 /** The figures in order. `draw` fills its host and returns the caption; `choices` are buttons above the figure. */
 function figures(sweep) {
@@ -19,10 +28,14 @@ function figures(sweep) {
   if (told.orders.some((order) => order.trials.length > 1)) {
     add("Order at a rung, order at the end", orders, { choices: told.orders.map((order) => `rung ${order.rung}`) });
   }
-  if (told.sizes.some((size) => size.first !== null)) add("Each size: cost and reach", sizes);
   if (sweep.trials.some((trial) => trial.rank && trial.groups.length)) add("Unfreezing over time", timelines);
   if (axes.length > 1) add("Parallel coordinates", parallel, { wide: true });
   return found;
+}
+
+/** At most so many of them, evenly spaced. */
+function thinned(some, most) {
+  return some.length > most ? some.filter((_, at) => Math.floor((at * most) / some.length) !== Math.floor(((at - 1) * most) / some.length)) : some;
 }
 
 function visible(sweep) {
@@ -61,10 +74,10 @@ function bestSoFar(sweep, host, choice) {
     const at = told.map(([spent, value]) => [frame.across(spent), frame.up(value)]);
     frame.layer.append(svg("path", { class: "curve", d: stairs(at), "stroke-width": 2, paint: { stroke: colour, "stroke-width": 2 } }), dots(at.slice(0, -1), colour, 6, 1));
     told.slice(0, -1).forEach(([spent, value, name], n) => points.push([...at[n],
-      `${one.told.name} · ${name}\n${score(value)} after ${paid ? money(spent) : `${Number(spent.toPrecision(3))} GPU hours`}`, one.byName.get(name)]));
+      `${one.label} · ${name}\n${score(value)} after ${paid ? money(spent) : `${Number(spent.toPrecision(3))} GPU hours`}`, one.byName.get(name)]));
   }
   hoverable(frame, points);
-  if (lines.length > 1) host.append(legend(lines.map(({ one, colour }) => [one.told.name, colour]), true));
+  if (lines.length > 1) host.append(legend(lines.map(({ one, colour }) => [one.label, colour]), true));
   const [spent, dollars, value, name] = sweep.told.best.at(-1), before = sweep.told.best.at(-2) || sweep.told.best[0];
   return `The best value at any report, ${score(value)} (${name}), came after ${Number((before[0] / 3600).toPrecision(3))} of ${Number((spent / 3600).toPrecision(3))} GPU hours${
     known(dollars) ? ` and ${money(before[1])} of ${money(dollars)}` : ""}.`;
@@ -80,9 +93,13 @@ function learningCurves(sweep, host) {
   for (const level of told.levels.slice(0, -1)) frame.layer.append(svg("path", { class: "rung", d: `M${frame.across(level)},${frame.top}V${frame.height - frame.bottom}` }));
   floorLine(sweep, frame, bottom, top);
   const few = trials.length <= 60, put = ([at, value]) => [frame.across(at), frame.up(value)], points = [];
+  let lines = 0, whole = 0;
   for (const [, colour, some] of bySize(sweep, trials)) {
-    const d = some.map((trial) => trial.points.map((one, n) => { const [px, py] = put(one); return `${n ? "L" : "M"}${px.toFixed(1)},${py.toFixed(1)}`; }).join("")).join("");
-    frame.layer.append(svg("path", { class: "curve", d, "stroke-opacity": few ? 0.85 : Math.max(0.12, 12 / Math.sqrt(trials.length) / 3), paint: { stroke: colour } }));
+    const drawn = thinned(some.filter((trial) => trial.points.length > 1), CURVES);
+    lines += drawn.length;
+    whole += some.filter((trial) => trial.points.length > 1).length;
+    const d = drawn.map((trial) => trial.points.map((one, n) => { const [px, py] = put(one); return `${n ? "L" : "M"}${px.toFixed(1)},${py.toFixed(1)}`; }).join("")).join("");
+    frame.layer.append(svg("path", { class: "curve", d, "stroke-opacity": few ? 0.85 : 0.45, paint: { stroke: colour } }));
     frame.layer.append(dots(some.map((trial) => put(trial.points.at(-1))), colour, few ? 4.5 : 2.5, few ? 1 : 0.5));
   }
   const first = trials.find((trial) => trial.rank === 1);
@@ -91,7 +108,8 @@ function learningCurves(sweep, host) {
   hoverable(frame, points, ([, , , trial]) => [line(trial.points.map(put), "var(--ink)", { class: "hover" })]);
   host.append(sizeLegend(sweep, trials));
   const rungs = told.levels.slice(0, -1).map(count);
-  return `${told.metric} at each report of ${counted(trials.length, "trial")}. ${rungs.length ? `Dotted: the ${rungs.length > 1 ? "rungs" : "rung"} at ${rungs.join(", ")} ${told.unit}.` : ""}`;
+  const left = lines < whole ? ` A dot for the last report of each, a line for ${lines.toLocaleString("en")} of ${whole.toLocaleString("en")} with several reports.` : "";
+  return `${told.metric} at each report of ${counted(trials.length, "trial")}.${left} ${rungs.length ? `Dotted: the ${rungs.length > 1 ? "rungs" : "rung"} at ${rungs.join(", ")} ${told.unit}.` : ""}`;
 }
 
 function extent(values) {
@@ -106,7 +124,7 @@ function floorLine(sweep, frame, low, high) {
   if (!known(guess) || guess < low || guess > high) return;
   const at = frame.up(guess);
   frame.layer.append(svg("path", { class: "rung", d: `M${frame.left},${at}H${frame.width - frame.right}` }),
-    svg("text", { x: frame.width - frame.right - 4, y: at - 4, "text-anchor": "end" }, "guessing"));
+    svg("text", { class: "over", x: frame.left + 4, y: at - 4 }, "guessing"));
 }
 
 /** The metric of each trial over another of its numbers. */
@@ -114,7 +132,7 @@ function scatter(sweep, host, x, of) {
   const trials = visible(sweep).filter((trial) => trial.rank && known(of(trial)) && (!x.log || of(trial) > 0));
   const [low, high] = padded(...range(trials.map((trial) => trial.metric), sweep.told.goal === "minimize"));
   const frame = plot(host, { x, y: { low, high, title: sweep.told.metric }, label: `${sweep.told.metric} of ${counted(trials.length, "trial")} over ${x.title}` });
-  const put = (trial) => [frame.across(of(trial)), frame.up(trial.metric)], few = trials.length <= 200;
+  const put = (trial) => [frame.across(of(trial)), frame.up(trial.metric)], few = trials.length <= 200, top = Math.max(...trials.map((trial) => trial.rung));
   floorLine(sweep, frame, low, high);
   for (const [, colour, some] of bySize(sweep, trials)) {
     if (few) {
@@ -127,7 +145,8 @@ function scatter(sweep, host, x, of) {
         }
       }
     }
-    frame.layer.append(dots(some.map(put), colour, few ? 7 : 3.5, few ? 0.9 : 0.5));
+    const stopped = some.filter((trial) => trial.rung < top), went = some.filter((trial) => trial.rung >= top);
+    frame.layer.append(dots(stopped.map(put), colour, few ? 5 : 3, few ? 0.5 : 0.25), dots(went.map(put), colour, few ? 7 : 3.5, few ? 0.95 : 0.6));
   }
   const first = trials.find((trial) => trial.rank === 1);
   if (first) frame.layer.append(svg("circle", { class: "ring", cx: put(first)[0], cy: put(first)[1], r: 6.5 }));
@@ -141,7 +160,7 @@ function against(sweep, host, name) {
   const { trials, few } = scatter(sweep, host, { low, high, log: axis.log, title: name }, (trial) => trial.params[name]);
   const top = Math.max(...trials.map((trial) => trial.rung)), mixed = trials.some((trial) => trial.rung < top);
   return `${counted(trials.length, "trial")}.${few && trials.some((trial) => known(trial.standard_error)) ? " Bars: ± one standard error over the validation rows." : ""}${
-    mixed ? " Trials that stopped early stand with their value at their last rung." : ""}`;
+    mixed ? " Small and pale: trials that stopped early, with their value at their last rung." : ""}`;
 }
 
 function front(sweep, host) {
@@ -150,7 +169,7 @@ function front(sweep, host) {
   const best = trials.filter((trial) => trial.pareto).sort((one, other) => one.gpu_seconds - other.gpu_seconds);
   const at = best.map((trial) => [frame.across(trial.gpu_seconds), frame.up(trial.metric)]);
   frame.layer.append(svg("path", { class: "curve", d: stairs([...at, [frame.width - frame.right, at.at(-1)[1]]]), paint: { stroke: "var(--best)" }, "stroke-dasharray": "5 3" }));
-  return `★ No other trial beats these ${best.length} in both ${sweep.told.metric} and GPU seconds: ${listed(best.map((trial) => trial.trial), 8)}.`;
+  return `★ No other trial beats ${best.length > 1 ? `these ${best.length}` : "this one"} in both ${sweep.told.metric} and GPU seconds: ${listed(best.map((trial) => trial.trial), 8)}.`;
 }
 
 function listed(names, most) {
@@ -182,7 +201,14 @@ function orders(sweep, host, choice) {
     found ? ` Rank correlation ${found.value.toFixed(2)} (95 %: ${found.low.toFixed(2)} … ${found.high.toFixed(2)}).` : ""}`;
 }
 
-function sizes(sweep, host) {
+function sizes(sweep, box) {
+  const host = el("div", {});
+  const paid = sweep.told.dollars !== null, head = ["size", "params", "trials", "whole", "GPU s", ...(paid ? ["$"] : []), "one whole", "best", "tokens/s"];
+  const row = (size) => [size.name, size.n_params ? count(size.n_params) : MISSING, size.trials.toLocaleString("en"), size.complete.toLocaleString("en"), seconds(size.gpu_seconds), ...(paid ? [money(size.dollars)] : []),
+    seconds(size.whole_gpu_seconds), size.first === null ? MISSING : bestOf(sweep.trials[size.first]), known(size.tokens_per_second) ? count(size.tokens_per_second) : MISSING];
+  box.replaceChildren(el("div", { class: "pair" }, host, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Sizes" }, el("table", {},
+    el("thead", {}, el("tr", {}, head.map((text, at) => el("th", { scope: "col", class: at ? "n" : null }, text)))),
+    el("tbody", {}, sweep.told.sizes.map((size) => el("tr", {}, row(size).map((text, at) => el(at ? "td" : "th", { class: at ? "n" : null, scope: at ? null : "row" }, text)))))))));
   const reached = sweep.told.sizes.filter((size) => size.first !== null).map((size) => ({ ...size, best: sweep.trials[size.first] }));
   const cost = (size) => size.whole_gpu_seconds || size.best.gpu_seconds || 1, errors = (one) => one.best.standard_error || 0;
   const [left, right] = padded(...extent(reached.map(cost)), true, 0.25), values = reached.flatMap((one) => [one.best.metric - errors(one), one.best.metric + errors(one)]);
@@ -196,14 +222,7 @@ function sizes(sweep, host) {
     return [x, y, nameOf(sweep, size.best), size.best];
   });
   hoverable(frame, points);
-  const paid = sweep.told.dollars !== null, spent = sweep.told.sizes.reduce((sum, size) => sum + size.gpu_seconds, 0) || 1;
-  const head = ["size", "parameters", "trials", "whole", "GPU s", "share", ...(paid ? ["$"] : []), "GPU s, whole", `best ${sweep.told.metric}`, "tokens/s"];
-  const row = (size) => [size.name, size.n_params ? count(size.n_params) : MISSING, size.trials, size.complete, seconds(size.gpu_seconds), `${Math.round((100 * size.gpu_seconds) / spent)} %`,
-    ...(paid ? [money(size.dollars)] : []), seconds(size.whole_gpu_seconds), size.first === null ? MISSING : bestOf(sweep.trials[size.first]), known(size.tokens_per_second) ? count(size.tokens_per_second) : MISSING];
-  host.append(el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Sizes" }, el("table", {},
-    el("thead", {}, el("tr", {}, head.map((text, at) => el("th", { scope: "col", class: at ? "n" : null }, text)))),
-    el("tbody", {}, sweep.told.sizes.map((size) => el("tr", {}, row(size).map((text, at) => el(at ? "td" : "th", { class: at ? "n" : null, scope: at ? null : "row" }, text))))))));
-  return "The best trial of each size ± its standard error, at the cost of the median trial that ran to the end. Tokens/s: trained in full by one worker.";
+  return "The best trial of each size ± its standard error. Whole: trials that ran to the end, and the median GPU seconds of one. Tokens/s: trained in full by one worker.";
 }
 
 function bestOf(trial) {
@@ -225,7 +244,7 @@ function timelines(sweep, host) {
       const x = across(before), wide = Math.max(1, across(after) - x - 1);
       root.append(svg("rect", { class: "bar", x, y: y + 1, width: wide, height: high - 4, rx: 2, "fill-opacity": 0.15 + (0.75 * groups) / whole, paint: { fill: trial.rank === 1 ? "var(--best)" : "var(--good)" } },
         svg("title", {}, `${trial.trial}: ${groups} of ${whole} layer groups train from ${count(before)} to ${amount(sweep, after)}`)));
-      if (wide > 34) root.append(svg("text", { x: x + 5, y: y + 12.5, class: "strong" }, `${groups}/${whole}`));
+      if (wide > 34) root.append(svg("text", { x: x + 5, y: y + 12.5, class: groups / whole > 0.55 ? "on" : "strong" }, `${groups}/${whole}`));
     }
   });
   for (const value of ticks({ low: 0, high: told.max_t }, 4)) root.append(svg("text", { x: across(value), y: height - 16, "text-anchor": "middle" }, count(value)));
@@ -235,8 +254,8 @@ function timelines(sweep, host) {
 }
 
 function parallel(sweep, host) {
-  const { told } = sweep, trials = visible(sweep).filter((trial) => trial.rank), height = 330, top = 26, bottom = 74, space = Math.max(96, (host.clientWidth - 110) / told.axes.length);
-  const width = Math.max(host.clientWidth, space * told.axes.length + 110), absent = height - bottom + 26;
+  const { told } = sweep, trials = visible(sweep).filter((trial) => trial.rank), height = 330, top = 26, bottom = 74, space = Math.max(96, (host.clientWidth - 130) / told.axes.length);
+  const width = Math.max(host.clientWidth, space * told.axes.length + 130), absent = height - bottom + 26;
   const axes = told.axes.map((axis, at) => {
     const x = 60 + at * space, values = trials.map((trial) => trial.params[axis.name]), lacking = values.filter((value) => !known(value)).length;
     const place = known(axis.low) ? scale(axis, height - bottom, top) : words(values.filter(known), height - bottom, top);
@@ -252,12 +271,12 @@ function parallel(sweep, host) {
   const points = (trial) => axes.map((axis) => [axis.x, known(axis.of(trial)) ? axis.place(axis.of(trial)) : absent]);
   const path = (some) => some.map((trial) => points(trial).map(([x, y], at) => `${at ? "L" : "M"}${x.toFixed(0)},${y.toFixed(1)}`).join("")).join("");
   const quarter = Math.max(1, Math.ceil(trials.length / 4)), leaders = trials.filter((trial) => trial.rank === 1 || trial.tied_with_first).slice(0, 12), ahead = new Set(leaders);
-  const thinned = (some) => (some.length > PARALLEL_LINES ? some.filter((_, at) => Math.floor((at * PARALLEL_LINES) / some.length) !== Math.floor(((at - 1) * PARALLEL_LINES) / some.length)) : some);
-  const good = thinned(trials.slice(0, quarter).filter((trial) => !ahead.has(trial))), rest = thinned(trials.slice(quarter).filter((trial) => !ahead.has(trial)));
+  const good = thinned(trials.slice(0, quarter).filter((trial) => !ahead.has(trial)), PARALLEL_LINES), rest = thinned(trials.slice(quarter).filter((trial) => !ahead.has(trial)), PARALLEL_LINES);
   root.append(
     svg("path", { class: "curve", d: path(rest), "stroke-opacity": 0.3, paint: { stroke: "var(--rest)", "stroke-width": 1 } }),
     svg("path", { class: "curve", d: path(good), "stroke-opacity": good.length > 100 ? 0.3 : 0.6, paint: { stroke: "var(--good)", "stroke-width": 1.2 } }),
-    svg("path", { class: "curve", d: path(leaders), paint: { stroke: "var(--best)", "stroke-width": 2 } }),
+    svg("path", { class: "curve", d: path(leaders.slice(1)), "stroke-opacity": 0.6, paint: { stroke: "var(--best)", "stroke-width": 1.3 } }),
+    svg("path", { class: "curve", d: path(leaders.slice(0, 1)), paint: { stroke: "var(--best)", "stroke-width": 2.6 } }),
   );
   for (const axis of axes) {
     root.append(svg("path", { class: "axis", d: `M${axis.x},${top}V${height - bottom}`, paint: { stroke: "var(--faint)" } }));
@@ -272,7 +291,7 @@ function parallel(sweep, host) {
   host.replaceChildren(el("div", { class: "across", tabindex: 0, role: "region", "aria-label": "Parallel coordinates" }, root));
   const frame = { root, width, height }, near = [...leaders, ...good, ...rest].flatMap((trial) => points(trial).map((point) => [...point, nameOf(sweep, trial), trial]));
   hoverable(frame, near, ([, , , trial]) => [svg("path", { class: "hover", d: path([trial]) })]);
-  host.append(legend([[`the first${leaders.length > 1 ? " and what can't be told apart from it" : ""}`, "var(--best)"], ["the best quarter", "var(--good)"], ["the others", "var(--rest)"]], true));
+  host.append(legend([[`the first${leaders.length > 1 ? ` and ${leaders.length - 1} that can't be told apart from it` : ""}`, "var(--best)"], ["the best quarter", "var(--good)"], ["the others", "var(--rest)"]], true));
   const left = trials.length - leaders.length - good.length - rest.length;
   return `A line for each trial. A line at the bottom of an axis: the parameter does not exist in that trial.${left > 0 ? ` Of ${trials.length.toLocaleString("en")} trials, ${left.toLocaleString("en")} are left out evenly, so that lines can be seen.` : ""}`;
 }
@@ -293,7 +312,7 @@ function words(values, from, to) {
 /** A small plot for each axis: how much worse each value is than the best one, with its interval. */
 function effectPlots(sweep) {
   const effects = (sweep.told.facts.axes || {}).effects || [], logs = new Map(sweep.told.axes.map((axis) => [axis.name, axis.log]));
-  return effects.slice(0, 9).map((effect) => {
+  return effects.slice(0, 8).map((effect) => {
     const host = el("div", { class: "plot" }), colour = effect.low > 0 ? "var(--best)" : "var(--rest)";
     const many = effect.profile.length > 8, log = Boolean(logs.get(effect.axis));
     const draw = () => (many ? band : bars)(host, effect, colour, log, sweep.told.metric);
@@ -303,12 +322,13 @@ function effectPlots(sweep) {
 }
 
 function bars(host, effect, colour, log, metric) {
-  const width = Math.max(host.clientWidth, 160), high = 20, left = Math.min(140, width * 0.42), height = effect.profile.length * high + 8;
-  const far = Math.max(...effect.profile.map(([, gap, half]) => gap + half)), near = Math.min(0, ...effect.profile.map(([, gap, half]) => gap - half));
+  const profile = typeof effect.better === "number" ? effect.profile : [...effect.profile].sort(([, one], [, other]) => one - other);
+  const width = Math.max(host.clientWidth, 160), high = 20, left = Math.min(140, width * 0.42), height = profile.length * high + 8;
+  const far = Math.max(...profile.map(([, gap, half]) => gap + half)), near = Math.min(0, ...profile.map(([, gap, half]) => gap - half));
   const across = scale({ low: near, high: far || 1 }, left, width - 8), root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img",
-    "aria-label": shown(`${effect.axis}: ${effect.profile.map(([value, gap, half]) => `${brief(value)} worse by ${brief(gap)} ± ${brief(half)}`).join(", ")}`) });
+    "aria-label": shown(`${effect.axis}: ${profile.map(([value, gap, half]) => `${brief(value)} worse by ${brief(gap)} ± ${brief(half)}`).join(", ")}`) });
   root.append(svg("path", { class: "axis", d: `M${across(0)},0V${height - 4}`, paint: { stroke: "var(--faint)" } }));
-  effect.profile.forEach(([value, gap, half], at) => {
+  profile.forEach(([value, gap, half], at) => {
     const y = at * high + 12;
     root.append(svg("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, short(brief(value), left - 8)), whisker(y, across(gap - half), across(gap + half), colour, true), dots([[across(gap), y]], colour, 7, 1),
       svg("title", {}, `${metric} worse than with the best value by …`));

@@ -28,7 +28,7 @@ function decoded(told, at, before) {
   sweep.colours = sizes.map((_, n) => `var(--size-${sizes.length > 1 ? Math.round((n * 7) / (sizes.length - 1)) : 2})`);
   sweep.settings = (trial) => ({ ...common, ...trial.params, ...(own[trial.index] || {}) });
   sweep.guess = ((told.floor.guessing || {}).metrics || {})[told.metric];
-  sweep.view = before ? before.view : { key: "rank", down: false, filter: "", state: "", size: "", rows: FIRST_ROWS };
+  sweep.view = before ? before.view : { key: "rank", down: false, filter: "", state: "", size: "", rows: FIRST_ROWS, choosing: false, choices: {} };
   sweep.columns = columnsOf(sweep);
   if (before) for (const column of sweep.columns) column.shown = (before.columns.find((one) => one.key === column.key) || column).shown;
   applyFilter(sweep);
@@ -49,7 +49,7 @@ function header(told) {
       part(stateOf(sweep)),
       sweep.run ? el("code", {}, sweep.run) : null,
       el("span", { id: "fresh" }, `as of ${new Date(told.written * 1000).toLocaleString()}`)),
-    ...(sweeps.length > 1 ? [el("div", { class: "tabs", role: "group", "aria-label": "Sweep" }, sweeps.map((one, at) => el("button", { type: "button", "aria-pressed": String(at === page.at), onclick: () => { page.at = at; render(told); } }, one.told.name.slice(0, 60))))] : []),
+    ...(sweeps.length > 1 ? [el("div", { class: "tabs", role: "group", "aria-label": "Sweep" }, sweeps.map((one, at) => el("button", { type: "button", "aria-pressed": String(at === page.at), onclick: () => { page.at = at; render(told); } }, one.label.slice(0, 60))))] : []),
   );
 }
 
@@ -62,7 +62,7 @@ function stateOf(told) {
 function comparison() {
   const { sweeps } = page, best = (sweep) => sweep.trials.find((trial) => trial.rank === 1);
   const lines = [
-    ["best", (sweep) => { const trial = best(sweep); return trial ? el("button", { type: "button", class: "link", onclick: () => { page.at = sweeps.indexOf(sweep); openDetail(trial); } }, trial.trial) : MISSING; }],
+    ["best", (sweep) => { const trial = best(sweep); return trial ? el("button", { type: "button", class: "link", onclick: () => openDetail(trial) }, trial.trial) : MISSING; }],
     ["metric", (sweep) => (best(sweep) ? `${sweep.told.metric} ${bestOf(best(sweep))}` : sweep.told.metric)],
     ["size, method", (sweep) => (best(sweep) ? `${best(sweep).size} · ${best(sweep).method}` : MISSING)],
     ["learning rate", (sweep) => (best(sweep) ? brief(best(sweep).rate) : MISSING)],
@@ -76,7 +76,7 @@ function comparison() {
   ];
   const metrics = new Set(sweeps.map((sweep) => sweep.told.metric));
   return el("section", {}, el("h2", {}, "Side by side"), el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Sweeps side by side" }, el("table", { class: "compare" },
-    el("thead", {}, el("tr", {}, el("th", {}, ""), sweeps.map((sweep) => el("th", { scope: "col" }, el("span", { class: "clip" }, sweep.told.name))))),
+    el("thead", {}, el("tr", {}, el("th", {}, ""), sweeps.map((sweep) => el("th", { scope: "col" }, el("span", { class: "clip" }, sweep.label))))),
     el("tbody", {}, lines.map(([name, of]) => el("tr", {}, el("th", { scope: "row" }, name), sweeps.map((sweep) => el("td", {}, of(sweep)))))))),
   metrics.size > 1 ? el("p", { class: "soft" }, `The sweeps judge by other metrics (${[...metrics].join(", ")}), so their values can't be compared.`) : null);
 }
@@ -115,8 +115,9 @@ function learnt(sweep) {
 
 function figure(title, draw, more, sweep) {
   const host = more.inside || el("div", { class: "plot" }), caption = el("figcaption", {}), controls = el("div", { class: "controls" });
-  let choice = more.choice || (more.choices || [])[0];
-  const one = { host, draw: () => { caption.textContent = shown(draw(sweep, host, choice)); } }, pick = (value) => { choice = value; mark(); one.draw(); };
+  const every = more.choices || more.select || [];
+  let choice = every.includes(sweep.view.choices[title]) ? sweep.view.choices[title] : more.choice || every[0];
+  const one = { host, draw: () => { caption.textContent = shown(draw(sweep, host, choice)); } }, pick = (value) => { choice = sweep.view.choices[title] = value; mark(); one.draw(); };
   const buttons = (more.choices && more.choices.length > 1 ? more.choices : []).map((name) => el("button", { type: "button", onclick: () => pick(name) }, name));
   const mark = () => buttons.forEach((button, at) => button.setAttribute("aria-pressed", String(more.choices[at] === choice)));
   if (more.select) {
@@ -126,7 +127,7 @@ function figure(title, draw, more, sweep) {
   controls.append(...buttons);
   mark();
   page.figures.push(one);
-  return el("figure", { class: more.wide ? "wide" : null }, el("div", { class: "head" }, el("h3", {}, title), controls), host, caption);
+  return el("figure", { class: more.wide ? "wide" : more.double ? "double" : null }, el("div", { class: "head" }, el("h3", {}, title), controls), host, caption);
 }
 
 const watched = new WeakMap();
@@ -146,20 +147,26 @@ function redraw() {
 }
 
 function render(told) {
-  const sweep = page.sweeps[page.at], kept = [scrollX, scrollY];
+  const sweep = page.sweeps[page.at], { activeElement: focused } = document, place = focused && [focused.id, focused.selectionStart, focused.selectionEnd];
+  const scrolls = () => [document.documentElement, ...document.querySelectorAll("#trials .scroll")], kept = scrolls().map((one) => [one.scrollLeft, one.scrollTop]);
   page.figures = [];
   header(told);
   const shownFigures = figures(sweep).map((one) => figure(one.title, one.draw, one, sweep));
-  const effects = ((sweep.told.facts.axes || {}).effects || []).length;
-  const glance = effects ? [figure("Importance of the axes", importance, {}, sweep), learnt(sweep)] : [];
+  const learntFigures = [learnt(sweep), ...lessons(sweep).map((one) => figure(one.title, one.draw, one, sweep))].filter(Boolean);
   document.getElementById("main").replaceChildren(...[
     page.sweeps.length > 1 ? comparison() : null, answer(sweep),
-    shownFigures.length + glance.length ? el("section", {}, el("h2", {}, "Charts"), el("div", { class: "charts" }, ...shownFigures.slice(0, -1), glance[0], shownFigures.at(-1), glance[1])) : null,
+    learntFigures.length ? el("section", {}, el("h2", {}, "What was learnt"), el("div", { class: "charts" }, learntFigures)) : null,
+    shownFigures.length ? el("section", {}, el("h2", {}, "Charts"), el("div", { class: "charts" }, shownFigures)) : null,
     tableSection(sweep),
     el("footer", { class: "soft" }, el("p", {}, told.refresh_seconds ? "Served by scalesweep on this machine." : "Written by scalesweep. This file holds all its data and makes no request.")),
   ].filter(Boolean));
   redraw();
-  scrollTo(...kept);
+  scrolls().forEach((one, at) => { if (kept[at]) [one.scrollLeft, one.scrollTop] = kept[at]; });
+  const again = place && place[0] && document.getElementById(place[0]);
+  if (again && again !== document.activeElement) {
+    again.focus({ preventScroll: true });
+    if (again.type === "search") again.setSelectionRange(place[1], place[2]);
+  }
 }
 
 async function refresh(wait) {
@@ -177,6 +184,11 @@ async function refresh(wait) {
 
 function take(told) {
   page.sweeps = told.sweeps.map((one, at) => decoded(one, at, page.sweeps[at]));
+  const names = told.sweeps.map((one) => one.name);
+  for (const sweep of page.sweeps) {
+    const { name, run } = sweep.told, twice = names.indexOf(name) !== names.lastIndexOf(name);
+    sweep.label = twice && run ? `${name} (${run.split("/").at(-1)})` : name;
+  }
   render(told);
 }
 

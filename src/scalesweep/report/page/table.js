@@ -20,20 +20,21 @@ function columnsOf(sweep) {
   if (has("expected")) {
     add("metrics", "expected", "expected", (trial) => trial.expected, (value, trial) => (trial.expected_sd ? `${score(value)} ± ${score(trial.expected_sd)}` : score(value)), { number: true, down: told.goal === "maximize" });
   }
-  for (const name of told.trials.keys.metrics || []) {
-    if (name !== told.metric) add("metrics", `metrics.${name}`, name, (trial) => trial.metrics[name], (value, trial) =>
-      score(value) + (known((trial.standard_errors || {})[name]) ? ` ± ${score(trial.standard_errors[name])}` : ""), { number: true, shown: name.startsWith("eval_") });
-  }
+  add("settings", "size", "size", (trial) => trial.size, null, { order: new Map(sweep.sizes.map((size, at) => [size, at])) });
+  add("settings", "method", "method", (trial) => trial.method, null);
+  if (sweep.trials.some((trial) => known(trial.rate))) add("settings", "learning_rate", "lr", (trial) => trial.rate, (value) => brief(value), { number: true, label: "learning_rate" });
   add("progress", "rung", "rung", (trial) => trial.rung, (value) => (value ? `${value}/${told.levels.length}` : MISSING), { number: true, down: true });
   add("progress", "fidelity", told.unit, (trial) => trial.fidelity, count, { number: true, label: `${told.unit} at which the metric was reached`, down: true });
   add("progress", "state", "state", (trial) => trial.activity, null);
   add("progress", "stop_reason", "reason", (trial) => trial.stop_reason, (value) => value || "", {});
-  add("settings", "size", "size", (trial) => trial.size, null, { order: new Map(sweep.sizes.map((size, at) => [size, at])) });
-  add("settings", "method", "method", (trial) => trial.method, null);
   add("cost", "gpu_seconds", "GPU s", (trial) => trial.gpu_seconds, seconds, { number: true });
   if (has("dollars")) add("cost", "dollars", "$", (trial) => trial.dollars, money, { number: true });
+  for (const name of told.trials.keys.metrics || []) {
+    if (name !== told.metric) add("metrics", `metrics.${name}`, name, (trial) => trial.metrics[name], (value, trial) =>
+      score(value) + (known((trial.standard_errors || {})[name]) ? ` ± ${score(trial.standard_errors[name])}` : ""), { number: true, shown: name.startsWith("eval_") });
+  }
   for (const { name } of told.axes) {
-    if (name === "model_size") continue;
+    if (name === "model_size" || name === "learning_rate") continue;
     add("settings", name, name, (trial) => trial.params[name], null, { number: sweep.trials.some((trial) => typeof trial.params[name] === "number"), absent: true, shown: name !== "unfreezing" });
   }
   add("cost", "wall_seconds", "wall s", (trial) => trial.wall_seconds, seconds, { number: true, shown: false });
@@ -86,18 +87,37 @@ function ranksOf(values, order) {
 
 function tableSection(sweep) {
   const box = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Trials, scrollable", onpointerover: (event) => explain(event, sweep) }), live = el("div", { class: "live", role: "status" });
-  const { view } = sweep, more = el("div", { class: "more" }), search = el("input", { type: "search", value: view.filter, placeholder: "Filter: L6 gradual learning_rate<1e-3 state=complete",
+  const { view } = sweep, more = el("div", { class: "more" }), search = el("input", { id: "filter", type: "search", value: view.filter, placeholder: "Filter: L6 gradual learning_rate<1e-3 state=complete",
     "aria-label": "Filter trials by words, or by comparisons such as learning_rate<1e-3", oninput: later(() => { view.filter = search.value; view.rows = FIRST_ROWS; filtered(); }) });
   const state = choice("State", "any state", [...new Set(sweep.trials.map((trial) => trial.activity))], view.state, (value) => { view.state = value; view.rows = FIRST_ROWS; filtered(); });
   const size = choice("Size", "any size", sweep.sizes, view.size, (value) => { view.size = value; view.rows = FIRST_ROWS; filtered(); });
   const counts = el("span", { class: "soft" });
 
-  const head = el("thead", {}), body = el("tbody", {});
-  box.append(el("table", {}, el("caption", { class: "live" }, `Trials of ${sweep.told.name}, ranked ${sweep.told.ranked}. The buttons in the header sort.`), head, body));
+  const head = el("thead", {}), body = el("tbody", {}), widths = el("colgroup", {});
+  const table = el("table", {}, el("caption", { class: "live" }, `Trials of ${sweep.told.name}, ranked ${sweep.told.ranked}. The buttons in the header sort.`), widths, head, body);
+  box.append(table);
+
+  /** Fix the widths of the columns by their longest texts. Then no column moves when the order changes, and a sort takes half the time. */
+  function settle() {
+    const columns = sweep.columns.filter((column) => column.shown), longest = columns.map((column) => {
+      let most = sweep.trials[0];
+      for (const trial of sweep.trials) if (column.text(column.of(trial), trial).length > column.text(column.of(most), most).length) most = trial;
+      return cell(column, most);
+    });
+    const probe = el("tr", {}, longest);
+    body.append(probe);
+    const found = [...head.rows[0].cells].map((one) => Math.ceil(one.getBoundingClientRect().width) + 12);
+    probe.remove();
+    widths.replaceChildren(...found.map((wide) => el("col", { paint: { width: `${wide}px` } })));
+    Object.assign(table.style, { tableLayout: "fixed", width: `${found.reduce((sum, wide) => sum + wide, 0)}px` });
+  }
 
   function fillHead() {
+    widths.replaceChildren();
+    Object.assign(table.style, { tableLayout: "", width: "" });
+    if (sweep.trials.length) (window.requestIdleCallback || setTimeout)(settle);
     head.replaceChildren(el("tr", {}, sweep.columns.filter((column) => column.shown).map((column) => el("th", { scope: "col", class: `${column.number ? "n" : ""}${column.row ? " pin" : ""}`, "data-key": column.key },
-      el("button", { type: "button", title: column.label || null, "data-key": column.key, "aria-label": column.label ? `${column.title} (${column.label})` : null, onclick: () => sortBy(column) }, el("span", { class: "clip" }, column.title))))));
+      el("button", { type: "button", title: column.label || null, id: `sort-${column.key}`, "data-key": column.key, "aria-label": column.label ? `${column.title} (${column.label})` : null, onclick: () => sortBy(column) }, el("span", { class: "clip" }, column.title))))));
   }
 
   function fill() {
@@ -134,7 +154,7 @@ function tableSection(sweep) {
     redraw();
   }
 
-  const chooser = el("details", {}, el("summary", {}, "Columns"), el("div", { class: "choose" }, sweep.columns.filter((column) => !column.row).map((column) => el("label", {},
+  const chooser = el("details", { open: view.choosing, ontoggle: () => { view.choosing = chooser.open; } }, el("summary", {}, "Columns"), el("div", { class: "choose" }, sweep.columns.filter((column) => !column.row).map((column) => el("label", {},
     el("input", { type: "checkbox", checked: column.shown, onchange: (event) => { column.shown = event.target.checked; fillHead(); fill(); } }), ` ${column.label || column.title}`))));
   fillHead();
   fill();
@@ -145,7 +165,7 @@ function tableSection(sweep) {
 }
 
 function choice(label, none, values, value, onchange) {
-  const box = el("select", { "aria-label": label, onchange: () => onchange(box.value) }, el("option", { value: "" }, none), values.filter(known).map((one) => el("option", { value: one, selected: one === value }, one.length > 40 ? `${one.slice(0, 39)}…` : one)));
+  const box = el("select", { id: `filter-${label.toLowerCase()}`, "aria-label": label, onchange: () => onchange(box.value) }, el("option", { value: "" }, none), values.filter(known).map((one) => el("option", { value: one, selected: one === value }, one.length > 40 ? `${one.slice(0, 39)}…` : one)));
   return box;
 }
 
@@ -181,7 +201,7 @@ function explain(event, sweep) {
 
 /** The panel of one trial: its numbers with all their digits, curve, thaws, every setting, error, and the commands. */
 function openDetail(trial) {
-  const sweep = page.sweeps[page.at], { told } = sweep, panel = document.getElementById("detail"), pair = (name, value) => (known(value) && value !== "" ? [el("dt", {}, name), el("dd", {}, value)] : []);
+  const sweep = page.sweeps.find((one) => one.trials[trial.index] === trial), { told } = sweep, panel = document.getElementById("detail"), pair = (name, value) => (known(value) && value !== "" ? [el("dt", {}, name), el("dd", {}, value)] : []);
   const errors = trial.standard_errors || {}, numbers = Object.entries(trial.metrics || {}).filter(([name]) => name !== told.metric);
   const command = told.promote.slice(0, told.promote.lastIndexOf("TRIAL")) + (told.quoted[trial.trial] || trial.trial);
   const settings = sweep.settings(trial), curve = el("div", { class: "plot" }), error = told.errors[trial.trial] || trial.error;
@@ -191,7 +211,7 @@ function openDetail(trial) {
       pair("rank", trial.rank ? `${trial.rank} of ${sweep.trials.filter((one) => one.rank).length}${trial.tied_with_first ? ", can't be told apart from the first" : ""}` : "none"),
       pair(told.metric, known(trial.metric) ? `${full(trial.metric)}${known(trial.standard_error) ? ` ± ${full(trial.standard_error)}` : ""}` : null),
       pair("less the first's", trial.difference_to_first ? `${trial.difference_to_first.map(full).join(" … ")} (95 %, paired)` : null),
-      pair("expected at the end", known(trial.expected) ? `${full(trial.expected)} ± ${full(trial.expected_sd)}` : null),
+      pair("expected at the end", trial.expected_sd ? `${full(trial.expected)} ± ${full(trial.expected_sd)}` : null),
       numbers.map(([name, value]) => pair(name, known(value) ? `${full(value)}${known(errors[name]) ? ` ± ${full(errors[name])}` : ""}` : null)),
       pair("reached", known(trial.fidelity) ? `${full(trial.fidelity)} ${told.unit}, ${trial.rung ? `rung ${trial.rung} of ${told.levels.length}` : "before the first rung"}` : null),
       pair("state", `${trial.activity}${trial.stop_reason ? ` · ${trial.stop_reason}` : ""}`),

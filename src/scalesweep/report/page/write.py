@@ -60,7 +60,10 @@ def page_json(records: Sequence[Record], refresh_seconds: float | None = None) -
         "refresh_seconds": refresh_seconds,
         "sweeps": [page_data(record) for record in records],
     }
-    return json.dumps(encode(data), separators=(",", ":"), allow_nan=False)
+    try:
+        return json.dumps(data, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # a number that is not finite; to look for one beforehand takes longer
+        return json.dumps(encode(data), separators=(",", ":"), allow_nan=False)
 
 
 def document(data: str, title: str, served: bool = False) -> str:
@@ -79,7 +82,7 @@ def document(data: str, title: str, served: bool = False) -> str:
 def embedded(text: str) -> str:
     """JSON for a script element: as it is, or an object whose `gzip` is the compressed JSON in base64."""
     if len(text) > PLAIN_BYTES:
-        text = json.dumps({"gzip": base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()})
+        text = json.dumps({"gzip": base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()})
     return text.replace("<", "\\u003c")
 
 
