@@ -225,6 +225,7 @@ def events() -> str:
 PYTHON = {
     "api.py": ("Sweep", "resume", "findings"),
     "promotion/promote.py": ("promote",),
+    "promotion/reproduce.py": ("reproduce",),
     "record/store.py": ("read_record",),
     "record/ranking.py": ("rank", "Row"),
     "record/schema.py": ("Record", "Trial", "Report", "State"),

@@ -65,7 +65,9 @@ def test_help_of_every_command(name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     text = done.stdout
     assert text.startswith(f"Usage: scalesweep {name} [OPTIONS] ")
-    assert {"SWEEP.yaml", "RUN_DIR"} & set(re.findall(r"[A-Z_]+(?:\.yaml)?", text.splitlines()[0]))  # says what it is given
+    assert {"SWEEP.yaml", "RUN_DIR", "EXPORT"} & set(
+        re.findall(r"[A-Z_]+(?:\.yaml)?", text.splitlines()[0])
+    )  # says what it is given
     command = cli.commands[name]
     assert len(command.help or "") > 100, "a paragraph that tells what the command does"
     for parameter in command.params:

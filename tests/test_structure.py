@@ -69,7 +69,7 @@ LIBRARIES: dict[str, set[str]] = {
     "tokenizers": {"data"},
     "torch": {"tasks", "models", "training", "workers/rank.py"},
     "bitsandbytes": {"models/low_bits.py", "training/optimizer.py"},
-    "peft": {"training/methods/adapters.py", "training/methods/adapter_costs.py", "promotion/promote.py"},
+    "peft": {"training/methods/adapters.py", "training/methods/adapter_costs.py", "promotion/final_run.py"},
     "accelerate": {"training"},
     "transformers": {"tasks", "models", "training", "promotion"},
     "datasets": {"data"},

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Sweep", "findings", "promote", "read_record", "resume"]
+__all__ = ["Sweep", "findings", "promote", "read_record", "reproduce", "resume"]
 
 
 def __dir__() -> list[str]:
@@ -36,6 +36,10 @@ def __getattr__(name: str) -> Any:
         from scalesweep.promotion.promote import promote
 
         return promote
+    if name == "reproduce":
+        from scalesweep.promotion.reproduce import reproduce
+
+        return reproduce
     if name == "read_record":
         from scalesweep.api import read_record
 

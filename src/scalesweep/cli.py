@@ -20,6 +20,7 @@ from scalesweep.commands.parts import Group, at_place, json_option, print_json, 
 from scalesweep.commands.publish import publish
 from scalesweep.commands.recipe import recipe
 from scalesweep.commands.report import report
+from scalesweep.commands.reproduce import reproduce
 from scalesweep.commands.run import run
 from scalesweep.commands.scaling import scaling
 from scalesweep.commands.show import show
@@ -72,6 +73,7 @@ def cli() -> None:
       scalesweep report      runs/quickstart           say what it found, and what to try next
       scalesweep scaling     runs/quickstart           fit a scaling law, predict larger models
       scalesweep promote     runs/quickstart           train the best one to the end and export it
+      scalesweep reproduce   runs/quickstart/promoted/t0013  train that model again and compare
       scalesweep resume      runs/quickstart           continue after any interruption
       scalesweep attach      runs/quickstart --address http://HEAD:8265  follow a Ray job
       scalesweep simulate    sweeps/quickstart.yaml --curves runs/quickstart  search again, in seconds
@@ -542,6 +544,7 @@ cli.add_command(leaderboard)
 cli.add_command(publish)
 cli.add_command(recipe)
 cli.add_command(report)
+cli.add_command(reproduce)
 cli.add_command(run)
 cli.add_command(scaling)
 cli.add_command(show)

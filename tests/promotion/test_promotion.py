@@ -26,6 +26,7 @@ from jobs import manifest
 from scalesweep import storage
 from scalesweep.errors import OutsideError
 from scalesweep.promotion.promote import promote
+from scalesweep.promotion.reproduce import reproduce
 from scalesweep.promotion.summary import after_promotion
 from scalesweep.promotion.unfinished import Unfinished
 from scalesweep.report.terminal import where_it_is
@@ -96,6 +97,33 @@ def test_an_interrupted_promotion_continues_as_if_it_had_not_been_and_counts_all
     assert all((one[name] == other[name]).all() for name in one)
     assert "in 2 sessions" in (Path(done["output"]) / "README.md").read_text()
     assert not list(run_dir.glob("promoted/.*")), "nothing unfinished is left"
+
+
+def test_a_promotion_is_reproduced_bit_by_bit_and_what_differs_is_named(run_dir: Path, tmp_path: Path) -> None:
+    first = promote(run_dir, max_t=10, output=tmp_path / "first")
+    again = run("reproduce", tmp_path / "first", "--json")
+    assert again.returncode == 0, again.stderr
+    result = json.loads(again.stdout)
+    assert result["verdict"] == "bit-equal"
+    assert result["weights"] == {"model.safetensors": True}
+    assert result["test"] == {name: [value, value] for name, value in first["test"].items()}
+    assert result["differences"] == []
+    assert [path.name for path in tmp_path.iterdir() if "first" in path.name] == ["first"], "the new model is removed"
+
+    path = tmp_path / "first" / "provenance.json"
+    provenance = json.loads(path.read_text())
+    provenance["job"]["config"]["learning_rate"] = 1.0
+    provenance["versions"]["final_run"]["torch"] = "1.0.0"
+    path.write_text(json.dumps(provenance))
+    other = reproduce(tmp_path / "first", output=tmp_path / "kept")
+    assert other["verdict"] == "different"
+    assert other["weights"] == {"model.safetensors": False}
+    assert other["differences"][0].startswith("other versions: torch ")
+    assert (tmp_path / "kept" / "model.safetensors").exists()
+    assert "is not empty" in refused("reproduce", tmp_path / "first", "--output", tmp_path / "kept")
+    path.write_text(json.dumps({name: value for name, value in provenance.items() if name != "job"}))
+    assert "an older version wrote it" in refused("reproduce", tmp_path / "first")
+    assert "holds no provenance.json" in refused("reproduce", run_dir)
 
 
 def test_ctrl_c_says_how_to_continue(run_dir: Path) -> None:

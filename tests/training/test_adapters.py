@@ -23,7 +23,7 @@ from scalesweep.models.flops import flop_profile
 from scalesweep.models.ladder import load_model, locate
 from scalesweep.models.linear import linear_layers, linear_shapes
 from scalesweep.models.low_bits import lower
-from scalesweep.promotion.promote import verify
+from scalesweep.promotion.final_run import verify
 from scalesweep.spec.adapters import adapter_params, check_targets
 from scalesweep.training.export import validation_logits
 from scalesweep.training.loop import Trainer, train

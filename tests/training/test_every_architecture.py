@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from jobs import job, reports
-from scalesweep.promotion.promote import verify
+from scalesweep.promotion.final_run import verify
 from scalesweep.training.job import TrainReport, TrialJob
 from scalesweep.training.loop import Trainer, train
 from tiny_models import DECODERS, TINY, tiny_checkpoint

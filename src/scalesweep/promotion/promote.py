@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from scalesweep.costs import workers_of
-from scalesweep.errors import OutsideError, UserError
+from scalesweep.errors import UserError
 from scalesweep.promotion.card import model_card
 from scalesweep.promotion.choice import checked_config, choose, length_of
+from scalesweep.promotion.final_run import Progress, as_json, train, weight_hashes
 from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
 from scalesweep.record import Record, Trial, read_record
 from scalesweep.record.evaluations import Evaluation
@@ -29,12 +27,9 @@ from scalesweep.spec.adapters import trained_params
 from scalesweep.spec.space import CADENCES
 from scalesweep.spec.tasks import TASKS
 from scalesweep.storage import UrlPath, check_cache, place
-from scalesweep.tasks import task_of
-from scalesweep.training.job import ADAPTER_FOLDER, TrialJob, job_from_manifest
-from scalesweep.workers.one_job import JobFailed, train_here, train_on_workers
+from scalesweep.training.job import TrialJob, job_from_manifest
 
 PROVENANCE = "provenance.json"
-Progress = Callable[[int, int], None]
 
 
 def promote(
@@ -100,9 +95,9 @@ def promote(
             heartbeat_steps=5,
             thaw_at=thaws(trial, record) if CADENCES[config.unfreeze_cadence].by_metric else None,
         )
-        report = _train(job, work, progress, address)
+        report = train(job, work, progress, address)
         reads, named = _earlier_reads(output) + 1, trial_name != "best"
-        provenance = _provenance(record, trial, final, train_on, length, report, run_dir, work, reads, named)
+        provenance = _provenance(record, trial, job, train_on, length, report, run_dir, work, reads, named)
         text = json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n"
         (work.model / PROVENANCE).write_text(text, encoding="utf-8")
         (work.model / "README.md").write_text(model_card(provenance), encoding="utf-8")
@@ -137,33 +132,6 @@ def _final_config(config: TrialConfig, num_gpus: int | None, max_t: float) -> Tr
     return config.model_copy(update={**changes, "eval_interval": None, "checkpoint_interval": None})
 
 
-def _train(job: TrialJob, work: Unfinished, progress: Progress | None, address: str | None) -> Any:
-    """Train to the end, export to `work.model`, verify the export, and return the last report.
-
-    Raises:
-        UserError, OutsideError: if the workers don't fit, training fails, or the export predicts other values.
-    """
-
-    def show(step: int, total: int) -> None:
-        work.reached(step, total)
-        if progress is not None:
-            progress(step, total)
-
-    try:
-        if job.config.num_gpus == 1 and address is None:
-            report, logits = train_here(job, work.model, show)
-        else:
-            report, logits = train_on_workers(job, work.model, show, address)
-    except JobFailed as failure:
-        raise work.failed(str(failure), failure.traceback) from None
-    if not np.isfinite(logits).all():
-        work.discard()  # it would diverge again
-        hint = "choose another trial; this configuration is on the edge of divergence, and a longer run went over it"
-        raise UserError(f"the final run of {job.trial} diverged: its predictions are not finite numbers", hint)
-    verify(job, work.model, logits)
-    return report
-
-
 def thaws(trial: Trial, record: Record) -> tuple[float, ...]:
     """Return the shares of a full run at which the trial's unfreezing stages began. A final run has no validation to detect them."""
     stage, found = 0, []
@@ -182,56 +150,6 @@ def _earlier_reads(output: Path) -> int:
         return 0
 
 
-def verify(job: TrialJob, folder: Path, expected: np.ndarray) -> None:
-    """Load the exported folder with plain transformers and compare its predictions with the trained model's.
-
-    Where the folder has an adapter, that one is loaded too, with peft on the base model.
-
-    Raises:
-        OutsideError: if the predictions differ by more than 1e-3, or the tokenizers differ.
-    """
-    from transformers import AutoTokenizer
-
-    from scalesweep.models.ladder import load_tokenizer, quiet
-    from scalesweep.training.export import validation_logits
-
-    with quiet():
-        model = task_of(job.task).auto_class().from_pretrained(folder, trust_remote_code=job.size.trust_remote_code).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=job.size.trust_remote_code)
-    exported = {"model": model}
-    if (folder / ADAPTER_FOLDER).is_dir():
-        exported["adapter"] = _with_adapter(job, folder / ADAPTER_FOLDER)
-    for what, loaded in exported.items():
-        got = np.concatenate(list(validation_logits(loaded, job, len(expected))))
-        if not np.allclose(got, expected, atol=1e-3, rtol=1e-3):
-            worst = float(np.abs(got - expected).max())
-            raise OutsideError(
-                f"the exported {what} predicts other values than the trained model (logits differ by {worst:.2g})",
-                f"to train again, delete {folder.parent}",
-            )
-    sample = "An exported tokenizer must split this sentence — 1,234 words — as the first one did."
-    if tokenizer(sample)["input_ids"] != load_tokenizer(job.size)(sample)["input_ids"]:
-        raise OutsideError("the exported tokenizer splits text differently from the tokenizer used in training")
-
-
-def _with_adapter(job: TrialJob, folder: Path) -> Any:
-    """Load the base model with an exported adapter, its weights rounded as they were in training."""
-    from peft import PeftModel
-
-    from scalesweep.models.groups import layer_groups
-    from scalesweep.models.ladder import load_model, quiet
-    from scalesweep.models.low_bits import lower, widen
-    from scalesweep.training.methods import method_class
-
-    base = load_model(job.size, job.task, len(job.classes) or None, {}, job.config.seed, dict(enumerate(job.classes)) or None)
-    types = method_class(job.config.adapter).weight_types(job, layer_groups(base))
-    if not types.plain:
-        widen(lower(base, types, next(base.parameters()).device))
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers renames
-        return PeftModel.from_pretrained(base, str(folder)).eval()
-
-
 def _counts(record: Record, config: TrialConfig) -> tuple[int, int]:
     """Return the parameters of the exported model, and those that train."""
     older = {"head_groups": 1, "linears": ()}  # what the records of older versions lack
@@ -244,7 +162,7 @@ def _counts(record: Record, config: TrialConfig) -> tuple[int, int]:
 def _provenance(
     record: Record,
     trial: Trial,
-    config: TrialConfig,
+    job: TrialJob,
     train_on: tuple[str, ...],
     length: FinalLength,
     report: Any,
@@ -253,7 +171,7 @@ def _provenance(
     test_reads: int,
     named: bool,
 ) -> dict[str, Any]:
-    manifest = record.manifest
+    manifest, config = record.manifest, job.config
     size = manifest.size(config.model_size)
     judged = trial.judged
     assert judged is not None
@@ -292,4 +210,6 @@ def _provenance(
         "versions": {"sweep": manifest.versions, "final_run": package_versions()},
         "test_reads": test_reads,
         "seeds": manifest["seeds"],
+        "weights": weight_hashes(work.model),
+        "job": as_json(job),
     }

@@ -42,6 +42,16 @@ def promoted(result: dict[str, Any]) -> str:
     )
 
 
+def reproduced(result: dict[str, Any]) -> str:
+    """The comparison of a model with its reproduction (`reproduce`'s result)."""
+    same, files = sum(result["weights"].values()), len(result["weights"])
+    lines = [" " * COLUMN + "".join(f"{title:>{COLUMN}}" for title in ("test", "again"))]
+    for name, values in result["test"].items():
+        lines.append(f"{name.removeprefix('eval_'):<{COLUMN}}" + "".join(f"{words.score(value):>{COLUMN}}" for value in values))
+    lines += ["", f"{result['verdict']}: {same} of {counted(files, 'file')} of weights the same, bit by bit"]
+    return "\n".join(lines)
+
+
 def after_promotion(result: dict[str, Any]) -> str:
     """Lines that show where the promoted model is and how to use it."""
     row = TASKS[result["task"]]
