@@ -21,7 +21,8 @@ AXES = ("n_params", "tokens", "examples", "flops")
 OTHERS = ("seed", "config", "gpu_seconds", "standard_error")
 BETTER_HIGH = ("acc", "f1", "exact_match", "score", "matthews", "bleu", "rouge")  # words in names of metrics
 DRAWS = 400  # of the noise, for the winner's curse
-FREEDOM = 8.0  # most degrees of freedom that the trials within the cells count as
+FREEDOM = 16.0  # most degrees of freedom that the trials within the cells count as, because they don't show a law's misfit
+STATED = 30.0  # degrees of freedom of noise that a table or a record states
 SPACED = 3  # trials of a cell, with fewer the search's scatter can't be told
 
 
@@ -206,7 +207,8 @@ def points_of_table(
         at = {name: float(np.median([places[name][row] for group in configs.values() for row in group])) for name in axes}
         cells.append(cell_of(at, trials))
     cells.sort(key=lambda cell: tuple(cell.axes.values()))
-    return with_scatter(Points(source, metric, maximize, tuple(cells), noise, notes=tuple(notes)))
+    found = Points(source, metric, maximize, tuple(cells), noise, notes=tuple(notes))
+    return with_scatter(found, float(freedom) if own_noise else STATED)
 
 
 def cell_of(axes: Mapping[str, float], trials: Sequence[Trial]) -> Cell:
@@ -242,23 +244,34 @@ def best_of(values: np.ndarray, noise: np.ndarray) -> tuple[float, float]:
     return float(values.min() + gap.mean()), float(gap.std())
 
 
-def with_scatter(points: Points) -> Points:
-    """The points with the scatter of a cell's value by noise and search.
+def scatter(gaps: np.ndarray, trials: np.ndarray, errors: np.ndarray, noise_freedom: float) -> tuple[np.ndarray, np.ndarray]:
+    """The standard deviation of a cell's ln(value) by noise and search, and its degrees of freedom, for many sets of cells.
 
-    The gap between a cell's best trial and the next estimates the search's part: where the best trial of n lies is as uncertain as
-    the distance to the second (exact for the minimum of exponential gaps).
+    The gap between a cell's best trial and the next estimates the search's part: the least of n exponential gaps is as uncertain as
+    (n − 1)/n of the mean distance to the second. The degrees of freedom are Satterthwaite's (1946).
+
+    Args:
+        gaps: between the two best trials of each cell, (…, cells with gaps).
+        trials: of these cells, (cells with gaps,).
+        errors: standard deviations by the metric's noise, (…, cells).
+        noise_freedom: degrees of freedom of the noise.
     """
-    gaps = [cell.trials[1].log_value - cell.trials[0].log_value for cell in points.cells if len(cell.trials) >= SPACED]
-    errors = [cell.error for cell in points.cells if cell.error > 0]
-    if not gaps and not errors:
-        return points
-    search = float(np.mean(np.square(gaps))) / 2 if gaps else 0.0
-    noise = float(np.mean(np.square(errors))) if errors else 0.0
-    freedom = min(FREEDOM, float(max(len(gaps), len(errors))))
-    scatter = math.sqrt(search + noise)
-    if scatter == 0:
-        return points
-    return replace(points, scatter=scatter, freedom=freedom)
+    none = np.zeros(np.broadcast_shapes(gaps.shape[:-1], errors.shape[:-1]))
+    search = ((gaps * (trials - 1) / trials) ** 2).mean(axis=-1) / 2 if gaps.shape[-1] else none
+    noise = (errors**2).mean(axis=-1) if errors.shape[-1] else none
+    total = search + noise
+    doubt = search**2 / max(gaps.shape[-1], 1) + noise**2 / max(noise_freedom, 1.0)
+    freedom = np.where(total > 0, total**2 / np.maximum(doubt, 1e-300), 0.0)
+    return np.sqrt(total), np.minimum(freedom, FREEDOM)
+
+
+def with_scatter(points: Points, noise_freedom: float) -> Points:
+    """The points with the scatter of a cell's value by noise and search."""
+    several = [cell for cell in points.cells if len(cell.trials) >= SPACED]
+    gaps = np.array([cell.trials[1].log_value - cell.trials[0].log_value for cell in several])
+    errors = np.array([cell.error for cell in points.cells if cell.error > 0])
+    spread, freedom = scatter(gaps, np.array([len(cell.trials) for cell in several]), errors, noise_freedom)
+    return replace(points, scatter=float(spread), freedom=float(freedom)) if spread > 0 else points
 
 
 def _metric(columns: Mapping[str, Sequence[Any]], names: Sequence[str], source: str) -> str:
