@@ -21,8 +21,9 @@ AXES = ("n_params", "tokens", "examples", "flops")
 OTHERS = ("seed", "config", "gpu_seconds", "standard_error")
 BETTER_HIGH = ("acc", "f1", "exact_match", "score", "matthews", "bleu", "rouge")  # words in names of metrics
 DRAWS = 400  # of the noise, for the winner's curse
-FREEDOM = 16.0  # most degrees of freedom that the trials within the cells count as, because they don't show a law's misfit
+FREEDOM = 10.0  # most degrees of freedom that the trials within the cells count as, because they don't show a law's misfit
 STATED = 30.0  # degrees of freedom of noise that a table or a record states
+OF_NOISE = 0.2  # of the noise's variance is in the gaps too: half the mean squared gap of the two least of 8 normal numbers
 SPACED = 3  # trials of a cell, with fewer the search's scatter can't be told
 
 
@@ -259,6 +260,7 @@ def scatter(gaps: np.ndarray, trials: np.ndarray, errors: np.ndarray, noise_free
     none = np.zeros(np.broadcast_shapes(gaps.shape[:-1], errors.shape[:-1]))
     search = ((gaps * (trials - 1) / trials) ** 2).mean(axis=-1) / 2 if gaps.shape[-1] else none
     noise = (errors**2).mean(axis=-1) if errors.shape[-1] else none
+    search = np.maximum(search - OF_NOISE * noise, 0.0)
     total = search + noise
     doubt = search**2 / max(gaps.shape[-1], 1) + noise**2 / max(noise_freedom, 1.0)
     freedom = np.where(total > 0, total**2 / np.maximum(doubt, 1e-300), 0.0)
