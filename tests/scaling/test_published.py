@@ -12,6 +12,7 @@ from scalesweep.scaling.analysis import analyse
 from scalesweep.scaling.fit import fit
 from scalesweep.scaling.laws import LAWS
 from scalesweep.scaling.points import points_of_table
+from scalesweep.scaling.selection import full_data_losses
 from scalesweep.scaling.trends import power_law
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -89,3 +90,36 @@ def test_rectified_fine_tuning() -> None:
             values.append(float(np.sqrt(np.mean(residuals**2))))
     assert np.mean(errors["rectified"]) <= 0.0080
     assert np.mean(errors["power"]) > 3 * np.mean(errors["rectified"])
+
+
+def test_a_model_chosen_from_an_eighth_of_the_data() -> None:
+    """Correlation with the true losses on all data. Published (Lin et al., 2024, results/tab2.txt): 0.909 by their selection, 0.779 by
+    their fit of the rectified law, 0.347 by that of the power law."""
+    table = pd.read_csv(shared("curves/rectified_finetuning/losses_flan.csv"))
+    losses = table.pivot(index="model", columns="finetune_samples", values="test_loss")
+    data = np.array([size for size in losses.columns if 0 < size <= 204_800], dtype=float)
+    truth, seen = losses[1_638_400].to_numpy(), losses[data].to_numpy()
+    assert np.corrcoef(full_data_losses(data, seen, 1_638_400), truth)[0, 1] >= 0.909
+    told = [fit(LAWS["rectified"][0], data[:, None], row).predict(np.array([[1_638_400.0]]))[0] for row in seen]
+    assert np.corrcoef(told, truth)[0, 1] >= 0.779
+
+
+def test_small_llamas_predict_the_best_of_70b() -> None:
+    """The value and the rate, with intervals, from 1B, 3B and 8B."""
+    table = pd.read_csv(shared("curves/lora_sft/results.csv"))
+    base = table[table["n_params"].notna() & ~table["model"].str.contains("Instruct")]
+    small, large = base[base["n_params"] < 1e10], base[base["n_params"] > 1e10]
+    names = ["n_params", "learning_rate", "lora_rank", "test_nll"]
+    found = analyse(
+        points_of_table({name: list(small[name]) for name in names}, metric="test_nll"), None, [{"n_params": 70.6e9}]
+    )
+    best = large.loc[large["test_nll"].idxmin()]
+    (told,) = found.predictions
+    assert told.run.low is not None
+    assert told.run.high is not None
+    assert told.run.low < best["test_nll"] < told.run.high < small["test_nll"].min()
+    rate = found.trends[0].at({"n_params": 70.6e9})
+    assert found.trends[0].setting == "learning_rate"
+    assert rate is not None
+    assert rate[0] == pytest.approx(best["learning_rate"], rel=1.0)
+    assert rate[1] < best["learning_rate"] < rate[2]

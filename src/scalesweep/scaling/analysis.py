@@ -13,7 +13,7 @@ from scalesweep.scaling.fit import MANY, Fit, fit
 from scalesweep.scaling.intervals import LEVEL, bootstrap, profile, quantile, variance
 from scalesweep.scaling.laws import LAWS, Law
 from scalesweep.scaling.mixture import mixture
-from scalesweep.scaling.points import Points
+from scalesweep.scaling.points import Points, frontier
 from scalesweep.scaling.refusal import Refusal, refusal
 from scalesweep.scaling.trends import Trend, trends
 
@@ -108,10 +108,14 @@ def analyse(
         raise UserError(f"there is no law {law!r}", did_you_mean(law, LAWS))
     candidates = [law] if law else candidates_of(points)
     chosen = [(name, *form_of(name, points)) for name in candidates]
+    if chosen[0][2] == ("flops",):
+        points = frontier(points)
     why = refusal(points, chosen)
     if why is not None:
         return Analysis(points, (), refused=why, notes=points.notes)
-    fitted = [fitted_law(points, name, form, axes, delta) for name, form, axes in chosen]
+    needed = 0 if points.scatter is not None else 1
+    carried = [one for one in chosen if len(one[1].parameters) + needed <= len(points.cells)]
+    fitted = [fitted_law(points, name, form, axes, delta) for name, form, axes in carried]
     laws = tuple(sorted(weighted(fitted), key=lambda one: -one.weight))
     predictions = tuple(predict(points, laws, place) for place in at)
     return Analysis(points, laws, predictions, tuple(trends(points)), notes=points.notes)
@@ -119,29 +123,24 @@ def analyse(
 
 def candidates_of(points: Points) -> list[str]:
     """The laws that suit the points: their axes vary, and the metric is bounded or not."""
-    varied = points.varied()
-    two = "n_params" in varied and points.data is not None
     if points.bounded:
         return ["bounded"]
-    if two:
+    if points.crossed:
         return ["hoffmann", "multiplicative"]
-    return ["saturating", "rectified"] if points.data and "n_params" not in varied else ["saturating"]
+    return ["saturating", "rectified"] if points.varied() == [points.data] else ["saturating"]
 
 
 def form_of(name: str, points: Points) -> tuple[Law, tuple[str, ...]]:
     """The law's form for the axes that vary, and the axes' names."""
     varied, data = points.varied(), points.data
     forms = {form.axes: form for form in LAWS[name]}
-    if 2 in forms and "n_params" in varied and data is not None:
-        return forms[2], ("n_params", data)
-    if 1 in forms:
-        one = data if name == "rectified" else None
-        if one is None:
-            one = (
-                "flops" if len(varied) > 1 and "flops" in varied else varied[0] if varied else next(iter(points.cells[0].axes))
-            )
-        return forms[1], (one,)
-    return forms[2], ("n_params", data or "tokens")
+    if 2 in forms and (points.crossed or 1 not in forms):
+        return forms[2], ("n_params", data or "tokens")
+    if name == "rectified":
+        return forms[1], (data or "tokens",)
+    return forms[1], (
+        "flops" if "flops" in varied and points.crossed else varied[0] if varied else next(iter(points.cells[0].axes)),
+    )
 
 
 def fitted_law(points: Points, name: str, law: Law, axes: tuple[str, ...], delta: float | None = None) -> FittedLaw:

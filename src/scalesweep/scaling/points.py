@@ -24,6 +24,7 @@ DRAWS = 400  # of the noise, for the winner's curse
 FREEDOM = 10.0  # most degrees of freedom that the trials within the cells count as, because they don't show a law's misfit
 STATED = 30.0  # degrees of freedom of noise that a table or a record states
 OF_NOISE = 0.2  # of the noise's variance is in the gaps too: half the mean squared gap of the two least of 8 normal numbers
+TOGETHER = 0.999  # correlation of ln(size) and ln(data), from which on their effects can't be told apart
 SPACED = 3  # trials of a cell, with fewer the search's scatter can't be told
 
 
@@ -110,6 +111,14 @@ class Points:
         """The axis of data: tokens, or examples where tokens do not vary."""
         varied = self.varied()
         return next((name for name in ("tokens", "examples") if name in varied), None)
+
+    @property
+    def crossed(self) -> bool:
+        """Whether size and data vary apart: several amounts of data at a size, and several sizes at an amount."""
+        if self.data is None or "n_params" not in self.varied():
+            return False
+        pairs = np.log(np.stack([self.axis("n_params"), self.axis(self.data)], axis=-1))
+        return bool(abs(np.corrcoef(pairs.T)[0, 1]) < TOGETHER)
 
     def shown(self, log_value: float | np.ndarray) -> Any:
         """A value in the metric's own direction."""
@@ -210,6 +219,18 @@ def points_of_table(
     cells.sort(key=lambda cell: tuple(cell.axes.values()))
     found = Points(source, metric, maximize, tuple(cells), noise, notes=tuple(notes))
     return with_scatter(found, float(freedom) if own_noise else STATED)
+
+
+def frontier(points: Points) -> Points:
+    """The cells that no cell of less or equal compute beats, for laws in `flops`."""
+    kept, best = [], math.inf
+    for cell in sorted(points.cells, key=lambda cell: (cell.axes["flops"], cell.log_value)):
+        if cell.log_value < best:
+            kept.append(cell)
+            best = cell.log_value
+    left_out = len(points.cells) - len(kept)
+    note = (f"left out, because cells of less compute are better: {counted(left_out, 'cell')}",) if left_out else ()
+    return replace(points, cells=tuple(kept), notes=(*points.notes, *note))
 
 
 def cell_of(axes: Mapping[str, float], trials: Sequence[Trial]) -> Cell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from scalesweep.scaling.laws import Law
 from scalesweep.scaling.points import Points
 
 SIZES = 3  # distinct values of each axis that a law uses
+VISIBLE = 3.0  # standard deviations of a cell, by which the metric must change over all cells
+LONGER = 3.0  # times the tokens, of runs that were still improving
 RANGE = 3.0  # the largest ÷ the smallest
 
 
@@ -35,31 +37,58 @@ def refusal(points: Points, laws: Sequence[tuple[str, Law, tuple[str, ...]]]) ->
     name, law, axes = min(laws, key=lambda one: len(one[1].parameters))
     reasons = []
     for axis in axes:
-        values = points.axis(axis)
-        known = np.unique(values[np.isfinite(values)])
+        known = _known(points, axis)
         if not len(known):
             reasons.append(f"the law {name} needs {axis}, which the points do not have")
         elif len(known) < SIZES:
             reasons.append(f"{axis} has {len(known)} of the {SIZES} values that a law needs at least")
         elif known[-1] / known[0] < RANGE:
             reasons.append(f"{axis} spans a factor of {known[-1] / known[0]:.2g}; a law needs {RANGE:g} at least")
+    if not reasons:
+        reasons += _tangled(points, name, law, axes)
+    if points.unfinished > len(points.cells) / 2 and not any(axis in ("tokens", "flops") for axis in axes):
+        reasons.append(
+            f"the best trials of {points.unfinished} of {len(points.cells)} cells were still improving at their end, so their values are those "
+            "of short runs"
+        )
     needed = len(law.parameters) + (0 if points.scatter is not None else 1)
     if not reasons and len(points.cells) < needed:
         reasons.append(
             f"the law {name} has {len(law.parameters)} parameters and needs {needed} points; there are {len(points.cells)}"
+        )
+    change = float(np.ptp(points.log_y))
+    if not reasons and points.scatter is not None and change < VISIBLE * points.scatter:
+        reasons.append(
+            f"{points.metric} differs by {100 * change:.2g} % between the cells, and one cell by {100 * points.scatter:.2g} % from search to "
+            "search: there is no trend to see"
         )
     if not reasons:
         return None
     return with_mend(points, axes, reasons)
 
 
+def _tangled(points: Points, name: str, law: Law, axes: Sequence[str]) -> list[str]:
+    """Why the axes that vary are not those of the law; empty if they are."""
+    if law.axes == 2 and not points.crossed:
+        return [
+            f"{axes[0]} and {axes[1]} vary together, so their effects can't be told apart; --law saturating fits one of them"
+        ]
+    values = points.axis(axes[0])
+    if law.axes == 1 and len(np.unique(values)) < len(values):
+        other = [axis for axis in points.varied() if axis not in axes]
+        return [f"the law {name} has one axis, {axes[0]}, but {' and '.join(other)} varies too; --law hoffmann has both"]
+    return []
+
+
 def with_mend(points: Points, axes: Sequence[str], reasons: Sequence[str]) -> Refusal:
     """The refusal with the cheapest cells that would give each axis enough values over enough range: smaller ones than there are."""
     trials = int(np.median([len(cell.trials) for cell in points.cells]))
+    if points.unfinished > len(points.cells) / 2:
+        longer = [{**cell.axes, "tokens": LONGER * cell.axes["tokens"]} for cell in points.cells if "tokens" in cell.axes]
+        return Refusal(tuple(reasons), tuple(longer), 1, _sum(gpu_hours(points, cell) for cell in longer))
     wanted: dict[str, list[float]] = {}
     for axis in axes:
-        values = points.axis(axis)
-        known = np.unique(values[np.isfinite(values)])
+        known = _known(points, axis)
         if not len(known):
             return Refusal(tuple(reasons))
         missing = max(SIZES - len(known), 1 if known[-1] / known[0] < RANGE else 0)
@@ -68,14 +97,18 @@ def with_mend(points: Points, axes: Sequence[str], reasons: Sequence[str]) -> Re
             wanted[axis] = [float(value) for value in np.geomspace(least, known[0], missing + 1)[:-1]]
     cells: list[dict[str, float]] = []
     if wanted:
-        base = {axis: [*wanted.get(axis, []), *map(float, np.unique(points.axis(axis)))] for axis in axes}
+        base = {axis: [*wanted.get(axis, []), *map(float, _known(points, axis))] for axis in axes}
         mesh = np.array(np.meshgrid(*base.values(), indexing="ij")).reshape(len(axes), -1).T
         new = [dict(zip(axes, map(float, row), strict=True)) for row in mesh]
         cells = [cell for cell in new if any(cell[axis] in wanted.get(axis, []) for axis in axes)]
-    hours = [gpu_hours(points, cell) for cell in cells]
-    known_hours = [hour for hour in hours if hour is not None]
-    total = trials * sum(known_hours) if cells and len(known_hours) == len(cells) else None
-    return Refusal(tuple(reasons), tuple(cells), trials, total)
+    return Refusal(tuple(reasons), tuple(cells), trials, _sum(gpu_hours(points, cell) for cell in cells for _ in range(trials)))
+
+
+def _sum(hours: Iterable[float | None]) -> float | None:
+    """The sum; None if one is unknown, or there are none."""
+    found = list(hours)
+    known = [hour for hour in found if hour is not None]
+    return sum(known) if known and len(known) == len(found) else None
 
 
 def gpu_hours(points: Points, cell: Mapping[str, float]) -> float | None:
@@ -98,3 +131,9 @@ def gpu_hours(points: Points, cell: Mapping[str, float]) -> float | None:
     if known:
         return float(np.median(known)) * size * data / 3600
     return 6 * size * data / FLOPS_PER_GPU_SECOND / 3600 if "tokens" in first.axes else None
+
+
+def _known(points: Points, axis: str) -> np.ndarray:
+    """The distinct values on an axis, ascending."""
+    values = points.axis(axis)
+    return np.unique(values[np.isfinite(values)])
