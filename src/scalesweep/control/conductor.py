@@ -272,7 +272,12 @@ class Conductor:
 
     def _next_known(self, counts: Sequence[float]) -> str | None:
         """The paused trial to continue, or the ended one to repeat; None if there is neither, and a new trial may start."""
-        return self._promotable(counts) or self._repeatable(counts) or self._beyond_quotas(counts)
+        return (
+            self._repeatable(counts)
+            or self._promotable(counts)
+            or self._beyond_quotas(counts)
+            or self._repeatable(counts, closing=self.no_more_trials())
+        )
 
     def _promote(self, name: str, told: Mapping[str, Any]) -> Trial:
         """Record that a paused trial continues."""
@@ -303,20 +308,23 @@ class Conductor:
     def _ready(self, counts: Sequence[float]) -> set[str]:
         return {name for name, trial in self.paused.items() if trial.num_gpus in counts}
 
-    def _repeatable(self, counts: Sequence[float]) -> str | None:
+    def _repeatable(self, counts: Sequence[float], closing: bool = False) -> str | None:
         """The ended trial to repeat, if the budget is for that now.
 
-        That is when no new trial will start, or when what is left is what the repeats take. So they need not be told apart from
-        new trials that would not come far any more.
+        That is when little more is left than the repeats take. They then come first, because other trials would not come far.
+
+        Args:
+            closing: nothing else will start. Then it is as soon as nothing else runs, because the leaders are known.
         """
         auto, often = self.spec.search.repeats == "auto", repeats.each(self.spec)
         if not often or (auto and not limits_spending(self.spec)):
             return None
-        budgets, closing = self.budgets(), self.no_more_trials()
+        budgets, busy = self.budgets(), [self.record.trials[name] for name in (*self.running, *self.waiting)]
+        closing = closing and all(trial.repeat_of for trial in busy)
         left = min(self.left_gpu_seconds(), budgets.left_seconds() * max(self.slots(), 1))
         dearest = max((trial.gpu_seconds for trial in self.record.trials.values()), default=0.0)
         most = repeats.SHARE * budgets.gpu_seconds if auto else repeats.LEADERS * often * dearest
-        if left > most and not closing:
+        if left > repeats.EARLY * most and not closing:
             return None
         trials = [self.record.trials[name] for name in repeats.planned(self.record, self.spec)]
         costs = [trial.gpu_seconds for trial in trials]
@@ -327,7 +335,7 @@ class Conductor:
                 return None
         if not costs or trials[0].num_gpus not in counts or costs[0] > left or trials[0].wall_seconds > budgets.left_seconds():
             return None
-        return trials[0].name if closing or left <= math.fsum(costs) else None
+        return trials[0].name if closing or left <= repeats.EARLY * math.fsum(costs) else None
 
     def _beyond_quotas(self, counts: Sequence[float]) -> str | None:
         """The paused trial that continues without a quota, when no new trial will start.

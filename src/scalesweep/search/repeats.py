@@ -16,6 +16,7 @@ from scalesweep.spec import SweepSpec
 LEADERS = 3  # configurations that are trained again, at most
 EACH = 2  # repeats of each with `repeats: auto`
 SHARE = 0.1  # of the GPU hours spent that repeats take with `repeats: auto`
+EARLY = 1.5  # times what the repeats take: they begin when no more is left, as other trials are still running then
 FEWEST = 2  # repeats that `auto` must be able to afford to begin: one alone compares nothing
 
 

@@ -85,7 +85,7 @@ class _Conductor(Conductor):
     def _beyond_quotas(self, counts: Sequence[float]) -> str | None:
         return super()._beyond_quotas(counts) if self.promoting else None
 
-    def _repeatable(self, counts: Sequence[float]) -> str | None:  # noqa: ARG002
+    def _repeatable(self, counts: Sequence[float], closing: bool = False) -> str | None:  # noqa: ARG002
         # When repeats begin depends on the cluster.
         return next(iter(repeats.planned(self.record, self.spec)), None) if self.repeating else None
 
