@@ -194,7 +194,7 @@ def in_browser(page: Path, browser: str) -> dict[str, Any]:
 
         def log_message(self, format: str, *args: object) -> None: ...
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server, tempfile.TemporaryDirectory() as profile:
+    with HTTPServer(("127.0.0.1", 0), Handler) as server, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         server.timeout = 30
         line = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900", "--remote-debugging-port=0"]
         address = f"http://127.0.0.1:{server.server_address[1]}/"

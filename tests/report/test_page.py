@@ -107,7 +107,7 @@ def test_every_number_is_that_of_the_leaderboard(run_dir: Path) -> None:
     assert len(board["trials"]) == len(TRIALS)
     assert told["floor"] == board["floor"]
     assert told["findings"][0]["text"].startswith("The best of 7 trials is t0001")
-    assert told["promote"] == f"scalesweep promote {run_dir} --trial TRIAL"
+    assert told["commands"]["promote"] == f"scalesweep promote {run_dir} --trial TRIAL"
     assert told["states"] == {"complete": 2, "pruned": 4, "failed": 2, "infeasible": 1, "unfinished": 1}
 
 

@@ -101,7 +101,7 @@ const tip = {
   hide() { document.getElementById("tip").hidden = true; },
 };
 
-/** Show the trial nearest to the pointer, and open it on a click. `points`: [x, y, text, trial]; `mark` draws it. */
+/** Show the trial nearest to the pointer, and open it on a click. `points`: [x, y, () => text, trial]; `mark` draws it. */
 function hoverable(frame, points, mark) {
   const { root } = frame, over = svg("g", {});
   let near = null;
@@ -116,7 +116,7 @@ function hoverable(frame, points, mark) {
     }
     over.replaceChildren(...(near ? (mark || ring)(near) : []));
     root.style.cursor = near && near[3] ? "pointer" : "";
-    if (near) tip.show(near[2], event); else tip.hide();
+    if (near) tip.show(near[2](), event); else tip.hide();
   });
   root.addEventListener("pointerleave", () => { over.replaceChildren(); tip.hide(); });
   root.addEventListener("click", () => { if (near && near[3]) { tip.hide(); openDetail(near[3]); } });

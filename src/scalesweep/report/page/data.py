@@ -28,6 +28,7 @@ from scalesweep.report.sentences import paragraph
 ERRORS_IN_FULL = 50  # different errors; of further ones, the first line is kept
 ERROR_LENGTH = 4000  # characters
 
+UNUSABLE = (State.FAIL, State.INFEASIBLE)
 _ABSENT = object()
 
 Row = dict[str, Any]
@@ -71,7 +72,7 @@ def page_data(record: Record) -> dict[str, Any]:
         "methods": [words.unfreezing(trial.config) for trial in trials],
         "activities": activities,
         "errors": _errors(trials),
-        "promote": command("promote", record.folder or "RUN_DIR", "--trial", "TRIAL"),
+        "commands": {name: command(name, record.folder or "RUN_DIR", "--trial", "TRIAL") for name in ("promote", "run")},
         "quoted": {trial.name: shell(trial.name) for trial in trials if shell(trial.name) != trial.name},
         "curves": [_curve(trial, record.metric) for trial in trials],
         "groups": [_groups(trial) for trial in trials],
@@ -169,7 +170,8 @@ def _groups(trial: Trial) -> list[float]:
 
 def _best_so_far(record: Record) -> list[list[Any]]:
     """Each improvement of the best value at any report, in order of time: the GPU seconds and dollars that the sweep had spent, the
-    value, the trial. The last row is the state now. The start of workers counts at the beginning."""
+    value, the trial. The last row is the state now. The start of workers counts at the beginning. Repeats with other seeds cost,
+    and improve nothing."""
     manifest, sign = record.manifest, 1.0 if record.minimize else -1.0
     start, trials = start_price(record), [trial for trial in record.by_number() if trial.stop_reason != "diverged"]
     told = sorted((report.order, trial, report) for trial in trials for report in trial.reports)
@@ -184,7 +186,7 @@ def _best_so_far(record: Record) -> list[list[Any]]:
         spent += more
         paid += dollars(more, prices.get(str(trial.config.get("model_size")))) or 0.0
         value = report.metrics.get(record.metric, math.nan)
-        if trial.state not in (State.FAIL, State.INFEASIBLE) and sign * value < best:
+        if trial.repeat_of is None and trial.state not in UNUSABLE and sign * value < best:
             best = sign * value
             found.append([spent, paid if priced else None, value, trial.name])
     if found:
@@ -200,7 +202,7 @@ def _orders(record: Record, trials: Sequence[Trial]) -> list[dict[str, Any]]:
     for place, trial in enumerate(trials):
         known = values_at(trial.reports, record.metric, at)
         whole = len(known) == len(at) and all(map(math.isfinite, known))
-        if whole and trial.state not in (State.FAIL, State.INFEASIBLE) and trial.stop_reason != "diverged":
+        if whole and trial.repeat_of is None and trial.state not in UNUSABLE and trial.stop_reason != "diverged":
             values[place] = known
     sign = 1.0 if record.minimize else -1.0
     places = [

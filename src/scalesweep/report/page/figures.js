@@ -74,7 +74,7 @@ function bestSoFar(sweep, host, choice) {
     const at = told.map(([spent, value]) => [frame.across(spent), frame.up(value)]);
     frame.layer.append(svg("path", { class: "curve", d: stairs(at), "stroke-width": 2, paint: { stroke: colour, "stroke-width": 2 } }), dots(at.slice(0, -1), colour, 6, 1));
     told.slice(0, -1).forEach(([spent, value, name], n) => points.push([...at[n],
-      `${one.label} · ${name}\n${score(value)} after ${paid ? money(spent) : `${Number(spent.toPrecision(3))} GPU hours`}`, one.byName.get(name)]));
+      () => `${one.label} · ${name}\n${score(value)} after ${paid ? money(spent) : `${Number(spent.toPrecision(3))} GPU hours`}`, one.byName.get(name)]));
   }
   hoverable(frame, points);
   if (lines.length > 1) host.append(legend(lines.map(({ one, colour }) => [one.label, colour]), true));
@@ -104,7 +104,7 @@ function learningCurves(sweep, host) {
   }
   const first = trials.find((trial) => trial.rank === 1);
   if (first) frame.layer.append(line(first.points.map(put), "var(--best)", { "stroke-width": 2.6 }), dots(first.points.map(put), "var(--best)", 6, 1));
-  for (const trial of trials) for (const one of trial.points) points.push([...put(one), `${nameOf(sweep, trial)}\n${score(one[1])} at ${amount(sweep, one[0])}`, trial]);
+  for (const trial of trials) for (const one of trial.points) points.push([...put(one), () => `${nameOf(sweep, trial)}\n${score(one[1])} at ${amount(sweep, one[0])}`, trial]);
   hoverable(frame, points, ([, , , trial]) => [line(trial.points.map(put), "var(--ink)", { class: "hover" })]);
   host.append(sizeLegend(sweep, trials));
   const rungs = told.levels.slice(0, -1).map(count);
@@ -150,7 +150,7 @@ function scatter(sweep, host, x, of) {
   }
   const first = trials.find((trial) => trial.rank === 1);
   if (first) frame.layer.append(svg("circle", { class: "ring", cx: put(first)[0], cy: put(first)[1], r: 6.5 }));
-  hoverable(frame, trials.map((trial) => [...put(trial), `${nameOf(sweep, trial)}\n${x.title} ${brief(of(trial))}`, trial]));
+  hoverable(frame, trials.map((trial) => [...put(trial), () => `${nameOf(sweep, trial)}\n${x.title} ${brief(of(trial))}`, trial]));
   host.append(sizeLegend(sweep, trials));
   return { frame, trials, few };
 }
@@ -191,7 +191,7 @@ function orders(sweep, host, choice) {
   }
   const first = shownTrials.find(([row]) => sweep.trials[row].rank === 1);
   if (first) frame.layer.append(svg("circle", { class: "ring", cx: put(first)[0], cy: put(first)[1], r: 6.5 }));
-  hoverable(frame, shownTrials.map((one) => [...put(one), `${nameOf(sweep, sweep.trials[one[0]])}\nplace ${one[1]} at the rung, ${one[2]} at the end`, sweep.trials[one[0]]]));
+  hoverable(frame, shownTrials.map((one) => [...put(one), () => `${nameOf(sweep, sweep.trials[one[0]])}\nplace ${one[1]} at the rung, ${one[2]} at the end`, sweep.trials[one[0]]]));
   host.append(sizeLegend(sweep, visible(sweep)));
   const shares = [["flipped_within", "pairs_within", "of one size"], ["flipped_between", "pairs_between", "of two sizes"]]
     .filter(([, pairs]) => order[pairs]).map(([flipped, pairs, kind]) => `${Math.round((100 * order[flipped]) / order[pairs])} % of ${counted(order[pairs], "pair")} ${kind}`);
@@ -219,7 +219,7 @@ function sizes(sweep, box) {
     const x = frame.across(cost(size)), y = frame.up(size.best.metric), colour = sweep.colours[sweep.sizes.indexOf(size.name)];
     if (errors(size)) frame.layer.append(whisker(x, frame.up(size.best.metric - errors(size)), frame.up(size.best.metric + errors(size)), colour));
     frame.layer.append(dots([[x, y]], colour, 10, 1), svg("text", { class: "strong", x: x + 10, y: y + 4 }, size.name));
-    return [x, y, nameOf(sweep, size.best), size.best];
+    return [x, y, () => nameOf(sweep, size.best), size.best];
   });
   hoverable(frame, points);
   return "The best trial of each size ± its standard error. Whole: trials that ran to the end, and the median GPU seconds of one. Tokens/s: trained in full by one worker.";
@@ -254,7 +254,7 @@ function timelines(sweep, host) {
 }
 
 function parallel(sweep, host) {
-  const { told } = sweep, trials = visible(sweep).filter((trial) => trial.rank), height = 330, top = 26, bottom = 74, space = Math.max(96, (host.clientWidth - 130) / told.axes.length);
+  const { told } = sweep, trials = visible(sweep).filter((trial) => trial.rank), height = 330, top = 26, bottom = 74, space = Math.max(84, (host.clientWidth - 130) / told.axes.length);
   const width = Math.max(host.clientWidth, space * told.axes.length + 130), absent = height - bottom + 26;
   const axes = told.axes.map((axis, at) => {
     const x = 60 + at * space, values = trials.map((trial) => trial.params[axis.name]), lacking = values.filter((value) => !known(value)).length;
@@ -289,7 +289,7 @@ function parallel(sweep, host) {
     }
   }
   host.replaceChildren(el("div", { class: "across", tabindex: 0, role: "region", "aria-label": "Parallel coordinates" }, root));
-  const frame = { root, width, height }, near = [...leaders, ...good, ...rest].flatMap((trial) => points(trial).map((point) => [...point, nameOf(sweep, trial), trial]));
+  const frame = { root, width, height }, near = [...leaders, ...good, ...rest].flatMap((trial) => points(trial).map((point) => [...point, () => nameOf(sweep, trial), trial]));
   hoverable(frame, near, ([, , , trial]) => [svg("path", { class: "hover", d: path([trial]) })]);
   host.append(legend([[`the first${leaders.length > 1 ? ` and ${leaders.length - 1} that can't be told apart from it` : ""}`, "var(--best)"], ["the best quarter", "var(--good)"], ["the others", "var(--rest)"]], true));
   const left = trials.length - leaders.length - good.length - rest.length;

@@ -5,7 +5,8 @@ const page = { sweeps: [], at: 0, figures: [], watcher: null };
 async function read(text) {
   const told = JSON.parse(text);
   if (!told.gzip) return told;
-  const bytes = Uint8Array.from(atob(told.gzip), (one) => one.charCodeAt(0));
+  const raw = atob(told.gzip), bytes = new Uint8Array(raw.length);
+  for (let at = 0; at < raw.length; at++) bytes[at] = raw.charCodeAt(at);
   return JSON.parse(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text());
 }
 
@@ -85,7 +86,7 @@ function answer(sweep) {
   const { told } = sweep, first = sweep.trials.find((trial) => trial.rank === 1), found = el("dl", { class: "found" }, told.findings.map(({ about, text }) => [el("dt", {}, about), el("dd", {}, text)]));
   if (!first) return el("section", { class: "answer", "aria-label": "The answer" }, el("p", { class: "value" }, "No usable trial yet"), found);
   const ties = sweep.trials.filter((trial) => trial.tied_with_first), link = (trial, text) => el("button", { type: "button", class: "link", onclick: () => openDetail(trial) }, text || trial.trial);
-  const pair = (name, ...value) => [el("dt", {}, name), el("dd", {}, value)], command = told.promote.slice(0, told.promote.lastIndexOf("TRIAL")) + (told.quoted[first.trial] || first.trial);
+  const pair = (name, ...value) => [el("dt", {}, name), el("dd", {}, value)];
   const guess = sweep.guess, untrained = Object.entries(told.floor.untrained || {}).map(([size, metrics]) => `${size} ${score(metrics[told.metric])}`);
   return el("section", { class: "answer", "aria-label": "The answer" },
     el("div", {},
@@ -93,6 +94,7 @@ function answer(sweep) {
       el("div", { class: "value" }, score(first.metric), known(first.standard_error) ? el("small", {}, ` ± ${score(first.standard_error)}`) : null, el("small", {}, ` ${told.metric}`)),
       el("dl", { class: "pairs" },
         pair("reached at", `${amount(sweep, first.fidelity)}${first.rung ? `, rung ${first.rung} of ${told.levels.length}` : ""}`),
+        first.repeats ? pair("seeds", `mean of ${first.repeats + 1}${known(first.seed_sd) ? `, ± ${score(first.seed_sd)} between seeds` : ""}`) : null,
         known(first.expected) && first.expected_sd ? pair("expected at the end", `${score(first.expected)} ± ${score(first.expected_sd)}`) : null,
         Object.entries(first.metrics).filter(([name]) => name.startsWith("eval_") && name !== told.metric).map(([name, value]) => pair(name, `${score(value)}${known((first.standard_errors || {})[name]) ? ` ± ${score(first.standard_errors[name])}` : ""}`)),
         known(guess) ? pair("guessing", score(guess)) : null,
@@ -101,7 +103,7 @@ function answer(sweep) {
           : pair("can't be told apart", ties.length ? [...ties.slice(0, 6).flatMap((trial, at) => [at ? ", " : "", link(trial)]), ties.length > 6 ? ` and ${ties.length - 6} more` : ""] : "none"),
         pair("cost of the trial", `${seconds(first.gpu_seconds)} GPU seconds${known(first.dollars) ? `, ${money(first.dollars)}` : ""}`),
         pair("cost of the sweep", `${seconds(told.gpu_seconds)} GPU seconds${told.dollars === null ? "" : `, ${money(told.dollars)}`}`)),
-      commandLine(command)),
+      commandLine(commandOf(told, "promote", first))),
     found);
 }
 

@@ -13,6 +13,7 @@ function columnsOf(sweep) {
   add("ranking", "trial", "trial", (trial) => trial.trial, null, { row: true });
   add("metrics", "metric", told.metric, (trial) => trial.metric, score, { number: true, down: told.goal === "maximize" });
   if (has("standard_error")) add("metrics", "standard_error", "±", (trial) => trial.standard_error, (value) => (known(value) ? score(value) : ""), { number: true, label: "standard error" });
+  if (sweep.trials.some(seedsOf)) add("metrics", "seeds", "seeds", (trial) => seedsOf(trial) || null, (_, trial) => seedsOf(trial), { label: "seeds in the mean ± the standard deviation between them" });
   if (has("difference_to_first")) {
     add("metrics", "difference_to_first", "to the first", (trial) => (trial.difference_to_first || [null])[0], (_, trial) =>
       (trial.difference_to_first ? trial.difference_to_first.map((one) => (one > 0 ? "+" : "") + score(one)).join(" … ") : ""), { number: true, shown: false, label: "difference to the first, 95 %" });
@@ -159,6 +160,7 @@ function tableSection(sweep) {
   fillHead();
   fill();
   const explained = ["★ no other trial beats it in both the metric and GPU seconds", ...(sweep.trials.some((trial) => known(trial.standard_error)) ? ["± standard error over the validation rows"] : []),
+    ...(sweep.trials.some((trial) => trial.repeats) ? ["With several seeds, the metric is their mean"] : []),
     ...(sweep.trials.some((trial) => trial.tied_with_first) ? ["≈ can't be told apart from the first (paired, 95 %, corrected for the number of trials)"] : [])];
   return el("section", { id: "trials" }, el("h2", {}, "Trials"), el("div", { class: "tools" }, search, state, size, counts), chooser, box, more,
     el("p", { class: "soft" }, `Ranked ${sweep.told.ranked}. ${explained.join(". ")}. ${MISSING} in a setting's column: the parameter does not exist in that trial.`), live);
@@ -203,13 +205,13 @@ function explain(event, sweep) {
 function openDetail(trial) {
   const sweep = page.sweeps.find((one) => one.trials[trial.index] === trial), { told } = sweep, panel = document.getElementById("detail"), pair = (name, value) => (known(value) && value !== "" ? [el("dt", {}, name), el("dd", {}, value)] : []);
   const errors = trial.standard_errors || {}, numbers = Object.entries(trial.metrics || {}).filter(([name]) => name !== told.metric);
-  const command = told.promote.slice(0, told.promote.lastIndexOf("TRIAL")) + (told.quoted[trial.trial] || trial.trial);
   const settings = sweep.settings(trial), curve = el("div", { class: "plot" }), error = told.errors[trial.trial] || trial.error;
   panel.replaceChildren(
     el("header", {}, el("div", {}, el("h2", { id: "detail-title" }, trial.trial), el("p", { class: "soft" }, `${trial.size} · ${trial.method}${known(trial.rate) ? ` · lr ${brief(trial.rate)}` : ""}`)), el("button", { type: "button", onclick: () => panel.close(), autofocus: true }, "Close")),
     el("dl", { class: "pairs" },
       pair("rank", trial.rank ? `${trial.rank} of ${sweep.trials.filter((one) => one.rank).length}${trial.tied_with_first ? ", can't be told apart from the first" : ""}` : "none"),
       pair(told.metric, known(trial.metric) ? `${full(trial.metric)}${known(trial.standard_error) ? ` ± ${full(trial.standard_error)}` : ""}` : null),
+      pair("seeds", trial.repeats ? `mean of ${trial.repeats + 1}${known(trial.seed_sd) ? `; standard deviation between seeds ${full(trial.seed_sd)}` : ""}` : known(trial.repeat_of) ? `trains ${trial.repeat_of} again` : null),
       pair("less the first's", trial.difference_to_first ? `${trial.difference_to_first.map(full).join(" … ")} (95 %, paired)` : null),
       pair("expected at the end", trial.expected_sd ? `${full(trial.expected)} ± ${full(trial.expected_sd)}` : null),
       numbers.map(([name, value]) => pair(name, known(value) ? `${full(value)}${known(errors[name]) ? ` ± ${full(errors[name])}` : ""}` : null)),
@@ -218,7 +220,8 @@ function openDetail(trial) {
       pair("GPU seconds", known(trial.gpu_seconds) ? `${full(trial.gpu_seconds)} on ${counted(settings.num_gpus || 1, "GPU")}` : null), pair("dollars", known(trial.dollars) ? full(trial.dollars) : null),
       pair("wall seconds", known(trial.wall_seconds) ? full(trial.wall_seconds) : null), pair("tokens", known(trial.tokens) ? full(trial.tokens) : null), pair("FLOPs", known(trial.flops) ? full(trial.flops) : null)),
     ...(error ? [el("h3", {}, "Error"), el("pre", { tabindex: 0 }, error), trial.traceback ? el("p", { class: "soft" }, `Traceback: ${told.run || "RUN_DIR"}/${trial.traceback}`) : null] : []),
-    el("h3", {}, "Promote it"), commandLine(command),
+    ...(trial.points.length ? [el("h3", {}, "Promote it"), commandLine(commandOf(told, "promote", trial))] : []),
+    el("h3", {}, "Train it by hand, with its log on the screen"), commandLine(commandOf(told, "run", trial)),
     ...(trial.points.length ? [el("h3", {}, `${told.metric} at each report`), curve] : []),
     ...(trial.groups.length ? [el("h3", {}, "Layer groups that train"), el("p", {}, thaws(sweep, trial))] : []),
     el("h3", {}, "Settings"), el("p", { class: "soft" }, "Bold: drawn by the search."),
@@ -230,8 +233,20 @@ function openDetail(trial) {
     const [low, high] = padded(...extent(trial.points.map(([, value]) => value)), false, 0.1), frame = plot(curve, { height: 170, x: { low: 0, high: told.max_t, title: told.unit, format: count }, y: { low, high }, label: `${told.metric} of ${trial.trial}` });
     const at = trial.points.map(([x, y]) => [frame.across(x), frame.up(y)]);
     frame.layer.append(line(at, "var(--good)", { "stroke-width": 2 }), dots(at, "var(--good)", 6, 1));
-    hoverable(frame, trial.points.map(([x, y], n) => [...at[n], `${score(y)} at ${amount(sweep, x)}`, null]));
+    hoverable(frame, trial.points.map(([x, y], n) => [...at[n], () => `${score(y)} at ${amount(sweep, x)}`, null]));
   }
+}
+
+/** The command line for one trial. */
+function commandOf(told, name, trial) {
+  const line = told.commands[name];
+  return line.slice(0, line.lastIndexOf("TRIAL")) + (told.quoted[trial.trial] || trial.trial);
+}
+
+/** The trainings with other seeds: how many are in the mean, and how far they lie apart; or the trial that this one trains again. */
+function seedsOf(trial) {
+  if (known(trial.repeat_of)) return `again ${trial.repeat_of}`;
+  return trial.repeats ? `${trial.repeats + 1}${known(trial.seed_sd) ? ` ± ${score(trial.seed_sd)}` : ""}` : "";
 }
 
 function thaws(sweep, trial) {
