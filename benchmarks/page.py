@@ -4,8 +4,8 @@
 
 Writes a run folder with the space of `sweeps/quickstart.yaml`, every state of a trial and the numbers of 600 validation rows for
 each evaluation, then the page. Prints the page's megabytes, the CPU seconds from the record to the page and, with a Chromium, the
-milliseconds until its script has run (`script_ms`) and the first frame is there (`first_frame_ms`), and those that a click on each
-of six columns takes to sort the table and to lay it out (`sorts_ms`).
+milliseconds until its script has run (`script_ms`), until the first frame is there (`first_frame_ms`), and for a click on each of six
+columns, the sort and the layout of the table (`sorts_ms`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from scalesweep.spec.space import Parameter
 SWEEP = Path(__file__).parents[1] / "sweeps" / "quickstart.yaml"
 SIZES = {"L4": 19_163_136, "L5": 20_937_984, "L6": 22_712_832}
 ROWS = 600
+VISITS = 3  # of the browser; the least time of each counts, because other processes only ever add to it
 START = 1_700_000_000.0
 METRICS = ("eval_loss", "eval_accuracy", "eval_f1_macro", "eval_matthews")
 
@@ -163,14 +164,20 @@ CLICKS = """<script>addEventListener("load", () => { const wait = setInterval(()
   if (!ready) return;
   clearInterval(wait);
   requestAnimationFrame(() => setTimeout(() => {
-    const told = { first_frame: performance.now(), script: Number(ready), sorts: [] };
-    for (const key of ["metric", "learning_rate", "method", "gpu_seconds", "rank", "trial"]) {
-      const began = performance.now();
-      document.querySelector(`#trials button[data-key="${key}"]`).click();
-      document.querySelector("#trials table").getBoundingClientRect();
-      told.sorts.push(performance.now() - began);
-    }
-    fetch("/told", { method: "POST", body: JSON.stringify(told) });
+    const told = { script: Number(ready), first_frame: performance.now(), sorts: [] };
+    setTimeout(() => {
+      for (const key of ["metric", "learning_rate", "method", "gpu_seconds", "rank", "trial"]) {
+        const rounds = [];
+        for (let round = 0; round < 5; round++) {
+          const began = performance.now();
+          document.querySelector(`#trials button[data-key="${key}"]`).click();
+          document.querySelector("#trials table").getBoundingClientRect();
+          rounds.push(performance.now() - began);
+        }
+        told.sorts.push(Math.min(...rounds));
+      }
+      fetch("/told", { method: "POST", body: JSON.stringify(told) });
+    }, 1000);
   }));
 }, 5); });</script>"""
 
@@ -224,7 +231,9 @@ def main() -> None:
         spent = time.process_time() - began
         figures: dict[str, Any] = {"trials": given.trials, "megabytes": page.stat().st_size / 1e6, "cpu_seconds": spent}
         if given.browser:
-            figures |= {f"{name}_ms": value for name, value in in_browser(page, given.browser).items()}
+            visits = [in_browser(page, given.browser) for _ in range(VISITS)]
+            figures |= {f"{name}_ms": round(min(visit[name] for visit in visits)) for name in ("script", "first_frame")}
+            figures["sorts_ms"] = [round(min(times)) for times in zip(*(visit["sorts"] for visit in visits), strict=True)]
     print(json.dumps(figures))
 
 

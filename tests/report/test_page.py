@@ -102,6 +102,7 @@ def test_every_number_is_that_of_the_leaderboard(run_dir: Path) -> None:
     data = embedded((run_dir / "page.html").read_text())
     board = json.loads(run("leaderboard", run_dir, "--json").stdout)
     assert [sweep["name"] for sweep in data["sweeps"]] == ["quick", "quick"]
+    assert data["unlike"] == []
     told = data["sweeps"][0]
     assert unpacked(told["trials"]) == [without_none(row) for row in board["trials"]]
     assert len(board["trials"]) == len(TRIALS)

@@ -151,7 +151,7 @@ def _legend(
         )
     found.append(ranked)
     if len(records) > 1:
-        found += list(_unlike(records))
+        found += list(unlike(records))
     elif first.manifest.spec.get("early_terminate", {}).get("survival") == "pareto" and (area := hypervolume(first)):
         found.append(f"Front of {first.metric} and GPU seconds: {len(pareto_front(first))} ★, hypervolume {area:.4g}.")
     same = [f"{one.column.key} {one.cells[0]}" for one in common if one.cells and one.cells[0] not in ("", words.MISSING)]
@@ -171,7 +171,7 @@ def _direction(record: Record, sort: str) -> str:
     return "highest" if downwards(record, sort) else "lowest"
 
 
-def _unlike(records: Sequence[Record]) -> Iterator[str]:
+def unlike(records: Sequence[Record]) -> Iterator[str]:
     """The differences between sweeps that keep their values from being compared."""
     data = {record.manifest.get("data", {}).get("fingerprint") for record in records}
     splits = {

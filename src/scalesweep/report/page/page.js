@@ -60,7 +60,7 @@ function stateOf(told) {
 }
 
 /** Several sweeps side by side. */
-function comparison() {
+function comparison(told) {
   const { sweeps } = page, best = (sweep) => sweep.trials.find((trial) => trial.rank === 1);
   const lines = [
     ["best", (sweep) => { const trial = best(sweep); return trial ? el("button", { type: "button", class: "link", onclick: () => openDetail(trial) }, trial.trial) : MISSING; }],
@@ -79,7 +79,8 @@ function comparison() {
   return el("section", {}, el("h2", {}, "Side by side"), el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Sweeps side by side" }, el("table", { class: "compare" },
     el("thead", {}, el("tr", {}, el("th", {}, ""), sweeps.map((sweep) => el("th", { scope: "col" }, el("span", { class: "clip" }, sweep.label))))),
     el("tbody", {}, lines.map(([name, of]) => el("tr", {}, el("th", { scope: "row" }, name), sweeps.map((sweep) => el("td", {}, of(sweep)))))))),
-  metrics.size > 1 ? el("p", { class: "soft" }, `The sweeps judge by other metrics (${[...metrics].join(", ")}), so their values can't be compared.`) : null);
+  metrics.size > 1 ? el("p", { class: "soft" }, `The sweeps judge by other metrics (${[...metrics].join(", ")}), so their values can't be compared.`) : null,
+  told.unlike.map((text) => el("p", { class: "soft" }, text)));
 }
 
 function answer(sweep) {
@@ -156,7 +157,7 @@ function render(told) {
   const shownFigures = figures(sweep).map((one) => figure(one.title, one.draw, one, sweep));
   const learntFigures = [learnt(sweep), ...lessons(sweep).map((one) => figure(one.title, one.draw, one, sweep))].filter(Boolean);
   document.getElementById("main").replaceChildren(...[
-    page.sweeps.length > 1 ? comparison() : null, answer(sweep),
+    page.sweeps.length > 1 ? comparison(told) : null, answer(sweep),
     learntFigures.length ? el("section", {}, el("h2", {}, "What was learnt"), el("div", { class: "charts" }, learntFigures)) : null,
     shownFigures.length ? el("section", {}, el("h2", {}, "Charts"), el("div", { class: "charts" }, shownFigures)) : null,
     tableSection(sweep),

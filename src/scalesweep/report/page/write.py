@@ -21,6 +21,7 @@ from typing import Any
 from scalesweep.errors import UserError
 from scalesweep.record import Record
 from scalesweep.record.store import encode, write_atomic
+from scalesweep.report.board import unlike
 from scalesweep.report.page.data import page_data
 from scalesweep.storage import UrlPath
 
@@ -58,6 +59,7 @@ def page_json(records: Sequence[Record], refresh_seconds: float | None = None) -
     data: dict[str, Any] = {
         "written": time.time(),
         "refresh_seconds": refresh_seconds,
+        "unlike": list(unlike(records)),
         "sweeps": [page_data(record) for record in records],
     }
     try:
