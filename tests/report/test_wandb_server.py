@@ -22,7 +22,7 @@ from records import START, make_events, make_record
 from scalesweep.record import Record, read_record
 from scalesweep.record.store import encode
 from scalesweep.record.table import columns, entries, flat
-from scalesweep.report.wandb import content
+from scalesweep.report.wandb import content, ids
 from scalesweep.report.wandb.tracker import WandbTracker
 from wandb_files import write_run
 from wandb_server import ENTITY, Fault, WandbServer
@@ -87,7 +87,7 @@ def publish(run_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def check_complete(server: WandbServer, record: Record) -> None:
     """Every run is there once, with every row once, and says what the leaderboard says."""
     runs, board = server.named(), entries(record, None)
-    assert set(runs) == {*record.trials, content.SWEEP}
+    assert set(runs) == {*record.trials, ids.SWEEP}
     for entry in board:
         run, trial = runs[entry["trial"]], record.trials[entry["trial"]]
         assert run.steps == list(range(len(trial.reports)))
@@ -97,23 +97,23 @@ def check_complete(server: WandbServer, record: Record) -> None:
             key: entry[key] for key in content.RANKED
         }
         assert run.exit_code is not None
-    sweep = runs[content.SWEEP]
+    sweep = runs[ids.SWEEP]
     assert sweep.steps == sorted(set(sweep.steps))
-    assert len(sweep.steps) == 9
+    assert len(sweep.steps) == 10  # one for each end of a trial, and the charts
     assert sweep.summary["best_trial"] == "t0001"
     check_board(server, record)
 
 
 def check_board(server: WandbServer, record: Record) -> None:
     """The table in the sweep's run is the leaderboard, with a link to each run."""
-    sweep = server.named()[content.SWEEP]
+    sweep = server.named()[ids.SWEEP]
     table = json.loads(sweep.files[sweep.summary["leaderboard"]["path"]])
     names = [name for name in columns(record) if name != "traceback"]
     assert table["columns"] == [*names, "run"]
     expected = [
         [
             *(flat(entry).get(name) for name in names),
-            f"{server.url}/{ENTITY}/tests/runs/{content.run_id(record, entry['trial'])}",
+            f"{server.url}/{ENTITY}/tests/runs/{ids.run_id(record, entry['trial'])}",
         ]
         for entry in entries(record, None)
     ]
@@ -203,7 +203,7 @@ def test_a_healthy_server_has_every_run_when_the_sweep_ends(tmp_path: Path, monk
         run_dir.rename(moved)
         assert not problems(play(moved, [*resumed, *EVENTS[half:]]))
         check_complete(server, read_record(moved))
-        ranks = {name: run.summary.get("rank") for name, run in server.named().items() if name != content.SWEEP}
+        ranks = {name: run.summary.get("rank") for name, run in server.named().items() if name != ids.SWEEP}
         board = [entry["trial"] for entry in entries(read_record(moved), None) if entry["rank"]]
         assert sorted(filter(ranks.get, ranks), key=ranks.__getitem__) == board
         before = sum(server.operations.values())

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from scalesweep.record import Record, Report, State, Trial
 from scalesweep.record.prices import paid_in_all
-from scalesweep.record.table import ERROR_OF, Entry, columns, flat
+from scalesweep.record.table import ERROR_OF, Entry
 from scalesweep.report import words
 from scalesweep.report.standing import Standing
 from scalesweep.report.wandb import plain
+from scalesweep.report.wandb.boards import Board, boards, files
+from scalesweep.report.wandb.ids import SWEEP, group, run_id, settings
 
-SWEEP = "sweep"  # the last part of the id of the sweep's run; trials have their names
 DIGEST = "record_digest"  # key of the summary: what the settings of the run were made from
 SPACING = 10  # between the steps of two rows of the sweep's run; what is drawn goes between them
 # Fields of the leaderboard in a trial's summary, by their names there.
@@ -33,19 +33,12 @@ COSTS = ("step", "tokens", "flops", "wall_seconds", "gpu_seconds")
 
 
 @dataclass(frozen=True)
-class Board:
-    """A table of trials: names of columns, and a row for each trial after the id of the trial's run."""
-
-    columns: list[str]
-    rows: list[tuple[str, list[Any]]]
-
-
-@dataclass(frozen=True)
 class RunContent:
     """Everything that one run of W&B holds.
 
     `axes` are the metrics against which others are drawn: each metric's own, and that of all others under `*`. `best` says for a
-    metric whether its least or its greatest value is kept. `exit_code` is None while the run goes on.
+    metric whether its least or its greatest value is kept. `exit_code` is None while the run goes on. `files` become an artifact
+    when the run is finished.
     """
 
     id: str
@@ -61,13 +54,14 @@ class RunContent:
     best: dict[str, str] = field(default_factory=dict)
     exit_code: int | None = None
     boards: dict[str, Board] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """A hash of what only opening the run anew can change."""
-        boards = {name: [board.columns, board.rows] for name, board in self.boards.items()}
-        settings = [self.name, self.group, self.notes, self.tags, self.config, self.exit_code, boards]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        told = [self.name, self.group, self.notes, self.tags, self.config, self.exit_code, self.files]
+        told.append({name: [board.columns, board.rows] for name, board in self.boards.items()})
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
     def told(self) -> dict[str, Any]:
@@ -75,25 +69,8 @@ class RunContent:
         return {**self.summary, DIGEST: self.digest}
 
 
-def run_id(record: Record, name: str) -> str:
-    """An id that is equal in all sessions of a sweep, so that each one continues the same runs."""
-    return re.sub(r"[^A-Za-z0-9_-]", "-", f"{record.manifest.id[:16]}-{name}")
-
-
-def group(record: Record) -> str:
-    """The group of a sweep's runs. It names one sweep, also where two have one name."""
-    return f"{plain.line(record.manifest.name, 100)} ({record.manifest.id[:8]})"
-
-
-def project(record: Record) -> tuple[str, str | None]:
-    """The project and the entity. `publish` also sends sweeps that had no tracking."""
-    spec = record.manifest.spec.get("tracking", {}).get("wandb") or {}
-    return spec.get("project") or "scalesweep", spec.get("entity")
-
-
 def _tags(record: Record, own: Iterable[Any] = ()) -> list[str]:
-    spec = record.manifest.spec.get("tracking", {}).get("wandb") or {}
-    tags = [plain.line(tag, plain.TAG_LENGTH) for tag in (*own, *spec.get("tags", ()))]
+    tags = [plain.line(tag, plain.TAG_LENGTH) for tag in (*own, *settings(record)["tags"])]
     return [tag for tag in dict.fromkeys(tags) if tag]
 
 
@@ -189,8 +166,9 @@ def _rows(reports: Iterable[Report]) -> Iterable[dict[str, Any]]:
 # ---- the sweep -------------------------------------------------------------------------------------------------------------------
 
 
-def sweep_run(record: Record, board: list[Entry], rows: list[dict[str, Any]], over: bool) -> RunContent:
-    """The run of the sweep. `board` are the entries of all trials, and `rows` those of `sweep_rows`."""
+def sweep_run(record: Record, board: list[Entry], events: Sequence[Mapping[str, Any]], over: bool) -> RunContent:
+    """The run of the sweep. `board` are the entries of all trials, and `events` those that made the record."""
+    rows = sweep_rows(record, events)
     manifest, spec = record.manifest, record.manifest.spec
     kept = ("metric", "time_attr", "max_t", "rungs", "seeds", "versions")
     config = {key: manifest.get(key) for key in kept}
@@ -214,15 +192,9 @@ def sweep_run(record: Record, board: list[Entry], rows: list[dict[str, Any]], ov
         summary=plain.value({**last, "status": record.status, "ended_reason": record.ended_reason}),
         axes={"*": "elapsed_seconds", "best": "gpu_hours", "best_by_dollars": "dollars"},
         exit_code=0 if ended else 1 if over else None,
-        boards={"leaderboard": leaderboard(record, board)},
+        boards=boards(record, board),
+        files=files(record, events) if ended or over else {},
     )
-
-
-def leaderboard(record: Record, board: list[Entry]) -> Board:
-    """The leaderboard as `leaderboard --csv` has it."""
-    names = [name for name in columns(record) if name != "traceback"]  # a file of the run folder
-    rows = [(run_id(record, entry["trial"]), flat(entry)) for entry in board]
-    return Board(names, [(there, [plain.value(row.get(name)) for name in names]) for there, row in rows])
 
 
 def sweep_rows(record: Record, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from scalesweep.errors import OutsideError, UserError, command, counted
 from scalesweep.record import Record
 from scalesweep.record.schema import replay
 from scalesweep.record.store import events_path, read_events, read_manifest
-from scalesweep.report.wandb.content import sweep_rows
 from scalesweep.report.wandb.publisher import Publisher
 from scalesweep.report.wandb.server import ServerError
 from scalesweep.report.wandb.uploader import log_in
@@ -56,7 +55,7 @@ def publish(run_dir: Path | UrlPath, offline: bool, finish: Finish, say: Say) ->
         UserError: no run folder, not logged in, or another process publishes it.
         OutsideError: the server failed.
     """
-    record, rows = _read(run_dir, finish)
+    record, events = _read(run_dir, finish)
     folder = working_folder(run_dir)
     with _alone(folder, 0.0) as held:
         if not held:
@@ -68,7 +67,7 @@ def publish(run_dir: Path | UrlPath, offline: bool, finish: Finish, say: Say) ->
             raise UserError("not logged in to W&B", hint)
         publisher = Publisher(record, folder, server, say)
         try:
-            publisher.update(record, rows, over=True)
+            publisher.update(record, events, over=True)
         except ServerError as error:
             hint = f"`{command('publish', run_dir)}` sends the rest when the server is back"
             raise OutsideError(f"W&B: {error}", hint) from None
@@ -122,9 +121,9 @@ class _Follower:
         return max(poll, (time.process_time() - begun) / SHARE)
 
     def _update(self, over: bool) -> None:
-        record, rows = _read(self._run_dir, self._finish)
+        record, events = _read(self._run_dir, self._finish)
         try:
-            self._publisher.update(record, rows, over)
+            self._publisher.update(record, events, over)
         except ServerError as error:
             if not over and not self._trouble:
                 self._say(
@@ -152,7 +151,7 @@ def _read(run_dir: Path | UrlPath, finish: Finish) -> tuple[Record, list[dict[st
     manifest, events = read_manifest(run_dir), read_events(run_dir)
     record = replay(manifest, events)
     record.folder = run_dir
-    return finish(record), sweep_rows(record, events)
+    return finish(record), events
 
 
 def _ended(seconds: float) -> bool:

@@ -7,7 +7,7 @@ fail at any time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,8 @@ from typing import Any
 
 from scalesweep.record import Record, Trial
 from scalesweep.record.table import Entry, entries
-from scalesweep.report.wandb.content import DIGEST, RunContent, project, sweep_run, trial_run
+from scalesweep.report.wandb.content import DIGEST, RunContent, sweep_run, trial_run
+from scalesweep.report.wandb.ids import settings
 from scalesweep.report.wandb.server import ServedRun, Server, ServerError
 from scalesweep.report.wandb.uploader import Uploader
 
@@ -26,6 +27,7 @@ RECHECK_SECONDS = 3.0  # after which the server is asked again whether it is the
 AT_ONCE = 8  # runs that are written at the same time
 
 Say = Callable[[str], None]
+Events = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Publisher:
     """W&B's view of one sweep. `server` is None if the runs go to files under `folder`."""
 
     def __init__(self, record: Record, folder: Path, server: Server | None, say: Say) -> None:
-        self._project, self._entity = project(record)
+        self._project, self._entity = settings(record)["project"], settings(record)["entity"]
         self._folder, self._server, self._say = folder, server, say
         self._uploader = self._new_uploader()
         self._sent: dict[str, _Sent] = {}
@@ -56,11 +58,11 @@ class Publisher:
         """Runs that are not known to be complete."""
         return self.total - len(self._sent)
 
-    def update(self, record: Record, rows: list[dict[str, Any]], over: bool) -> None:
+    def update(self, record: Record, events: Events, over: bool) -> None:
         """Bring all runs up to the record. While the sweep runs, ranks and the sweep's own run follow at intervals.
 
         Args:
-            rows: of the sweep's run, from `sweep_rows`.
+            events: those that made the record.
             over: no process works on the sweep, so all runs are finished.
 
         Raises:
@@ -68,12 +70,12 @@ class Publisher:
         """
         self.total = len(record.trials) + 1
         try:
-            self._update(record, rows, over)
+            self._update(record, events, over)
         except ServerError:
             self._forget()
             raise
 
-    def _update(self, record: Record, rows: list[dict[str, Any]], over: bool) -> None:
+    def _update(self, record: Record, events: Events, over: bool) -> None:
         begun = time.monotonic()
         refreshes = over or begun >= self._next_refresh
         board = entries(record, None)
@@ -83,7 +85,7 @@ class Publisher:
             if self._lags(record.trials[entry["trial"]], entry, over, refreshes)
         )
         if refreshes and (self._server is not None or over):
-            self._work([partial(self._sweep, record, board, rows, over)])
+            self._work([partial(self._sweep, record, board, events, over)])
         if refreshes:
             now = time.monotonic()
             self._next_refresh = now + max(REFRESH_SECONDS, (now - begun) / SHARE)
@@ -102,8 +104,8 @@ class Publisher:
         self._write(trial_run(record, trial, entry, over))
         self._sent[trial.name] = _Sent(_state(trial, over), entry)
 
-    def _sweep(self, record: Record, board: list[Entry], rows: list[dict[str, Any]], over: bool) -> None:
-        self._write(sweep_run(record, board, rows, over))
+    def _sweep(self, record: Record, board: list[Entry], events: Events, over: bool) -> None:
+        self._write(sweep_run(record, board, events, over))
         if over:
             self._sent[""] = _Sent((), {})
 
@@ -113,7 +115,7 @@ class Publisher:
                 if self._uploader.has(run):
                     return
             elif self._server.answers and (there := self._server.run(self._project, self._entity, run.id)) is not None:
-                if there.rows > len(run.rows):
+                if there.rows > len(run.rows) and run.job_type == "trial":
                     self._say(_repeated(run, there))
                 if there.ended and there.rows >= len(run.rows) and there.summary.get(DIGEST) == run.digest:
                     self._change(there, run.told)

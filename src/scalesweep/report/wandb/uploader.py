@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from scalesweep.errors import first_line
-from scalesweep.report.wandb.content import Board, RunContent
+from scalesweep.report.wandb.boards import Board
+from scalesweep.report.wandb.content import SPACING, RunContent
 from scalesweep.report.wandb.server import Server, ServerError
 
 INIT_SECONDS = 60.0
@@ -72,9 +73,15 @@ class Uploader:
             handle.notes, handle.name = run.notes, run.name
         handle.summary.update(run.told)
         if before is None or before.boards != run.boards:
-            handle.summary.update({name: _table(board, handle.project_url) for name, board in run.boards.items()})
+            tables = {name: _table(board, handle.project_url) for name, board in run.boards.items()}
+            handle.summary.update(tables)
         self._open[run.id] = (handle, len(run.rows), run)
         if run.exit_code is not None:
+            charts = {f"charts/{name}": _chart(name, board) for name, board in run.boards.items() if board.chart}
+            if charts:
+                handle.log(charts, step=(run.rows[-1][0] if run.rows else 0) + SPACING // 2, commit=True)
+            if run.files:
+                _keep(handle, run)
             del self._open[run.id]
             handle.finish(exit_code=run.exit_code)
             if self._offline:
@@ -183,9 +190,30 @@ def _table(board: Board, project_url: str | None) -> Any:
     import wandb
 
     wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(board.rows))  # wandb's documented way to more rows
-    links = [f"{project_url}/runs/{run_id}" if project_url else run_id for run_id, _ in board.rows]
-    data = [[*row, link] for (_, row), link in zip(board.rows, links, strict=True)]
+    if board.runs is None:
+        return wandb.Table(columns=board.columns, data=board.rows, allow_mixed_types=True)
+    links = [f"{project_url}/runs/{run_id}" if project_url else run_id for run_id in board.runs]
+    data = [[*row, link] for row, link in zip(board.rows, links, strict=True)]
     return wandb.Table(columns=[*board.columns, "run"], data=data, allow_mixed_types=True)
+
+
+def _chart(name: str, board: Board) -> Any:
+    import wandb
+
+    assert board.chart is not None
+    kind, x, y = board.chart
+    draw = {"bar": wandb.plot.bar, "scatter": wandb.plot.scatter}[kind]
+    return draw(wandb.Table(columns=board.columns, data=board.rows, allow_mixed_types=True), x, y, title=name.replace("_", " "))
+
+
+def _keep(handle: Any, run: RunContent) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(run.id, type="sweep", description="sweep file, search space and record")
+    for name, text in run.files.items():
+        with artifact.new_file(name, encoding="utf-8") as file:
+            file.write(text)
+    handle.log_artifact(artifact)
 
 
 def _reason(error: BaseException) -> str:
