@@ -97,6 +97,29 @@ def read_runs(wandb_dir: Path) -> list[WandbRun]:
     return [read_run(path) for path in files]
 
 
+def write_promotion(run_dir: Path, trial: str) -> Path:
+    """A promoted model in a run folder, as far as its W&B run reads it."""
+    model = run_dir / "promoted" / trial
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "config.json").write_text(json.dumps({"_name_or_path": "/home/me/models/minilm", "layers": 6}))
+    final = {"config": {"model_size": "L6", "learning_rate": 1.2e-4, "unfreezing": "full"}, "train_on": ["train"]}
+    final |= {"length": "as in the sweep", "steps": 360, "tokens": 460_800, "flops": 1e15, "wall_seconds": 9.0}
+    content = {
+        "sweep": {"name": "quick", "id": make_manifest()["id"], "run_dir": "sweep"},
+        "trial": {"name": trial, "validation": {"eval_loss": 0.44}},
+        "base_model": {"model": "/home/me/models/minilm"},
+        "n_params": 22_713_216,
+        "final_run": final,
+        "test": {"eval_loss": 0.45, "eval_accuracy": 0.77},
+        "test_standard_errors": {"eval_loss": 0.01},
+        "data": {"fingerprint": "f00dfeed"},
+        "test_reads": 1,
+    }
+    (model / "provenance.json").write_text(json.dumps(content))
+    return model
+
+
 def write_run(folder: Path, events: list[dict[str, Any]], **changes: Any) -> Path:
     """A run folder whose record holds the events. Those of a folder that exists follow the ones that it has."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,17 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from records import START, make_events, make_manifest, make_record
+from records import START, make_events, make_manifest, make_record, make_searched
 from scalesweep.errors import UserError
 from scalesweep.record import Record, read_record
 from scalesweep.record.table import columns, entries, flat
 from scalesweep.report.trackers import TRACKERS, make_trackers
-from scalesweep.report.wandb import content, plain
+from scalesweep.report.wandb import boards, content, plain
+from scalesweep.report.wandb.promoted import promotions
 from scalesweep.report.wandb.publish import publish
 from scalesweep.report.wandb.tracker import WandbTracker, make
-from wandb_files import WandbRun, read_runs, write_run
+from wandb_files import WandbRun, read_runs, write_promotion, write_run
 
 ENDED = {"event": "sweep_ended", "time": START + 200, "reason": "run_cap"}
 SWEEP = "quick"
@@ -136,7 +138,8 @@ def test_the_sweeps_run_holds_the_leaderboard(published: Published) -> None:
         assert {name: row[name] for name in names} == {name: flat(entry).get(name) for name in names}
         assert row["run"] == runs[entry["trial"]].run_id
     assert (sweep.summary["best"], sweep.summary["best_trial"], sweep.summary["ended_reason"]) == (0.44, "t0001", "run_cap")
-    assert [row["trials/running"] for row in sweep.history] == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert [row["trials/running"] for row in sweep.history[:-1]] == [9, 8, 7, 6, 5, 4, 3, 2, 1]  # and the charts
+    assert {name for name in sweep.summary if name in ("rungs", "pareto_front")} == {"rungs", "pareto_front"}
     assert sweep.metrics["*"].step_metric == "elapsed_seconds"
 
 
@@ -200,6 +203,34 @@ def test_a_second_time_changes_nothing_and_a_resumed_sweep_has_one_part_per_run(
     assert [(row["_step"], row["step"]) for row in runs["t0009"].history] == [(0, 40), (1, 80), (2, 120)]
     assert [row["_step"] for row in runs[SWEEP].history] == sorted({row["_step"] for row in runs[SWEEP].history})
     assert len(board_rows(runs[SWEEP])) == 10
+
+
+def test_importance_is_shown_where_the_trials_are_enough_and_rungs_count_who_reached_them() -> None:
+    rng = np.random.default_rng(0)
+    rates = 10 ** rng.uniform(-5, -2, 24)
+    rows = [({"model_size": "L4", "learning_rate": float(rate)}, [0.9, 0.7 + abs(np.log10(rate) + 3) / 9]) for rate in rates]
+    space = {"learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2}}
+    record = make_searched(rows, space)
+    found = boards.boards(record, entries(record, None))
+    assert [row[0] for row in found["importance"].rows] == ["learning_rate"]
+    assert [row[:3] for row in found["rungs"].rows] == [["rung 1", 40, 24], ["rung 2", 120, 24]]
+    few = make_searched(rows[:9], space)
+    assert "importance" not in boards.boards(few, entries(few, None))
+
+
+def test_a_prediction_stands_beside_what_the_final_run_reached(tmp_path: Path) -> None:
+    model = write_promotion(tmp_path, "t0001")
+    record = make_record()
+    told = [promotions(record, tmp_path, entries(record, None))[0].summary]
+    record.expected = {"t0001": (0.43, 0.02)}
+    told += [promotions(record, tmp_path, entries(record, None))[0].summary]
+    keys = ("reached_metric", "predicted_metric", "predicted_sd", "reached_minus_predicted")
+    assert [[summary.get(key) for key in keys] for summary in told] == [
+        [0.45, None, None, None],
+        [0.45, 0.43, 0.02, pytest.approx(0.02)],
+    ]
+    (model / "provenance.json").write_text("{}")
+    assert promotions(record, tmp_path, entries(record, None)) == []
 
 
 def test_a_moved_folder_is_published_anew(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from scalesweep.record.store import encode
 from scalesweep.record.table import columns, entries, flat
 from scalesweep.report.wandb import content, ids
 from scalesweep.report.wandb.tracker import WandbTracker
-from wandb_files import write_run
+from wandb_files import write_promotion, write_run
 from wandb_server import ENTITY, Fault, WandbServer
 
 pytestmark = pytest.mark.wandb_server
@@ -33,6 +33,7 @@ ENDED = {"event": "sweep_ended", "time": START + 200, "reason": "run_cap"}
 EVENTS = [*make_events(), ENDED]
 PACE = 0.03  # seconds between two events of the sweep that is played
 KEY = "5ec2e7" + "0" * 34
+PROMOTION = "0123456789abcdef-promote-t0001"
 LOOP_SECONDS = 0.02  # that the driver may wait for the tracker at an event
 
 
@@ -98,6 +99,7 @@ def check_complete(server: WandbServer, record: Record) -> None:
         }
         assert run.exit_code is not None
     sweep = runs[ids.SWEEP]
+    assert {"rungs", "pareto_front", "charts/rungs_table"} <= sweep.summary.keys()
     assert sweep.steps == sorted(set(sweep.steps))
     assert len(sweep.steps) == 10  # one for each end of a trial, and the charts
     assert sweep.summary["best_trial"] == "t0001"
@@ -217,11 +219,19 @@ def test_a_sweep_without_tracking_is_published_and_files_are_synced_by_wandb(
 ) -> None:
     spec = make_record().manifest.spec
     bare = spec | {"tracking": {"wandb": {"mode": "disabled", "project": "tests", "entity": None, "tags": []}}}
+    bare["tracking"]["wandb"]["log_model"] = True
     run_dir = write_run(tmp_path / "sweep", EVENTS, spec=bare)
+    write_promotion(run_dir, "t0001")
     with WandbServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         assert publish(run_dir).returncode == 0
+        check_promotion(server)
+        rows, artifacts = rows_of(server), len(server.artifacts)
+        assert publish(run_dir).returncode == 0
+        assert (rows_of(server), len(server.artifacts)) == (rows, artifacts)
+        del server.runs[PROMOTION]
         check_complete(server, read_record(run_dir))
+        check_sweep_artifact(server)
     assert publish(run_dir, "--offline").returncode == 0
     files = sorted(map(str, (run_dir / "wandb").glob("offline-run-*")))
     with WandbServer() as server:
@@ -229,6 +239,27 @@ def test_a_sweep_without_tracking_is_published_and_files_are_synced_by_wandb(
         wandb = [sys.executable, "-m", "wandb", "sync", *files]
         assert subprocess.run(wandb, capture_output=True, timeout=100, check=False).returncode == 0
         check_complete_of_sync(server, read_record(run_dir))
+
+
+def check_promotion(server: WandbServer) -> None:
+    """The run of the promoted trial stands beside the sweep, and its model is there without a path of the machine."""
+    run, trial = server.runs[PROMOTION], server.named()["t0001"]
+    assert (run.job_type, run.group, run.name) == ("promote", trial.group, f"promoted {trial.name}")
+    assert (run.summary["test/eval_loss"], run.summary["test/standard_error/eval_loss"]) == (0.45, 0.01)
+    assert (run.summary["validation/eval_loss"], run.summary["trial_rank"]) == (0.44, 1)
+    assert run.settings["trial_run"] == trial.id
+    (model,) = [artifact for artifact in server.artifacts.values() if artifact["artifactTypeName"] == "model"]
+    assert {alias["alias"] for alias in model["aliases"]} == {"latest", "promoted", "t0001"}
+    assert set(model["files"]) == {"model.safetensors", "config.json"}
+    assert json.loads(server.file(model, "config.json")) == {"_name_or_path": "minilm", "layers": 6}
+
+
+def check_sweep_artifact(server: WandbServer) -> None:
+    (kept,) = [artifact for artifact in server.artifacts.values() if artifact["artifactTypeName"] == "sweep"]
+    assert set(kept["files"]) == {"sweep.json", "search_space.json", "record.jsonl"}
+    lines = server.file(kept, "record.jsonl").splitlines()
+    assert [json.loads(line)["event"] for line in lines] == [event["event"] for event in EVENTS]
+    assert not [name for name, content in server.uploads.items() if b"/home/me" in content]
 
 
 def check_complete_of_sync(server: WandbServer, record: Record) -> None:

@@ -22,6 +22,7 @@ from scalesweep.record.provenance import package_versions
 from scalesweep.record.store import encode
 from scalesweep.record.uncertainty import standard_errors
 from scalesweep.report import words
+from scalesweep.report.wandb.tracker import send_promotion
 from scalesweep.spec import TrialConfig, functions, sweep_from_dict
 from scalesweep.spec.adapters import trained_params
 from scalesweep.spec.space import CADENCES
@@ -102,6 +103,7 @@ def promote(
         (work.model / PROVENANCE).write_text(text, encoding="utf-8")
         (work.model / "README.md").write_text(model_card(provenance), encoding="utf-8")
         work.finish()
+    send_promotion(record, output)
     return {**provenance, "output": str(output)}
 
 

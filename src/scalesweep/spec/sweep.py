@@ -433,6 +433,9 @@ class WandbSpec(Strict):
     project: str = Field("scalesweep", description="W&B project")
     entity: str | None = Field(None, description="W&B user or team. Without it, your default one.")
     tags: list[str] = Field(default_factory=list, description="tags that every run gets beside its own")
+    log_model: bool = Field(
+        False, description="upload a promoted model as an artifact, with the aliases `promoted` and its trial"
+    )
 
 
 class TrackingSpec(Strict):

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from scalesweep.record import Record, Report, State, Trial
@@ -38,7 +39,7 @@ class RunContent:
 
     `axes` are the metrics against which others are drawn: each metric's own, and that of all others under `*`. `best` says for a
     metric whether its least or its greatest value is kept. `exit_code` is None while the run goes on. `files` become an artifact
-    when the run is finished.
+    when the run is finished, and the folder `model` another one, with `aliases`.
     """
 
     id: str
@@ -55,11 +56,13 @@ class RunContent:
     exit_code: int | None = None
     boards: dict[str, Board] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    model: Path | None = None
+    aliases: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """A hash of what only opening the run anew can change."""
-        told = [self.name, self.group, self.notes, self.tags, self.config, self.exit_code, self.files]
+        told = [self.name, self.group, self.notes, self.tags, self.config, self.exit_code, self.files, self.model is not None]
         told.append({name: [board.columns, board.rows] for name, board in self.boards.items()})
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -69,9 +72,10 @@ class RunContent:
         return {**self.summary, DIGEST: self.digest}
 
 
-def _tags(record: Record, own: Iterable[Any] = ()) -> list[str]:
-    tags = [plain.line(tag, plain.TAG_LENGTH) for tag in (*own, *settings(record)["tags"])]
-    return [tag for tag in dict.fromkeys(tags) if tag]
+def tags(record: Record, own: Iterable[Any] = ()) -> list[str]:
+    """A run's tags: its own, and those of the sweep file."""
+    found = [plain.line(tag, plain.TAG_LENGTH) for tag in (*own, *settings(record)["tags"])]
+    return [tag for tag in dict.fromkeys(found) if tag]
 
 
 # ---- a trial ---------------------------------------------------------------------------------------------------------------------
@@ -105,7 +109,7 @@ def trial_run(record: Record, trial: Trial, entry: Entry, over: bool) -> RunCont
         group=group(record),
         job_type="trial",
         notes=plain.line(sentence(record, trial, entry, over)),
-        tags=_tags(record, [tag for tag in chosen if tag]),
+        tags=tags(record, [tag for tag in chosen if tag]),
         config=plain.value(config),
         rows=list(enumerate(_rows(trial.reports))),
         summary=trial_summary(trial, entry),
@@ -186,7 +190,7 @@ def sweep_run(record: Record, board: list[Entry], events: Sequence[Mapping[str, 
         group=group(record),
         job_type="sweep",
         notes="",
-        tags=_tags(record),
+        tags=tags(record),
         config=plain.value(config),
         rows=[(place * SPACING, row) for place, row in enumerate(rows)],
         summary=plain.value({**last, "status": record.status, "ended_reason": record.ended_reason}),

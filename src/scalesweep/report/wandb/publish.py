@@ -99,6 +99,24 @@ def follow(run_dir: Path | UrlPath, mode: str, finish: Finish, say: Say) -> None
         os._exit(0)  # threads may wait for a server that failed
 
 
+def send_promotion(run_dir: Path | UrlPath, model: Path, mode: str, finish: Finish, say: Say) -> None:
+    """Write the run of a promoted model, beside the sweep that chose it."""
+    folder = working_folder(run_dir)
+    record, _ = _read(run_dir, finish)
+    again = command("publish", run_dir)
+    with _alone(folder, CLOSE_SECONDS) as held:
+        server = log_in(mode, folder, say) if held else None
+        publisher = Publisher(record, folder, server, say)
+        try:
+            if held:
+                publisher.promoted(record, model)
+        except ServerError as error:
+            say(f"W&B: {error}; `{again}` sends the promotion")
+            sys.stdout.flush()
+            os._exit(0)  # threads may wait for a server that failed
+        publisher.close()
+
+
 class _Follower:
     def __init__(self, run_dir: Path | UrlPath, folder: Path, server: Any, finish: Finish, say: Say) -> None:
         self._run_dir, self._folder, self._finish, self._say, self._server = run_dir, folder, finish, say, server

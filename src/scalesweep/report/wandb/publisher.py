@@ -18,6 +18,7 @@ from scalesweep.record import Record, Trial
 from scalesweep.record.table import Entry, entries
 from scalesweep.report.wandb.content import DIGEST, RunContent, sweep_run, trial_run
 from scalesweep.report.wandb.ids import settings
+from scalesweep.report.wandb.promoted import promotion_run, promotions, read_provenance
 from scalesweep.report.wandb.server import ServedRun, Server, ServerError
 from scalesweep.report.wandb.uploader import Uploader
 
@@ -75,6 +76,15 @@ class Publisher:
             self._forget()
             raise
 
+    def promoted(self, record: Record, model: Path) -> None:
+        """Write the run of one promoted model.
+
+        Raises:
+            ServerError: the server failed.
+        """
+        if provenance := read_provenance(model):
+            self._work([partial(self._write, promotion_run(record, provenance, model, entries(record, None)))])
+
     def _update(self, record: Record, events: Events, over: bool) -> None:
         begun = time.monotonic()
         refreshes = over or begun >= self._next_refresh
@@ -86,6 +96,8 @@ class Publisher:
         )
         if refreshes and (self._server is not None or over):
             self._work([partial(self._sweep, record, board, events, over)])
+        if over:
+            self._work([partial(self._write, run) for run in promotions(record, self._folder, board)])
         if refreshes:
             now = time.monotonic()
             self._next_refresh = now + max(REFRESH_SECONDS, (now - begun) / SHARE)

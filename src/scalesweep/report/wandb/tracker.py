@@ -18,31 +18,47 @@ from typing import IO, Any, TextIO
 import scalesweep
 from scalesweep.errors import command
 from scalesweep.record import Record
-from scalesweep.storage import UrlPath
+from scalesweep.storage import UrlPath, working_folder
 
 CLOSE_SECONDS = 60.0  # that `close` waits
+MODEL_SECONDS = 3600.0  # the same where a model is uploaded
 PATIENCE = 2.0  # seconds before `close` prints that it waits
 LOG = "publish.log"  # what W&B's client prints
 
 
 def make(record: Record, run_dir: Path) -> WandbTracker | None:
     """Return the tracker that `tracking.wandb` describes, or None if it is disabled."""
-    mode = record.manifest.wandb["mode"]
-    if mode == "auto":
-        # W&B's own environment variable applies too.
-        mode = {"dryrun": "offline", "run": "online"}.get(asked := os.environ.get("WANDB_MODE", ""), asked) or "auto"
+    mode = _mode(record)
     return None if mode == "disabled" else WandbTracker(record, run_dir, mode)
 
 
+def send_promotion(record: Record, model: Path) -> None:
+    """Write the run of a promoted model, if the sweep was tracked. A failure is printed, with the command that repairs it."""
+    mode, spec = _mode(record), record.manifest.spec["tracking"].get("wandb") or {}
+    if mode != "disabled":
+        seconds = MODEL_SECONDS if spec.get("log_model") else CLOSE_SECONDS
+        folder = working_folder(record.folder) if record.folder is not None else model
+        WandbTracker(record, folder, mode, str(model.resolve()), close_seconds=seconds).close(record)
+
+
+def _mode(record: Record) -> str:
+    mode = (record.manifest.spec["tracking"].get("wandb") or {}).get("mode", "disabled")
+    if mode == "auto":
+        # W&B's own environment variable applies too.
+        mode = {"dryrun": "offline", "run": "online"}.get(asked := os.environ.get("WANDB_MODE", ""), asked) or "auto"
+    return str(mode)
+
+
 class WandbTracker:
-    """A sink. `mode` is online, offline or auto (online where the user is logged in). `run_dir` gets W&B's files."""
+    """A sink. `mode` is online, offline or auto (online where the user is logged in). `run_dir` gets W&B's files. `more` are
+    further arguments of the other process."""
 
     def __init__(
         self,
         record: Record,
         run_dir: Path,
         mode: str,
-        *,
+        *more: str,
         close_seconds: float = CLOSE_SECONDS,
         stream: TextIO | None = None,
     ) -> None:
@@ -51,7 +67,7 @@ class WandbTracker:
         self._told = False
         folder = run_dir / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        line = [sys.executable, "-m", "scalesweep.commands.follow", str(self._place), mode]
+        line = [sys.executable, "-m", "scalesweep.commands.follow", str(self._place), mode, *more]
         path = os.pathsep.join([str(Path(scalesweep.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (folder / LOG).open("ab") as log:
             # In a session of its own: Ctrl-C is for the sweep, which then closes its trackers.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -19,6 +20,8 @@ INIT_SECONDS = 60.0
 FINISH_SECONDS = 120.0  # for one run's last rows, from a server that answers
 CONTENT_FILE = "scalesweep.digest"  # in the folder of an offline run: what it was made from
 MOST_DELETED = 3  # runs of one id that the user deleted in W&B, which never gives an id out again
+UNPUBLISHED = {"provenance.json"}  # it names folders of the machine
+_PLACE = re.compile(r'(name_or_path": ")/(?:[^"/]+/)*([^"/]*)')  # of a base model in a folder: its last part stays
 STAGING = "staging"  # W&B keeps tables here until they are uploaded; its default is in the home directory
 
 
@@ -80,8 +83,7 @@ class Uploader:
             charts = {f"charts/{name}": _chart(name, board) for name, board in run.boards.items() if board.chart}
             if charts:
                 handle.log(charts, step=(run.rows[-1][0] if run.rows else 0) + SPACING // 2, commit=True)
-            if run.files:
-                _keep(handle, run)
+            _keep(handle, run)
             del self._open[run.id]
             handle.finish(exit_code=run.exit_code)
             if self._offline:
@@ -209,11 +211,22 @@ def _chart(name: str, board: Board) -> Any:
 def _keep(handle: Any, run: RunContent) -> None:
     import wandb
 
-    artifact = wandb.Artifact(run.id, type="sweep", description="sweep file, search space and record")
-    for name, text in run.files.items():
-        with artifact.new_file(name, encoding="utf-8") as file:
-            file.write(text)
-    handle.log_artifact(artifact)
+    if run.files:
+        artifact = wandb.Artifact(run.id, type="sweep", description="sweep file, search space and record")
+        for name, text in run.files.items():
+            with artifact.new_file(name, encoding="utf-8") as file:
+                file.write(text)
+        handle.log_artifact(artifact)
+    if run.model is not None:
+        model = wandb.Artifact(f"{run.id}-model", type="model", description=run.notes)
+        for path in sorted(run.model.rglob("*")):
+            name = path.relative_to(run.model).as_posix()
+            if path.suffix == ".json" and path.name not in UNPUBLISHED:
+                with model.new_file(name, encoding="utf-8") as file:
+                    file.write(_PLACE.sub(r"\1\2", path.read_text(encoding="utf-8")))
+            elif path.is_file() and path.name not in UNPUBLISHED:
+                model.add_file(str(path), name, policy="immutable")
+        handle.log_artifact(model, aliases=list(run.aliases))
 
 
 def _reason(error: BaseException) -> str:
