@@ -34,7 +34,7 @@ def make(record: Record, run_dir: Path) -> WandbTracker | None:
 
 def send_promotion(record: Record, model: Path) -> None:
     """Write the run of a promoted model, if the sweep was tracked. A failure is printed, with the command that repairs it."""
-    mode, spec = _mode(record), record.manifest.spec["tracking"].get("wandb") or {}
+    mode, spec = _mode(record), record.manifest.spec.get("tracking", {}).get("wandb") or {}
     if mode != "disabled":
         seconds = MODEL_SECONDS if spec.get("log_model") else CLOSE_SECONDS
         folder = working_folder(record.folder) if record.folder is not None else model
@@ -42,7 +42,7 @@ def send_promotion(record: Record, model: Path) -> None:
 
 
 def _mode(record: Record) -> str:
-    mode = (record.manifest.spec["tracking"].get("wandb") or {}).get("mode", "disabled")
+    mode = (record.manifest.spec.get("tracking", {}).get("wandb") or {}).get("mode", "disabled")
     if mode == "auto":
         # W&B's own environment variable applies too.
         mode = {"dryrun": "offline", "run": "online"}.get(asked := os.environ.get("WANDB_MODE", ""), asked) or "auto"
