@@ -74,6 +74,7 @@ LIBRARIES: dict[str, set[str]] = {
     "transformers": {"tasks", "models", "training", "promotion"},
     "datasets": {"data"},
     "wandb": {"report/wandb/uploader.py"},
+    "wandb_workspaces": {"report/wandb/workspace.py"},
     "ray": {"sweep", "workers"},
     # light, or bound to one room's work
     "aiohttp": {"sweep/jobs.py"},  # only to know its errors: Ray's job client lets them through

@@ -14,13 +14,12 @@ from events import end, report, trial
 from records import make_manifest
 from scalesweep.examples import Columns, Examples
 from scalesweep.record import Record, RecordWriter, read_record
-from scalesweep.record.table import entries
 from scalesweep.record.uncertainty import differences, errors_of
 from scalesweep.report.board import render_leaderboard
 from scalesweep.report.findings import findings
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json
 from scalesweep.report.sentences import paragraph
-from scalesweep.report.wandb.content import sweep_run, trial_run
+from scalesweep.report.wandb.content import board_of, sweep_run, trial_run
 
 ROWS = 200
 HARD = np.exp(np.random.default_rng(0).standard_normal(ROWS))
@@ -127,7 +126,7 @@ def test_each_metric_has_an_error_and_two_trials_a_paired_difference(record: Rec
     row = next(csv.DictReader(io.StringIO(leaderboard_csv(record))))
     assert float(row["standard_error/eval_accuracy"]) == entry["standard_errors"]["eval_accuracy"]
     assert found["eval_accuracy"][0] < (HARD + 0.1 <= 1).mean() - right.mean() < found["eval_accuracy"][1]
-    board = {entry["trial"]: entry for entry in entries(record, None)}
+    board = {entry["trial"]: entry for entry in board_of(record)}
     run = trial_run(record, first, board["t0"], True)
     assert run.summary["standard_error/eval_accuracy"] == pytest.approx(errors_of(record, first)["eval_accuracy"])
     table = sweep_run(record, list(board.values()), [], True).boards["leaderboard"]

@@ -83,7 +83,7 @@ def test_searched_parameters_have_a_prefix_and_those_that_do_not_exist_are_absen
     assert config["fixed"]["global_batch_size"] == 32
     space = {"search_space": {"parameters": {"unfreeze_interval": {"min": 1, "max": 99, "when": {"unfreezing": "gradual"}}}}}
     other = make_record(spec=make_manifest()["spec"] | space)
-    full = content.trial_run(other, other.trials["t0000"], entries(other, None)[2], True).config
+    full = content.trial_run(other, other.trials["t0000"], content.board_of(other)[2], True).config
     assert "unfreeze_interval" not in {**full["params"], **full["fixed"]}  # it has a default there, which means nothing
 
 
@@ -110,7 +110,7 @@ def test_a_nan_does_not_spoil_the_best_value(published: Published) -> None:
 
 def test_the_summary_is_the_trials_row_of_the_leaderboard(published: Published) -> None:
     record, runs, _ = published
-    board = entries(record, None)
+    board = content.board_of(record)
     for entry in board:
         summary = runs[entry["trial"]].summary
         assert {key: summary[name] for key, name in content.RANKED.items()} == {key: entry[key] for key in content.RANKED}
@@ -171,7 +171,7 @@ def test_text_of_others_is_shown_as_text() -> None:
             if "config" in event:
                 event["config"] = event["config"] | {"model_size": hostile * 400}
     record = make_record(events, name=hostile * 400)
-    entry = next(entry for entry in entries(record, None) if entry["trial"] == "t0007")
+    entry = next(entry for entry in content.board_of(record) if entry["trial"] == "t0007")
     run = content.trial_run(record, record.trials["t0007"], entry, True)
     told = json.dumps([run.name, run.group, run.notes, run.tags, run.config, run.summary], ensure_ascii=False)
     assert "\x1b" not in told
@@ -271,7 +271,10 @@ def test_a_tracker_without_a_login_writes_files_and_names_the_command(tmp_path: 
     said = io.StringIO()
     tracker = WandbTracker(read_record(run_dir), run_dir, "auto", stream=said)
     tracker.close(read_record(run_dir))
-    assert f"W&B: offline runs in {run_dir}/wandb; `scalesweep publish {run_dir}` uploads them" in said.getvalue()
+    assert (
+        f"W&B: offline runs in {run_dir}/wandb; `scalesweep publish {run_dir}` uploads them and saves a workspace"
+        in said.getvalue()
+    )
     assert all(line.startswith("W&B: ") for line in said.getvalue().splitlines())
     assert len(by_trial(run_dir)) == 11
 

@@ -87,7 +87,7 @@ def publish(run_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def check_complete(server: WandbServer, record: Record) -> None:
     """Every run is there once, with every row once, and says what the leaderboard says."""
-    runs, board = server.named(), entries(record, None)
+    runs, board = server.named(), content.board_of(record)
     assert set(runs) == {*record.trials, ids.SWEEP}
     for entry in board:
         run, trial = runs[entry["trial"]], record.trials[entry["trial"]]
@@ -101,7 +101,7 @@ def check_complete(server: WandbServer, record: Record) -> None:
     sweep = runs[ids.SWEEP]
     assert {"rungs", "pareto_front", "charts/rungs_table"} <= sweep.summary.keys()
     assert sweep.steps == sorted(set(sweep.steps))
-    assert len(sweep.steps) == 10  # one for each end of a trial, and the charts
+    assert len([step for step in sweep.steps if step % content.SPACING == 0]) == 9  # ends of trials; charts lie between
     assert sweep.summary["best_trial"] == "t0001"
     check_board(server, record)
 
@@ -220,6 +220,8 @@ def test_a_sweep_without_tracking_is_published_and_files_are_synced_by_wandb(
     spec = make_record().manifest.spec
     bare = spec | {"tracking": {"wandb": {"mode": "disabled", "project": "tests", "entity": None, "tags": []}}}
     bare["tracking"]["wandb"]["log_model"] = True
+    rate = {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2}
+    bare["search_space"] = {"parameters": {"learning_rate": rate, "model_size": {"values": ["L1", "L4", "L6"]}}}
     run_dir = write_run(tmp_path / "sweep", EVENTS, spec=bare)
     write_promotion(run_dir, "t0001")
     with WandbServer() as server:
@@ -229,6 +231,7 @@ def test_a_sweep_without_tracking_is_published_and_files_are_synced_by_wandb(
         rows, artifacts = rows_of(server), len(server.artifacts)
         assert publish(run_dir).returncode == 0
         assert (rows_of(server), len(server.artifacts)) == (rows, artifacts)
+        check_workspace(server)
         del server.runs[PROMOTION]
         check_complete(server, read_record(run_dir))
         check_sweep_artifact(server)
@@ -252,6 +255,32 @@ def check_promotion(server: WandbServer) -> None:
     assert {alias["alias"] for alias in model["aliases"]} == {"latest", "promoted", "t0001"}
     assert set(model["files"]) == {"model.safetensors", "config.json"}
     assert json.loads(server.file(model, "config.json")) == {"_name_or_path": "minilm", "layers": 6}
+
+
+def check_workspace(server: WandbServer) -> None:
+    """One view was saved: the sweep's runs alone, by rank, with parameters and the metric of the top rung."""
+    (view,) = server.views
+    assert view["displayName"] == "quick (01234567)"
+    spec = json.loads(view["spec"])["section"]
+    runs = json.dumps(spec["runSets"])
+    assert make_record().manifest.id in runs
+    assert spec["runSets"][0]["sort"]["keys"] == [{"key": {"section": "summary", "name": "rank"}, "ascending": True}]
+    pinned = json.dumps(spec["runSets"][0])
+    assert all(f"summary:{name}" in pinned for name in ("rank", "ranked_metric", "rung"))
+    panels = [panel for section in spec["panelBankConfig"]["sections"] for panel in section["panels"]]
+    by_kind = {panel["viewType"]: panel["config"] for panel in panels}
+    columns = [column["accessor"] for column in by_kind["Parallel Coordinates Plot"]["columns"]]
+    assert columns == ["config:params.value.learning_rate", "config:params.value.model_size", "summary:ranked_metric"]
+    assert by_kind["Parameter Importance"]["targetKey"] == content.TOP_RUNG
+    assert [panel["config"]["xAxis"] for panel in panels if panel["viewType"] == "Run History Line Plot"] == [
+        "tokens",
+        "gpu_hours",
+        "gpu_hours",
+        "dollars",
+    ]
+    top = {name: run.summary.get(content.TOP_RUNG) for name, run in server.named().items() if run.job_type == "trial"}
+    assert {name: value for name, value in top.items() if value is not None} == {"t0000": 0.58, "t0001": 0.44}
+    assert server.named()[ids.SWEEP].summary["workspace"].startswith(f"{server.url}/{ENTITY}/tests?nw=")
 
 
 def check_sweep_artifact(server: WandbServer) -> None:

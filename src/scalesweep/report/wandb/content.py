@@ -12,13 +12,14 @@ from typing import Any
 
 from scalesweep.record import Record, Report, State, Trial
 from scalesweep.record.prices import paid_in_all
-from scalesweep.record.table import ERROR_OF, Entry
+from scalesweep.record.table import ERROR_OF, Entry, entries
 from scalesweep.report import words
 from scalesweep.report.standing import Standing
 from scalesweep.report.wandb import plain
 from scalesweep.report.wandb.boards import Board, boards, files
 from scalesweep.report.wandb.ids import SWEEP, group, run_id, settings
 
+VIEW = "workspace"  # key of the summary: the URL of the saved workspace
 DIGEST = "record_digest"  # key of the summary: what the settings of the run were made from
 SPACING = 10  # between the steps of two rows of the sweep's run; what is drawn goes between them
 # Fields of the leaderboard in a trial's summary, by their names there.
@@ -29,7 +30,9 @@ RANKED = {
     "standard_error": "ranked_standard_error",
     "fidelity": "ranked_fidelity",
     "expected": "expected_metric",
+    "top_rung_metric": "top_rung_metric",
 }
+TOP_RUNG = "top_rung_metric"  # the ranked metric of trials that reached the highest rung so far; plots of all rungs would mix
 COSTS = ("step", "tokens", "flops", "wall_seconds", "gpu_seconds")
 
 
@@ -76,6 +79,13 @@ def tags(record: Record, own: Iterable[Any] = ()) -> list[str]:
     """A run's tags: its own, and those of the sweep file."""
     found = [plain.line(tag, plain.TAG_LENGTH) for tag in (*own, *settings(record)["tags"])]
     return [tag for tag in dict.fromkeys(found) if tag]
+
+
+def board_of(record: Record) -> list[Entry]:
+    """The entries of all trials, with `top_rung_metric`."""
+    found = entries(record, None)
+    top = max((entry["rung"] for entry in found), default=0)
+    return [{**entry, TOP_RUNG: entry["metric"] if entry["rung"] == top and entry["rank"] else None} for entry in found]
 
 
 # ---- a trial ---------------------------------------------------------------------------------------------------------------------
@@ -170,8 +180,10 @@ def _rows(reports: Iterable[Report]) -> Iterable[dict[str, Any]]:
 # ---- the sweep -------------------------------------------------------------------------------------------------------------------
 
 
-def sweep_run(record: Record, board: list[Entry], events: Sequence[Mapping[str, Any]], over: bool) -> RunContent:
-    """The run of the sweep. `board` are the entries of all trials, and `events` those that made the record."""
+def sweep_run(
+    record: Record, board: list[Entry], events: Sequence[Mapping[str, Any]], over: bool, view: str = ""
+) -> RunContent:
+    """The run of the sweep. `board` are the entries of all trials, `events` made the record, and `view` is the saved workspace."""
     rows = sweep_rows(record, events)
     manifest, spec = record.manifest, record.manifest.spec
     kept = ("metric", "time_attr", "max_t", "rungs", "seeds", "versions")
@@ -193,7 +205,8 @@ def sweep_run(record: Record, board: list[Entry], events: Sequence[Mapping[str, 
         tags=tags(record),
         config=plain.value(config),
         rows=[(place * SPACING, row) for place, row in enumerate(rows)],
-        summary=plain.value({**last, "status": record.status, "ended_reason": record.ended_reason}),
+        summary=plain.value({**last, "status": record.status, "ended_reason": record.ended_reason})
+        | ({VIEW: view} if view else {}),
         axes={"*": "elapsed_seconds", "best": "gpu_hours", "best_by_dollars": "dollars"},
         exit_code=0 if ended else 1 if over else None,
         boards=boards(record, board),

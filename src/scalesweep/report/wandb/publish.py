@@ -162,7 +162,7 @@ class _Follower:
             missing = f"{self._publisher.missing} of {counted(self._publisher.total, 'run')}"
             self._say(f"W&B: {self._trouble}; {missing} may be incomplete there, and `{again}` sends what is missing")
         elif self._server is None:
-            self._say(f"W&B: offline runs in {self._folder / 'wandb'}; `{again}` uploads them")
+            self._say(f"W&B: offline runs in {self._folder / 'wandb'}; `{again}` uploads them and saves a workspace")
 
 
 def _read(run_dir: Path | UrlPath, finish: Finish) -> tuple[Record, list[dict[str, Any]]]:

@@ -14,10 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scalesweep.errors import first_line
 from scalesweep.record import Record, Trial
-from scalesweep.record.table import Entry, entries
-from scalesweep.report.wandb.content import DIGEST, RunContent, sweep_run, trial_run
-from scalesweep.report.wandb.ids import settings
+from scalesweep.record.table import Entry
+from scalesweep.report.wandb import workspace
+from scalesweep.report.wandb.content import DIGEST, VIEW, RunContent, board_of, sweep_run, trial_run
+from scalesweep.report.wandb.ids import SWEEP, run_id, settings
 from scalesweep.report.wandb.promoted import promotion_run, promotions, read_provenance
 from scalesweep.report.wandb.server import ServedRun, Server, ServerError
 from scalesweep.report.wandb.uploader import Uploader
@@ -48,6 +50,7 @@ class Publisher:
         self._uploader = self._new_uploader()
         self._sent: dict[str, _Sent] = {}
         self._next_refresh = 0.0
+        self._view: str | None = None  # URL of the saved workspace
         self.written = 0  # runs that were opened
         self.total = 0  # runs of the sweep
 
@@ -83,12 +86,12 @@ class Publisher:
             ServerError: the server failed.
         """
         if provenance := read_provenance(model):
-            self._work([partial(self._write, promotion_run(record, provenance, model, entries(record, None)))])
+            self._work([partial(self._write, promotion_run(record, provenance, model, board_of(record)))])
 
     def _update(self, record: Record, events: Events, over: bool) -> None:
         begun = time.monotonic()
         refreshes = over or begun >= self._next_refresh
-        board = entries(record, None)
+        board = board_of(record)
         self._work(
             partial(self._trial, record, entry, over)
             for entry in board
@@ -117,9 +120,27 @@ class Publisher:
         self._sent[trial.name] = _Sent(_state(trial, over), entry)
 
     def _sweep(self, record: Record, board: list[Entry], events: Events, over: bool) -> None:
-        self._write(sweep_run(record, board, events, over))
+        if self._server is not None and self._view is None:
+            self._view = self._workspace(record, over)
+        self._write(sweep_run(record, board, events, over, self._view or ""))
         if over:
             self._sent[""] = _Sent((), {})
+
+    def _workspace(self, record: Record, over: bool) -> str | None:
+        """The URL of the sweep's saved workspace, which is made once; empty where that failed, None where it may be tried again."""
+        assert self._server is not None
+        there = self._server.run(self._project, self._entity, run_id(record, SWEEP)) if self._server.answers else None
+        if there is not None and VIEW in there.summary:
+            return str(there.summary[VIEW])
+        try:
+            return workspace.save(record, self._entity or self._server.entity(), self._project)
+        except ImportError:
+            if over:
+                self._say(workspace.MISSING)
+            return None
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a view is no reason to lose runs
+            self._say(f"W&B: the workspace of the sweep was not saved: {first_line(error)}")
+            return ""
 
     def _write(self, run: RunContent) -> None:
         if run.exit_code is not None and run.id not in self._uploader.open:

@@ -60,6 +60,14 @@ class Server:
         if self.answers and self._ask("Viewer", _VIEWER, {}).get("viewer") is None:
             raise ServerError(f"{self.url} does not know the API key; `wandb login` sets another one")
 
+    def entity(self) -> str:
+        """The default entity of the user.
+
+        Raises:
+            ServerError: the server does not answer.
+        """
+        return str(self._ask("Viewer", _VIEWER, {})["viewer"].get("entity") or "")
+
     def run(self, project: str, entity: str | None, run_id: str) -> ServedRun | None:
         """The run with this id; None where the server has none.
 
