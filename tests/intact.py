@@ -102,6 +102,9 @@ def check_study(run_dir: Path, by_trial: dict[str, list[dict[str, Any]]]) -> Non
     for trial, told in by_trial.items():
         reports = {event["fidelity"]: event["metrics"]["eval_loss"] for event in told if event["event"] == "report"}
         assert frozen[trial].intermediate_values == reports, trial
+        for event in (event for event in told if event["event"] == "end"):
+            assert frozen[trial].user_attrs["stop_reason"] == event["reason"], trial
+            assert frozen[trial].user_attrs["gpu_seconds"] == event["gpu_seconds"], trial
         assert [frozen[trial].state.name] == [event["state"] for event in told if event["event"] == "end"], trial
 
 

@@ -45,7 +45,7 @@ def drive(proposer: Proposer, first: int, count: int, infeasible: Collection[tup
             proposer.report(number, 4 * (index + 1), value)
             trial.reports.append(Report(4 * (index + 1), 0, 0, 0.0, 0.0, 0.0, {"eval_loss": value}))
         trial.state = state
-        proposer.tell(number, state, curve[-1] if curve else None)
+        proposer.tell(number, state, curve[-1] if curve else None, trial)
         trials.append(trial)
     return trials
 
@@ -195,6 +195,9 @@ def test_optuna_sees_what_ran_out_of_memory_as_a_violated_constraint_and_what_wa
             assert frozen.state == (TrialState.PRUNED if infeasible else TrialState[trials[name].state])
             assert (max(frozen.constraints.values(), default=0) > 0) == infeasible
             assert frozen.params == trials[name].params
+            facts = {"trial": name, "rung": 0, "gpu_seconds": 0.0}
+            last = trials[name].last
+            assert frozen.user_attrs == facts | ({} if last is None else {"ranked_metric": last.metrics["eval_loss"]})
     refused = [frozen for frozen in proposer.study.trials if "trial" not in frozen.user_attrs]
     assert refused
     for frozen in refused:

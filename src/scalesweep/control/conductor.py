@@ -570,7 +570,7 @@ class Conductor:
         costs = {"wall_seconds": wall, "gpu_seconds": gpu}
         kept = {"traceback": traceback} if traceback else {}
         self._emit("end", trial=trial.name, state=str(state), reason=reason, error=error, **kept, **costs)
-        self.proposer.tell(trial.number, state, value)
+        self.proposer.tell(trial.number, state, value, trial)
 
     def end_sweep(self) -> None:
         """End the sweep, with all trials that are paused at a rung or were never placed."""

@@ -25,6 +25,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from scalesweep.costs import dollars
 from scalesweep.record import Past, State, Trial
 from scalesweep.search.outlook import Outlook
 from scalesweep.search.samplers import REPEAT, Ask, make_sampler
@@ -220,9 +221,9 @@ class Proposer:
         reports: Sequence[tuple[float, float]],
         state: TrialState,
         constraints: dict[str, float] | None = None,
-        repeat_of: str | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add a trial to the study with its state. `reports` are pairs of fidelity and metric."""
+        """Add a trial to the study with its state. `reports` are pairs of fidelity and metric, `facts` further user attributes."""
         distributions: dict[str, BaseDistribution] = {}
         internal: dict[str, Any] = {}
 
@@ -240,7 +241,7 @@ class Proposer:
             distributions=distributions,
             intermediate_values={self._step(fidelity): value for fidelity, value in reports},
             value=last if with_value else None,
-            user_attrs={"trial": name} | ({REPEAT: repeat_of} if repeat_of else {}),
+            user_attrs={"trial": name, **(facts or {})},
             constraints=constraints,
         )
         self.study.add_trial(frozen)
@@ -253,7 +254,10 @@ class Proposer:
         state = _STATES[trial.state]
         reports = [(report.fidelity, report.metrics[self.metric]) for report in trial.reports]
         constraints = _VIOLATED if trial.state is State.INFEASIBLE else None
-        self._add_frozen(trial.name, trial.params, reports, state, constraints, trial.repeat_of)
+        facts = self._facts(trial) if trial.state.ended else {}
+        if trial.repeat_of:
+            facts[REPEAT] = trial.repeat_of
+        self._add_frozen(trial.name, trial.params, reports, state, constraints, facts)
         self._note_tried(trial.params)
         if trial.state is State.INFEASIBLE:
             self._give_up(trial.params)
@@ -262,6 +266,19 @@ class Proposer:
             last = self._storage.get_n_trials(study_id) - 1
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, last)
             self._open[trial.number] = optuna.Trial(self.study, trial_id), dict(trial.params), trial.name
+
+    def _facts(self, trial: Trial) -> dict[str, Any]:
+        """The user attributes of an ended trial, by which Optuna's dashboard sorts. What is not known or not finite has none."""
+        value, _ = trial.standing(self.metric) or (None, None)
+        price = self.spec.price(trial.params.get("model_size", self.spec.sizes()[0].name))
+        facts = {
+            "rung": trial.rung,
+            "ranked_metric": value,
+            "gpu_seconds": trial.gpu_seconds,
+            "dollars": dollars(trial.gpu_seconds, price),
+            "stop_reason": trial.stop_reason,
+        }
+        return {key: fact for key, fact in facts.items() if fact is not None and fact == fact}
 
     def _step(self, fidelity: float) -> int:
         """A fidelity as one of Optuna's integer steps: what is not whole counts in millionths."""
@@ -405,9 +422,12 @@ class Proposer:
         if name in self.outlook.history.seen:  # no repeat
             self.outlook.report(name, fidelity, self.spec.loss_sign * value, gpu_seconds)
 
-    def tell(self, number: int, state: State, value: float | None) -> None:
-        """Close a trial with its state. `value` counts for COMPLETE only: Optuna takes a pruned trial's value from its reports."""
+    def tell(self, number: int, state: State, value: float | None, ended: Trial | None = None) -> None:
+        """Close a trial with its state. `value` counts for COMPLETE only: Optuna takes a pruned trial's value from its reports.
+        The facts of the `ended` trial go into its user attributes."""
         trial, params, name = self._open.pop(number)
+        for key, fact in ({} if ended is None else self._facts(ended)).items():
+            trial.set_user_attr(key, fact)
         if state is State.INFEASIBLE:
             for constraint, violation in _VIOLATED.items():
                 trial.set_constraint(constraint, violation)
