@@ -192,7 +192,7 @@ def test_a_sweep_without_a_usable_trial_has_a_page(events: list[dict[str, Any]])
     record = make_record(events)
     (told,) = embedded(write.page([record]))["sweeps"]
     assert len(told["trials"]["rows"]) == len(record.trials)
-    assert told["best"] == []
+    assert (told["best"], told["worth_promoting"]) == ([], False)
 
 
 def test_mistakes_are_said(run_dir: Path) -> None:

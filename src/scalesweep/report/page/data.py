@@ -22,6 +22,7 @@ from scalesweep.record.ranking import order_of
 from scalesweep.record.throughput import throughput
 from scalesweep.report import words
 from scalesweep.report.axes import searched
+from scalesweep.report.findings import worth_promoting
 from scalesweep.report.leaderboard import is_over, leaderboard_json
 from scalesweep.report.sentences import paragraph
 
@@ -64,6 +65,7 @@ def page_data(record: Record) -> dict[str, Any]:
         "gpu_seconds": record.gpu_seconds,
         "dollars": paid_in_all(record),
         "floor": board["floor"],
+        "worth_promoting": worth_promoting(record),
         "findings": [{"about": one.about, "text": one.text} for one in found],
         "facts": {one.about: one.facts for one in found},
         "axes": _axes(record),

@@ -29,7 +29,7 @@ function figures(sweep) {
     add("Order at a rung, order at the end", orders, { choices: told.orders.map((order) => `rung ${order.rung}`) });
   }
   if (sweep.trials.some((trial) => trial.rank && trial.groups.length)) add("Unfreezing over time", timelines);
-  if (axes.length > 1) add("Parallel coordinates", parallel, { wide: true });
+  if (axes.length > 1 && sweep.trials.some((trial) => trial.rank)) add("Parallel coordinates", parallel, { wide: true });
   return found;
 }
 

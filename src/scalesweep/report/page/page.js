@@ -79,13 +79,13 @@ function comparison(told) {
   return el("section", {}, el("h2", {}, "Side by side"), el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Sweeps side by side" }, el("table", { class: "compare" },
     el("thead", {}, el("tr", {}, el("th", {}, ""), sweeps.map((sweep) => el("th", { scope: "col" }, el("span", { class: "clip" }, sweep.label))))),
     el("tbody", {}, lines.map(([name, of]) => el("tr", {}, el("th", { scope: "row" }, name), sweeps.map((sweep) => el("td", {}, of(sweep)))))))),
-  metrics.size > 1 ? el("p", { class: "soft" }, `The sweeps judge by other metrics (${[...metrics].join(", ")}), so their values can't be compared.`) : null,
+  metrics.size > 1 ? el("p", { class: "soft" }, `The sweeps have different metrics (${[...metrics].join(", ")}), so their values can't be compared.`) : null,
   told.unlike.map((text) => el("p", { class: "soft" }, text)));
 }
 
 function answer(sweep) {
   const { told } = sweep, first = sweep.trials.find((trial) => trial.rank === 1), found = el("dl", { class: "found" }, told.findings.map(({ about, text }) => [el("dt", {}, about), el("dd", {}, text)]));
-  if (!first) return el("section", { class: "answer", "aria-label": "The answer" }, el("p", { class: "value" }, "No usable trial yet"), found);
+  if (!first) return el("section", { class: "answer", "aria-label": "The answer" }, el("p", { class: "value" }, told.status === "ended" ? "No usable trial" : "No usable trial yet"), found);
   const ties = sweep.trials.filter((trial) => trial.tied_with_first), link = (trial, text) => el("button", { type: "button", class: "link", onclick: () => openDetail(trial) }, text || trial.trial);
   const pair = (name, ...value) => [el("dt", {}, name), el("dd", {}, value)];
   const guess = sweep.guess, untrained = Object.entries(told.floor.untrained || {}).map(([size, metrics]) => `${size} ${score(metrics[told.metric])}`);
@@ -104,7 +104,8 @@ function answer(sweep) {
           : pair("can't be told apart", ties.length ? [...ties.slice(0, 6).flatMap((trial, at) => [at ? ", " : "", link(trial)]), ties.length > 6 ? ` and ${ties.length - 6} more` : ""] : "none"),
         pair("cost of the trial", `${seconds(first.gpu_seconds)} GPU seconds${known(first.dollars) ? `, ${money(first.dollars)}` : ""}`),
         pair("cost of the sweep", `${seconds(told.gpu_seconds)} GPU seconds${told.dollars === null ? "" : `, ${money(told.dollars)}`}`)),
-      commandLine(commandOf(told, "promote", first))),
+      told.worth_promoting ? commandLine(commandOf(told, "promote", first))
+        : el("p", { class: "bad" }, "It does not beat guessing or the untrained model: there is nothing to promote. Change learning_rate or the data, and launch again.")),
     found);
 }
 
