@@ -250,7 +250,9 @@ DRIVER = """<script>addEventListener("load", () => { const wait = setInterval(()
   const filter = (text) => { page.sweeps[0].view.filter = text; applyFilter(page.sweeps[0]); return page.sweeps[0].trials.filter((one) => page.sweeps[0].on[one.index]).map((one) => one.trial); };
   Object.assign(found, { filtered: [filter("L6 gradual"), filter("learning_rate<3e-4 state=complete"), filter("size!=L6 rung>=2")] });
   openDetail(page.sweeps[0].trials[0]);
-  Object.assign(found, { detail: document.getElementById("detail").textContent, images: document.images.length, charts: document.querySelectorAll("figure h3").length });
+  Object.assign(found, { detail: document.getElementById("detail").textContent, charts: document.querySelectorAll("figure h3").length });
+  document.querySelectorAll(".tabs button")[1].click();
+  Object.assign(found, { hostile: names(), images: document.images.length });
   document.body.replaceChildren(Object.assign(document.createElement("pre"), { id: "out", textContent: JSON.stringify(found) }));
 }, 20); });</script>"""  # noqa: E501
 
@@ -278,9 +280,9 @@ def in_browser(text: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_table_sorts_filters_and_opens_in_a_browser(tmp_path: Path) -> None:
+def test_the_table_sorts_filters_opens_and_shows_hostile_texts_in_a_browser(tmp_path: Path) -> None:
     record = make_record()
-    found = in_browser(write.page([record]), tmp_path)
+    found = in_browser(write.page([record, hostile()]), tmp_path)
     assert found["first"] == [row["trial"] for row in leaderboard_json(record)["trials"]]
     assert found["start"] == [["#", "ascending"]]
     assert found["sorted"] == [["GPU s", "ascending"]]
@@ -293,10 +295,5 @@ def test_the_table_sorts_filters_and_opens_in_a_browser(tmp_path: Path) -> None:
     assert found["filtered"] == [["t0001"], ["t0001"], ["t0000", "t0006", "t0002"]]
     assert "0.44" in found["detail"]
     assert found["charts"] >= 6
-
-
-def test_hostile_texts_are_shown_in_a_browser(tmp_path: Path) -> None:
-    found = in_browser(write.page([hostile()]), tmp_path)
     assert found["images"] == 0
-    assert found["first"][0] == "</script><img src=x onerror=alert(1)>␛[31mred‹U+202E›"
-    assert found["first"][1] == LONG
+    assert found["hostile"][:2] == ["</script><img src=x onerror=alert(1)>␛[31mred‹U+202E›", LONG]
