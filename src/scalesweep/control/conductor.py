@@ -340,14 +340,15 @@ class Conductor:
     def _beyond_quotas(self, counts: Sequence[float]) -> str | None:
         """The paused trial that continues without a quota, when no new trial will start.
 
-        While a budget is left, it is the best one that may still become the pick. It waits for the running trials, which may be
-        better, unless time is limited, which idle workers would waste. Without a budget, one continues only if no trial has run to
-        the end.
+        While a budget is left, it is the best one that may still become the pick. Half of the workers stay idle, because what the
+        running trials show decides better, unless time is limited. Without a budget, one continues only if no trial has run to the
+        end.
         """
         ready, busy = self._ready(counts) if self.no_more_trials() else set(), bool(self.running or self.waiting)
         if not ready:
             return None
-        if limits_spending(self.spec) and (not busy or self.spec.budget.time is not None):
+        taken = self.slots() - self._free() + sum(needs.trial.num_gpus for needs in self.waiting.values())
+        if limits_spending(self.spec) and (not busy or 2 * taken < self.slots() or self.spec.budget.time is not None):
             best = self.rungs.leader(self.rungs.useful(ready))
             if best is not None:
                 return best
