@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import getpass
 import io
@@ -23,6 +24,7 @@ from command_line import refused, run
 from records import RUNGS, START, TRIALS, make_events, make_manifest
 from scalesweep import resume
 from scalesweep.cli import cli
+from scalesweep.commands.leaderboard import follow
 from scalesweep.errors import UserError
 from scalesweep.record import RecordWriter, read_record
 from scalesweep.record.fields import EVENTS
@@ -345,6 +347,32 @@ def test_leaderboard_table(run_dir: Path) -> None:
     first = json.loads(run("leaderboard", str(run_dir), "--json", "--by", "metric", "--limit", "1").stdout)
     assert first["trials"] == by_metric["trials"][:1]
     assert "can't be combined" in refused("leaderboard", str(run_dir), "--json", "--csv")
+    assert "--watch draws on a terminal" in refused("leaderboard", str(run_dir), "--watch")
+    twice = json.loads(run("leaderboard", str(run_dir), str(run_dir), "--json", "--where", "rung=3").stdout)
+    assert [[row["trial"] for row in board["trials"]] for board in twice] == [["t0001", "t0000"]] * 2
+    chosen = run(
+        "leaderboard", str(run_dir), "--csv", "--columns", "trial,eval_accuracy", "--sort=-eval_accuracy", "--limit", "1"
+    )
+    assert chosen.stdout == "trial,eval_accuracy\nt0003,0.645\n"
+    assert "did you mean 'learning_rate'" in refused("leaderboard", str(run_dir), "--where", "lerning_rate<1")
+    assert "t0001 · rank 1 of 10" in run("show", str(run_dir)).stdout
+    assert json.loads(run("show", str(run_dir), "t0002", "--json").stdout)["trials"][0]["trial"] == "t0002"
+    assert "has no trial 't02'" in refused("show", str(run_dir), "t02")
+
+
+def test_a_leaderboard_is_followed_until_its_sweep_ends(run_dir: Path) -> None:
+    shown: list[str] = []
+    pauses: list[float] = []
+
+    def sweep_goes_on(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            writer.append({"event": "sweep_ended", "time": 2e9, "reason": "budget: run_cap"})
+
+    with contextlib.closing(RecordWriter(run_dir)) as writer, contextlib.redirect_stdout(io.StringIO()):
+        follow(lambda: [read_record(run_dir)], lambda records: shown.append(records[0].status), sweep_goes_on)
+    assert shown == ["running", "running", "ended"]
+    assert all(seconds >= 2 for seconds in pauses)
 
 
 def test_leaderboard_works_while_another_process_writes(run_dir: Path) -> None:

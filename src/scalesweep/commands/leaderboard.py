@@ -98,7 +98,7 @@ def leaderboard(
 
     if watch:
         lines = max(shutil.get_terminal_size().lines - AROUND, 1)
-        _watch(read, lambda records: print_leaderboard(records, by, limit or min(lines, ROWS), selection, shown, found=False))
+        follow(read, lambda records: print_leaderboard(records, by, limit or min(lines, ROWS), selection, shown, found=False))
         return
     records = read()
     if as_json:
@@ -110,7 +110,9 @@ def leaderboard(
         print_leaderboard(records, by, limit or (ROWS if sys.stdout.isatty() else None), selection, shown)
 
 
-def _watch(read: Callable[[], list[Record]], show: Callable[[list[Record]], None]) -> None:
+def follow(
+    read: Callable[[], list[Record]], show: Callable[[list[Record]], object], pause: Callable[[float], object] = time.sleep
+) -> None:
     """Show the records until all have ended. The pause grows with the time that a picture takes, so that watching costs little."""
     from scalesweep.report.leaderboard import is_over
 
@@ -121,4 +123,4 @@ def _watch(read: Callable[[], list[Record]], show: Callable[[list[Record]], None
         show(records)
         if all(map(is_over, records)):
             return
-        time.sleep(max(WATCH_SECONDS, 4 * (time.monotonic() - began)))
+        pause(max(WATCH_SECONDS, 4 * (time.monotonic() - began)))

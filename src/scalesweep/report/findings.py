@@ -147,7 +147,8 @@ def _ties(rows: list[Row], sure: Mapping[str, Certainty], record: Record) -> Ite
     text = f"{counted(len(ties), 'trial')} can't be told apart from {first.name} on the same validation rows: {names}"
     cheapest = min((first, *ties), key=lambda trial: trial.gpu_seconds)
     if cheapest is not first:
-        text += f"; the cheapest is {cheapest.name} ({cheapest.gpu_seconds:,.0f} GPU s, {first.name} {first.gpu_seconds:,.0f})"
+        costs = [words.seconds(trial.gpu_seconds) for trial in (cheapest, first)]
+        text += f"; the cheapest is {cheapest.name} ({costs[0]} GPU s, {first.name} {costs[1]})"
     params = {trial.name: words.ladder_size(trial.config, record).get("n_params", math.inf) for trial in (first, *ties)}
     smallest = min((first, *ties), key=lambda trial: params[trial.name])
     if params[smallest.name] < params[first.name]:

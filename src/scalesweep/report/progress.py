@@ -295,7 +295,7 @@ def _report_words(event: dict[str, Any], view: _View) -> str:
 
 
 def _end_words(trial: Trial, view: _View) -> str:
-    cost = f" · {trial.gpu_seconds:,.0f} GPU s" if trial.attempts else ""
+    cost = f" · {words.seconds(trial.gpu_seconds)} GPU s" if trial.attempts else ""
     if trial.last is None or trial.state not in (State.COMPLETE, State.PRUNED):
         error = f": {first_line(trial.error)}{words.traceback(trial, view.record)}" if trial.error else ""
         return f"{trial.name} {words.state(trial)}{error}{cost}"
@@ -328,7 +328,7 @@ def _counts(view: _View, over: bool = False) -> str:
 
 def _summary(view: _View, over: bool = False) -> str:
     best = view.standing.best
-    cost = f"{view.record.gpu_seconds:,.0f} GPU s"
+    cost = f"{words.seconds(view.record.gpu_seconds)} GPU s"
     return f"{_counts(view, over)} · {cost}" + (f" | best: {view.best(best)} ({words.brief(best.trial)})" if best else "")
 
 

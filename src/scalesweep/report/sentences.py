@@ -71,10 +71,10 @@ def _best(record: Record, rows: list[Row], sure: Mapping[str, Certainty], ties: 
     compared = sum(one.tied is not None for one in sure.values())
     value = words.score(row.metric) + (f" ± {words.score(error)}" if error is not None else "")
     at = f" at {words.amount(row.fidelity, record.manifest.time_attr)}" if row.fidelity is not None else ""
-    price = f" (${cost:,.2f})" if cost is not None else ""
+    price = f" (${words.money(cost)})" if cost is not None else ""
     parts = [
         f"The best of {counted(len(rows), 'trial')} is {trial.name} ({words.brief(trial)}): {record.metric} {value}{at}.",
-        f"It took {trial.gpu_seconds:,.0f} of the sweep's {record.gpu_seconds:,.0f} GPU seconds{price}.",
+        f"It took {words.seconds(trial.gpu_seconds)} of the sweep's {words.seconds(record.gpu_seconds)} GPU seconds{price}.",
     ]
     if not compared:
         parts.append("The record has no numbers of validation rows that would show which trials differ from it.")

@@ -198,6 +198,11 @@ def _metrics(record: Record, entry: Entry) -> str:
         error = entry["standard_errors"].get(name)
         shown.append(f"{name} {words.score(value)}" + (f" ± {words.score(error)}" if error is not None else ""))
     lines = [f"{', '.join(shown)} at {at}"]
+    if entry["repeats"]:
+        spread = "" if entry["seed_sd"] is None else f", ± {words.score(entry['seed_sd'])} between them"
+        lines.append(f"{record.metric} is the mean over {entry['repeats'] + 1} seeds{spread}")
+    if entry["repeat_of"] is not None:
+        lines.append(f"it trains {entry['repeat_of']} again, with another seed")
     if entry["difference_to_first"] is not None:
         low, high = (f"{end:+.4f}" for end in entry["difference_to_first"])
         told = "can't be told apart from the first" if entry["tied_with_first"] else "differs from the first"
