@@ -130,6 +130,7 @@ def test_the_summary_is_the_trials_row_of_the_leaderboard(published: Published) 
 def test_the_sweeps_run_holds_the_leaderboard(published: Published) -> None:
     record, runs, _ = published
     sweep = runs[SWEEP]
+    assert sweep.notes.startswith("The best of 7 trials is t0001 (L6 · 2 GPUs")
     assert "artifact" in sweep.kinds
     rows, board = board_rows(sweep), entries(record, None)
     names = [name for name in columns(record) if name != "traceback"]

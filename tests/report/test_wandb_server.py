@@ -22,8 +22,9 @@ from records import START, make_events, make_record
 from scalesweep.record import Record, read_record
 from scalesweep.record.store import encode
 from scalesweep.record.table import columns, entries, flat
-from scalesweep.report.wandb import content, ids
+from scalesweep.report.wandb import content, ids, publisher
 from scalesweep.report.wandb.tracker import WandbTracker
+from scalesweep.report.wandb.uploader import log_in
 from wandb_files import write_promotion, write_run
 from wandb_server import ENTITY, Fault, WandbServer
 
@@ -192,6 +193,20 @@ def test_a_server_that_refuses_is_named_and_publish_fails_with_the_reason(
 
 
 @pytest.mark.usefixtures("environment")
+def test_publish_goes_on_where_a_server_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = write_run(tmp_path / "sweep", EVENTS)
+    with WandbServer(late(500)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        failed = publish(run_dir)
+        assert failed.returncode == 4
+        assert "answers with an error (500)" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        server.fault = None
+        assert publish(run_dir).returncode == 0
+        check_complete(server, read_record(run_dir))
+
+
+@pytest.mark.usefixtures("environment")
 def test_a_healthy_server_has_every_run_when_the_sweep_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = tmp_path / "sweep"
     half = next(place for place, event in enumerate(EVENTS) if event.get("fidelity") == 120)
@@ -211,6 +226,32 @@ def test_a_healthy_server_has_every_run_when_the_sweep_ends(tmp_path: Path, monk
         before = sum(server.operations.values())
         assert publish(moved).returncode == 0
         assert sum(server.operations.values()) - before < 2 * len(server.runs)
+
+
+@pytest.mark.usefixtures("environment")
+def test_ranks_of_ended_trials_follow_without_opening_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "SHARE", 1e9)
+    record = make_record([])
+    said: list[str] = []
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        follower = publisher.Publisher(record, tmp_path, log_in("online", tmp_path, said.append), said.append)
+        counts = []
+        for place, event in enumerate(EVENTS):
+            record.apply(event)
+            if event["event"] in ("end", "sweep_ended"):
+                server.operations.clear()
+                follower.update(record, EVENTS[: place + 1], over=False)
+                counts.append(server.operations["RunResumeStatus"])
+                for entry in entries(record, None):
+                    if record.trials[entry["trial"]].state.ended:
+                        assert server.named()[entry["trial"]].summary.get("rank") == entry["rank"]
+        assert counts[-1] == 0, "a rank opened a run"
+        assert sum(counts) == len(record.trials) + 1
+        follower.update(record, EVENTS, over=True)
+        follower.close()
+    assert said == []
 
 
 @pytest.mark.usefixtures("environment")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from scalesweep.commands.parts import hide_failing_threads
 from scalesweep.report.wandb.publish import follow, send_promotion
 from scalesweep.search.pick import with_forecasts
 from scalesweep.storage import place
@@ -18,6 +19,7 @@ def say(text: str) -> None:
 
 
 def main() -> None:
+    hide_failing_threads()
     run_dir, mode, *model = sys.argv[1:]
     if model:
         send_promotion(place(run_dir), Path(model[0]), mode, with_forecasts, say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ class Group(click.Group):
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             raise click.UsageError(f"no such command {args[0]!r}\n\nhint: {did_you_mean(args[0], self.commands)}", ctx=ctx)
         return super().resolve_command(ctx, args)
+
+
+def hide_failing_threads() -> None:
+    """Print no traceback of threads: those of W&B's client fail when it is ended because its server failed."""
+    threading.excepthook = lambda _: None
 
 
 def say(text: str = "") -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from scalesweep.commands.parts import json_option, print_json, run_argument, say
+from scalesweep.commands.parts import hide_failing_threads, json_option, print_json, run_argument, say
 from scalesweep.errors import command, counted, shell
 from scalesweep.storage import UrlPath
 
@@ -24,6 +24,7 @@ def publish(run_dir: Path | UrlPath, offline: bool, as_json: bool) -> None:
     from scalesweep.report.wandb.publish import publish as made
     from scalesweep.search.pick import with_forecasts
 
+    hide_failing_threads()
     result = made(run_dir, offline, with_forecasts, say)
     if as_json:
         print_json({"runs": result.runs, "written": result.written, "place": result.place})

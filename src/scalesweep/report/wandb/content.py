@@ -14,6 +14,7 @@ from scalesweep.record import Record, Report, State, Trial
 from scalesweep.record.prices import paid_in_all
 from scalesweep.record.table import ERROR_OF, Entry, entries
 from scalesweep.report import words
+from scalesweep.report.sentences import paragraph
 from scalesweep.report.standing import Standing
 from scalesweep.report.wandb import plain
 from scalesweep.report.wandb.boards import Board, boards, files
@@ -24,7 +25,22 @@ DIGEST = "record_digest"  # key of the summary: what the settings of the run wer
 SPACING = 10  # between the steps of two rows of the sweep's run; what is drawn goes between them
 # Fields of the leaderboard in a trial's summary, by their names there.
 RANKED = {
-    **{name: name for name in ("rank", "state", "rung", "pareto", "dollars", "tied_with_first", "stop_reason", "error")},
+    **{
+        name: name
+        for name in (
+            "rank",
+            "state",
+            "rung",
+            "pareto",
+            "dollars",
+            "tied_with_first",
+            "stop_reason",
+            "error",
+            "repeats",
+            "seed_sd",
+            "repeat_of",
+        )
+    },
     **{name: name for name in ("gpu_seconds", "wall_seconds", "tokens", "flops")},
     "metric": "ranked_metric",
     "standard_error": "ranked_standard_error",
@@ -201,7 +217,7 @@ def sweep_run(
         name=plain.line(manifest.name, plain.NAME_LENGTH),
         group=group(record),
         job_type="sweep",
-        notes="",
+        notes=plain.line(paragraph(record)[0].text) if ended or over else "",
         tags=tags(record),
         config=plain.value(config),
         rows=[(place * SPACING, row) for place, row in enumerate(rows)],

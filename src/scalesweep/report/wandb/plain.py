@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
@@ -20,7 +21,12 @@ _HOST = re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\bip-\d+-\d+-\d+-\d+[\
 
 def line(text: object, length: int = TEXT_LENGTH) -> str:
     """One line of visible text: of a path only the last part, and no address of a host."""
-    shown = _HOST.sub("<host>", _PATH.sub("", without_secrets(_ANSI.sub("", str(text)))))
+    return _line(str(text), length)
+
+
+@functools.lru_cache(maxsize=100_000)  # the keys and words of a record return in every event
+def _line(text: str, length: int) -> str:
+    shown = _HOST.sub("<host>", _PATH.sub("", without_secrets(_ANSI.sub("", text))))
     shown = "".join(" " if unicodedata.category(letter) in ("Cc", "Zl", "Zp") else letter for letter in shown)
     shown = " ".join("".join(letter for letter in shown if unicodedata.category(letter) not in ("Cf", "Cs")).split())
     return shown if len(shown) <= length else shown[: length - 1] + "…"

@@ -39,7 +39,7 @@ def log_in(mode: str, folder: Path, say: Callable[[str], None]) -> Server | None
             say("W&B: not logged in, so runs are offline; run `wandb login` before the next launch")
         return None
     settings = wandb.setup().settings
-    return Server(settings.base_url, settings.api_key or wandb.Api().api_key)
+    return Server(settings.base_url, settings.api_key)
 
 
 class Uploader:
