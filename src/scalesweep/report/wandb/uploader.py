@@ -153,7 +153,8 @@ class Uploader:
         for children in Path("/proc/self/task").glob("*/children"):
             with contextlib.suppress(OSError):  # a thread or a child has ended meanwhile
                 for child in children.read_text().split():
-                    os.kill(int(child), signal.SIGKILL)  # this process has no other children
+                    if b"wandb-core" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        os.kill(int(child), signal.SIGKILL)
         self.close()
 
     def _settings(self, wandb: Any) -> Any:
