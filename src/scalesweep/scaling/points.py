@@ -24,6 +24,7 @@ DRAWS = 400  # of the noise, for the winner's curse
 FREEDOM = 10.0  # most degrees of freedom that the trials within the cells count as, because they don't show a law's misfit
 STATED = 30.0  # degrees of freedom of noise that a table or a record states
 OF_NOISE = 0.2  # of the noise's variance is in the gaps too: half the mean squared gap of the two least of 8 normal numbers
+VARIES = 1.1  # the largest ÷ the smallest on an axis that varies
 TOGETHER = 0.999  # correlation of ln(size) and ln(data), from which on their effects can't be told apart
 SPACED = 3  # trials of a cell, with fewer the search's scatter can't be told
 
@@ -99,12 +100,9 @@ class Points:
         return np.array([cell.axes.get(name, math.nan) for cell in self.cells])
 
     def varied(self) -> list[str]:
-        """The axes that all cells have and that take several values."""
-        return [
-            name
-            for name in AXES
-            if len(set(self.axis(name)[np.isfinite(self.axis(name))])) > 1 and np.isfinite(self.axis(name)).all()
-        ]
+        """The axes that all cells have and that vary. Runs of as many steps differ a little in tokens; that is no variation."""
+        ranges = {name: self.axis(name) for name in AXES}
+        return [name for name, axis in ranges.items() if np.isfinite(axis).all() and axis.max() > VARIES * axis.min()]
 
     @property
     def data(self) -> str | None:

@@ -14,7 +14,7 @@ from scalesweep.record import Record
 from scalesweep.record.final_length import still_improving
 from scalesweep.record.table import entries
 from scalesweep.record.uncertainty import quantile
-from scalesweep.scaling.points import Points, points_of_table
+from scalesweep.scaling.points import VARIES, Points, points_of_table
 
 MANY = 10**9  # draws, with which Student's t is the normal distribution
 
@@ -77,6 +77,9 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     tokens: dict[float, list[float]] = {}
     for entry in found:
         tokens.setdefault(entry["n_params"], []).append(float(entry["tokens"] or math.nan))
+    middles = {size: float(np.median(counts)) for size, counts in tokens.items()}
+    if middles and max(middles.values()) < VARIES * min(middles.values()):  # as many steps for every size
+        middles = dict.fromkeys(middles, float(np.median(list(middles.values()))))
     rows = []
     for entry in found:
         trial = record.trials[entry["trial"]]
@@ -90,7 +93,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         }
         if math.isfinite(noise):
             row["standard_error"] = noise
-        middle = float(np.median(tokens[entry["n_params"]]))
+        middle = middles[entry["n_params"]]
         row |= {"tokens": middle} if middle > 0 else {}
         row |= {"examples": examples} if examples else {}
         rows.append(row)

@@ -83,9 +83,6 @@ def _tangled(points: Points, name: str, law: Law, axes: Sequence[str]) -> list[s
 def with_mend(points: Points, axes: Sequence[str], reasons: Sequence[str]) -> Refusal:
     """The refusal with the cheapest cells that would give each axis enough values over enough range: smaller ones than there are."""
     trials = int(np.median([len(cell.trials) for cell in points.cells]))
-    if points.unfinished > len(points.cells) / 2:
-        longer = [{**cell.axes, "tokens": LONGER * cell.axes["tokens"]} for cell in points.cells if "tokens" in cell.axes]
-        return Refusal(tuple(reasons), tuple(longer), 1, _sum(gpu_hours(points, cell) for cell in longer))
     wanted: dict[str, list[float]] = {}
     for axis in axes:
         known = _known(points, axis)
@@ -101,6 +98,13 @@ def with_mend(points: Points, axes: Sequence[str], reasons: Sequence[str]) -> Re
         mesh = np.array(np.meshgrid(*base.values(), indexing="ij")).reshape(len(axes), -1).T
         new = [dict(zip(axes, map(float, row), strict=True)) for row in mesh]
         cells = [cell for cell in new if any(cell[axis] in wanted.get(axis, []) for axis in axes)]
+    if points.unfinished > len(points.cells) / 2:
+        tokens = max((cell.axes.get("tokens", 0.0) for cell in points.cells), default=0.0)
+        cells = [
+            {**cell, "tokens": LONGER * tokens}
+            for cell in [*cells, *({axis: cell.axes[axis] for axis in axes} for cell in points.cells)]
+        ]
+        trials = 1
     return Refusal(tuple(reasons), tuple(cells), trials, _sum(gpu_hours(points, cell) for cell in cells for _ in range(trials)))
 
 
