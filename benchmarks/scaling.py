@@ -21,11 +21,12 @@ import numpy as np
 import pandas as pd
 
 from scalesweep.scaling.analysis import Analysis, analyse
+from scalesweep.scaling.best import STATED, best_of, scatter
 from scalesweep.scaling.fit import SPARE, Batch, best_fits, fit, robust_delta
 from scalesweep.scaling.intervals import profile, quantile, variance
 from scalesweep.scaling.laws import LAWS, Law
-from scalesweep.scaling.points import STATED, best_of, points_of_table, scatter
 from scalesweep.scaling.selection import full_data_losses
+from scalesweep.scaling.tables import points_of_table
 
 TRUTHS = {
     ("hoffmann", 2): {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37},

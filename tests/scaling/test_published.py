@@ -11,8 +11,8 @@ import pytest
 from scalesweep.scaling.analysis import analyse
 from scalesweep.scaling.fit import fit
 from scalesweep.scaling.laws import LAWS
-from scalesweep.scaling.points import points_of_table
 from scalesweep.scaling.selection import full_data_losses
+from scalesweep.scaling.tables import points_of_table
 from scalesweep.scaling.trends import power_law
 
 SHARED = Path(__file__).parents[3] / "shared"

@@ -11,7 +11,7 @@ from records import make_manifest, make_searched
 from scalesweep.errors import UserError
 from scalesweep.record import Record
 from scalesweep.scaling.analysis import analyse
-from scalesweep.scaling.points import best_of
+from scalesweep.scaling.best import best_of
 from scalesweep.scaling.recorded import points_of_records
 
 SIZES = {"L1": 1e6, "L2": 4e6, "L4": 1.6e7, "L6": 6.4e7}

@@ -75,7 +75,7 @@ def scaling(
     if tables and len(sources) > 1:
         raise UserError("a table can't be combined with other sources", "write all points into one table")
     if tables:
-        from scalesweep.scaling.points import points_of_table
+        from scalesweep.scaling.tables import points_of_table
         from scalesweep.simulation.table_files import read_table
 
         points = points_of_table(read_table(tables[0]), str(tables[0]), metric, goal)

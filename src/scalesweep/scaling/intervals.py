@@ -31,8 +31,11 @@ def variance(batch: Batch, theta: np.ndarray) -> np.ndarray:
         return np.full(len(theta), np.nan)
     delta = batch.delta[:, None]
     bent = np.clip(residuals, -delta, delta)
-    straight = np.maximum((batch.weights * (np.abs(residuals) <= delta)).sum(axis=1), 1.0)
-    return (batch.weights * bent**2).sum(axis=1) / straight * (points / (points - coefficients))
+    straight = np.maximum((np.abs(residuals) <= delta).mean(axis=1), 1 / points)
+    few = (
+        1 + coefficients / points * (1 - straight) / straight
+    )  # Huber's correction for few points (Huber & Ronchetti, section 7.6)
+    return (batch.weights * bent**2).mean(axis=1) / straight * few**2 * (points / (points - coefficients))
 
 
 def quantile(freedom: np.ndarray | float, level: float = LEVEL) -> np.ndarray:

@@ -14,7 +14,8 @@ from scalesweep.record import Record
 from scalesweep.record.final_length import still_improving
 from scalesweep.record.table import entries
 from scalesweep.record.uncertainty import quantile
-from scalesweep.scaling.points import VARIES, Points, points_of_table
+from scalesweep.scaling.points import VARIES, Points
+from scalesweep.scaling.tables import points_of_table
 
 MANY = 10**9  # draws, with which Student's t is the normal distribution
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from scalesweep.costs import FLOPS_PER_GPU_SECOND
 from scalesweep.scaling.laws import Law
-from scalesweep.scaling.points import Points
+from scalesweep.scaling.points import Cell, Points
 
 SIZES = 3  # distinct values of each axis that a law uses
 VISIBLE = 3.0  # standard deviations of a cell, by which the metric must change over all cells
@@ -115,26 +115,33 @@ def _sum(hours: Iterable[float | None]) -> float | None:
     return sum(known) if known and len(known) == len(found) else None
 
 
-def gpu_hours(points: Points, cell: Mapping[str, float]) -> float | None:
-    """GPU hours of one trial in a cell: as the points' own for as many FLOPs, else 6 · size · tokens FLOPs at 1e14 per second."""
-    first = points.cells[0]
-    size = cell.get("n_params", first.axes.get("n_params"))
-    data = next(
-        (cell.get(axis, first.axes.get(axis)) for axis in ("tokens", "examples") if axis in cell or axis in first.axes), None
-    )
-    if "flops" in cell:
-        return cell["flops"] / FLOPS_PER_GPU_SECOND / 3600
-    if size is None or data is None:
-        return None
-    known = []
-    for one in points.cells:
-        seconds = [trial.gpu_seconds for trial in one.trials if trial.gpu_seconds]
-        amount = next((one.axes[axis] for axis in ("tokens", "examples") if axis in one.axes), None)
-        if seconds and amount and "n_params" in one.axes:
-            known.append(float(np.median(seconds)) / (one.axes["n_params"] * amount))
+def gpu_hours(points: Points, place: Mapping[str, float]) -> float | None:
+    """GPU hours of one trial at a place; None where nothing tells them.
+
+    They grow with size times data from those of the points: their GPU seconds, or their FLOPs at 1e14 per second. Without either, a
+    run takes 6 · size · tokens FLOPs (Kaplan et al., 2020, arXiv 2001.08361).
+    """
+    if "flops" in place:
+        return place["flops"] / FLOPS_PER_GPU_SECOND / 3600
+    here = {**points.cells[0].axes, **place}
+    known = [cost / _work(cell.axes) for cell in points.cells if (cost := _gpu_seconds(cell)) is not None]
     if known:
-        return float(np.median(known)) * size * data / 3600
-    return 6 * size * data / FLOPS_PER_GPU_SECOND / 3600 if "tokens" in first.axes else None
+        return float(np.median(known)) * _work(here) / 3600
+    if "n_params" in here and "tokens" in here:
+        return 6 * here["n_params"] * here["tokens"] / FLOPS_PER_GPU_SECOND / 3600
+    return None
+
+
+def _work(at: Mapping[str, float]) -> float:
+    """Size times data, as far as they are known."""
+    return at.get("n_params", 1.0) * at.get("tokens", at.get("examples", 1.0))
+
+
+def _gpu_seconds(cell: Cell) -> float | None:
+    seconds = [trial.gpu_seconds for trial in cell.trials if trial.gpu_seconds]
+    if seconds:
+        return float(np.median(seconds))
+    return cell.axes["flops"] / FLOPS_PER_GPU_SECOND if "flops" in cell.axes else None
 
 
 def _known(points: Points, axis: str) -> np.ndarray:
