@@ -219,25 +219,24 @@ def held_out_error(
 
 
 def weighted(fitted: Sequence[FittedLaw]) -> list[FittedLaw]:
-    """The laws with their shares: by the log density of the held-out largest size, and of the residuals where that is unknown.
+    """The laws with their shares: by the log density of what was held out, where that is known, and by Akaike's criterion.
 
     The values held out have one error of extrapolation in common, so their densities count as one value's, not as many.
     """
     if len(fitted) == 1:
         return [replace(fitted[0], weight=1.0)]
+    scores = np.array([-_criterion(one) / 2 for one in fitted])
     if all(one.score is not None for one in fitted):
-        scores = np.array([one.score for one in fitted], dtype=float)
-    else:
-        scores = np.array([-_criterion(one) / 2 for one in fitted])
+        scores += np.array([one.score for one in fitted], dtype=float)
     shares = np.exp(scores - scores.max())
     return [replace(one, weight=float(share)) for one, share in zip(fitted, shares / shares.sum(), strict=True)]
 
 
 def _criterion(one: FittedLaw) -> float:
-    """Akaike's criterion for few points (Hurvich & Tsai, 1989), with the loss as log likelihood."""
+    """Akaike's criterion for few points (Hurvich & Tsai, 1989), from the sum of losses as a sum of squares."""
     points, coefficients = one.fit.batch.log_y.shape[1], len(one.fit.theta) + 1
-    free = max(points - coefficients - 1, 1)
-    return 2 * one.fit.objective / one.spread**2 + 2 * coefficients * points / free
+    loss = max(one.fit.objective, points * LEAST_SPREAD**2)
+    return points * math.log(loss) + 2 * coefficients * points / max(points - coefficients - 1, 1)
 
 
 def predict(points: Points, laws: Sequence[FittedLaw], at: Mapping[str, float]) -> Prediction:
