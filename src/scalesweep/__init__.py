@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Sweep", "findings", "promote", "read_record", "reproduce", "resume"]
+__all__ = ["Sweep", "findings", "fit_scaling", "promote", "read_record", "reproduce", "resume"]
 
 
 def __dir__() -> list[str]:
@@ -32,6 +32,10 @@ def __getattr__(name: str) -> Any:
         from scalesweep.api import findings
 
         return findings
+    if name == "fit_scaling":
+        from scalesweep.api import fit_scaling
+
+        return fit_scaling
     if name == "promote":
         from scalesweep.promotion.promote import promote
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scalesweep.record import Record
     from scalesweep.report.progress import Watch
     from scalesweep.report.sentences import Finding
+    from scalesweep.scaling.analysis import Analysis
     from scalesweep.sweep.preflight import Plan
 
 
@@ -141,6 +142,37 @@ def findings(run: str | Path | UrlPath | Record) -> list[Finding]:
     from scalesweep.report.sentences import paragraph
 
     return paragraph(run if isinstance(run, Record) else read_record(run))
+
+
+def fit_scaling(
+    runs: Sequence[str | Path | UrlPath | Record] | Mapping[str, Sequence[Any]],
+    law: str | None = None,
+    at: Sequence[Mapping[str, float]] = (),
+    metric: str | None = None,
+) -> Analysis:
+    """Fit a scaling law to finished sweeps or to a table, as `scalesweep scaling` does, and predict.
+
+    Returns an object with `laws` (each with `parameters` and their intervals), `predictions`, `trends`, `points`, and `refused` in
+    place of laws where the points can't carry one.
+
+    Args:
+        runs: run folders or records; or a table of runs, such as a pandas DataFrame.
+        law: name of the law; default: those that suit the points.
+        at: places to predict: `[{"n_params": 7e9, "tokens": 1e12}]`.
+        metric: column of the metric in a table.
+
+    Raises:
+        UserError, OutsideError: as `read_record`, or for a table or a place that lacks something.
+    """
+    from scalesweep.record import Record
+    from scalesweep.scaling.analysis import analyse
+    from scalesweep.scaling.recorded import points_of_records
+    from scalesweep.scaling.tables import points_of_table
+
+    if isinstance(runs, Sequence):
+        return analyse(points_of_records([run if isinstance(run, Record) else read_record(run) for run in runs]), law, at)
+    columns = {str(name): list(runs[name]) for name in runs.keys()}  # noqa: SIM118 - a DataFrame's rows are no names
+    return analyse(points_of_table(columns, metric=metric), law, at)
 
 
 def read_record(run_dir: str | Path | UrlPath) -> Record:

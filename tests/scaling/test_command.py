@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from command_line import run as command
+from scalesweep import fit_scaling
 from scalesweep.scaling.laws import LAWS
 
 E, A, B, ALPHA, BETA = 1.8, 480.0, 2100.0, 0.35, 0.37
@@ -125,3 +127,25 @@ def test_laws_have_the_derivatives_that_they_state(form: object) -> None:
         for place, move in enumerate(step * np.eye(theta.shape[1])):
             numeric = (function(theta + move, last)[0] - function(theta - move, last)[0]) / (2 * step)
             assert np.allclose(function(theta, last)[1][..., place], numeric, atol=1e-6)
+
+
+def test_a_table_with_a_row_per_evaluation(tmp_path: Path) -> None:
+    """The last row of a run counts; runs that were still improving are refused where tokens are no axis."""
+    for last, code in ((1.001, 0), (1.1, 3)):
+        rows = [
+            (f"t{place}", size, step, law(size, 1e10) * share)
+            for place, size in enumerate([1e8, 3e8, 9e8, 2.7e9])
+            for step, share in ((10, 1.5), (60, last), (100, 1.0))
+        ]
+        output = run(write(tmp_path / "curves.csv", "config,n_params,steps,loss", rows))
+        assert output[0] == code
+        assert "4 points of 4 trials" in output[1]
+        assert ("4 of 4 cells were still improving" in output[1]) == bool(code)
+
+
+def test_from_python(table: str) -> None:
+    frame = pd.read_csv(table)
+    found = fit_scaling(frame, "hoffmann", [{"n_params": 1.08e10, "tokens": 5.12e11}])
+    assert found.refused is None
+    assert found.predictions[0].law.value == pytest.approx(law(1.08e10, 5.12e11), rel=0.01)
+    assert found.predictions == fit_scaling(frame.to_dict("list"), "hoffmann", [found.predictions[0].at]).predictions

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from scalesweep.scaling.analysis import analyse
-from scalesweep.scaling.fit import fit
+from scalesweep.scaling.fit import Batch, best_fits, fit
 from scalesweep.scaling.laws import LAWS
 from scalesweep.scaling.selection import full_data_losses
 from scalesweep.scaling.tables import points_of_table
@@ -82,14 +82,13 @@ def test_porian() -> None:
 def test_rectified_fine_tuning() -> None:
     """The root mean square error of ln(loss): the rectified law against the power law, over 30 models on FLAN."""
     table = pd.read_csv(shared("curves/rectified_finetuning/losses_flan.csv"))
-    errors: dict[str, list[float]] = {"rectified": [], "power": []}
-    for _, rows in table[table["finetune_samples"] > 0].groupby("model"):
-        x, y = rows[["finetune_samples"]].to_numpy(float), rows["test_loss"].to_numpy()
-        for name, values in errors.items():
-            residuals = fit(LAWS[name][0], x, y).residuals
-            values.append(float(np.sqrt(np.mean(residuals**2))))
-    assert np.mean(errors["rectified"]) <= 0.0080
-    assert np.mean(errors["power"]) > 3 * np.mean(errors["rectified"])
+    losses = table[table["finetune_samples"] > 0].pivot(index="model", columns="finetune_samples", values="test_loss")
+    x, errors = np.log(losses.columns.to_numpy(float)), {}
+    for name in ("rectified", "power"):
+        batch = Batch.of(LAWS[name][0], np.log(losses.to_numpy()), (x - x.mean())[None, :, None])
+        errors[name] = np.sqrt((batch.residuals(best_fits(batch)[0]) ** 2).mean(axis=1)).mean()
+    assert errors["rectified"] <= 0.0080
+    assert errors["power"] > 3 * errors["rectified"]
 
 
 def test_a_model_chosen_from_an_eighth_of_the_data() -> None:
@@ -100,8 +99,10 @@ def test_a_model_chosen_from_an_eighth_of_the_data() -> None:
     data = np.array([size for size in losses.columns if 0 < size <= 204_800], dtype=float)
     truth, seen = losses[1_638_400].to_numpy(), losses[data].to_numpy()
     assert np.corrcoef(full_data_losses(data, seen, 1_638_400), truth)[0, 1] >= 0.909
-    told = [fit(LAWS["rectified"][0], data[:, None], row).predict(np.array([[1_638_400.0]]))[0] for row in seen]
-    assert np.corrcoef(told, truth)[0, 1] >= 0.779
+    x = np.log(data)
+    theta, _ = best_fits(Batch.of(LAWS["rectified"][0], np.log(seen), (x - x.mean())[None, :, None]))
+    told = LAWS["rectified"][0].log_value(theta, np.full((1, 1, 1), np.log(1_638_400) - x.mean()))[0][:, 0]
+    assert np.corrcoef(np.exp(told), truth)[0, 1] >= 0.779
 
 
 def test_small_llamas_predict_the_best_of_70b() -> None:

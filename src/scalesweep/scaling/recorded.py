@@ -16,6 +16,7 @@ from scalesweep.record.table import entries
 from scalesweep.record.uncertainty import quantile
 from scalesweep.scaling.points import VARIES, Points
 from scalesweep.scaling.tables import points_of_table
+from scalesweep.spec.space import THAWING_MODES
 
 MANY = 10**9  # draws, with which Student's t is the normal distribution
 
@@ -95,6 +96,12 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         if math.isfinite(noise):
             row["standard_error"] = noise
         middle = middles[entry["n_params"]]
+        if (
+            trial.config.get("unfreezing") in THAWING_MODES
+            and trial.config.get("unfreeze_cadence", "steps") == "steps"
+            and trial.last
+        ):
+            row["unfreeze_fraction"] = trial.config["unfreeze_interval"] / max(trial.last.step, 1)
         row |= {"tokens": middle} if middle > 0 else {}
         row |= {"examples": examples} if examples else {}
         rows.append(row)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scalesweep.errors import UserError, counted, did_you_mean
+from scalesweep.record.final_length import LARGE_GAIN, LAST_PART, SMALL_GAIN
 from scalesweep.scaling.best import STATED, cell_of, with_scatter
 from scalesweep.scaling.points import AXES, Points, Trial
 from scalesweep.spec.metrics import METRICS, goal_of
@@ -55,7 +56,8 @@ def points_of_table(
     places = {name: _numbers(columns[name], source, name, above=0.0) for name in axes}
     values = _numbers(columns[metric], source, metric, empty=True)
     maximize = _maximize(metric, goal)
-    rows = _last_rows(columns, names)
+    runs = _runs(columns, names)
+    rows = sorted(run[-1] for run in runs)
     log_values = _log_values(values, rows, source, metric, maximize)
     usable = [row for row in rows if math.isfinite(log_values[row])]
     notes = (
@@ -79,28 +81,47 @@ def points_of_table(
             None if error is None else error / math.sqrt(len(group)),
         )
 
-    cells = []
+    improving = _improving(columns, names, runs, 1 - values if maximize else values)
+    cells, unfinished = [], 0
     for configurations in groups:
         members = [row for group in configurations for row in group]
+        unfinished += min(members, key=lambda row: log_values[row]) in improving
         at = {name: float(np.median(place[members])) for name, place in places.items()}
         cells.append(cell_of(at, [trial(group) for group in configurations]))
     cells.sort(key=lambda cell: tuple(cell.axes.values()))
-    found = Points(source, metric, maximize, tuple(cells), noise, notes=tuple(notes))
+    found = Points(source, metric, maximize, tuple(cells), noise, notes=tuple(notes), unfinished=unfinished)
     return with_scatter(found, float(freedom) if freedom else STATED)
 
 
-def _last_rows(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[int]:
-    """The last row of each run, where rows have the id of their run; else all rows."""
+def _runs(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[list[int]]:
+    """The rows of each run in order, where rows have the id of their run; else each row alone."""
     count = len(columns[names[0]])
     counter = next((name for name in COUNTERS if name in names), None)
     if "config" not in names or counter is None:
-        return list(range(count))
-    last: dict[Any, int] = {}
+        return [[row] for row in range(count)]
+    found: dict[Any, list[int]] = {}
     for row in range(count):
         run = (str(columns["config"][row]), str(columns["seed"][row]) if "seed" in names else "")
-        if run not in last or float(columns[counter][row]) >= float(columns[counter][last[run]]):
-            last[run] = row
-    return sorted(last.values())
+        found.setdefault(run, []).append(row)
+    return [sorted(rows, key=lambda row: float(columns[counter][row])) for rows in found.values()]
+
+
+def _improving(
+    columns: Mapping[str, Sequence[Any]], names: Sequence[str], runs: Sequence[list[int]], losses: np.ndarray
+) -> set[int]:
+    """The last rows of runs whose loss was still falling, as `record.final_length` judges it."""
+    counter = next((name for name in COUNTERS if name in names), None)
+    found = set()
+    for rows in runs:
+        if counter is None or not len(rows) > 1:
+            continue
+        end = float(columns[counter][rows[-1]])
+        before = [row for row in rows if float(columns[counter][row]) <= LAST_PART * end]
+        if before and losses[before[-1]] - losses[rows[-1]] > max(
+            LARGE_GAIN * (losses[rows[0]] - losses[rows[-1]]), SMALL_GAIN * losses[rows[-1]]
+        ):
+            found.add(rows[-1])
+    return found
 
 
 def _log_values(values: np.ndarray, rows: list[int], source: str, metric: str, maximize: bool) -> np.ndarray:

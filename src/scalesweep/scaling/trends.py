@@ -17,14 +17,9 @@ from scalesweep.scaling.intervals import quantile
 from scalesweep.scaling.points import Cell, Points
 
 SETTINGS = (
-    "learning_rate",
-    "global_batch_size",
-    "unfreeze_fraction",
-    "unfreeze_interval",
-    "lora_rank",
-    "weight_decay",
-    "dropout",
-)
+    *("learning_rate", "global_batch_size", "unfreeze_fraction", "lora_rank"),
+    *("weight_decay", "dropout", "label_smoothing_factor", "warmup_ratio"),
+)  # `unfreeze_fraction`: the cadence as a share of the run, whatever its unit in the sweep
 VALUES = 4  # of a setting in a cell, for a parabola
 CELLS = 3  # with an optimum, for a trend
 
