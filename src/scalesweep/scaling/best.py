@@ -17,7 +17,7 @@ from scalesweep.scaling.points import Cell, Points, Trial
 DRAWS = 400  # of the noise, for the winner's curse
 FREEDOM = 10.0  # most degrees of freedom that the trials within the cells count as, because they don't show a law's misfit
 STATED = 30.0  # degrees of freedom of noise that a table or a record states
-OF_GAP = 0.8  # degrees of freedom of a gap: exponential, it tells a variance less surely than a normal deviate
+OF_GAP = 0.7  # degrees of freedom of a gap: exponential, it tells a variance less surely than a normal deviate
 OF_NOISE = 0.2  # of the noise's variance is in the gaps too: half the mean squared gap of the two least of 8 normal numbers
 SPACED = 3  # trials of a cell, with fewer the search's scatter can't be told
 
