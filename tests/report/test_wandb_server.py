@@ -24,7 +24,7 @@ from scalesweep.record.store import encode
 from scalesweep.record.table import columns, entries, flat
 from scalesweep.report.wandb import content, ids, publisher
 from scalesweep.report.wandb.tracker import WandbTracker
-from scalesweep.report.wandb.uploader import log_in
+from scalesweep.report.wandb.uploader import clear, log_in
 from wandb_files import write_promotion, write_run
 from wandb_server import ENTITY, Fault, WandbServer
 
@@ -251,6 +251,7 @@ def test_ranks_of_ended_trials_follow_without_opening_their_runs(tmp_path: Path,
         assert sum(counts) == len(record.trials) + 1
         follower.update(record, EVENTS, over=True)
         follower.close()
+        clear()
     assert said == []
 
 
@@ -270,12 +271,13 @@ def test_a_sweep_without_tracking_is_published_and_files_are_synced_by_wandb(
         assert publish(run_dir).returncode == 0
         check_promotion(server)
         rows, artifacts = rows_of(server), len(server.artifacts)
-        assert publish(run_dir).returncode == 0
+        assert "0 runs written" in (again := publish(run_dir).stderr)
+        assert "12 were complete already" in again
         assert (rows_of(server), len(server.artifacts)) == (rows, artifacts)
         check_workspace(server)
         del server.runs[PROMOTION]
         check_complete(server, read_record(run_dir))
-        check_sweep_artifact(server)
+        check_sweep_artifact(server, run_dir)
     assert publish(run_dir, "--offline").returncode == 0
     files = sorted(map(str, (run_dir / "wandb").glob("offline-run-*")))
     with WandbServer() as server:
@@ -324,12 +326,14 @@ def check_workspace(server: WandbServer) -> None:
     assert server.named()[ids.SWEEP].summary["workspace"].startswith(f"{server.url}/{ENTITY}/tests?nw=")
 
 
-def check_sweep_artifact(server: WandbServer) -> None:
+def check_sweep_artifact(server: WandbServer, run_dir: Path) -> None:
     (kept,) = [artifact for artifact in server.artifacts.values() if artifact["artifactTypeName"] == "sweep"]
     assert set(kept["files"]) == {"sweep.json", "search_space.json", "record.jsonl"}
     lines = server.file(kept, "record.jsonl").splitlines()
     assert [json.loads(line)["event"] for line in lines] == [event["event"] for event in EVENTS]
-    assert not [name for name, content in server.uploads.items() if b"/home/me" in content]
+    for place, content_sent in server.uploads.items():
+        assert b"/home/me" not in content_sent, place
+        assert str(run_dir).encode() not in content_sent, place
 
 
 def check_complete_of_sync(server: WandbServer, record: Record) -> None:

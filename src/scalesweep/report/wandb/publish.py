@@ -20,7 +20,7 @@ from scalesweep.record.schema import replay
 from scalesweep.record.store import events_path, read_events, read_manifest
 from scalesweep.report.wandb.publisher import Publisher
 from scalesweep.report.wandb.server import ServerError
-from scalesweep.report.wandb.uploader import log_in
+from scalesweep.report.wandb.uploader import clear, log_in
 from scalesweep.storage import UrlPath, working_folder
 
 LOCK = "publishing.lock"
@@ -73,7 +73,8 @@ def publish(run_dir: Path | UrlPath, offline: bool, finish: Finish, say: Say) ->
             raise OutsideError(f"W&B: {error}", hint) from None
         finally:
             publisher.close()
-    return Published(publisher.total, publisher.written, server.url if server else str(folder / "wandb"))
+            clear()
+    return Published(publisher.total + publisher.promotions, publisher.written, server.url if server else str(folder / "wandb"))
 
 
 def follow(run_dir: Path | UrlPath, mode: str, finish: Finish, say: Say) -> None:
@@ -95,6 +96,7 @@ def follow(run_dir: Path | UrlPath, mode: str, finish: Finish, say: Say) -> None
         watch.daemon = True
         watch.start()
         follower.close()
+        clear()
         sys.stdout.flush()
         os._exit(0)  # threads may wait for a server that failed
 
@@ -112,9 +114,11 @@ def send_promotion(run_dir: Path | UrlPath, model: Path, mode: str, finish: Fini
                 publisher.promoted(record, model)
         except ServerError as error:
             say(f"W&B: {error}; `{again}` sends the promotion")
+            clear()
             sys.stdout.flush()
             os._exit(0)  # threads may wait for a server that failed
         publisher.close()
+        clear()
 
 
 class _Follower:

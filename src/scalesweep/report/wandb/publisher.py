@@ -53,6 +53,7 @@ class Publisher:
         self._view: str | None = None  # URL of the saved workspace
         self.written = 0  # runs that were opened
         self.total = 0  # runs of the sweep
+        self.promotions = 0  # runs of promoted trials beside them
 
     def _new_uploader(self) -> Uploader:
         return Uploader(self._folder, self._project, self._entity, self._server is None, self._say)
@@ -100,7 +101,9 @@ class Publisher:
         if refreshes and (self._server is not None or over):
             self._work([partial(self._sweep, record, board, events, over)])
         if over:
-            self._work([partial(self._write, run) for run in promotions(record, self._folder, board)])
+            promoted = promotions(record, self._folder, board)
+            self.promotions = len(promoted)
+            self._work([partial(self._write, run) for run in promoted])
         if refreshes:
             now = time.monotonic()
             self._next_refresh = now + max(REFRESH_SECONDS, (now - begun) / SHARE)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,15 @@ CONTENT_FILE = "scalesweep.digest"  # in the folder of an offline run: what it w
 MOST_DELETED = 3  # runs of one id that the user deleted in W&B, which never gives an id out again
 UNPUBLISHED = {"provenance.json"}  # it names folders of the machine
 _PLACE = re.compile(r'(name_or_path": ")/(?:[^"/]+/)*([^"/]*)')  # of a base model in a folder: its last part stays
+DATA_DIR = "WANDB_DATA_DIR"
+TEMPORARY = "scalesweep-wandb-"
 STAGING = "staging"  # W&B keeps tables here until they are uploaded; its default is in the home directory
 
 
 def log_in(mode: str, folder: Path, say: Callable[[str], None]) -> Server | None:
     """The server that the user is logged in at; None if runs go to files. `mode` is online, offline or auto."""
-    os.environ["WANDB_DATA_DIR"] = str(folder / "wandb" / STAGING)
+    # W&B's manifests of tables name this folder. Its default is in the home directory; offline, the files have to stay.
+    os.environ[DATA_DIR] = str(folder / "wandb" / STAGING)
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
@@ -39,7 +43,14 @@ def log_in(mode: str, folder: Path, say: Callable[[str], None]) -> Server | None
             say("W&B: not logged in, so runs are offline; run `wandb login` before the next launch")
         return None
     settings = wandb.setup().settings
+    os.environ[DATA_DIR] = tempfile.mkdtemp(prefix=TEMPORARY)
     return Server(settings.base_url, settings.api_key)
+
+
+def clear() -> None:
+    """Remove what `log_in` made outside the run folder."""
+    if Path(os.environ.get(DATA_DIR, "")).name.startswith(TEMPORARY):
+        shutil.rmtree(os.environ[DATA_DIR], ignore_errors=True)
 
 
 class Uploader:
@@ -220,8 +231,12 @@ def _keep(handle: Any, run: RunContent) -> None:
         handle.log_artifact(artifact)
     if run.model is not None:
         model = wandb.Artifact(f"{run.id}-model", type="model", description=run.notes)
-        for path in sorted(run.model.rglob("*")):
-            name = path.relative_to(run.model).as_posix()
+        there = Path(os.environ[DATA_DIR]) / run.id  # the manifest names this path in place of the run folder's
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.unlink(missing_ok=True)
+        there.symlink_to(run.model.resolve())
+        for path in sorted(there.glob("*")) + sorted(there.glob("*/*")):
+            name = path.relative_to(there).as_posix()
             if path.suffix == ".json" and path.name not in UNPUBLISHED:
                 with model.new_file(name, encoding="utf-8") as file:
                     file.write(_PLACE.sub(r"\1\2", path.read_text(encoding="utf-8")))
