@@ -349,6 +349,6 @@ def no_process_is_left() -> Iterator[None]:
     import psutil
 
     yield
-    ours = [child for child in psutil.Process().children(recursive=True) if "scalesweep" in " ".join(child.cmdline())]
+    ours = [child for child in psutil.Process().children(recursive=True) if "scalesweep.commands.follow" in child.cmdline()]
     _, alive = psutil.wait_procs(ours, timeout=5)
     assert not alive
