@@ -8,10 +8,23 @@ promote("runs/quickstart")
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Sweep", "findings", "fit_scaling", "promote", "read_record", "reproduce", "resume"]
+# Each name and its module, which is loaded on first use. This keeps `import scalesweep` fast.
+_MODULES = {
+    "Sweep": "scalesweep.api",
+    "findings": "scalesweep.api",
+    "fit_scaling": "scalesweep.api",
+    "promote": "scalesweep.promotion.promote",
+    "publish": "scalesweep.api",
+    "read_record": "scalesweep.api",
+    "reproduce": "scalesweep.promotion.reproduce",
+    "resume": "scalesweep.api",
+    "write_page": "scalesweep.api",
+}
+__all__ = [*_MODULES]
 
 
 def __dir__() -> list[str]:
@@ -19,33 +32,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use, which keeps `import scalesweep` fast.
-    if name == "Sweep":
-        from scalesweep.api import Sweep
-
-        return Sweep
-    if name == "resume":
-        from scalesweep.api import resume
-
-        return resume
-    if name == "findings":
-        from scalesweep.api import findings
-
-        return findings
-    if name == "fit_scaling":
-        from scalesweep.api import fit_scaling
-
-        return fit_scaling
-    if name == "promote":
-        from scalesweep.promotion.promote import promote
-
-        return promote
-    if name == "reproduce":
-        from scalesweep.promotion.reproduce import reproduce
-
-        return reproduce
-    if name == "read_record":
-        from scalesweep.api import read_record
-
-        return read_record
-    raise AttributeError(f"module 'scalesweep' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'scalesweep' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scalesweep.record import Record
     from scalesweep.report.progress import Watch
     from scalesweep.report.sentences import Finding
+    from scalesweep.report.wandb.publish import Published
     from scalesweep.scaling.analysis import Analysis
     from scalesweep.sweep.preflight import Plan
 
@@ -142,6 +143,41 @@ def findings(run: str | Path | UrlPath | Record) -> list[Finding]:
     from scalesweep.report.sentences import paragraph
 
     return paragraph(run if isinstance(run, Record) else read_record(run))
+
+
+def write_page(runs: Sequence[str | Path | UrlPath | Record], path: str | Path | UrlPath) -> None:
+    """Write the page of one or several sweeps, as `scalesweep report -o` does: one HTML file that needs no server.
+
+    Args:
+        runs: run folders or records.
+        path: file to write, a path or a URL; an existing one is replaced.
+
+    Raises:
+        UserError, OutsideError: as `read_record`, or if `path` is no place for a file.
+    """
+    from scalesweep.record import Record
+    from scalesweep.report.page.write import write_page as write
+
+    write([run if isinstance(run, Record) else read_record(run) for run in runs], place(path))
+
+
+def publish(run_dir: str | Path | UrlPath, offline: bool = False, say: Callable[[str], None] = print) -> Published:
+    """Make the W&B runs of a sweep from its record, as `scalesweep publish` does. A second call changes nothing.
+
+    Returns an object with `runs` (of the sweep), `written` (those that W&B lacked, or that had changed) and `place`.
+
+    Args:
+        run_dir: run folder of the sweep, a path or a URL.
+        offline: write the runs to files for `wandb sync`; earlier files are replaced.
+        say: called with remarks, such as the reason why a server failed.
+
+    Raises:
+        UserError, OutsideError: as `read_record`, or if nobody is logged in, or the server failed.
+    """
+    from scalesweep.report.wandb.publish import publish as made
+    from scalesweep.search.pick import with_forecasts
+
+    return made(place(run_dir), offline, with_forecasts, say)
 
 
 def fit_scaling(

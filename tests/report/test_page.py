@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import scalesweep
 from command_line import refused, run
 from events import end, report, trial
 from records import TRIALS, make_events, make_manifest, make_record
@@ -100,6 +101,8 @@ def test_every_number_is_that_of_the_leaderboard(run_dir: Path) -> None:
     done = run("report", run_dir, run_dir, "-o", run_dir / "page.html")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", f"page          {run_dir / 'page.html'}\n")
     data = embedded((run_dir / "page.html").read_text())
+    scalesweep.write_page([run_dir, scalesweep.read_record(run_dir)], run_dir / "python.html")
+    assert embedded((run_dir / "python.html").read_text())["sweeps"] == data["sweeps"], "Python writes the same page"
     board = json.loads(run("leaderboard", run_dir, "--json").stdout)
     assert [sweep["name"] for sweep in data["sweeps"]] == ["quick", "quick"]
     assert data["unlike"] == []

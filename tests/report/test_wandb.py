@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import scalesweep
 from records import START, make_events, make_manifest, make_record, make_searched
 from scalesweep.errors import UserError
 from scalesweep.record import Record, read_record
@@ -19,7 +20,6 @@ from scalesweep.record.table import columns, entries, flat
 from scalesweep.report.trackers import TRACKERS, make_trackers
 from scalesweep.report.wandb import boards, content, plain
 from scalesweep.report.wandb.promoted import promotions
-from scalesweep.report.wandb.publish import publish
 from scalesweep.report.wandb.tracker import WandbTracker, make
 from wandb_files import WandbRun, read_runs, write_promotion, write_run
 
@@ -29,7 +29,7 @@ SWEEP = "quick"
 
 def send(run_dir: Path) -> int:
     """Publish a run folder to files, and return how many were written."""
-    return publish(run_dir, True, lambda record: record, print).written
+    return scalesweep.publish(run_dir, offline=True).written
 
 
 def by_trial(run_dir: Path) -> dict[str, WandbRun]:
