@@ -53,6 +53,7 @@ def test_a_sweep_predicts_a_larger_size_and_its_rate() -> None:
     assert told.law.low is not None
     assert told.law.high is not None
     assert told.law.low < 0.4 + 20 / 2.56e8**0.35 < told.law.high
+    assert "Nothing tells the noise of eval_loss" in found.notes[-1]
     (trend,) = found.trends
     assert trend.setting == "learning_rate"
     value, low, high = trend.law.exponent()

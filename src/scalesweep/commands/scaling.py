@@ -94,6 +94,8 @@ def scaling(
     else:
         print_scaling(found)
     if found.refused is not None:
+        if plot is not None:
+            say("no plot, because nothing was fitted")
         sys.exit(3)
     if plot is not None:
         say(f"plot          {plot}")

@@ -150,7 +150,7 @@ def _print_laws(page: Any, analysis: Analysis) -> None:
     page.print(table)
     if len(analysis.laws) > 1:
         page.print()
-        table = _table(["law", "weight", "error at the held-out largest size", "objective"], 1)
+        table = _table(["law", "weight", f"error at the held-out largest {chosen.axes[0]}", "objective"], 1)
         for one in analysis.laws:
             held_out = words.MISSING if one.held_out is None else f"{100 * one.held_out:.2g} %"
             table.add_row(one.name, f"{one.weight:.2f}", held_out, f"{one.fit.objective:.4g}")

@@ -118,7 +118,7 @@ def analyse(
     fitted = [fitted_law(points, name, form, axes, delta) for name, form, axes in carried]
     laws = tuple(sorted(weighted(fitted), key=lambda one: -one.weight))
     predictions = tuple(predict(points, laws, place) for place in at)
-    return Analysis(points, laws, predictions, tuple(trends(points)), notes=points.notes)
+    return Analysis(points, laws, predictions, tuple(trends(points)), notes=(*points.notes, *points.on_selection()))
 
 
 def candidates_of(points: Points) -> list[str]:

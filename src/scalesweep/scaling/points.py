@@ -105,6 +105,20 @@ class Points:
         pairs = np.log(np.stack([self.axis("n_params"), self.axis(self.data)], axis=-1))
         return bool(abs(np.corrcoef(pairs.T)[0, 1]) < TOGETHER)
 
+    def on_selection(self) -> list[str]:
+        """Remarks on the best of several trials: the optimism that was subtracted, or that nothing tells it."""
+        several = [cell for cell in self.cells if len(cell.trials) > 1]
+        if not several:
+            return []
+        if not any(cell.error for cell in several):
+            most = max(len(cell.trials) for cell in several)
+            return [
+                f"Nothing tells the noise of {self.metric}, so the best of up to {most} trials is taken as it looks, which is optimistic. Two "
+                "seeds of a few configurations would tell it."
+            ]
+        gain = 100 * float(np.mean([cell.log_value - cell.observed for cell in several]))
+        return [f"The best of several noisy trials looks better than it is: {gain:.2g} % in the mean, which is subtracted."]
+
     def shown(self, log_value: float | np.ndarray) -> Any:
         """A value in the metric's own direction."""
         value = np.exp(log_value)
