@@ -65,7 +65,8 @@ def test_curves_that_have_not_flattened_are_refused() -> None:
     refused = analyse(points_of_records([sweep(flat=False)])).refused
     assert refused is not None
     assert "4 of 4 cells were still improving at their end" in refused.reasons[0]
-    assert [cell["tokens"] for cell in refused.mend] == [1080.0] * 4
+    assert [cell["n_params"] for cell in refused.mend] == list(SIZES.values())
+    assert refused.length == 3.0
     assert refused.gpu_hours is not None
 
 

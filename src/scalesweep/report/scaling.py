@@ -93,6 +93,7 @@ def refusal_json(refused: Refusal) -> dict[str, Any]:
         "mend": {
             "cells": [dict(cell) for cell in refused.mend],
             "trials_per_cell": refused.trials,
+            "length": refused.length,
             "gpu_hours": refused.gpu_hours,
         },
     }
@@ -126,7 +127,8 @@ def refusal_lines(refused: Refusal) -> list[str]:
             f"; {len(refused.mend) - 6} more" if len(refused.mend) > 6 else ""
         )
         cost = "" if refused.gpu_hours is None else f", about {refused.gpu_hours:.3g} GPU hours"
-        lines.append(f"mended for the least by {counted(refused.trials, 'trial')} at each of: {shown}{cost}")
+        longer = f", {refused.length:g} times as long as those there are," if refused.length != 1 else ""
+        lines.append(f"mended for the least by {counted(refused.trials, 'trial')}{longer} at each of: {shown}{cost}")
     return lines
 
 

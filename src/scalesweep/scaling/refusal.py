@@ -23,12 +23,14 @@ class Refusal:
 
     Attributes:
         reasons: sentences.
-        mend: cells to add, by axis. `trials`: of each. `gpu_hours`: of all; None where size or data is unknown.
+        mend: cells to add, by axis. `trials`: of each. `length`: of a run, over that of the runs there are. `gpu_hours`: of all; None where
+            nothing tells them.
     """
 
     reasons: tuple[str, ...]
     mend: tuple[Mapping[str, float], ...] = ()
     trials: int = 1
+    length: float = 1.0
     gpu_hours: float | None = None
 
 
@@ -98,14 +100,12 @@ def with_mend(points: Points, axes: Sequence[str], reasons: Sequence[str]) -> Re
         mesh = np.array(np.meshgrid(*base.values(), indexing="ij")).reshape(len(axes), -1).T
         new = [dict(zip(axes, map(float, row), strict=True)) for row in mesh]
         cells = [cell for cell in new if any(cell[axis] in wanted.get(axis, []) for axis in axes)]
+    length = 1.0
     if points.unfinished > len(points.cells) / 2:
-        tokens = max((cell.axes.get("tokens", 0.0) for cell in points.cells), default=0.0)
-        cells = [
-            {**cell, "tokens": LONGER * tokens}
-            for cell in [*cells, *({axis: cell.axes[axis] for axis in axes} for cell in points.cells)]
-        ]
-        trials = 1
-    return Refusal(tuple(reasons), tuple(cells), trials, _sum(gpu_hours(points, cell) for cell in cells for _ in range(trials)))
+        cells = [*cells, *({axis: cell.axes[axis] for axis in axes} for cell in points.cells)]
+        trials, length = 1, LONGER
+    hours = _sum(gpu_hours(points, cell) for cell in cells for _ in range(trials))
+    return Refusal(tuple(reasons), tuple(cells), trials, length, None if hours is None else length * hours)
 
 
 def _sum(hours: Iterable[float | None]) -> float | None:
