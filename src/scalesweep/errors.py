@@ -26,6 +26,9 @@ EXIT_CODES = {
 }
 
 
+LISTED = 60  # known words in a hint; more hide the error above them
+
+
 class ScalesweepError(Exception):
     """Base of every error that the command line prints without a traceback. `hint` says what to do."""
 
@@ -118,10 +121,10 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """Return a hint for an unknown word: the nearest spelling, then all known words."""
+    """Return a hint for an unknown word: the nearest spelling, then the known words."""
     known = sorted(str(c) for c in candidates)
     near = nearest(word, known)
-    listed = f"known: {', '.join(known)}"
+    listed = f"known: {', '.join(known[:LISTED])}" + (f" and {len(known) - LISTED:,} more" if len(known) > LISTED else "")
     return f"did you mean {near!r}? {listed}" if near else listed
 
 

@@ -381,6 +381,9 @@ def test_several_sweeps_are_ranked_together() -> None:
     accuracy = make_record(name="third", metric={"name": "eval_accuracy", "goal": "maximize"})
     with pytest.raises(UserError, match="one ranks by eval_loss, and third by eval_accuracy"):
         text_at([one, accuracy], 140)
+    nothing = text_at(one, 140, selection=Selection(parsed("rank>99")))
+    assert "No trial fulfils --where." in nothing
+    assert "Ranked" not in nothing
 
 
 def test_costs_below_one_do_not_read_as_nothing() -> None:

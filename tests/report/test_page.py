@@ -202,6 +202,9 @@ def test_mistakes_are_said(run_dir: Path) -> None:
     assert "is a folder\n\nhint: name the file too" in refused("report", run_dir, "-o", run_dir)
     assert "is not a folder\n\nhint: create it first" in refused("report", run_dir, "-o", run_dir / "a" / "b.html")
     assert "can't be combined" in refused("report", run_dir, "--json", "--watch")
+    before = (run_dir / "record.jsonl").read_bytes()
+    assert "exists and is no page\n\nhint: name another file" in refused("report", run_dir, "-o", run_dir / "record.jsonl")
+    assert (run_dir / "record.jsonl").read_bytes() == before
 
 
 def test_watching_serves_new_numbers_to_this_machine_alone(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,8 +109,11 @@ def test_trials_without_a_result_are_named() -> None:
     found = texts(make_record())
     assert found["axes"] == "The record has no axis that was searched and may change a result."
     assert "3 trials could not run to an end: t0004 (diverged), t0007 (failed · error), t0008 (infeasible" in found["untried"]
+    alone = texts(make_searched(drawn(2)[:1], SPACE))["best"]
+    assert alone.startswith("The only trial with a usable eval_loss is t0000 ")
+    assert "validation rows" not in alone  # there is nothing to compare it with
     [only] = paragraph(make_record([]))
-    assert (only.text, only.facts) == ("None of 0 trials has a usable eval_loss yet.", {"trial": None})
+    assert (only.text, only.facts) == ("No trial has been proposed yet.", {"trial": None})
 
 
 def test_the_command_prints_each_run_and_python_and_json_have_the_same() -> None:

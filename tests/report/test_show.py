@@ -97,8 +97,9 @@ def test_no_line_is_wider_than_the_terminal_and_the_curve_falls(record: Record, 
 
 
 def test_an_unknown_trial_is_refused_with_the_nearest_name(record: Record) -> None:
-    with pytest.raises(UserError, match="has no trial 't001'"):
-        named(record, ["t001"])
+    for name in ("t001", "1", "T1", "T0001"):
+        with pytest.raises(UserError, match=f"has no trial '{name}'\n\nhint: did you mean 't0001'"):
+            named(record, [name])
     with pytest.raises(UserError, match="has a usable eval_loss"):
         named(make_record([]), [])
 

@@ -7,8 +7,9 @@ from scalesweep.record.schema import Record, Trial
 
 
 def start_price(record: Record) -> float | None:
-    """Return the price of the first size. It applies to the start of workers, which belongs to no trial."""
-    return record.manifest.price(record.manifest.ladder[0].name)
+    """Return the price of the first size, if any. It applies to the start of workers, which belongs to no trial."""
+    ladder = record.manifest.ladder
+    return record.manifest.price(ladder[0].name) if ladder else None
 
 
 def paid(record: Record, trial: Trial) -> float | None:

@@ -59,6 +59,8 @@ def _decode_metrics(event: dict[str, Any]) -> dict[str, Any]:
         event["metrics"] = {key: float(value) for key, value in event["metrics"].items()}
         if isinstance(event.get("cutoff"), str):
             event["cutoff"] = float(event["cutoff"])
+        for mark in event.get("marks", ()):
+            mark["value"] = float(mark["value"])
     return event
 
 

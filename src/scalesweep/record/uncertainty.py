@@ -83,7 +83,7 @@ class Certainty:
 
 def certainty(record: Record, ranking: Sequence[Row]) -> dict[str, Certainty]:
     """The certainty of each trial, by name. `ranking`: best first, as `rank` returns it."""
-    reports = {row.trial.name: report for row in ranking if row.rank is not None and (report := judged(row)) is not None}
+    reports = {row.trial.name: report for row in ranking if (report := judged(row)) is not None}
     evaluations = _read(record, reports)
     if not evaluations:
         return {row.trial.name: Certainty() for row in ranking}
@@ -92,14 +92,15 @@ def certainty(record: Record, ranking: Sequence[Row]) -> dict[str, Certainty]:
     known = {name: found for name, one in evaluations.items() if (found := influence(one, record.metric)) is not None}
     errors = {name: standard_error(own, evaluations[name].kept) for name, (_, own) in known.items()}
     values = {row.trial.name: row.metric for row in ranking if row.metric is not None}
-    first = ranking[0].trial.name if ranking else ""
+    ranked = [row.trial.name for row in ranking if row.rank is not None]
+    first = ranked[0] if ranked else ""
     gaps: dict[str, tuple[float, float]] = {}
     draws = 0
     if first in known:
         reference, draws = evaluations[first], len(known[first][1])
-        for name, (_, own) in known.items():
-            if name != first and evaluations[name].alike(reference):
-                gaps[name] = values[name] - values[first], standard_error(own - known[first][1], reference.kept)
+        for name in ranked:
+            if name in known and name != first and evaluations[name].alike(reference):
+                gaps[name] = values[name] - values[first], standard_error(known[name][1] - known[first][1], reference.kept)
     ties = tied(gaps, draws)
     compared = {name: (interval(*gap, draws), name in ties) for name, gap in gaps.items()}
     names = [row.trial.name for row in ranking]

@@ -21,7 +21,7 @@ from scalesweep.record.table import Ranking
 from scalesweep.report import words
 from scalesweep.report.columns import ERROR, GAP, STYLES, TIED, Filled, chosen_columns, default_columns, fitting
 from scalesweep.report.findings import NO_BETTER, findings
-from scalesweep.report.leaderboard import EVERY, Line, board, is_over, order_of_all
+from scalesweep.report.leaderboard import EVERY, Line, board, is_over, order_of_all, run_names
 from scalesweep.report.select import Selection, downwards
 
 TIES = "can't be told apart from the first (paired, 95 %, corrected for the number of trials)"
@@ -60,8 +60,12 @@ def render_leaderboard(
     if ties and any(one.column.key == "tied_with_first" for one in kept):
         where = "; the line is below the last" if ranked else ""
         legend.append(f"{TIED} {TIES}{where}.")
-    parts: list[RenderableType] = [_title(record, is_over(record)) for record in several]
-    parts += [table, Text("\n".join(map(words.plain, legend)), style="dim")]
+    names = run_names(several) if len(several) > 1 else [""]
+    parts: list[RenderableType] = [_title(record, is_over(record), name) for record, name in zip(several, names, strict=True)]
+    if trials:
+        parts += [table, Text("\n".join(map(words.plain, legend)), style="dim")]
+    elif any(record.trials for record in several):
+        parts.append(Text("No trial fulfils --where.", "dim"))
     for record in several:
         if is_over(record) and record.status != "ended":
             text = f"No process runs this sweep; `{command('resume', record.folder)}` continues it."
@@ -116,7 +120,8 @@ class Rows:
         return space + text if right else text + space
 
 
-def _title(record: Record, over: bool) -> Text:
+def _title(record: Record, over: bool, run: str) -> Text:
+    """The sweep, its trials and its cost in one line. `run` names its folder, where there are several."""
     counts = Counter(words.activity(trial, over) for trial in record.trials.values())
     ended = [words.STATES[state] for state in State if state.ended]
     states = ", ".join(f"{counts[word]} {word}" for word in (*words.ACTIVITIES, *ended) if counts[word])
@@ -125,7 +130,9 @@ def _title(record: Record, over: bool) -> Text:
     parts = [f"{record.metric} ({direction})", f"{trials}: {states}" if states else "no trials yet"]
     total = paid_in_all(record)
     parts.append(f"{words.seconds(record.gpu_seconds)} GPU s" + (f", ${words.money(total)}" if total is not None else ""))
-    return Text.assemble((words.plain(str(record.manifest.name)), "bold"), " · ", words.plain(" · ".join(parts)))
+    name = str(record.manifest.name)
+    head = f"{run}: {name}" if run not in ("", name) else name
+    return Text.assemble((words.plain(head), "bold"), " · ", words.plain(" · ".join(parts)))
 
 
 def _legend(

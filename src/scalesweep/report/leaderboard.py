@@ -163,11 +163,12 @@ def order_of_all(records: Sequence[Record], by: By | None = None) -> By:
 def check_alike(records: Sequence[Record]) -> None:
     """Raises UserError where records can't be ranked together, because their metrics differ."""
     first = records[0]
-    for record in records[1:]:
+    names = run_names(records)
+    for name, record in zip(names[1:], records[1:], strict=True):
         if (record.metric, record.minimize) != (first.metric, first.minimize):
             raise UserError(
-                f"{first.manifest.name} ranks by {first.metric}, and {record.manifest.name} by {record.metric}",
-                "rank them one after the other",
+                f"{names[0]} ranks by {first.metric}, and {name} by {record.metric}",
+                "rank them one after the other; `report RUN_DIR RUN_DIR -o both.html` shows them side by side",
             )
 
 

@@ -38,9 +38,9 @@ def paragraph(record: Record) -> list[Finding]:
     """Everything that the record supports, in the order in which to read it."""
     rows = [row for row in rank(record) if row.rank is not None]
     if not rows:
-        waiting = f"None of {counted(len(record.trials), 'trial')} has a usable {record.metric} yet."
-        why = ". ".join(unusable(record)) + "." if record.status == "ended" else waiting
-        return [Finding("best", why[:1].upper() + why[1:], {"trial": None})]
+        waiting = f"none of {counted(len(record.trials), 'trial')} has a usable {record.metric} yet"
+        why = unusable(record) if record.status == "ended" else [waiting if record.trials else "no trial has been proposed yet"]
+        return [Finding("best", " ".join(f"{one[:1].upper()}{one[1:]}." for one in why), {"trial": None})]
     sure, axes, found = certainty(record, rows), searched(record), effects(record)
     ties = [row for row in rows[1:] if sure[row.trial.name].tied]
     leaders = [rows[0], *ties]
@@ -72,11 +72,14 @@ def _best(record: Record, rows: list[Row], sure: Mapping[str, Certainty], ties: 
     value = words.score(row.metric) + (f" ± {words.score(error)}" if error is not None else "")
     at = f" at {words.amount(row.fidelity, record.manifest.time_attr)}" if row.fidelity is not None else ""
     price = f" (${words.money(cost)})" if cost is not None else ""
+    which = f"The best of {counted(len(rows), 'trial')}" if len(rows) > 1 else f"The only trial with a usable {record.metric}"
     parts = [
-        f"The best of {counted(len(rows), 'trial')} is {trial.name} ({words.brief(trial)}): {record.metric} {value}{at}.",
+        f"{which} is {trial.name} ({words.brief(trial)}): {record.metric} {value}{at}.",
         f"It took {words.seconds(trial.gpu_seconds)} of the sweep's {words.seconds(record.gpu_seconds)} GPU seconds{price}.",
     ]
-    if not compared:
+    if len(rows) == 1:
+        pass  # there is no other one to compare it with
+    elif not compared:
         parts.append("The record has no numbers of validation rows that would show which trials differ from it.")
     elif ties:
         names = words.several([one.trial.name for one in ties])

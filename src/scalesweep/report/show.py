@@ -20,6 +20,7 @@ from scalesweep.report.curve import drawn_curves
 from scalesweep.report.leaderboard import finite, is_over
 
 LABEL = 10  # columns of the labels
+LONGEST = 10  # digits of a trial's number
 GAP = 3  # between two settings of one line
 ERROR_LINES = 12
 
@@ -50,9 +51,16 @@ def named(record: Record, names: Sequence[str]) -> list[Trial]:
             hint = f"see how each trial stands: {command('leaderboard', record.folder)}"
             raise UserError(f"no trial in {record.folder} has a usable {record.metric}", hint)
         if trial is None:
-            raise UserError(f"{record.folder} has no trial {name!r}", did_you_mean(name, [*record.trials, "best"]))
+            raise UserError(f"{record.folder} has no trial {name!r}", _nearest(record, name))
         found[trial.name] = trial
     return list(found.values())
+
+
+def _nearest(record: Record, name: str) -> str:
+    """A hint for an unknown trial: the trial of that number, as t0007 for 7 and t7, or the nearest name."""
+    number = name.lower().removeprefix("t")
+    near = f"t{int(number):04d}" if number.isascii() and number.isdigit() and len(number) < LONGEST else ""
+    return did_you_mean(near if near in record.trials else name, [*record.trials, "best"])
 
 
 def show_json(record: Record, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -307,11 +315,11 @@ def _several(record: Record, trials: Sequence[Trial], chosen: Mapping[str, Entry
         ("rung", [str(entry["rung"] or words.MISSING) for entry in found], ""),
         (record.manifest.time_attr, [_number(entry["fidelity"], words.level) for entry in found], ""),
     ]
-    for name in dict.fromkeys(name for entry in found for name in entry["metrics"]):
-        rows.append((name, [_value(entry, name) for entry in found], "bold" if name == record.metric else ""))
     intervals = [differences(record, trials[0], other).get(record.metric) for other in trials[1:]]
-    if any(intervals):
-        rows.append((f"less {trials[0].name}'s", ["", *map(_interval, intervals)], ""))
+    for name in dict.fromkeys([record.metric, *(name for entry in found for name in entry["metrics"])]):
+        rows.append((name, [_value(entry, name) for entry in found], "bold" if name == record.metric else ""))
+        if name == record.metric and any(intervals):
+            rows.append((f"less {trials[0].name}'s", ["", *map(_interval, intervals)], ""))
     rows.append(("gpu_seconds", [_number(entry["gpu_seconds"], words.seconds) for entry in found], ""))
     rows.append(("dollars", [_number(entry["dollars"], words.money) for entry in found], ""))
     rows += [(name, [_setting(record, trial, name) for trial in trials], "cyan") for name in unlike]
@@ -325,7 +333,7 @@ def _several(record: Record, trials: Sequence[Trial], chosen: Mapping[str, Entry
             table.add_row(Text(_plain(label), style), *(Text(words.short(text, 2 * words.WIDEST), style) for text in texts))
     same = f"{counted(len(names) - len(unlike), 'setting')} are the same."
     if any(intervals):
-        same += f" less {trials[0].name}'s: the 95 % interval of the difference, paired over the validation rows."
+        same += f" less {trials[0].name}'s: the 95 % interval of the difference in {record.metric}, paired over the validation rows."
     curves = drawn_curves({trial.name: _curve(record, trial) for trial in trials}, record, width)
     drawn = [Text(""), Text("\n".join(curves))] if curves else []
     return [Text(_plain(record.manifest.name), "bold"), table, Text(same, "dim"), *drawn]

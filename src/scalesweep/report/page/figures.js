@@ -21,7 +21,7 @@ function figures(sweep) {
   }
   if (sweep.trials.some((trial) => trial.curve.length)) add("Learning curves", learningCurves);
   const numbers = axes.filter((axis) => known(axis.low)).map((axis) => axis.name);
-  if (numbers.length) {
+  if (numbers.length && sweep.trials.some((trial) => known(trial.metric))) {
     add("Metric against a setting", against, { select: numbers, choice: numbers.includes("learning_rate") ? "learning_rate" : numbers[0] });
   }
   if (sweep.trials.some((trial) => trial.rank && trial.gpu_seconds > 0)) add("Pareto front: metric and cost", front);
@@ -250,7 +250,7 @@ function timelines(sweep, host) {
   for (const value of ticks({ low: 0, high: told.max_t }, 4)) root.append(svg("text", { x: across(value), y: height - 16, "text-anchor": "middle" }, count(value)));
   root.append(svg("text", { x: (left + width) / 2, y: height - 2, "text-anchor": "middle" }, told.unit));
   host.replaceChildren(root);
-  return `Layer groups that train, of all groups of the size, as each report says. The first ${counted(trials.length, "trial")} of the ranking.`;
+  return `Layer groups that train, of all groups of the size, as each report says. ${trials.length > 1 ? `The first ${trials.length} trials of the ranking.` : ""}`.trim();
 }
 
 function parallel(sweep, host) {

@@ -28,6 +28,7 @@ from scalesweep.storage import UrlPath
 SCRIPTS = ("text.js", "charts.js", "figures.js", "table.js", "page.js")
 PAGE = "report.html"  # in the run folder, written when a sweep ends
 TITLE_LENGTH = 100
+HEAD_BYTES = 64  # of a file, by which its kind is told
 PLAIN_BYTES = 400_000  # of the data; more are compressed
 
 
@@ -40,14 +41,23 @@ def write_page(records: Sequence[Record], path: Path | UrlPath) -> None:
     """Write the page of these sweeps.
 
     Raises:
-        UserError: `path` is a folder, or lies in none.
+        UserError: `path` is a folder, lies in none, or is a file of another kind.
         OSError: the file can't be written.
     """
     if isinstance(path, Path) and path.is_dir():
         raise UserError(f"{path} is a folder", f"name the file too, for example {path / PAGE}")
     if isinstance(path, Path) and not path.parent.is_dir():
         raise UserError(f"{path.parent} is not a folder", "create it first")
+    if isinstance(path, Path) and path.is_file() and not _may_replace(path):
+        raise UserError(f"{path} exists and is no page", f"name another file, for example {path.with_name(PAGE)}")
     write_atomic(path, page(records))
+
+
+def _may_replace(path: Path) -> bool:
+    """Whether a file is empty or begins as HTML does. Any other may be a sweep's record, which nothing brings back."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES).lstrip().lower()
+    return not head or head.startswith((b"<!doctype html", b"<html"))
 
 
 def title_of(records: Sequence[Record]) -> str:
