@@ -14,7 +14,9 @@ from records import make_events, make_manifest, make_record
 from scalesweep.errors import UserError
 from scalesweep.record import Record
 from scalesweep.report.leaderboard import leaderboard_json
+from scalesweep.report.sentences import paragraph
 from scalesweep.report.show import decisions, named, render_trials, show_json
+from scalesweep.report.terminal import print_findings
 
 
 def shown(record: Record, *names: str, width: int = 100) -> str:
@@ -104,7 +106,7 @@ def test_an_unknown_trial_is_refused_with_the_nearest_name(record: Record) -> No
         named(make_record([]), [])
 
 
-def test_hostile_texts_are_shown_as_text() -> None:
+def test_hostile_texts_are_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     events: list[dict[str, Any]] = make_events()
     for event in events:
         if event["event"] == "trial":
@@ -117,5 +119,9 @@ def test_hostile_texts_are_shown_as_text() -> None:
         assert not set(text) & {"\x1b", "\x07"}
         assert len(text) < 10_000
         assert "\\x1b[31mred" in text
+    print_findings(record, paragraph(record))
+    found = capsys.readouterr().out
+    assert found.startswith("\\x1b[31mred · ")
+    assert "\x1b" not in found
     assert "[b]\\x1b[2J" in shown(record, "t0001")
     assert "boom\\x1b]0;owned\\x07\nsecond [line]" in shown(record, "t0007")

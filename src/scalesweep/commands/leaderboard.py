@@ -91,7 +91,7 @@ def leaderboard(
     selection = Selection(parsed(where) if where else (), sort)
 
     def read() -> list[Record]:
-        records = [with_forecasts(read_record(run)) for run in dict.fromkeys(runs)]
+        records = [with_forecasts(read_record(run)) for run in runs]
         if by == "forecast" and any(record.expected is None for record in records):
             raise click.UsageError("--by forecast needs a sweep with sampler: forecast or survival: forecast")
         return records

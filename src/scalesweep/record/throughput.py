@@ -35,9 +35,9 @@ def throughput(record: Record) -> list[Throughput]:
         ):
             trained.setdefault((trial.config["model_size"], trial.num_gpus), []).append(trial)
     rates = {key: _rate(trials) for key, trials in trained.items()}
-    order = [size.name for size in record.manifest.ladder]
+    order = {size.name: place for place, size in enumerate(record.manifest.ladder)}
     rows = []
-    for size, gpus in sorted(rates, key=lambda key: (order.index(key[0]), key[1])):
+    for size, gpus in sorted(rates, key=lambda key: (order.get(key[0], len(order)), key[1])):
         rate, single = rates[size, gpus], rates.get((size, 1))
         rows.append(Throughput(size, gpus, rate, rate / (gpus * single) if single else None, len(trained[size, gpus])))
     return rows

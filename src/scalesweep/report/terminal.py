@@ -96,9 +96,9 @@ def print_findings(record: Record, found: Sequence[Finding]) -> None:
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
     for one in found:
-        grid.add_row(one.about, Text(one.text))
+        grid.add_row(one.about, Text(words.plain(one.text)))
     page = console(width=page_width())
-    page.print(headed(record.manifest.name, f" · {counted(len(record.trials), 'trial')}"))
+    page.print(headed(words.plain(str(record.manifest.name)), f" · {counted(len(record.trials), 'trial')}"))
     page.print(grid)
 
 
