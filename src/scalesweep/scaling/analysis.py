@@ -117,7 +117,7 @@ def analyse(
     carried = [one for one in chosen if len(one[1].parameters) + needed <= len(points.cells)]
     fitted = [fitted_law(points, name, form, axes, delta) for name, form, axes in carried]
     laws = tuple(sorted(weighted(fitted), key=lambda one: -one.weight))
-    predictions = tuple(predict(points, laws, place) for place in at)
+    predictions = tuple(predict(points, laws, at))
     return Analysis(points, laws, predictions, tuple(trends(points)), notes=(*points.notes, *points.on_selection()))
 
 
@@ -239,29 +239,39 @@ def _criterion(one: FittedLaw) -> float:
     return points * math.log(loss) + 2 * coefficients * points / max(points - coefficients - 1, 1)
 
 
-def predict(points: Points, laws: Sequence[FittedLaw], at: Mapping[str, float]) -> Prediction:
-    """The laws' combined prediction at a place.
+def predict(points: Points, laws: Sequence[FittedLaw], places: Sequence[Mapping[str, float]]) -> list[Prediction]:
+    """The laws' combined predictions at places.
 
     Raises:
-        UserError: the place lacks an axis.
+        UserError: a place lacks an axis.
     """
-    parts, runs = [], []
+    if not places:
+        return []
+    parts: list[list[tuple[float, float, float, float]]] = [[] for _ in places]
+    runs: list[list[tuple[float, float, float, float]]] = [[] for _ in places]
     for one in laws:
-        lacking = [axis for axis in one.axes if axis not in at]
-        if lacking:
-            known = ",".join(f"{axis}={value:g}" for axis, value in at.items())
-            raise UserError(f"--at {known}: {lacking[0]} is missing", f"the law {one.name} needs {' and '.join(one.axes)}")
-        place = np.array([[at[axis] for axis in one.axes]], dtype=float)
-        u = one.fit.centred(place)
-        middle = float(one.fit.law.log_value(one.fit.theta[None], u[None])[0][0, 0])
-        low, high = ends(one.fit, one.spread, one.freedom, np.array([-1]), u)
+        for at in places:
+            if lacking := [axis for axis in one.axes if axis not in at]:
+                known = ",".join(f"{axis}={value:g}" for axis, value in at.items())
+                raise UserError(f"--at {known}: {lacking[0]} is missing", f"the law {one.name} needs {' and '.join(one.axes)}")
+        u = one.fit.centred(np.array([[at[axis] for axis in one.axes] for at in places], dtype=float))
+        middles = one.fit.law.log_value(one.fit.theta[None], u[None])[0][0]
+        lows, highs = ends(one.fit, one.spread, one.freedom, np.full(len(places), -1), u)
         reach = float(quantile(one.freedom)) * max(one.spread, one.deviation)
-        parts.append((one.weight, middle, float(low[0]), float(high[0])))
-        runs.append(
-            (one.weight, middle, middle - math.hypot(middle - low[0], reach), middle + math.hypot(high[0] - middle, reach))
+        for number, (middle, low, high) in enumerate(zip(map(float, middles), map(float, lows), map(float, highs), strict=True)):
+            parts[number].append((one.weight, middle, low, high))
+            wide = middle - math.hypot(middle - low, reach), middle + math.hypot(high - middle, reach)
+            runs[number].append((one.weight, middle, *wide))
+    largest = {axis: float(points.axis(axis).max()) for axis in laws[0].axes}
+    return [
+        Prediction(
+            dict(at),
+            _range(points, mixture(of_law, LEVEL)),
+            _range(points, mixture(of_run, LEVEL)),
+            max(at[axis] / most for axis, most in largest.items()),
         )
-    beyond = max(at[axis] / points.axis(axis).max() for axis in laws[0].axes)
-    return Prediction(dict(at), _range(points, mixture(parts, LEVEL)), _range(points, mixture(runs, LEVEL)), float(beyond))
+        for at, of_law, of_run in zip(places, parts, runs, strict=True)
+    ]
 
 
 def _range(points: Points, ends: tuple[float, float, float]) -> Range:
