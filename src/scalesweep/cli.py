@@ -17,6 +17,7 @@ import click
 from scalesweep import __version__
 from scalesweep.commands.leaderboard import leaderboard
 from scalesweep.commands.parts import Group, at_place, json_option, print_json, run_argument, say
+from scalesweep.commands.plan import checked_plan, cluster_option, gpus_option, load, plan, set_option, slots_of
 from scalesweep.commands.publish import publish
 from scalesweep.commands.recipe import recipe
 from scalesweep.commands.report import report
@@ -29,30 +30,16 @@ from scalesweep.storage import UrlPath, working_folder
 from scalesweep.streams import give_up_stdout, usable_streams
 
 if TYPE_CHECKING:
-    from scalesweep.spec import SweepSpec
     from scalesweep.sweep.jobs import Jobs
-    from scalesweep.sweep.preflight import Plan
 
 
 _spec_argument = click.argument("spec", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
-_set = partial(click.option, "--set", "overrides", multiple=True, metavar="KEY=VALUE")
-_set_option = _set(help="Override a key of the sweep file, e.g. --set budget.gpu_hours=40. Repeatable.")
+_set_option = set_option(help="Override a key of the sweep file, e.g. --set budget.gpu_hours=40. Repeatable.")
 _address_option = click.option(
     "--address",
     metavar="ADDR",
     help="Running Ray cluster to use: 'auto' on one of its nodes, or HOST:PORT of its head. http://HOST:8265 and "
     "ray://HOST:10001 work from any machine and run the sweep as a Ray job. Default: start a local cluster.",
-)
-_gpus_option = click.option(
-    "--num-gpus", type=click.IntRange(min=0), help="GPUs of the local cluster. Ray adds logical GPUs if the machine has fewer."
-)
-
-
-_cluster_option = click.option(
-    "--cluster",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Cluster file for `ray up`, or a RayCluster manifest. Checks that the cluster can hold every trial of the sweep.",
 )
 
 
@@ -72,6 +59,7 @@ def cli() -> None:
       scalesweep run         runs/quickstart --trial t0007  train one by hand, log on screen
       scalesweep report      runs/quickstart           say what it found, and what to try next
       scalesweep scaling     runs/quickstart           fit a scaling law, predict larger models
+      scalesweep plan        --from runs/quickstart --budget "20 gpu-hours"  say what to buy
       scalesweep promote     runs/quickstart           train the best one to the end and export it
       scalesweep reproduce   runs/quickstart/promoted/t0013  train that model again and compare
       scalesweep resume      runs/quickstart           continue after any interruption
@@ -87,70 +75,6 @@ def cli() -> None:
 
 @cli.command()
 @_spec_argument
-@_set_option
-@_cluster_option
-@_gpus_option
-@json_option
-def plan(spec: Path, overrides: tuple[str, ...], cluster: Path | None, num_gpus: int | None, as_json: bool) -> None:
-    """Check a sweep and print its maximum cost, before any compute.
-
-    Reads the sweep file and the search space, finds the models and the data, and tokenizes the data once (later commands
-    reuse the tokens). Prints the search space, the ladder, the rungs and the maximum cost. Trains nothing.
-    """
-    from scalesweep.report.plan import print_plan
-
-    slots = None if cluster else partial(_slots, num_gpus=num_gpus, planning=True)
-    checked = _checked_plan(_load(spec, overrides, slots), spec.parent, None, num_gpus, cluster, planning=True)
-    if as_json:
-        print_json(checked.as_json())
-    else:
-        print_plan(checked.spec, checked.as_json())
-
-
-def _slots(spec: SweepSpec, num_gpus: int | None, planning: bool = False) -> int:
-    """The workers of a local cluster. With `planning`, of a cluster as large as `resources.max_gpus`."""
-    from scalesweep.sweep.launch import local_slots
-
-    return max(local_slots(spec, num_gpus), planning * (spec.resources.max_gpus or 0))
-
-
-def _load(path: Path, overrides: tuple[str, ...], slots: Callable[[SweepSpec], int] | None) -> SweepSpec:
-    """Load a sweep. One error reports every problem that needs neither models nor data. `slots` are None if not known yet."""
-    from scalesweep.spec import load_sweep
-    from scalesweep.sweep.preflight import static_problems
-
-    return load_sweep(path, overrides, also=lambda spec: static_problems(spec, slots(spec) if slots else None))
-
-
-def _checked_plan(
-    spec: SweepSpec,
-    base: Path,
-    address: str | None,
-    num_gpus: int | None,
-    cluster_file: Path | None,
-    planning: bool = False,
-) -> Plan:
-    """Check a sweep. With `planning`, the cluster may be as large as `resources.max_gpus`.
-
-    Raises SpecError, OutsideError, and click's UsageError for options that contradict each other.
-    """
-    from scalesweep.report.terminal import step_progress
-    from scalesweep.sweep.cluster import workers_by_file
-    from scalesweep.sweep.preflight import check_static, preflight
-
-    if cluster_file is not None:
-        if num_gpus is not None or not (address or planning):
-            raise click.UsageError("--cluster describes a remote cluster: give its --address, and leave out --num-gpus")
-        slots: int | None = workers_by_file(spec, cluster_file)
-    else:
-        slots = None if address else _slots(spec, num_gpus, planning)
-    check_static(spec, slots)  # first, because preflight takes seconds to import its libraries
-    with step_progress("checking models and data") as progress:
-        return preflight(spec, slots, base, progress)
-
-
-@cli.command()
-@_spec_argument
 @click.option(
     "--run-dir",
     metavar="PLACE",
@@ -158,8 +82,8 @@ def _checked_plan(
     help="Run folder to create: a path, or a URL such as s3://BUCKET/NAME. Default: runs/NAME.",
 )
 @_address_option
-@_cluster_option
-@_gpus_option
+@cluster_option
+@gpus_option
 @_set_option
 @json_option
 def launch(
@@ -190,18 +114,18 @@ def launch(
     from scalesweep.sweep.launch import check_unused
     from scalesweep.sweep.launch import launch as run
 
-    loaded = _load(spec, overrides, None if address else partial(_slots, num_gpus=num_gpus))
+    loaded = load(spec, overrides, None if address else partial(slots_of, num_gpus=num_gpus))
     folder = run_dir or Path("runs") / loaded.name
     check_unused(folder)  # before models and data are read
-    checked = _checked_plan(loaded, spec.parent, address, num_gpus, cluster)
+    checked = checked_plan(loaded, spec.parent, address, num_gpus, cluster)
     _drive(lambda: run(checked, folder, address, num_gpus), folder, as_json)
 
 
 @cli.command()
 @run_argument
 @_address_option
-@_gpus_option
-@_set(help="Change a budget or a limit from here on, e.g. --set budget.run_cap=60. Repeatable.")
+@gpus_option
+@set_option(help="Change a budget or a limit from here on, e.g. --set budget.run_cap=60. Repeatable.")
 @json_option
 def resume(
     run_dir: Path | UrlPath, address: str | None, num_gpus: int | None, overrides: tuple[str, ...], as_json: bool
@@ -255,7 +179,7 @@ def _launch_job(
     from scalesweep.sweep.jobs import Jobs, check_paths, shared_folder
     from scalesweep.sweep.preflight import check_static
 
-    spec = _load(spec_path, overrides, None)
+    spec = load(spec_path, overrides, None)
     if cluster is not None:
         workers_by_file(spec, cluster)
     check_static(spec, None)
@@ -470,6 +394,12 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
 @run_argument
 @click.option("--trial", default="best", metavar="NAME", help="Trial to promote; 'best' is the search's choice.")
 @click.option(
+    "--target",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Target file of `plan --from … --write FILE`: size, length, GPUs and settings of the final run.",
+)
+@click.option(
     "--output",
     metavar="FOLDER",
     callback=at_place,
@@ -503,6 +433,7 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
 def promote(
     run_dir: Path | UrlPath,
     trial: str,
+    target: Path | None,
     output: Path | UrlPath | None,
     train_on: str,
     num_gpus: int | None,
@@ -516,6 +447,8 @@ def promote(
     The output is a transformers folder (safetensors, tokenizer, model card, provenance.json). Before it finishes, `promote`
     loads the folder with plain transformers and checks that it predicts as the trained model does.
     """
+    if target is not None and (trial != "best" or max_t is not None):
+        raise click.UsageError("--target names the trial and the length itself; leave out --trial and --max-t")
     from scalesweep.promotion.promote import promote as run
     from scalesweep.promotion.summary import after_promotion, promoted
     from scalesweep.report.terminal import step_progress
@@ -529,7 +462,9 @@ def promote(
                 bars.append(shown.enter_context(step_progress("training the final run")))
 
             to = output, num_gpus, max_t, force
-            result = run(run_dir, trial, trains, *to, lambda *steps: bars[0](*steps), address=address, say=begins)
+            result = run(
+                run_dir, trial, trains, *to, lambda *steps: bars[0](*steps), address=address, say=begins, target=target
+            )
     except KeyboardInterrupt:
         say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
         sys.exit(130)
@@ -541,6 +476,7 @@ def promote(
 
 
 cli.add_command(leaderboard)
+cli.add_command(plan)
 cli.add_command(publish)
 cli.add_command(recipe)
 cli.add_command(report)

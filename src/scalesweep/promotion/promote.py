@@ -14,6 +14,7 @@ from scalesweep.errors import UserError
 from scalesweep.promotion.card import model_card
 from scalesweep.promotion.choice import checked_config, choose, length_of
 from scalesweep.promotion.final_run import Progress, as_json, train, weight_hashes
+from scalesweep.promotion.target import read_target
 from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
 from scalesweep.record import Record, Trial, read_record
 from scalesweep.record.evaluations import Evaluation
@@ -44,6 +45,7 @@ def promote(
     progress: Progress | None = None,
     address: str | None = None,
     say: Callable[[str], object] | None = None,
+    target: Path | str | None = None,
 ) -> dict[str, Any]:
     """Train a trial's configuration to the end, test it once, export the model and verify the export.
 
@@ -59,23 +61,28 @@ def promote(
         progress: called with (steps done, total steps).
         address: 'auto' or HOST:PORT of a running Ray cluster that trains the model; default: this machine.
         say: called with the length of the final run, its reason and remarks, before the training.
+        target: target file (`plan --from … --write FILE`), which names the trial, the size, the length and other settings.
 
     Returns:
         The content of the model's `provenance.json`, and `output`, the folder's path.
 
     Raises:
-        UserError: if there is no trial to promote, `output` already holds files, another process promotes into it, or the
-            cache folder can't be written.
+        UserError: if there is no trial to promote, the target file is wrong, `output` already holds files, another process
+            promotes into it, or the cache folder can't be written.
         OutsideError: if a worker died, or the exported model predicts other values than the trained model.
     """
     run_dir = place(run_dir)
     record = read_record(run_dir)
     if address is None:
         check_cache()
-    trial = choose(record, run_dir, trial_name)
+    aim = None if target is None else read_target(Path(target))
+    trial = chosen = choose(record, run_dir, aim.trial if aim else trial_name)
+    swept = record
+    if aim is not None:
+        record, trial = aim.aimed(record, chosen)
     config = checked_config(record, trial, run_dir)
-    output = _output(output, run_dir, trial, force)
-    length = length_of(record, trial, config, max_t, train_on)
+    output = _output(output, run_dir, aim.folder if aim else trial.name, force)
+    length = aim.length if aim else length_of(record, trial, config, max_t, train_on)
     final = _final_config(config, num_gpus, length.max_t)
     settings = {"config": final.model_dump(), "train_on": list(train_on)}
     with closing(Unfinished(output, settings, discard=force)) as work:
@@ -94,28 +101,29 @@ def promote(
             train_on=train_on,
             evaluate_on="test",
             heartbeat_steps=5,
-            thaw_at=thaws(trial, record) if CADENCES[config.unfreeze_cadence].by_metric else None,
+            thaw_at=thaws(chosen, swept) if CADENCES[config.unfreeze_cadence].by_metric else None,
         )
         report = train(job, work, progress, address)
-        reads, named = _earlier_reads(output) + 1, trial_name != "best"
+        reads, named = _earlier_reads(output) + 1, aim is not None or trial_name != "best"
         provenance = _provenance(record, trial, job, train_on, length, report, run_dir, work, reads, named)
+        provenance |= {} if aim is None else {"target": aim.as_json()}
         text = json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n"
         (work.model / PROVENANCE).write_text(text, encoding="utf-8")
         (work.model / "README.md").write_text(model_card(provenance), encoding="utf-8")
         work.finish()
-    send_promotion(record, output)
+    send_promotion(swept, output)
     return {**provenance, "output": str(output)}
 
 
-def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, trial: Trial, force: bool) -> Path:
-    """Return the folder for the model.
+def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, name: str, force: bool) -> Path:
+    """Return the folder for the model; `name` is its name by default.
 
     Raises:
         UserError: if it is a URL, or it holds files and is not to be replaced.
     """
     if output is None:
         promoted = run_dir / "promoted" if isinstance(run_dir, Path) else Path("promoted") / run_dir.name
-        output = promoted / trial.name
+        output = promoted / name
     if isinstance(output := place(output), UrlPath):
         raise UserError(
             f"--output {output} is a URL, and a model is exported to a local folder",

@@ -258,7 +258,9 @@ def predict(points: Points, laws: Sequence[FittedLaw], places: Sequence[Mapping[
         middles = one.fit.law.log_value(one.fit.theta[None], u[None])[0][0]
         lows, highs = ends(one.fit, one.spread, one.freedom, np.full(len(places), -1), u)
         reach = float(quantile(one.freedom)) * max(one.spread, one.deviation)
-        for number, (middle, low, high) in enumerate(zip(map(float, middles), map(float, lows), map(float, highs), strict=True)):
+        for number, (middle, low, high) in enumerate(
+            zip(map(float, middles), map(float, lows), map(float, highs), strict=True)
+        ):
             parts[number].append((one.weight, middle, low, high))
             wide = middle - math.hypot(middle - low, reach), middle + math.hypot(high - middle, reach)
             runs[number].append((one.weight, middle, *wide))

@@ -34,7 +34,7 @@ def points_of_records(records: Sequence[Record]) -> Points:
     for record in records[1:]:
         if (record.metric, record.minimize) != (first.metric, first.minimize):
             raise UserError(
-                f"the sweeps have different metrics: {first.metric} in {_name(first)}, {record.metric} in {_name(record)}",
+                f"the sweeps have different metrics: {first.metric} in {source_of(first)}, {record.metric} in {source_of(record)}",
                 "give sweeps with one metric and one goal",
             )
     rows: list[dict[str, Any]] = []
@@ -42,20 +42,21 @@ def points_of_records(records: Sequence[Record]) -> Points:
         rows += _rows(record)
     if not rows:
         raise UserError(
-            f"no trial of {', '.join(map(_name, records))} reached the end (max_t)",
+            f"no trial of {', '.join(map(source_of, records))} reached the end (max_t)",
             "wait until some do, or lower early_terminate.max_t",
         )
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
     points = points_of_table(
-        columns, ", ".join(map(_name, records)), first.metric, "minimize" if first.minimize else "maximize"
+        columns, ", ".join(map(source_of, records)), first.metric, "minimize" if first.minimize else "maximize"
     )
     rising = {row["trial"] for row in rows if row["still_improving"]}
     unfinished = sum(str(cell.trials[0].settings["trial"]) in rising for cell in points.cells)
     return replace(points, unfinished=unfinished)
 
 
-def _name(record: Record) -> str:
+def source_of(record: Record) -> str:
+    """The run folder, or the sweep's name where the record has none."""
     return str(record.folder) if record.folder is not None else record.manifest.name
 
 
@@ -69,7 +70,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     unknown = sorted({str(record.trials[entry["trial"]].config.get("model_size")) for entry in found if not entry["n_params"]})
     if unknown:
         raise UserError(
-            f"{_name(record)}: {counted(len(unknown), 'size')} without a known number of parameters: {', '.join(unknown)}",
+            f"{source_of(record)}: {counted(len(unknown), 'size')} without a known number of parameters: {', '.join(unknown)}",
             "give a table with the column n_params",
         )
     gaps = [entry["difference_to_first"] for entry in found if entry["difference_to_first"] is not None]
@@ -87,7 +88,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         trial = record.trials[entry["trial"]]
         row = {
             **{name: trial.config.get(name) for name in trial.params},
-            "trial": f"{_name(record)}/{trial.name}",
+            "trial": f"{source_of(record)}/{trial.name}",
             "n_params": entry["n_params"],
             record.metric: entry["metric"],
             "gpu_seconds": trial.gpu_seconds,
