@@ -243,18 +243,16 @@ def _write(path: Path, plan: BudgetPlan) -> None:
 
 def _budget(text: str | None, deadline: str | None) -> Budget:
     """Parse --budget and --deadline."""
-    from pydantic import TypeAdapter, ValidationError
-
     from scalesweep.scaling.budget import Budget
-    from scalesweep.spec.sweep import Seconds
+    from scalesweep.spec.sweep import seconds_of
 
     if text is None and deadline is None:
         raise click.UsageError('--from needs a limit: --budget "500 gpu-hours", --budget "$200", or --deadline 12h')
     seconds: float | None = None
     if deadline is not None:
         try:
-            seconds = TypeAdapter(Seconds).validate_python(deadline)
-        except ValidationError:
+            seconds = float(seconds_of(deadline))
+        except ValueError:
             seconds = 0.0
         if not seconds:
             raise UserError(f"--deadline {deadline}: this is not a time", "write for example --deadline 12h, 90m or 2d")

@@ -209,7 +209,7 @@ def _cost(row: Alternative) -> str:
 
 
 def _extrapolated(plan: BudgetPlan, choice: Alternative) -> list[str]:
-    """What lies beyond the sweeps."""
+    """The parts of the choice that lie beyond the sweeps."""
     points, axes = plan.analysis.points, plan.analysis.chosen.axes
     ratios = {
         "size": choice.size.n_params / points.axis("n_params").max(),

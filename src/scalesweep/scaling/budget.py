@@ -1,4 +1,4 @@
-"""What a budget buys: sizes, lengths and GPU counts with their cost, wall-clock and predicted metric, and the choice among them."""
+"""The runs that a budget buys: sizes, lengths and GPU counts with their cost, wall-clock and predicted metric, and the choice among them."""
 
 from __future__ import annotations
 
@@ -376,7 +376,7 @@ def _nothing(rows: Sequence[Alternative], budget: Budget, most: int) -> UserErro
 
 
 def _gap(analysis: Analysis, best: Alternative, row: Alternative) -> tuple[float, float, float]:
-    """How much worse a run is than the best, in ln; the doubt of the laws about that; and the doubt with the scatter of both runs.
+    """The distance of a run to the best, in ln; the doubt of the laws about that; and the doubt with the scatter of both runs.
 
     Two predictions of one law err together, so their difference is known more surely than each. Its doubt is that of the linearized
     law.

@@ -31,7 +31,7 @@ TimeAttr = Literal["steps", "tokens", "flops", "gpu_seconds", "dollars"]
 SPLITS = ("train", "validation", "test")
 
 
-def _seconds(value: Any) -> Any:
+def seconds_of(value: Any) -> Any:
     """'5m', '2h30m', '90s', '1d' or a number of seconds → seconds."""
     if isinstance(value, str):
         parts = re.fullmatch(
@@ -49,7 +49,7 @@ def _delimiter(value: str) -> str:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[float, BeforeValidator(seconds_of)]
 
 
 class DataSpec(Strict):
