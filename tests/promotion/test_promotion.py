@@ -32,6 +32,7 @@ from scalesweep.promotion.unfinished import Unfinished
 from scalesweep.report.terminal import where_it_is
 from scalesweep.spec import sweep_from_dict, trial_config
 from scalesweep.training.methods.adapters import Adapters
+from tiny_models import tiny_checkpoint
 from tiny_sweeps import tiny_sweep
 
 
@@ -100,7 +101,28 @@ def test_an_interrupted_promotion_continues_as_if_it_had_not_been_and_counts_all
 
 
 def test_a_promotion_is_reproduced_bit_by_bit_and_what_differs_is_named(run_dir: Path, tmp_path: Path) -> None:
-    first = promote(run_dir, max_t=10, output=tmp_path / "first")
+    """The promotion is that of a target file: a model outside the ladder, other settings, a length in tokens."""
+    (target := tmp_path / "target.yaml").write_text(
+        "sweep: tiny\n"
+        f"trial: t0000\nmodel_size: deep\nmodel: {tiny_checkpoint('bert', num_hidden_layers=3)}\n"
+        "tokens: 1000\nnum_gpus: 1\nsettings: {learning_rate: 0.001}\npredicted: {metric: eval_loss, value: 0.5}\n"
+    )
+    first = promote(run_dir, target=target, output=tmp_path / "first")
+    assert first["final_run"]["tokens"] >= 1000
+    assert first["final_run"]["config"]["learning_rate"] == 0.001
+    assert first["final_run"]["config"]["unfreezing"] == "head"
+    assert json.loads((tmp_path / "first" / "config.json").read_text())["num_hidden_layers"] == 3
+    assert first["target"]["predicted"] == {"metric": "eval_loss", "value": 0.5}
+    target.write_text("trial: t0000\nmodel_size: 7\ntokens: 1.5\nnum_gpus: 1\nsettings: {learning_rat: 0.1, dropout: 2}\n")
+    errors = refused("promote", run_dir, "--target", target)
+    for line in (
+        "sweep: is missing",
+        "target.yaml:2  model_size: must be text, not 7",
+        "target.yaml:3  tokens: must be a whole number, not 1.5",
+        "settings.learning_rat: is no parameter",
+        "settings.dropout: is 2, which is out of range",
+    ):
+        assert line in errors, errors
     again = run("reproduce", tmp_path / "first", "--json")
     assert again.returncode == 0, again.stderr
     result = json.loads(again.stdout)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from command_line import refused, run
 from records import make_manifest
 from scalesweep.errors import UserError
+from scalesweep.promotion.target import read_target
 from scalesweep.record import Record
 from scalesweep.record.schema import replay
 from scalesweep.report.budget import sentences
 from scalesweep.scaling.analysis import Analysis, analyse
 from scalesweep.scaling.budget import Budget, BudgetPlan, Other, plan_budget
 from scalesweep.scaling.recorded import points_of_records
-from scalesweep.spec import sweep_from_dict
+from scalesweep.spec import load_sweep, sweep_from_dict
 
 SIZES = {"L1": 1e6, "L2": 4e6, "L4": 1.6e7, "L6": 6.4e7}
 STEPS = (100, 300, 900)
@@ -37,8 +42,14 @@ def speed(size: float, gpus: int) -> float:
     return 1e10 / (6 * size) * gpus * EFFICIENCY ** math.log2(gpus)
 
 
-def sweep(steps: int, noise: float = 0.002, of: Any = law, sizes: Sequence[str] = tuple(SIZES), **resources: Any) -> Record:
-    """A finished sweep of one length: each size at three rates and a gradual trial, some on two GPUs."""
+def sweep(*told: Any, **more: Any) -> Record:
+    return replay(*events_of(*told, **more))
+
+
+def events_of(
+    steps: int, noise: float = 0.002, of: Any = law, sizes: Sequence[str] = tuple(SIZES), **resources: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The manifest and the events of a finished sweep of one length: each size at three rates and a gradual trial, some on two GPUs."""
     random = np.random.default_rng(steps)
     events: list[dict[str, Any]] = []
     number = 0
@@ -86,7 +97,7 @@ def sweep(steps: int, noise: float = 0.002, of: Any = law, sizes: Sequence[str] 
         "resources": {"dollars_per_gpu_hour": 2.0, **resources},
     }
     changes = {"name": f"s{steps}", "spec": spec, "ladder": ladder, "max_t": steps, "rungs": [], "rung_count": 1}
-    return replay(make_manifest(**changes), events)
+    return make_manifest(**changes), events
 
 
 def plan(records: Sequence[Record], budget: Budget, **more: Any) -> BudgetPlan:
@@ -195,3 +206,38 @@ def test_where_the_intervals_cover_every_run_a_sweep_of_more_trials_comes_first(
     assert found.first.further is not None
     assert sweep_from_dict(found.first.further.spec).search.seed == 1
     assert found.first.gpu_hours == pytest.approx(8 * sum(90_000 / speed(size, 1) for size in SIZES.values()) / 3600, rel=0.3)
+
+
+def test_the_command_writes_the_target_or_the_sweep(tmp_path: Path) -> None:
+    for steps in STEPS:
+        manifest, events = events_of(steps)
+        (tmp_path / f"s{steps}").mkdir()
+        (tmp_path / f"s{steps}" / "sweep.json").write_text(json.dumps(manifest))
+        (tmp_path / f"s{steps}" / "record.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    runs = [f"s{steps}" for steps in STEPS]
+    done = run(
+        "plan", "--from", *runs, "--budget", "$3", "--price", "H100=2.5", "--write", "target.yaml", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    choice = json.loads(done.stdout)["choice"]
+    assert 0 < choice["dollars"] <= 3
+    assert choice["dollars"] == pytest.approx(2.5 * choice["gpu_hours"])
+    target = read_target(tmp_path / "target.yaml")
+    assert (target.model_size, target.tokens) == (choice["model_size"], choice["tokens"])
+    assert f"scalesweep promote {target.sweep} --target target.yaml" in done.stderr
+
+    shown = run("plan", "--from", *runs, "--budget", "50 gpu-hours", "--deadline", "12h", "--size", "70b=70B", cwd=tmp_path)
+    assert re.search(r"^L6 .*  best", shown.stdout, re.M), shown.stdout
+    assert "70b" not in shown.stdout.partition("best")[0]
+    manifest, events = events_of(900, sizes=("L4", "L6"))
+    (tmp_path / "s900" / "sweep.json").write_text(json.dumps(manifest))
+    (tmp_path / "s900" / "record.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    first = run("plan", "--from", "s900", "--budget", "1 gpu-hour", "--write", "sweep.yaml", cwd=tmp_path)
+    assert first.returncode == 3
+    assert "run another sweep first" in first.stdout
+    assert load_sweep(tmp_path / "sweep.yaml").name == "s900-further"
+    for budget in ("5", "5 euros", "0 dollars"):
+        assert "this is no budget" in refused("plan", "--from", "s900", "--budget", budget, cwd=tmp_path)
+    assert "needs --from" in refused("plan", "--budget", "$5", cwd=tmp_path)
+    assert "needs a limit" in refused("plan", "--from", "s900", cwd=tmp_path)
+    assert "Missing argument 'SWEEP.yaml'" in refused("plan")

@@ -11,6 +11,7 @@ from scalesweep.report.terminal import headed
 from scalesweep.scaling.budget import REACH, REPEATS, Alternative, Budget, BudgetPlan, SweepFirst
 from scalesweep.scaling.speeds import DOUBLING
 
+DISPENSABLE = ("passes", "dollars", "wall-\nclock", "GPUs")  # columns that a narrow terminal goes without, in this order
 BASES = {"other GPU count": "the speed of another GPU count", "other size": "the FLOPs per second of the nearest size"}
 
 
@@ -109,44 +110,64 @@ def _limits(budget: Budget) -> str:
     return ", ".join(limit for limit in shown if limit)
 
 
-def _plain(title: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, title=title, title_justify="left")
-
-
 def _table(plan: BudgetPlan) -> Any:
-    priced = all(row.dollars is not None for row in plan.frontier)
-    table = _plain("runs that no cheaper one beats")
-    names = ["size", "tokens", "passes", "GPUs", "GPU hours", *(["dollars"] if priced else []), "wall-clock"]
-    for name in [*names, plan.analysis.points.metric, "90 % interval"]:
-        table.add_column(name, justify="left" if name == "size" else "right", no_wrap=True)
-    table.add_column("")
-    for row in plan.frontier:
-        low, high = row.predicted.run.low, row.predicted.run.high
-        cells = [row.size.name, words.count(row.tokens), words.MISSING if row.passes is None else f"{row.passes:.2g}"]
-        cells += [str(row.num_gpus), words.seconds(row.gpu_hours), *([words.money(row.dollars or 0)] if priced else [])]
-        cells += [words.clock(row.seconds), words.score(row.predicted.run.value), f"{_end(low)} … {_end(high)}"]
-        marks = ["best within the budget"] if row is plan.choice else []
-        marks += ["cheapest that is as good"] if row is plan.cheapest and row is not plan.choice else []
-        marks += _over(plan.budget, row)
-        table.add_row(*cells, "; ".join(marks), style="bold" if row is plan.choice else "dim" if not row.affordable else "")
-    return table
+    """The frontier."""
+    rows, marks = plan.frontier, []
+    for row in rows:
+        found = ["best"] if row is plan.choice else []
+        found += ["as good"] if row is plan.cheapest and row is not plan.choice else []
+        marks.append("; ".join([*found, *_over(plan.budget, row)]))
+    runs = [row.predicted.run for row in rows]
+    columns = {
+        "size": [row.size.name for row in rows],
+        "tokens": [words.count(row.tokens) for row in rows],
+        "passes": [words.MISSING if row.passes is None else f"{row.passes:.2g}" for row in rows],
+        **_costs(rows),
+        plan.analysis.points.metric: [words.score(run.value) for run in runs],
+        "90 % interval": [f"{_end(run.low)} … {_end(run.high)}" for run in runs],
+        "": marks,
+    }
+    return _fitted("runs that no cheaper one beats", columns)
 
 
 def _counts(plan: BudgetPlan) -> Any:
     """The choice on every GPU count: the same result in other time for other money."""
-    table = _plain("the best one on every GPU count")
-    priced = all(row.dollars is not None for row in plan.counts)
-    for name in ["GPUs", "GPU hours", *(["dollars"] if priced else []), "wall-clock"]:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    for row in plan.counts:
-        cells = [str(row.num_gpus), words.seconds(row.gpu_hours), *([words.money(row.dollars or 0)] if priced else [])]
-        notes = [] if row.basis == "measured" else [f"from {BASES[row.basis]}"]
-        notes += _over(plan.budget, row)
-        table.add_row(*cells, words.clock(row.seconds), "; ".join(notes), style="" if row.affordable else "dim")
+    rows = plan.counts
+    notes = ["; ".join([*([] if row.basis == "measured" else ["estimated"]), *_over(plan.budget, row)]) for row in rows]
+    return _fitted("the best one on every GPU count", {**_costs(rows), "": notes})
+
+
+def _costs(rows: tuple[Alternative, ...]) -> dict[str, list[str]]:
+    dollars = (
+        {"dollars": [words.money(row.dollars or 0) for row in rows]} if all(row.dollars is not None for row in rows) else {}
+    )
+    return {
+        "GPUs": [str(row.num_gpus) for row in rows],
+        "GPU\nhours": [words.seconds(row.gpu_hours) for row in rows],
+        **dollars,
+        "wall-\nclock": [words.clock(row.seconds) for row in rows],
+    }
+
+
+def _fitted(title: str, columns: dict[str, list[str]]) -> Any:
+    """A table of the columns that fit: half a number would read as another one."""
+    from rich import box
+    from rich.table import Table
+
+    def width() -> int:
+        return sum(2 + max(map(words.width, [*name.split("\n"), *cells])) for name, cells in columns.items())
+
+    for name in DISPENSABLE:
+        if width() > terminal.page_width():
+            columns = {other: cells for other, cells in columns.items() if other != name}
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("size", "") else "right", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(
+            *cells,
+            style="bold" if cells[-1].startswith("best") else "dim" if "over" in cells[-1] or "late" in cells[-1] else "",
+        )
     return table
 
 
@@ -158,7 +179,7 @@ def _over(budget: Budget, row: Alternative) -> list[str]:
     dear = (budget.gpu_hours is not None and row.gpu_hours > budget.gpu_hours) or (
         budget.dollars is not None and row.cost > budget.dollars
     )
-    return [f"beyond the {' and the '.join([*(['budget'] if dear else []), *(['deadline'] if late else [])])}"]
+    return ["over both" if dear and late else "over budget" if dear else "too late"]
 
 
 def _end(value: float | None) -> str:

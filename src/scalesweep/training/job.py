@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scalesweep.costs import FlopProfile
 from scalesweep.errors import OutsideError
-from scalesweep.spec import LadderSize, SweepSpec, TrialConfig
+from scalesweep.spec import LadderSize, SweepSpec, TrialConfig, price_of
 from scalesweep.spec.sweep import DataSpec
 from scalesweep.storage import UrlPath, cache_dir
 
@@ -149,7 +149,7 @@ def job_from_manifest(
         "minimize": spec.goal == "minimize",
         "checkpoint_dir": str(checkpoint_dir) if checkpoint_dir else None,
         "saves_first": "rungs" if spec.early_terminate.variant == "promotion" else "never",
-        "price": spec.price(config.model_size),
+        "price": price_of(spec.resources.dollars_per_gpu_hour, entry["entry"].get("accelerator_type")),
         "head_groups": entry.get("head_groups", 1),
         "cache_gib": spec.resources.cache_gib,
         "class_weights": class_weights(spec.training.class_weights, manifest["data"]),
