@@ -165,7 +165,7 @@ def test_ctrl_c_is_one_line(command: str, monkeypatch: pytest.MonkeyPatch) -> No
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for name in ("scalesweep.cli._load", "scalesweep.record.read_record"):
+    for name in ("scalesweep.spec.load_sweep", "scalesweep.record.read_record"):
         monkeypatch.setattr(name, interrupt)
     done = run(*command.split())
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "interrupted")
