@@ -149,3 +149,23 @@ def test_from_python(table: str) -> None:
     assert found.refused is None
     assert found.predictions[0].law.value == pytest.approx(law(1.08e10, 5.12e11), rel=0.01)
     assert found.predictions == fit_scaling(frame.to_dict("list"), "hoffmann", [found.predictions[0].at]).predictions
+
+
+def test_laws_of_one_axis_use_points_of_one_axis(table: str, tmp_path: Path) -> None:
+    """Size and data at once are refused; with FLOPs, the cells that no cheaper one beats are fitted. Rows of no data are left out."""
+    code, output = run(table, "--law", "saturating")
+    assert code == 3
+    assert "the law saturating has one axis, n_params, but tokens varies too" in output
+    rows = [(n, d, 6 * n * d, law(n, d)) for n in (1e8, 3e8, 9e8, 2.7e9) for d in (2e9, 8e9, 3.2e10, 1.28e11)]
+    code, output = run(write(tmp_path / "flops.csv", "n_params,tokens,flops,loss", rows), "--law", "saturating", "--json")
+    found = json.loads(output)
+    assert (code, found["axes"]) == (0, ["flops"])
+    values = [point["value"] for point in found["points"]]
+    assert values == sorted(values, reverse=True)
+    assert 4 < len(values) < 16
+    tuned = [(0, 9.0), *((d, 1 + 300 / (100 + d**0.5)) for d in 200 * 2.0 ** np.arange(10))]
+    code, output = run(write(tmp_path / "tuned.csv", "examples,loss", tuned), "--law", "rectified", "--json")
+    assert code == 0
+    found = json.loads(output)
+    assert found["parameters"]["D_l"]["value"] == pytest.approx(100, rel=0.05)
+    assert found["notes"] == ["left out, before any training: 1 row"]

@@ -19,6 +19,7 @@ from scalesweep.spec.sweep import TIME_ATTRS
 OTHERS = ("seed", "config", "gpu_seconds", "standard_error", "step", "epoch", *TIME_ATTRS)  # columns that are no metric
 LOSSES = ("loss", "eval_loss")  # the metric, where a table has several columns that could be it
 BETTER_HIGH = ("acc", "f1", "exact_match", "score", "matthews", "bleu", "rouge")  # words in names of metrics
+DATA = ("tokens", "examples")
 COUNTERS = ("step", "steps", "tokens", "flops")  # those by which the rows of a run are in order
 EXAMPLES = {"n_params": "124000000", "tokens": "2500000000", "examples": "20000", "flops": "1.9e18"}
 
@@ -32,7 +33,8 @@ def points_of_table(
     `config` (the id of a run), `standard_error`, `gpu_seconds` and the parameters of a search space, such as `learning_rate`. Rows of
     one size and amount of data are one cell. In a cell, rows with the same parameters are repetitions of one configuration; without
     parameters, rows with the same `config`, or with different `seed`. Of the rows of one `config` and `seed`, the last counts: that of
-    the most steps, tokens or FLOPs. An empty or NaN metric is a diverged run and left out.
+    the most steps, tokens or FLOPs. An empty or NaN metric is a diverged run and left out, and so
+    are rows of 0 tokens or examples.
 
     Args:
         columns: a mapping of names to columns, such as a pandas DataFrame.
@@ -53,16 +55,20 @@ def points_of_table(
     metric = metric or _metric(columns, names, source)
     if metric not in names:
         raise UserError(f"{source}: the table has no column {metric}", did_you_mean(metric, names))
-    places = {name: _numbers(columns[name], source, name, above=0.0) for name in axes}
+    places = {name: _numbers(columns[name], source, name, above=None if name in DATA else 0.0) for name in axes}
+    for name in DATA:
+        _check_data(places.get(name), source, name)
     values = _numbers(columns[metric], source, metric, empty=True)
     maximize = _maximize(metric, goal)
     runs = _runs(columns, names)
-    rows = sorted(run[-1] for run in runs)
+    ends = sorted(run[-1] for run in runs)
+    rows = [row for row in ends if all(places[name][row] > 0 for name in DATA if name in places)]
     log_values = _log_values(values, rows, source, metric, maximize)
     usable = [row for row in rows if math.isfinite(log_values[row])]
     notes = (
         [f"left out, without a finite {metric}: {counted(len(rows) - len(usable), 'run')}"] if len(usable) < len(rows) else []
     )
+    notes += [f"left out, before any training: {counted(len(ends) - len(rows), 'row')}"] if len(rows) < len(ends) else []
     groups = _groups(columns, names, places, usable)
     noise, freedom = _noise([log_values[group] for cell in groups for group in cell])
     stated = _numbers(columns["standard_error"], source, "standard_error", empty=True) if "standard_error" in names else None
@@ -91,6 +97,16 @@ def points_of_table(
     cells.sort(key=lambda cell: tuple(cell.axes.values()))
     found = Points(source, metric, maximize, tuple(cells), noise, notes=tuple(notes), unfinished=unfinished)
     return with_scatter(found, float(freedom) if freedom else STATED)
+
+
+def _check_data(amounts: np.ndarray | None, source: str, name: str) -> None:
+    """Refuse negative amounts of data; 0 stands for a model before fine-tuning."""
+    if amounts is not None and (amounts < 0).any():
+        row = int(np.argmax(amounts < 0))
+        raise UserError(
+            f"{source}: column {name}, row {row + 1}: {amounts[row]:g} is below 0",
+            f"write a plain number, such as {EXAMPLES[name]}",
+        )
 
 
 def _runs(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[list[int]]:

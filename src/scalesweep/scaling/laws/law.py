@@ -14,8 +14,6 @@ import numpy as np
 
 EXPONENTS = (0.02, 3.0)  # least and largest; every published exponent lies between
 DECADES = 14.0  # natural logarithms between the least value of a point and what counts as 0
-STEEP = (0.1, 0.25, 0.5, 0.9)  # exponents at the starts
-FLOORS = (0.05, 0.5, 0.8, 0.95)  # share of the least value that the floor has at the starts
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,3 @@ def log_sum(terms: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
     for part in parts[1:]:
         total = total + part
     return highest + np.log(total), [part / total for part in parts]
-
-
-def grid(floor: np.ndarray, columns: list[tuple[float, ...]]) -> np.ndarray:
-    """All combinations of values relative to `floor`, (fits,), shape (fits, combinations, columns)."""
-    mesh = np.array(np.meshgrid(*columns, indexing="ij")).reshape(len(columns), -1).T
-    return np.repeat(mesh[None], len(floor), axis=0)
