@@ -162,7 +162,7 @@ def test_the_shell_completes_commands_and_options_as_the_reference_shows() -> No
 
 @pytest.mark.parametrize("command", ["plan sweep.yaml", "launch sweep.yaml", "leaderboard runs/quick"])
 def test_ctrl_c_is_one_line(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     for name in ("scalesweep.spec.load_sweep", "scalesweep.record.read_record"):
