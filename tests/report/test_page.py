@@ -254,7 +254,7 @@ DRIVER = """<script>addEventListener("load", () => { const wait = setInterval(()
   head("gpu_seconds").focus(); head("gpu_seconds").click();
   Object.assign(found, { byCost: names(), sorted: sorts(), focus: document.activeElement.dataset.key });
   const filter = (text) => { page.sweeps[0].view.filter = text; applyFilter(page.sweeps[0]); return page.sweeps[0].trials.filter((one) => page.sweeps[0].on[one.index]).map((one) => one.trial); };
-  Object.assign(found, { filtered: [filter("L6 gradual"), filter("learning_rate<3e-4 state=complete"), filter("size!=L6 rung>=2")] });
+  Object.assign(found, { filtered: [filter("L6 gradual"), filter("learning_rate<3e-4 state=complete"), filter("size!=L6 rung>=2")], strange: [filter("lerning_rate<1 state=complete"), page.sweeps[0].strange] });
   openDetail(page.sweeps[0].trials[0]);
   Object.assign(found, { detail: document.getElementById("detail").textContent, charts: document.querySelectorAll("figure h3").length });
   document.querySelectorAll(".tabs button")[1].click();
@@ -298,6 +298,7 @@ def test_the_table_sorts_filters_opens_and_shows_hostile_texts_in_a_browser(tmp_
         key=lambda one: (one.gpu_seconds, found["first"].index(one.name)),
     )
     assert found["byCost"] == [*(one.name for one in known), "t0008"]
+    assert found["strange"] == [[], ["lerning_rate"]]
     assert found["filtered"] == [["t0001"], ["t0001"], ["t0000", "t0006", "t0002"]]
     assert "0.44" in found["detail"]
     assert found["charts"] >= 6

@@ -45,7 +45,7 @@ def test_a_trial_has_the_numbers_of_the_leaderboard(record: Record) -> None:
 def test_a_trial_is_shown_in_full(record: Record) -> None:
     text = " ".join(shown(record).split())
     for part in (
-        "quick · t0001 · rank 1 of 10 · complete (max_t)",
+        "quick · t0001 · rank 1 of 7 · complete (max_t)",
         "eval_loss 0.4400, eval_accuracy 0.7800, train_loss 0.3960 at rung 3/3 · 360 steps",
         "818 GPU s, 409 s with workers, $0.57, 461k tokens",
         "rung 1/3 (40 steps): eval_loss 0.6000; continued, as the first at this rung",

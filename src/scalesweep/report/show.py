@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scalesweep.errors import UserError, command, counted, did_you_mean
-from scalesweep.record import Record, Report, Trial, best
+from scalesweep.record import Record, Report, Trial, best, rank
 from scalesweep.record.table import Entry, entries
 from scalesweep.record.uncertainty import differences
 from scalesweep.report import words
@@ -153,11 +153,12 @@ def render_trials(record: Record, trials: Sequence[Trial], width: int) -> Render
 
 
 def _one(record: Record, trial: Trial, entry: Entry, width: int) -> list[RenderableType]:
-    rank = f"rank {entry['rank']} of {len(record.trials)}" if entry["rank"] is not None else "not ranked"
+    ranked = sum(row.rank is not None for row in rank(record))
+    place = f"rank {entry['rank']} of {ranked:,}" if entry["rank"] is not None else "not ranked"
     state = words.activity(trial, is_over(record))
     reason = f" ({trial.stop_reason})" if trial.stop_reason else ""
     head = Text.assemble(
-        (_plain(record.manifest.name), "bold"), " · ", (trial.name, "bold"), f" · {rank} · {state}{_plain(reason)}"
+        (_plain(record.manifest.name), "bold"), " · ", (trial.name, "bold"), f" · {place} · {state}{_plain(reason)}"
     )
     parts: list[RenderableType] = [head, Text("")]
     rows = [("metrics", _metrics(record, entry)), ("cost", _cost(trial, entry))]
@@ -311,7 +312,7 @@ def _several(record: Record, trials: Sequence[Trial], chosen: Mapping[str, Entry
     rows: list[tuple[str, list[str], str]] = [
         ("rank", [str(entry["rank"] or words.MISSING) for entry in found], ""),
         ("state", [words.activity(trial, over) for trial in trials], ""),
-        ("reason", [trial.stop_reason or "" for trial in trials], ""),
+        ("stop_reason", [trial.stop_reason or "" for trial in trials], ""),
         ("rung", [str(entry["rung"] or words.MISSING) for entry in found], ""),
         (record.manifest.time_attr, [_number(entry["fidelity"], words.level) for entry in found], ""),
     ]

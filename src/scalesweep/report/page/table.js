@@ -49,8 +49,10 @@ function columnsOf(sweep) {
 function filterOf(sweep, text) {
   const terms = [...text.matchAll(/"([^"]*)"|(\S+)/g)].map((one) => one[1] ?? one[2]), byKey = new Map();
   for (const column of sweep.columns) for (const key of [column.key, column.title]) byKey.set(key.toLowerCase(), column);
+  sweep.strange = [];
   const tests = terms.map((term) => {
     const [, key, sign, right] = term.match(/^([^<>=!]+)(<=|>=|!=|=|<|>)(.+)$/) || [], column = key && byKey.get(key.toLowerCase());
+    if (key && !column) sweep.strange.push(key);
     if (!column) { const word = term.toLowerCase(); return (trial) => textOf(trial).includes(word); }
     const number = Number(right), word = right.toLowerCase();
     return (trial) => {
@@ -136,6 +138,7 @@ function tableSection(sweep) {
     });
     body.replaceChildren(...rows);
     counts.textContent = some.length === sweep.trials.length ? counted(some.length, "trial") : `${some.length.toLocaleString("en")} of ${counted(sweep.trials.length, "trial")}`;
+    if (!some.length && sweep.strange?.length) counts.textContent += `: there is no column ${sweep.strange.join(", ")}`;
     const left = some.length - view.rows;
     more.replaceChildren(...(left > 0 ? [el("span", { class: "soft" }, `${view.rows.toLocaleString("en")} of ${some.length.toLocaleString("en")} rows`), el("button", { type: "button", onclick: () => { view.rows += MORE_ROWS; fill(); } }, `Show ${Math.min(MORE_ROWS, left)} more`)] : []));
   }
