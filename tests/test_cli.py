@@ -355,7 +355,9 @@ def test_leaderboard_table(run_dir: Path) -> None:
     )
     assert chosen.stdout == "trial,eval_accuracy\nt0003,0.645\n"
     assert "did you mean 'learning_rate'" in refused("leaderboard", str(run_dir), "--where", "lerning_rate<1")
-    assert "t0001 · rank 1 of 10" in run("show", str(run_dir)).stdout
+    shown = run("show", str(run_dir)).stdout
+    assert "t0001 · rank 1 of 7" in shown
+    assert f"promote it   scalesweep promote {run_dir} --trial t0001\n" in shown  # in one line, to be copied
     assert json.loads(run("show", str(run_dir), "t0002", "--json").stdout)["trials"][0]["trial"] == "t0002"
     assert "has no trial 't02'" in refused("show", str(run_dir), "t02")
 

@@ -175,7 +175,10 @@ def _one(record: Record, trial: Trial, entry: Entry, width: int) -> list[Rendera
         parts += [Text("\nError", "bold red"), Text("\n".join([*more, *shown]), "red")]
     if trial.traceback:
         parts.append(Text(_plain(f"The traceback is in {_place(record, trial.traceback)}."), "red"))
-    return [*parts, Text("\nNext", "bold"), _grid(_next(record, trial))]
+    following = [Text.assemble((label.ljust(LABEL + 3), "bold"), _plain(line)) for label, line in _next(record, trial)]
+    for text in following:  # a line that is broken can't be copied
+        text.no_wrap, text.overflow = True, "ignore"
+    return [*parts, Text("\nNext", "bold"), *following]
 
 
 def _place(record: Record, name: str) -> str:

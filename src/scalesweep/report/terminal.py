@@ -84,7 +84,7 @@ def print_trials(record: Record, trials: Sequence[Trial]) -> None:
     from scalesweep.report.show import render_trials
 
     width = page_width()
-    console(width=width).print(render_trials(record, trials, width))
+    console(width=width).print(render_trials(record, trials, width), crop=False)
 
 
 def print_findings(record: Record, found: Sequence[Finding]) -> None:
