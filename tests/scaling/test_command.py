@@ -86,6 +86,11 @@ def test_bad_tables(head: str, rows: list[tuple[object, ...]], said: str, tmp_pa
     assert not said or "hint: " in output
 
 
+def test_the_help_names_every_law() -> None:
+    done = command("scaling", "--help")
+    assert all(name in done.stdout for name in LAWS)
+
+
 def test_bad_options(table: str) -> None:
     for words, said in (
         (("--law", "hofmann"), "did you mean 'hoffmann'"),
@@ -106,7 +111,13 @@ def test_refusals(tmp_path: Path) -> None:
     code, output = run(write(tmp_path / "two.csv", "n_params,tokens,loss", two), "--law", "hoffmann")
     assert code == 3
     assert "no fit: n_params has 2 of the 3 values" in output
-    assert "46.7 GPU" in output
+    assert "by 1 trial at each of: n_params 66.7M, tokens 2B, about 2.22 GPU hours" in " ".join(output.split())
+    together = [(n, 20 * n, law(n, 20 * n)) for n in (1e8, 2e8, 4e8, 8e8)]
+    code, output = run(write(tmp_path / "together.csv", "n_params,tokens,loss", together), "--law", "hoffmann", "--json")
+    assert code == 3
+    refused = json.loads(output)["refused"]
+    assert "vary together" in refused["reasons"][0]
+    assert [cell["n_params"] * cell["tokens"] for cell in refused["mend"]["cells"]] == [4e17, 4e17]
     narrow = [(n, law(n, 1e10)) for n in (1e8, 1.2e8, 1.4e8, 1.6e8)]
     code, output = run(write(tmp_path / "narrow.csv", "n_params,loss", narrow), "--json")
     assert code == 3

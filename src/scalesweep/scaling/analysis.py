@@ -151,6 +151,9 @@ def fitted_law(points: Points, name: str, law: Law, axes: tuple[str, ...], delta
     names = [parameter.name for parameter in law.parameters]
     wanted = np.arange(len(names)), np.zeros((len(names), law.axes))
     low, high = ends(found, spread, freedom, *wanted)
+    floor = names.index("E") if "E" in names else None
+    if floor is not None and not math.isfinite(high[floor]):
+        high[floor] = found.batch.high[0, floor]  # a floor is at most the least value
     logged = np.array([parameter.logged for parameter in law.parameters])
     low, high = np.where(logged, np.exp(low), low), np.where(logged, np.exp(np.minimum(high, 700)), high)
     parameters = {name: Range(found.parameters[name], _end(low[i]), _end(high[i])) for i, name in enumerate(names)}

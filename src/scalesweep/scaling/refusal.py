@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from scalesweep.scaling.points import Cell, Points
 SIZES = 3  # distinct values of each axis that a law uses
 VISIBLE = 3.0  # standard deviations of a cell, by which the metric must change over all cells
 LONGER = 3.0  # times the tokens, of runs that were still improving
+APART = 2  # cells that make size and data vary apart
 RANGE = 3.0  # the largest ÷ the smallest
 
 
@@ -66,7 +69,7 @@ def refusal(points: Points, laws: Sequence[tuple[str, Law, tuple[str, ...]]]) ->
         )
     if not reasons:
         return None
-    return with_mend(points, axes, reasons)
+    return with_mend(points, axes, reasons, needed)
 
 
 def _tangled(points: Points, name: str, law: Law, axes: Sequence[str]) -> list[str]:
@@ -82,8 +85,15 @@ def _tangled(points: Points, name: str, law: Law, axes: Sequence[str]) -> list[s
     return []
 
 
-def with_mend(points: Points, axes: Sequence[str], reasons: Sequence[str]) -> Refusal:
-    """The refusal with the cheapest cells that would give each axis enough values over enough range: smaller ones than there are."""
+def with_mend(points: Points, axes: Sequence[str], reasons: Sequence[str], needed: int) -> Refusal:
+    """The refusal with the cheapest cells that would mend it.
+
+    Each missing value of an axis, below those there are, is tried once, at the smallest values of the others. Further cells of the
+    grid are added, the cheapest first, until there are enough points and size and data vary apart.
+
+    Args:
+        needed: points that the smallest law needs.
+    """
     trials = int(np.median([len(cell.trials) for cell in points.cells]))
     wanted: dict[str, list[float]] = {}
     for axis in axes:
@@ -91,18 +101,23 @@ def with_mend(points: Points, axes: Sequence[str], reasons: Sequence[str]) -> Re
         if not len(known):
             return Refusal(tuple(reasons))
         missing = max(SIZES - len(known), 1 if known[-1] / known[0] < RANGE else 0)
-        if missing:
-            least = min(known[-1] / RANGE, known[0] / 1.5**missing)
-            wanted[axis] = [float(value) for value in np.geomspace(least, known[0], missing + 1)[:-1]]
-    cells: list[dict[str, float]] = []
-    if wanted:
-        base = {axis: [*wanted.get(axis, []), *map(float, _known(points, axis))] for axis in axes}
-        mesh = np.array(np.meshgrid(*base.values(), indexing="ij")).reshape(len(axes), -1).T
-        new = [dict(zip(axes, map(float, row), strict=True)) for row in mesh]
-        cells = [cell for cell in new if any(cell[axis] in wanted.get(axis, []) for axis in axes)]
+        least = min(known[-1] / RANGE, known[0] / 1.5**missing)
+        wanted[axis] = [float(value) for value in np.geomspace(least, known[0], missing + 1)[:-1]] if missing else []
+    grid = [[*wanted[axis], *map(float, _known(points, axis))] for axis in axes]
+    there = [tuple(cell.axes[axis] for axis in axes) for cell in points.cells]
+    absent = sorted((place for place in itertools.product(*grid) if place not in there), key=math.prod)
+    chosen: list[tuple[float, ...]] = []
+    for number, axis in enumerate(axes):
+        for value in wanted[axis]:
+            if not any(place[number] == value for place in chosen):
+                chosen.append(next(place for place in absent if place[number] == value))
+    rest = [place for place in absent if place not in chosen]
+    apart = APART if len(axes) > 1 and not points.crossed and not chosen else 0
+    chosen += rest[: max(needed - len(there) - len(chosen), apart, 0)]
+    cells = [dict(zip(axes, place, strict=True)) for place in chosen]
     length = 1.0
     if points.unfinished > len(points.cells) / 2:
-        cells = [*cells, *({axis: cell.axes[axis] for axis in axes} for cell in points.cells)]
+        cells += [{axis: cell.axes[axis] for axis in axes} for cell in points.cells]
         trials, length = 1, LONGER
     hours = _sum(gpu_hours(points, cell) for cell in cells for _ in range(trials))
     return Refusal(tuple(reasons), tuple(cells), trials, length, None if hours is None else length * hours)
