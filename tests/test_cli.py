@@ -216,6 +216,9 @@ def test_promote_of_an_unknown_trial(run_dir: Path) -> None:
     text = refused("promote", str(run_dir), "--trial", "t001")
     assert "t001" in text
     assert "hint: " in text
+    assert "--trial or --target names one" in refused("promote", str(run_dir), "--trial", "t0001", "--confirm", "2")
+    assert "'1' is not auto, off or a whole number from 2 on" in refused("promote", str(run_dir), "--confirm", "1")
+    assert "has not ended" in refused("promote", str(run_dir), "--confirm", "2")
 
 
 def test_a_cache_folder_that_is_none_is_refused_before_any_compute(

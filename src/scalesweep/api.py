@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalesweep.errors import check_interpreter
+from scalesweep.errors import UserError, check_interpreter, command
 from scalesweep.spec import SweepSpec, load_sweep, sweep_from_dict
 from scalesweep.storage import UrlPath, place
 
@@ -127,6 +127,46 @@ def resume(
 
     sinks = None if progress is True else displays(progress)  # None also shows which models and data the folder names
     return launch.resume(place(run_dir), address, num_gpus, sinks, overrides)
+
+
+def confirm(
+    run_dir: str | Path | UrlPath,
+    most: int | None = None,
+    seeds: int = 2,
+    address: str | None = None,
+    num_gpus: int | None = None,
+    progress: bool | Watch = True,
+) -> Record:
+    """Train the leaders of an ended sweep again on new seeds, as `scalesweep promote --confirm` does, and return its record.
+
+    `promote` then takes the best mean over all seeds. A second call trains only what is missing. `record.confirmation` is None
+    if nothing was confirmed.
+
+    Args:
+        run_dir: run folder of the sweep, a path or a URL.
+        most: configurations to compare, at most; default: those that `promote` would confirm by default, often none.
+        seeds: new seeds of each, at most.
+        address: as for `Sweep.launch`.
+        num_gpus: as for `Sweep.launch`.
+        progress: as for `Sweep.launch`.
+
+    Raises:
+        UserError: if the run folder is missing or in use, or its sweep has not ended.
+        SpecError: if the cluster can't hold the sweep's trials.
+    """
+    from scalesweep.report.progress import displays
+    from scalesweep.search.confirm import plan
+    from scalesweep.sweep import launch
+
+    record = read_record(run_dir)
+    if not (record.status == "ended" or record.confirming):
+        raise UserError(f"the sweep in {run_dir} has not ended", f"finish it: {command('resume', run_dir)}")
+    planned = plan(record, most, seeds)
+    if not planned.trials:
+        return record
+    sinks = None if progress is True else displays(progress)
+    launch.resume(place(run_dir), address, num_gpus, sinks, confirm=(planned.trials, planned.seeds))
+    return read_record(run_dir)
 
 
 def findings(run: str | Path | UrlPath | Record) -> list[Finding]:

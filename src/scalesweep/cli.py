@@ -18,6 +18,7 @@ from scalesweep import __version__
 from scalesweep.commands.leaderboard import leaderboard
 from scalesweep.commands.parts import Group, at_place, json_option, print_json, run_argument, say
 from scalesweep.commands.plan import checked_plan, cluster_option, gpus_option, load, plan, set_option, slots_of
+from scalesweep.commands.promote import promote
 from scalesweep.commands.publish import publish
 from scalesweep.commands.recipe import recipe
 from scalesweep.commands.report import report
@@ -390,93 +391,9 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
         sys.exit(3)
 
 
-@cli.command()
-@run_argument
-@click.option("--trial", default="best", metavar="NAME", help="Trial to promote; 'best' is the search's choice.")
-@click.option(
-    "--target",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Target file of `plan --from … --write FILE`: size, length, GPUs and settings of the final run.",
-)
-@click.option(
-    "--output",
-    metavar="FOLDER",
-    callback=at_place,
-    help="Folder for the model. Default: RUN_DIR/promoted/TRIAL, or ./promoted/RUN/TRIAL if the run folder is a URL.",
-)
-@click.option(
-    "--train-on",
-    type=click.Choice(["train+validation", "train"]),
-    default="train+validation",
-    help="Splits that the final run trains on.",
-)
-@click.option(
-    "--num-gpus",
-    type=click.IntRange(min=1),
-    help="Workers of the final run. Default: the trial's number. Changes the speed, not the result.",
-)
-@click.option(
-    "--max-t",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Length of the final run, in the unit of the sweep's rungs (time_attr). Default: the sweep's max_t, or "
-    "longer if its trials were short and still improving.",
-)
-@click.option(
-    "--address",
-    metavar="ADDR",
-    help="Running Ray cluster that trains the model: 'auto' on one of its nodes, or HOST:PORT of its head. "
-    "Default: train on this machine alone.",
-)
-@click.option("--force", is_flag=True, help="Replace an earlier promotion and read the test split again.")
-@json_option
-def promote(
-    run_dir: Path | UrlPath,
-    trial: str,
-    target: Path | None,
-    output: Path | UrlPath | None,
-    train_on: str,
-    num_gpus: int | None,
-    max_t: float | None,
-    address: str | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Train a trial to the end, test it once, export it.
-
-    The output is a transformers folder (safetensors, tokenizer, model card, provenance.json). Before it finishes, `promote`
-    loads the folder with plain transformers and checks that it predicts as the trained model does.
-    """
-    if target is not None and (trial != "best" or max_t is not None):
-        raise click.UsageError("--target names the trial and the length itself; leave out --trial and --max-t")
-    from scalesweep.promotion.promote import promote as run
-    from scalesweep.promotion.summary import after_promotion, promoted
-    from scalesweep.report.terminal import step_progress
-
-    try:
-        with contextlib.ExitStack() as shown:
-            bars, trains = list[Callable[[int, int], None]](), tuple(train_on.split("+"))
-
-            def begins(text: str) -> None:  # nothing is in the way of the training
-                say(text)
-                bars.append(shown.enter_context(step_progress("training the final run")))
-
-            to = output, num_gpus, max_t, force
-            result = run(
-                run_dir, trial, trains, *to, lambda *steps: bars[0](*steps), address=address, say=begins, target=target
-            )
-    except KeyboardInterrupt:
-        say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
-        sys.exit(130)
-    if as_json:
-        print_json(result)
-        return
-    click.echo(promoted(result))
-    say("\n" + after_promotion(result))
-
-
 cli.add_command(leaderboard)
 cli.add_command(plan)
+cli.add_command(promote)
 cli.add_command(publish)
 cli.add_command(recipe)
 cli.add_command(report)

@@ -111,7 +111,14 @@ def test_a_sweep_at_a_url_killed_and_resumed_ends_as_an_undisturbed_one(tmp_path
         assert all(row["standard_error"] > 0 for row in board["trials"]), "kept over a kill and a server that was away"
         assert json.loads(run("simulate", run_dir, "--replay", "--json"))["differences"] == []
         assert "nothing to resume" in command_line.refused("resume", str(run_dir))
-        promoted = json.loads(run("promote", run_dir, "--num-gpus", "1", "--max-t", "12", "--json", cwd=tmp_path))
+        asked = ("--num-gpus", "1", "--max-t", "12", "--confirm", "2", "--seeds", "1", "--json")
+        promoted = json.loads(run("promote", run_dir, *asked, cwd=tmp_path))
+        first, second = promoted["confirmation"]
+        assert (first["trial"], len(first["new_seeds"]), len(second["new_seeds"])) == (promoted["trial"]["name"], 1, 1)
+        assert [one["gap"] for one in (first, second)] == [one["new_seeds"][0] - one["sweep"] for one in (first, second)]
+        confirmed = read_record(run_dir)
+        assert (confirmed.status, confirmed.ended_reason) == ("ended", record.ended_reason)
+        assert len(confirmed.trials) == len(record.trials) + 2
         assert (tmp_path / "promoted" / "tiny" / promoted["trial"]["name"] / "model.safetensors").is_file()
 
         objects = run_dir.names(inside=True)

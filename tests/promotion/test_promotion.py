@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 from command_line import refused, run
 from jobs import manifest
-from scalesweep import storage
+from scalesweep import confirm, storage
 from scalesweep.errors import OutsideError
 from scalesweep.promotion.promote import promote
 from scalesweep.promotion.reproduce import reproduce
@@ -73,7 +73,7 @@ def test_an_interrupted_promotion_continues_as_if_it_had_not_been_and_counts_all
     (run_dir / "sweep.json").write_text(json.dumps({**manifest, "functions": {f"{own}:score": "0" * 64}}))
     said: list[str] = []
     whole = promote(run_dir, max_t=40, output=tmp_path / "whole", say=said.append)
-    assert said[1].startswith(f"the file of {own}:score has changed since the launch")
+    assert said[0].splitlines()[1].startswith(f"the file of {own}:score has changed since the launch")
     assert whole["functions"]["final_run"] == {f"{own}:score": hashlib.sha256(own.read_bytes()).hexdigest()}
     seen: list[int] = []
 
@@ -149,6 +149,7 @@ def test_a_promotion_is_reproduced_bit_by_bit_and_what_differs_is_named(run_dir:
 
 
 def test_ctrl_c_says_how_to_continue(run_dir: Path) -> None:
+    assert confirm(run_dir, most=3).confirmation is None, "there is nothing to compare"
     ended = threading.Event()
 
     def press() -> None:
@@ -162,11 +163,14 @@ def test_ctrl_c_says_how_to_continue(run_dir: Path) -> None:
 
     threading.Thread(target=press).start()
     try:
-        done = run("promote", run_dir, "--max-t", "100000")
+        done = run("promote", run_dir, "--max-t", "100000", "--confirm", "2")
     finally:
         ended.set()
     assert done.returncode == 130
-    assert f"continues from its last checkpoint with: scalesweep promote '{run_dir}' --max-t 100000\n" in done.stderr
+    assert (
+        f"continues from its last checkpoint with: scalesweep promote '{run_dir}' --max-t 100000 --confirm 2\n" in done.stderr
+    )
+    assert "nothing to confirm: t0000 alone ran to the end\n" in done.stderr
 
 
 def test_one_promotion_at_a_time_writes_to_a_folder(run_dir: Path) -> None:

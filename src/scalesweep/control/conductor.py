@@ -9,17 +9,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
 from typing import Any, Protocol
 
 from scalesweep.control.budgets import Budgets, Running, in_dollars, limits_spending
 from scalesweep.control.nodes import NodeWatch
 from scalesweep.control.pool import Pool
+from scalesweep.control.repeats import affordable
 from scalesweep.costs import workers_of
 from scalesweep.errors import ScalesweepError
 from scalesweep.record import Mark, Record, Sink, State, Trial
 from scalesweep.record.fronts import hypervolume, pareto_front
-from scalesweep.search import repeats
+from scalesweep.search import confirm
 from scalesweep.search.pick import expected
 from scalesweep.search.proposals import Proposer
 from scalesweep.search.survival import Rungs, draw_bracket
@@ -135,8 +135,8 @@ class Conductor:
         return Budgets(self.spec, self.record, self.running.values(), self.clock())
 
     def exhausted(self) -> str | None:
-        """The name of the spent budget, or None. Running trials then stop at their next report."""
-        return self.budgets().exhausted()
+        """The name of the spent budget, or None. Running trials then stop at their next report. None limits a confirmation."""
+        return None if self.record.confirming else self.budgets().exhausted()
 
     def left_gpu_seconds(self) -> float:
         """GPU seconds available for a new trial. Infinite without such a budget."""
@@ -146,7 +146,7 @@ class Conductor:
         """Whether nothing is left to propose. Trials paused at a rung may still continue."""
         if self.interrupted or self.outage or self.out_of_choices or self.exhausted():
             return True
-        cap = self.spec.budget.run_cap
+        cap = 0 if self.record.confirming else self.spec.budget.run_cap
         return not self.unfinished and cap is not None and len(self.record.configurations()) >= cap
 
     def finished(self) -> bool:
@@ -272,6 +272,8 @@ class Conductor:
 
     def _next_known(self, counts: Sequence[float]) -> str | None:
         """The paused trial to continue, or the ended one to repeat; None if there is neither, and a new trial may start."""
+        if self.record.confirming:
+            return next((name for name in confirm.planned(self.record) if self.record.trials[name].num_gpus in counts), None)
         return (
             self._repeatable(counts)
             or self._promotable(counts)
@@ -309,33 +311,12 @@ class Conductor:
         return {name for name, trial in self.paused.items() if trial.num_gpus in counts}
 
     def _repeatable(self, counts: Sequence[float], closing: bool = False) -> str | None:
-        """The ended trial to repeat, if the budget is for that now.
-
-        That is when little more is left than the repeats take. They then come first, because other trials would not come far.
-
-        Args:
-            closing: nothing else will start. Then it is as soon as nothing else runs, because the leaders are known.
-        """
-        auto, often = self.spec.search.repeats == "auto", repeats.each(self.spec)
-        if not often or (auto and not limits_spending(self.spec)):
-            return None
-        budgets, busy = self.budgets(), [self.record.trials[name] for name in (*self.running, *self.waiting)]
+        """The ended trial to repeat, if the budget is for that now. With `closing`, nothing else will start."""
+        busy = [self.record.trials[name] for name in (*self.running, *self.waiting)]
         closing = closing and all(trial.repeat_of for trial in busy)
-        left = min(self.left_gpu_seconds(), budgets.left_seconds() * max(self.slots(), 1))
-        dearest = max((trial.gpu_seconds for trial in self.record.trials.values()), default=0.0)
-        most = repeats.SHARE * budgets.gpu_seconds if auto else repeats.LEADERS * often * dearest
-        if left > repeats.EARLY * most and not closing:
-            return None
-        trials = [self.record.trials[name] for name in repeats.planned(self.record, self.spec)]
-        costs = [trial.gpu_seconds for trial in trials]
-        if auto:
-            begun = repeats.spent(self.record)
-            costs = [cost for cost, total in zip(costs, accumulate(costs), strict=True) if begun + total <= most]
-            if len(costs) < (1 if begun else repeats.FEWEST):
-                return None
-        if not costs or trials[0].num_gpus not in counts or costs[0] > left or trials[0].wall_seconds > budgets.left_seconds():
-            return None
-        return trials[0].name if closing or left <= repeats.EARLY * math.fsum(costs) else None
+        return affordable(
+            self.spec, self.record, self.budgets(), self.left_gpu_seconds(), max(self.slots(), 1), counts, closing
+        )
 
     def _beyond_quotas(self, counts: Sequence[float]) -> str | None:
         """The paused trial that continues without a quota, when no new trial will start.
@@ -505,7 +486,8 @@ class Conductor:
         marks = [replace(mark, value=self.sign * mark.value) for mark in verdict.marks]
         cutoff = None if verdict.cutoff is None else self.sign * verdict.cutoff
         action, reason = verdict.action, {"stop": "rung", "complete": "max_t"}.get(verdict.action)
-        cap, last = self.spec.budget.trial_gpu_hours, trial.last.gpu_seconds if trial.last else 0.0
+        cap = None if self.record.confirming else self.spec.budget.trial_gpu_hours
+        last = trial.last.gpu_seconds if trial.last else 0.0
         if action in ("continue", "pause") and cap is not None and 2 * gpu_seconds - last > cap * 3600:
             action, reason = "stop", "budget: trial_gpu_hours"  # a next interval as long as this one would exceed the cap
         if action == "continue" and (spent := self.exhausted()):
@@ -577,7 +559,9 @@ class Conductor:
         """End the sweep, with all trials that are paused at a rung or were never placed."""
         spent = self.exhausted()
         reason = f"budget: {spent}" if spent else "budget: run_cap"
-        if self.out_of_choices and not spent:
+        if self.record.confirmation is not None:
+            reason = self.record.confirmation.reason
+        elif self.out_of_choices and not spent:
             by_budget = math.isfinite(self.left_gpu_seconds()) and self.proposer.can_run()
             reason = f"nothing that fits{' the budget' if by_budget else ''} is left to try"
             if self.proposer.exhausted():

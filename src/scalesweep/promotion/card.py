@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from scalesweep.errors import counted
+from scalesweep.promotion.summary import signed
 from scalesweep.report import words
 from scalesweep.spec.space import ADAPTERS
 from scalesweep.spec.tasks import TASKS
@@ -90,7 +91,7 @@ Values of the trial in the sweep, which trained on the train split alone, up to 
 | metric | value |
 |---|---|
 {validation}
-
+{_confirmation(provenance)}
 ## Training
 
 Trained on {learnt}: {counted(final["steps"], "step")}, {counted(final["tokens"], "token")}, {final["flops"]:.3g} FLOPs,
@@ -117,4 +118,32 @@ def _adapter(provenance: dict[str, Any]) -> str:
 An adapter of rank {config["lora_rank"]} was trained ({config["adapter"]}). It is merged into the weights of this folder, which
 load with plain transformers. The adapter alone is in `adapter/`. peft loads it over the base model{cut}:
 `PeftModel.from_pretrained(base, "adapter")`.
+"""
+
+
+def _confirmation(provenance: dict[str, Any]) -> str:
+    """Return the section about the confirmation; empty without one."""
+    found = provenance.get("confirmation", [])
+    if not found:
+        return ""
+    rows = []
+    for one in found:
+        half = "" if one["half_width"] is None else f" ± {words.score(one['half_width'])}"
+        cells = (
+            words.score(one["sweep"]),
+            str(len(one["new_seeds"])),
+            f"{words.score(one['confirmed'])}{half}",
+            signed(one["gap"]),
+        )
+        rows.append(f"| {one['trial']} | " + " | ".join(cells) + " |")
+    table = "\n".join(rows)
+    return f"""
+## Confirmed on new seeds
+
+Before the choice, the leading configurations were trained again with new seeds. The value in the sweep is that of a lucky seed
+among many. The confirmed one is the mean of the new seeds with its 95 % interval, and the gap is their difference.
+
+| trial | {provenance["metric"]["name"].removeprefix("eval_")} in the sweep | new seeds | confirmed | gap |
+|---|---|---|---|---|
+{table}
 """

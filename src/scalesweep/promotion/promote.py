@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +14,11 @@ from scalesweep.errors import UserError
 from scalesweep.promotion.card import model_card
 from scalesweep.promotion.choice import checked_config, choose, length_of
 from scalesweep.promotion.final_run import Progress, as_json, train, weight_hashes
+from scalesweep.promotion.summary import confirmation
 from scalesweep.promotion.target import read_target
 from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
 from scalesweep.record import Record, Trial, read_record
+from scalesweep.record.confirmed import confirmed
 from scalesweep.record.evaluations import Evaluation
 from scalesweep.record.final_length import FinalLength
 from scalesweep.record.provenance import package_versions
@@ -60,7 +62,7 @@ def promote(
         force: replace an earlier promotion in `output`, and read the test split again.
         progress: called with (steps done, total steps).
         address: 'auto' or HOST:PORT of a running Ray cluster that trains the model; default: this machine.
-        say: called with the length of the final run, its reason and remarks, before the training.
+        say: called once before the training, with the outcome of a confirmation, the length of the final run and remarks.
         target: target file (`plan --from … --write FILE`), which names the trial, the size, the length and other settings.
 
     Returns:
@@ -89,9 +91,9 @@ def promote(
         n_params, trained = _counts(record, final)
         work.check_space(n_params, trained)
         if say is not None:
-            say(f"the final run trains {words.final_length(length, record)}: {length.reason}")
-            if remark := functions.changed_functions(record.manifest.functions):
-                say(remark)
+            told = f"the final run trains {words.final_length(length, record)}: {length.reason}"
+            remark = functions.changed_functions(record.manifest.functions)
+            say("\n".join([*confirmation(confirmed(record), trial.name, record.metric), told, *filter(None, [remark])]))
         job = job_from_manifest(
             record.manifest,
             sweep_from_dict(record.manifest.spec),
@@ -113,6 +115,18 @@ def promote(
         work.finish()
     send_promotion(swept, output)
     return {**provenance, "output": str(output)}
+
+
+def check_unused(
+    output: Path | UrlPath | str | None, run_dir: Path | UrlPath, names: Iterable[str], force: bool = False
+) -> None:
+    """Check that each of the named trials could be promoted into its folder, before a confirmation spends anything.
+
+    Raises:
+        UserError: if a folder is a URL, or it holds files and is not to be replaced.
+    """
+    for name in names:
+        _output(output, run_dir, name, force)
 
 
 def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, name: str, force: bool) -> Path:
@@ -197,6 +211,7 @@ def _provenance(
             "validation": {name: value for name, value in judged.metrics.items() if name.startswith("eval_")},
             "params": trial.params,
         },
+        "confirmation": [one.as_json() for one in confirmed(record)],
         "task": manifest.spec["task"],
         "metric": manifest["metric"],
         "baseline": manifest.baseline,

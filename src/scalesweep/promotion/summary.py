@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from scalesweep.errors import counted, shell
+from scalesweep.record.confirmed import Confirmed
 from scalesweep.report import words
 from scalesweep.spec.tasks import TASKS
 
 COLUMN = 14  # characters
+WIDTHS = (COLUMN, 11, 19, 9, 11)  # characters of the columns of a confirmation
+
+
+def confirmation(found: Sequence[Confirmed], chosen: str, metric: str) -> list[str]:
+    """The lines about a confirmation: each configuration's value in the sweep and on new seeds, and the gap."""
+    if not found:
+        return []
+    titles = ("in the sweep", "new seeds", "confirmed", "gap", "all seeds")
+    rows = [f"{metric:<{COLUMN}}" + "".join(f"{title:>{wide}}" for title, wide in zip(titles, WIDTHS, strict=True))]
+    for one in found:
+        half = "" if one.half is None else f" ± {words.score(one.half)}"
+        value = "diverged" if one.values and one.value is None else f"{words.score(one.value)}{half}"
+        cells = words.score(one.sweep), str(len(one.values)), value, signed(one.gap), words.score(one.mean)
+        line = "".join(f"{cell:>{wide}}" for cell, wide in zip(cells, WIDTHS, strict=True))
+        rows.append(f"{one.trial:<{COLUMN}}{line}" + "  ← promoted" * (one.trial == chosen))
+    return [
+        *rows,
+        "confirmed: the mean of the new seeds, with its 95 % interval. The best mean over all seeds is promoted.",
+        "",
+    ]
+
+
+def signed(gap: float | None) -> str:
+    """A difference of a metric with its sign; empty for None."""
+    return "" if gap is None else f"{'+' if gap >= 0 else '−'}{words.score(abs(gap))}"
 
 
 def promoted(result: dict[str, Any]) -> str:

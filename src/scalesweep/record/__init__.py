@@ -2,10 +2,11 @@
 
 from scalesweep.record.manifest import Manifest
 from scalesweep.record.ranking import Row, best, rank
-from scalesweep.record.schema import Mark, Past, Record, Report, Sink, State, Trial
+from scalesweep.record.schema import Confirmation, Mark, Past, Record, Report, Sink, State, Trial
 from scalesweep.record.store import RecordWriter, read_manifest, read_record
 
 __all__ = [
+    "Confirmation",
     "Manifest",
     "Mark",
     "Past",

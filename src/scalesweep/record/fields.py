@@ -80,6 +80,14 @@ EVENTS: dict[str, Event] = {
             "by": Field("text", "user and host: `ada@login1`"),
         },
     ),
+    "confirm": Event(
+        "The leaders of an ended sweep are compared on new seeds before one is promoted (`promote --confirm`). Until the next "
+        "`sweep_ended`, the sweep has no other trials than these repeats.",
+        {
+            "trials": Field("list of texts", "trials that are trained again, the best first"),
+            "seeds": Field("number", "new seeds of each, at most"),
+        },
+    ),
     "trial": Event(
         "A trial is proposed.",
         {
@@ -89,8 +97,8 @@ EVENTS: dict[str, Event] = {
             "config": Field("mapping", "every setting of the trial, defaults filled in"),
             "repeat_of": Field(
                 "text",
-                "trial whose parameters this one trains again, with another seed (`search.repeats`): it is judged at no rung, and no "
-                "sampler learns from it. Absent in all others.",
+                "trial whose parameters this one trains again, with another seed (`search.repeats`, `promote --confirm`): it is "
+                "judged at no rung, and no sampler learns from it. Absent in all others.",
             ),
             "bracket": Field(
                 "number", "bracket, from 0. The trial is judged from rung `bracket` + 1 on. Older records have none."

@@ -85,13 +85,19 @@ def rank(record: Record, by: By | None = None) -> list[Row]:
 
 
 def sort_key(trial: Trial, metric: float, record: Record, by: By, known: Seeds) -> tuple[float, ...]:
-    """A key that is least for the best trial. `metric` is the value that counts for the trial, or that of its first seed."""
+    """A key that is least for the best trial. `metric` is the value that counts for the trial, or that of its first seed.
+
+    Trials of a confirmation are ahead of all others, whose values are those of lucky seeds. In the order `metric` they are not.
+    """
     metric = metric if by == "metric" else known.mean(trial.name, metric)
     sign, found = 1.0 if record.minimize else -1.0, _expected(trial, metric, record, known)
     first, value = {"forecast": 1.0, "rung": float(-trial.rung), "metric": 0.0}[by], sign * metric
     if by == "forecast" and found is not None:
         first, value = 0.0, sign * found[0] + CAUTION * found[1]
-    return first, math.inf if math.isnan(metric) else value, trial.number
+    luck = 1.0
+    if by != "metric" and record.confirmation is not None:
+        luck = 0.0 if trial.name in record.confirmation.trials and math.isfinite(metric) else 1.0
+    return luck, first, math.inf if math.isnan(metric) else value, trial.number
 
 
 def _expected(trial: Trial, metric: float, record: Record, known: Seeds) -> tuple[float, float] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -155,6 +155,25 @@ class Past:
         return cls(name, trial.params, reports, trial.state if trial.state.ended else State.PRUNED)
 
 
+@dataclass(frozen=True)
+class Confirmation:
+    """A comparison of the leaders of an ended sweep on new seeds, which `promote --confirm` asks for.
+
+    Attributes:
+        trials: the compared configurations, the best first.
+        seeds: the new seeds of each, at most.
+        since: the number of its first repeat. Earlier ones belong to the sweep.
+        reason: why the sweep had ended before it.
+        ended: whether it is over. Otherwise the sweep trains nothing but its repeats.
+    """
+
+    trials: tuple[str, ...]
+    seeds: int
+    since: int
+    reason: str
+    ended: bool = False
+
+
 @dataclass
 class Record:
     """A whole sweep: the manifest (`sweep.json`, with budgets and limits as last changed) and every trial, built from the
@@ -173,6 +192,7 @@ class Record:
     # The metric that each trial is expected to have at `max_t`, and the standard deviation. None if forecasts don't drive the sweep;
     # `search.pick` computes them, and no file has them.
     expected: dict[str, tuple[float, float]] | None = None
+    confirmation: Confirmation | None = None  # the newest, unless the sweep was extended after it
     _last_event: float | None = None  # of the running session
     _reports: int = 0
 
@@ -248,11 +268,31 @@ class Record:
         """The trials by number, without repeats."""
         return [trial for trial in self.by_number() if trial.repeat_of is None]
 
+    @property
+    def confirming(self) -> bool:
+        """Whether a confirmation has begun and not ended."""
+        return self.confirmation is not None and not self.confirmation.ended
+
+    def before_confirmation(self) -> Record:
+        """The record without the repeats of its confirmation: the state of the sweep at its end."""
+        if self.confirmation is None:
+            return self
+        since = self.confirmation.since
+        earlier = {name: trial for name, trial in self.trials.items() if trial.number < since}
+        return replace(self, trials=earlier, confirmation=None)
+
     def apply(self, event: dict[str, Any]) -> None:
         """Apply one event. Unknown kinds are ignored, so a reader accepts the additions of a newer writer."""
         kind, when = event["event"], float(event["time"])
         if kind == "settings":
             self.manifest = self.manifest.with_limits(event["changed"])
+            self.status, self.ended_reason, self.confirmation = "running", None, None
+            return
+        if kind == "confirm":
+            earlier, told = self.confirmation, (tuple(event["trials"]), event["seeds"])
+            since = len(self.trials) if earlier is None else earlier.since
+            reason = str(self.ended_reason) if earlier is None else earlier.reason
+            self.confirmation = Confirmation(*told, since, reason)
             self.status, self.ended_reason = "running", None
             return
         if kind == "session":
@@ -266,6 +306,7 @@ class Record:
             self._last_event = when
         if kind == "sweep_ended":
             self.status, self.ended_reason = "ended", event["reason"]
+            self.confirmation = None if self.confirmation is None else replace(self.confirmation, ended=True)
             self._last_event = None
         elif kind == "trial":
             self.trials[event["trial"]] = Trial(

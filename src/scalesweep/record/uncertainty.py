@@ -37,9 +37,15 @@ def standard_error(influence: np.ndarray, kept: float = 1.0) -> float:
 def quantile(draws: int, pairs: int = 1) -> float:
     """The half width of a two-sided interval in standard errors, so that `pairs` intervals hold together (Bonferroni).
 
-    The quantile of Student's t, by its expansion around the normal distribution's (Abramowitz and Stegun, 1964, 26.7.5).
+    The quantile of Student's t: exact for up to two degrees of freedom, else by its expansion around the normal distribution's
+    (Abramowitz and Stegun, 1964, 26.7.5).
     """
-    z, freedom = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * pairs)), max(draws - 1, 1)
+    inside = 1 - (1 - LEVEL) / pairs
+    if draws <= 2:
+        return math.tan(math.pi / 2 * inside)
+    if draws == 3:
+        return inside * math.sqrt(2 / (1 - inside**2))
+    z, freedom = NormalDist().inv_cdf((1 + inside) / 2), draws - 1
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 

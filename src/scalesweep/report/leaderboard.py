@@ -137,11 +137,12 @@ def board(
 
 
 def _place(line: Line, by: By, known: Seeds) -> tuple[Any, ...]:
-    """A key that orders the trials of several records as the ranking orders those of one."""
+    """A key that orders the trials of several records as the ranking orders those of one, confirmed or not."""
     metric = line.entry["metric"]
     if line.entry["rank"] is None or metric is None:
         return (1,)
-    return 0, *sort_key(line.trial, metric, line.record, by, known)
+    _, *key = sort_key(line.trial, metric, line.record, by, known)
+    return 0, *key
 
 
 def is_over(record: Record) -> bool:

@@ -153,10 +153,12 @@ def resume(
     num_gpus: int | None,
     sinks: Sequence[Sink] | None = None,
     overrides: Sequence[str] = (),
+    confirm: tuple[Sequence[str], int] | None = None,
 ) -> Record:
     """Continue an interrupted sweep from its record. Running trials continue from their checkpoints.
 
-    `overrides` change budgets and limits, as `KEY=VALUE`. With a larger budget, a sweep that has ended continues too.
+    `overrides` change budgets and limits, as `KEY=VALUE`. With a larger budget, a sweep that has ended continues too. `confirm`
+    names trials of a sweep that has ended, and the number of new seeds on which it compares them; no budget limits that.
 
     Raises:
         UserError: if the run folder is missing or in use, or its sweep has ended, or `overrides` would change anything else,
@@ -170,7 +172,7 @@ def resume(
         check_cache()
     with closing(RecordWriter(run_dir)) as writer:
         spec, changed = change_limits(writer.record.manifest.spec, overrides)
-        if writer.record.status == "ended":
+        if writer.record.status == "ended" and confirm is None:
             _check_extended(writer.record, spec, changed)
         if changed:
             writer.append({"event": "settings", "time": time.time(), "changed": changed, "by": who()})
@@ -179,7 +181,10 @@ def resume(
             print("\n".join([_trusted(spec, run_dir), *changes]), file=sys.stderr, flush=True)
         os.environ.update(TUNE_SETTINGS)
         with ray_cluster(address, num_gpus):
-            return _run(writer, spec, _checked_slots(spec), sinks)
+            slots = _checked_slots(spec)
+            if confirm is not None:
+                writer.append({"event": "confirm", "time": time.time(), "trials": list(confirm[0]), "seeds": confirm[1]})
+            return _run(writer, spec, slots, sinks)
 
 
 def _check_extended(record: Record, spec: SweepSpec, changed: Collection[str]) -> None:

@@ -1,0 +1,169 @@
+"""The command `promote`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from scalesweep.commands.parts import at_place, json_option, print_json, run_argument, say
+from scalesweep.errors import UserError, command
+from scalesweep.storage import UrlPath
+
+
+def _at_confirm(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    """The number of configurations of `--confirm`, or its word."""
+    if value in ("auto", "off"):
+        return value
+    if value.isdecimal() and int(value) >= 2:
+        return int(value)
+    raise click.BadParameter(f"{value!r} is not auto, off or a whole number from 2 on", ctx, param)
+
+
+@click.command()
+@run_argument
+@click.option("--trial", default="best", metavar="NAME", help="Trial to promote; 'best' is the search's choice.")
+@click.option(
+    "--target",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Target file of `plan --from … --write FILE`: size, length, GPUs and settings of the final run.",
+)
+@click.option(
+    "--output",
+    metavar="FOLDER",
+    callback=at_place,
+    help="Folder for the model. Default: RUN_DIR/promoted/TRIAL, or ./promoted/RUN/TRIAL if the run folder is a URL.",
+)
+@click.option(
+    "--train-on",
+    type=click.Choice(["train+validation", "train"]),
+    default="train+validation",
+    help="Splits that the final run trains on.",
+)
+@click.option(
+    "--num-gpus",
+    type=click.IntRange(min=1),
+    help="Workers of the final run. Default: the trial's number. Changes the speed, not the result.",
+)
+@click.option(
+    "--max-t",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Length of the final run, in the unit of the sweep's rungs (time_attr). Default: the sweep's max_t, or "
+    "longer if its trials were short and still improving.",
+)
+@click.option(
+    "--confirm",
+    default="auto",
+    metavar="K|auto|off",
+    callback=_at_confirm,
+    help="Before the choice, train the best K trials again on new seeds, if they can't be told apart, and promote the best mean. "
+    "auto: at most three, if that and earlier repeats take at most a tenth of the sweep's GPU seconds.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=2, help="New seeds of each trial that is confirmed.")
+@click.option(
+    "--address",
+    metavar="ADDR",
+    help="Running Ray cluster that trains the model: 'auto' on one of its nodes, or HOST:PORT of its head. "
+    "It also runs the confirmation. Default: train on this machine alone.",
+)
+@click.option("--force", is_flag=True, help="Replace an earlier promotion and read the test split again.")
+@json_option
+def promote(
+    run_dir: Path | UrlPath,
+    trial: str,
+    target: Path | None,
+    output: Path | UrlPath | None,
+    train_on: str,
+    num_gpus: int | None,
+    max_t: float | None,
+    confirm: int | str,
+    seeds: int,
+    address: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train a trial to the end, test it once, export it.
+
+    The output is a transformers folder (safetensors, tokenizer, model card, provenance.json). Before it finishes, `promote`
+    loads the folder with plain transformers and checks that it predicts as the trained model does.
+
+    \b
+    The best trial:                    scalesweep promote runs/quickstart
+    The best of three on three seeds:  scalesweep promote runs/quickstart --confirm 3 --seeds 3
+    """
+    if target is not None and (trial != "best" or max_t is not None):
+        raise click.UsageError("--target names the trial and the length itself; leave out --trial and --max-t")
+    if trial == "best" and target is None:
+        _confirm(run_dir, output, confirm, seeds, address, force)
+    elif isinstance(confirm, int):
+        raise click.UsageError(
+            "--confirm compares the best trials, and --trial or --target names one: leave one of the two out"
+        )
+    from scalesweep.promotion.promote import promote as run
+    from scalesweep.promotion.summary import after_promotion, promoted
+    from scalesweep.report.terminal import step_progress
+
+    try:
+        with contextlib.ExitStack() as shown:
+            bars, trains = list[Callable[[int, int], None]](), tuple(train_on.split("+"))
+
+            def begins(text: str) -> None:  # nothing is in the way of the training
+                say(text)
+                bars.append(shown.enter_context(step_progress("training the final run")))
+
+            to = output, num_gpus, max_t, force
+            result = run(
+                run_dir, trial, trains, *to, lambda *steps: bars[0](*steps), address=address, say=begins, target=target
+            )
+    except KeyboardInterrupt:
+        say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
+        sys.exit(130)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(promoted(result))
+    say("\n" + after_promotion(result))
+
+
+def _confirm(
+    run_dir: Path | UrlPath,
+    output: Path | UrlPath | None,
+    asked: int | str,
+    seeds: int,
+    address: str | None,
+    force: bool,
+) -> None:
+    """Compare the leaders on new seeds, as far as that is asked for or cheap. A sweep that has not ended is left to `promote`."""
+    from scalesweep.promotion.promote import check_unused
+    from scalesweep.record import read_record
+    from scalesweep.report.page.write import PAGE, write_page
+    from scalesweep.search.confirm import plan
+    from scalesweep.search.pick import with_forecasts
+    from scalesweep.spec import sweep_from_dict
+    from scalesweep.sweep.launch import local_slots, resume
+    from scalesweep.sweep.preflight import static_problems
+
+    record = read_record(run_dir)
+    if asked == "off" or not (record.status == "ended" or record.confirming):
+        return
+    planned = plan(with_forecasts(record), asked if isinstance(asked, int) else None, seeds)
+    check_unused(output, run_dir, planned.trials, force)
+    if planned.trials and asked == "auto" and address is None:
+        spec = sweep_from_dict(record.manifest.spec)
+        for problem in static_problems(spec, local_slots(spec, None)):  # nobody asked for it, so it refuses nothing
+            say(f"not confirmed, because this machine can't run the sweep's trials: {problem.message}")
+            return
+    if planned.text:
+        say(planned.text)
+    if planned.trials:
+        try:
+            resume(run_dir, address, None, confirm=(planned.trials, planned.seeds))
+        except KeyboardInterrupt:
+            say(f"\ninterrupted; the confirmation continues with: {command(*sys.argv[1:])}")
+            sys.exit(130)
+        with contextlib.suppress(OSError, UserError):  # the page of the sweep's end lacks the new seeds
+            write_page([with_forecasts(read_record(run_dir))], run_dir / PAGE)
