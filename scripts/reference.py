@@ -223,7 +223,7 @@ def events() -> str:
 
 # Read as text: importing these would load torch.
 PYTHON = {
-    "api.py": ("Sweep", "resume", "confirm", "findings", "write_page", "publish", "fit_scaling"),
+    "api.py": ("Sweep", "resume", "confirm", "findings", "write_page", "publish", "fit_scaling", "plan_budget"),
     "promotion/promote.py": ("promote",),
     "promotion/reproduce.py": ("reproduce",),
     "record/store.py": ("read_record",),

@@ -18,6 +18,7 @@ _MODULES = {
     "confirm": "scalesweep.api",
     "findings": "scalesweep.api",
     "fit_scaling": "scalesweep.api",
+    "plan_budget": "scalesweep.api",
     "promote": "scalesweep.promotion.promote",
     "publish": "scalesweep.api",
     "read_record": "scalesweep.api",

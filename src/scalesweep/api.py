@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from scalesweep.report.sentences import Finding
     from scalesweep.report.wandb.publish import Published
     from scalesweep.scaling.analysis import Analysis
+    from scalesweep.scaling.budget import BudgetPlan
     from scalesweep.sweep.preflight import Plan
 
 
@@ -249,6 +250,44 @@ def fit_scaling(
         return analyse(points_of_records([run if isinstance(run, Record) else read_record(run) for run in runs]), law, at)
     columns = {str(name): list(runs[name]) for name in runs.keys()}  # noqa: SIM118 - a DataFrame's rows are no names
     return analyse(points_of_table(columns, metric=metric), law, at)
+
+
+def plan_budget(
+    runs: Sequence[str | Path | UrlPath | Record],
+    gpu_hours: float | None = None,
+    dollars: float | None = None,
+    deadline: float | None = None,
+    sizes: Mapping[str, float] | None = None,
+    prices: float | Mapping[str, float] | None = None,
+    max_gpus: int | None = None,
+) -> BudgetPlan:
+    """Choose the run that a budget should buy, as `scalesweep plan --from` does.
+
+    Returns an object with `choice` (its `size`, `tokens`, `num_gpus`, costs and `predicted`), `cheapest`, `frontier`, `settings`, and
+    `first`: another sweep in place of a choice where the fit can't tell.
+
+    Args:
+        runs: run folders or records of finished sweeps.
+        gpu_hours: most GPU hours of the run.
+        dollars: most dollars of the run.
+        deadline: most seconds of wall-clock of the run.
+        sizes: sizes outside the ladders, with their parameters: `{"70b": 7e10}`.
+        prices: dollars per GPU hour, or those of each accelerator type; default: those of the sweeps.
+        max_gpus: most GPUs of the run; default: the most that a trial had.
+
+    Raises:
+        UserError, OutsideError: as `read_record`, or the budget buys no run.
+    """
+    from scalesweep.record import Record
+    from scalesweep.scaling.analysis import analyse
+    from scalesweep.scaling.budget import Budget, Other, plan_budget
+    from scalesweep.scaling.recorded import points_of_records
+
+    records = [run if isinstance(run, Record) else read_record(run) for run in runs]
+    others = [Other(name, n_params) for name, n_params in (sizes or {}).items()]
+    priced = dict(prices) if isinstance(prices, Mapping) else None if prices is None else {"default": float(prices)}
+    budget = Budget(gpu_hours, dollars, deadline)
+    return plan_budget(records, analyse(points_of_records(records)), budget, others, priced, max_gpus)
 
 
 def read_record(run_dir: str | Path | UrlPath) -> Record:

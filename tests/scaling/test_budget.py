@@ -47,7 +47,12 @@ def sweep(*told: Any, **more: Any) -> Record:
 
 
 def events_of(
-    steps: int, noise: float = 0.002, of: Any = law, sizes: Sequence[str] = tuple(SIZES), **resources: Any
+    steps: int,
+    noise: float = 0.002,
+    of: Any = law,
+    sizes: Sequence[str] = tuple(SIZES),
+    before: float = 1.001,
+    **resources: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The manifest and the events of a finished sweep of one length: each size at three rates and a gradual trial, some on two GPUs."""
     random = np.random.default_rng(steps)
@@ -61,7 +66,7 @@ def events_of(
             params = {"model_size": name, "learning_rate": rate, "unfreezing": mode}
             config = {**params, "num_gpus": gpus, "adapter": "none", "global_batch_size": 4}
             events.append({"event": "trial", "time": 1.0, "trial": trial, "number": number, "params": params, "config": config})
-            for share, loss in ((0.3, 1.1 * end), (0.6, 1.001 * end), (1.0, end)):
+            for share, loss in ((0.3, 1.1 * end), (0.6, before * end), (1.0, end)):
                 seconds = share * tokens / speed(size, gpus)
                 events.append({
                     "event": "report", "time": 2.0, "trial": trial, "fidelity": share * steps, "step": share * steps,
@@ -197,6 +202,10 @@ def test_where_no_law_can_be_fitted_a_sweep_comes_first_that_plan_accepts() -> N
     assert named.first.further is not None
     assert "small" in [size.name for size in sweep_from_dict(named.first.further.spec).sizes()]
     assert not named.first.further.missing
+    short = plan([sweep(300, before=1.2)], Budget(gpu_hours=1))  # trials that were still improving
+    assert short.first is not None
+    assert short.first.further is not None
+    assert sweep_from_dict(short.first.further.spec).early_terminate.max_t == 900
 
 
 def test_where_the_intervals_cover_every_run_a_sweep_of_more_trials_comes_first() -> None:

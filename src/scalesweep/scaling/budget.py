@@ -144,11 +144,17 @@ def plan_budget(
         UserError: the budget buys no run, or it is in dollars and no size has a price.
     """
     points, measured = analysis.points, speeds(records)
-    blank = BudgetPlan(budget, analysis, measured)
+    running = tuple(
+        f"{source_of(record)} has not ended; its trials so far count" for record in records if record.status != "ended"
+    )
+    blank = BudgetPlan(budget, analysis, measured, remarks=running)
     if analysis.refused is not None:
         why = analysis.refused
-        return replace(blank, first=_sweep_first(records, points, why.reasons, why.mend, others))
-    sizes, remarks = _sizes(records, analysis, others, prices)
+        longer = why.length * _longest(points) if why.length > 1 else 0.0
+        mend = [{**cell, "tokens": longer} if longer else cell for cell in why.mend]
+        return replace(blank, first=_sweep_first(records, points, why.reasons, mend, others))
+    sizes, left_out = _sizes(records, analysis, others, prices)
+    remarks = [*running, *left_out]
     if budget.dollars is not None and not any(size.price for size in sizes):
         raise UserError(
             "a budget in dollars needs a price of a GPU hour", "give it: --price 2.5, or by GPU type: --price H100=2.5"
@@ -414,13 +420,18 @@ def _frontier(rows: Sequence[Alternative], choice: Alternative, cheapest: Altern
     return [*sorted(within, key=lambda row: row.cost), *beyond]
 
 
+def _longest(points: Points) -> float:
+    """The tokens of the longest trials; 0 where they are unknown."""
+    return max((cell.axes.get("tokens", 0.0) for cell in points.cells), default=0.0)
+
+
 # ---- another sweep first ------------------------------------------------------------------------------------------------------
 
 
 def _wanted(analysis: Analysis, sizes: Sequence[Size]) -> list[dict[str, float]]:
     """The cells that would narrow the interval most: longer runs of every size of the ladders, or the same ones again."""
-    known = [size for size in sizes if size.other is None]
-    longest = float(np.nanmax(analysis.points.axis("tokens")))
+    known = [size for size in sizes if size.other is None] or sizes
+    longest = _longest(analysis.points)
     if "tokens" not in analysis.chosen.axes:
         return [{"n_params": size.n_params} for size in known]
     longer = min(LONGER * longest, max(_most(longest, _epoch(known[0].base.record)), longest))
@@ -435,9 +446,8 @@ def _sweep_first(
     others: Sequence[Other],
 ) -> SweepFirst:
     record = max(records, key=lambda record: len(record.trials))
-    longest = points.axis("tokens")
     models = [(other.name, other.n_params, other.model) for other in others if other.model is not None]
-    further = further_sweep(record, cells, float(np.nanmax(longest)) if np.isfinite(longest).any() else None, models)
+    further = further_sweep(record, cells, _longest(points) or None, models)
     if further is None:
         return SweepFirst(tuple(reasons), None)
     data = {} if further.tokens is None else {"tokens": further.tokens}
