@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from scalesweep.cli import cli
+from scalesweep.promotion.target import read_target
 from scalesweep.spec import SweepSpec, load_sweep
 from scalesweep.sweep.preflight import check_static
 from sweeps import sweep_dict
@@ -55,12 +56,17 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("text", examples("yaml"))
 def test_yaml_loads(text: str, tmp_path: Path) -> None:
-    """A whole sweep as it stands; a part of one, or a search space, within a sweep of the tests."""
+    """A whole sweep or a target as it stands; a part of one, or a search space, within a sweep of the tests."""
     part = yaml.safe_load(text)
     if {"name", "task"} <= part.keys():
         path = tmp_path / "sweep.yaml"
         path.write_text(text, encoding="utf-8")
         check_static(load_sweep(path), slots=None)
+        return
+    if {"sweep", "trial"} <= part.keys():
+        path = tmp_path / "target.yaml"
+        path.write_text(text, encoding="utf-8")
+        read_target(path)
         return
     if "parameters" in part:
         part = {"search_space": {"parameters": {"model_size": {"values": ["L1", "L2"]}} | part["parameters"]}}
