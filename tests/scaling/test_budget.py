@@ -52,19 +52,20 @@ def events_of(
     of: Any = law,
     sizes: Sequence[str] = tuple(SIZES),
     before: float = 1.001,
+    mode: str = "full",
     **resources: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The manifest and the events of a finished sweep of one length: each size at three rates and a gradual trial, some on two GPUs."""
+    """The manifest and the events of a finished sweep of one length: each size at three rates, one of them on two GPUs."""
     random = np.random.default_rng(steps)
     events: list[dict[str, Any]] = []
     number = 0
     for name in sizes:
         size, best = SIZES[name], 4e-4 * (SIZES[name] / 4e6) ** -0.5
-        for rate, gpus, mode in [(best * rate / 4e-4, gpus, "full") for rate, gpus in zip(RATES, (1, 2, 1), strict=True)]:
+        for rate, gpus in [(best * rate / 4e-4, gpus) for rate, gpus in zip(RATES, (1, 2, 1), strict=True)]:
             trial, tokens = f"t{number:04}", steps * BATCH
             end = of(size, tokens) * (1 + 0.02 * math.log(rate / best) ** 2) * math.exp(noise * random.standard_normal())
             params = {"model_size": name, "learning_rate": rate, "unfreezing": mode}
-            config = {**params, "num_gpus": gpus, "adapter": "none", "global_batch_size": 4}
+            config = {**params, "num_gpus": gpus, "adapter": "none", "global_batch_size": 4, "unfreeze_interval": 30}
             events.append({"event": "trial", "time": 1.0, "trial": trial, "number": number, "params": params, "config": config})
             for share, loss in ((0.3, 1.1 * end), (0.6, before * end), (1.0, end)):
                 seconds = share * tokens / speed(size, gpus)
@@ -171,11 +172,18 @@ def test_a_size_above_the_ladder_costs_by_its_flops_and_takes_the_trend_of_the_r
     assert high - low > inside.predicted.run.high - inside.predicted.run.low
     assert found.settings["learning_rate"] == pytest.approx(4e-4 * (2.56e8 / 4e6) ** -0.5, rel=0.3)
     assert any("its size is 4 times the largest" in line for line in sentences(found))
+    assert any("memory: at least 3.8 GiB on every GPU" in line for line in sentences(found))
     assert [row.num_gpus for row in found.counts] == [1, 2, 4, 8, 16]
     left = plan(sweeps(gpu_memory_gib=2.0), Budget(gpu_hours=100), others=[Other("big", 2.56e8)])
     assert left.choice is not None
     assert left.choice.size.name == "L6"
     assert "left out: big, which needs 4 GiB" in left.remarks[0]
+
+
+def test_a_cadence_is_carried_over_as_a_share_of_the_run() -> None:
+    found = plan([sweep(300, mode="gradual")], Budget(gpu_hours=1))
+    assert found.settings == {"unfreeze_cadence": "fraction", "unfreeze_fraction": 0.1}
+    assert "every 0.1 of the run" in found.said[0]
 
 
 def test_runs_that_noise_hides_are_not_worth_more_money() -> None:

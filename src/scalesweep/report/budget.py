@@ -8,7 +8,7 @@ from scalesweep.errors import counted
 from scalesweep.report import terminal, words
 from scalesweep.report.scaling import refusal_json
 from scalesweep.report.terminal import headed
-from scalesweep.scaling.budget import REACH, REPEATS, Alternative, Budget, BudgetPlan, SweepFirst
+from scalesweep.scaling.budget import REACH, REPEATS, Alternative, Budget, BudgetPlan, SweepFirst, memory_gib
 from scalesweep.scaling.speeds import DOUBLING
 
 DISPENSABLE = ("passes", "dollars", "wall-\nclock", "GPUs")  # columns that a narrow terminal goes without, in this order
@@ -209,6 +209,12 @@ def sentences(plan: BudgetPlan) -> list[str]:
         more = ", beyond which repeated data are worth less" if choice.passes > REPEATS * 0.99 else ""
         lines.append(f"it goes over the same training data {choice.passes:.2g} times{more}")
     lines += _speed(plan, choice)
+    if choice.size.other is not None:
+        memory = memory_gib(choice.size.n_params, base)
+        lines.append(
+            f"memory: at least {words.seconds(memory)} GiB on every GPU, because each worker of `promote` holds the whole model; where a GPU has "
+            "less, train it with a trainer that shards it (`scalesweep recipe`)"
+        )
     values = {**base.trial.params, **plan.settings}
     shown = ", ".join(f"{name} {_setting(value)}" for name, value in values.items() if name not in ("model_size", "num_gpus"))
     lines.append(f"settings, those of {base.trial.name} in {base.record.manifest.name}: {shown}")

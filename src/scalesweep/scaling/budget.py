@@ -251,8 +251,7 @@ def _sizes(
     for other in others:
         base = base_of(analysis.points, records, other.n_params)
         memory = base.record.manifest.spec["resources"].get("gpu_memory_gib")
-        trained = other.n_params if base.method == FULL else 0
-        needed = training_memory_bytes(WEIGHT_BYTES["float32"] * other.n_params, trained) / GIB
+        needed = memory_gib(other.n_params, base)
         if memory and needed > memory:
             remarks.append(
                 f"left out: {other.name}, which needs {needed:,.0f} GiB of each GPU's {memory:g}, because every worker holds the whole model"
@@ -268,6 +267,11 @@ def _sizes(
             remarks.append(f"left out: {', '.join(left)}, because the trials that reached the end have one size")
         found = {size.n_params: size for size in found.values() if size.n_params == here}
     return list(found.values()), remarks
+
+
+def memory_gib(n_params: float, base: Base) -> float:
+    """The memory that a worker needs at least: weights, and gradients and moments where all of the model trains."""
+    return training_memory_bytes(WEIGHT_BYTES["float32"] * n_params, n_params if base.method == FULL else 0) / GIB
 
 
 def _epoch(record: Record) -> float | None:
