@@ -226,7 +226,7 @@ def _write(path: Path, plan: BudgetPlan) -> None:
     if plan.first is not None:
         if plan.first.further is None:
             return
-        write_yaml(path, plan.first.further.spec, [made, *first_lines(plan.first)])
+        write_yaml(path, plan.first.further.spec, [made, *first_lines(plan.first, plan.budget)])
         say(f"\nthe sweep to run first: {path}\ncheck it      {command('plan', path)}")
         return
     choice = plan.choice

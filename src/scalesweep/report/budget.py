@@ -87,7 +87,7 @@ def print_budget(plan: BudgetPlan) -> None:
     page.print(f"budget: {_limits(plan.budget)}\n")
     if plan.first is not None:
         page.print(headed("run another sweep first", ""))
-        for line in first_lines(plan.first):
+        for line in first_lines(plan.first, plan.budget):
             page.print(line)
     else:
         page.print(_table(plan))
@@ -266,7 +266,7 @@ def _speed(plan: BudgetPlan, choice: Alternative) -> list[str]:
     return [f"cost: estimated from {BASES[choice.basis]}{flops}, training alone{scaled}"]
 
 
-def first_lines(first: SweepFirst) -> list[str]:
+def first_lines(first: SweepFirst, budget: Budget) -> list[str]:
     """Why a sweep comes first, and which."""
     lines = ["no plan: " + "; ".join(first.reasons)]
     further = first.further
@@ -277,6 +277,8 @@ def first_lines(first: SweepFirst) -> list[str]:
     names = [f"L{layers}" for layers in ladder["layers"]] if isinstance(ladder, dict) else [row["name"] for row in ladder]
     unit = words.unit(early.get("time_attr", "steps"))
     hours = "" if first.gpu_hours is None else f", at most about {words.seconds(first.gpu_hours)} GPU hours"
+    if first.gpu_hours and budget.gpu_hours and first.gpu_hours > budget.gpu_hours:
+        hours += ", more than the budget"
     lines.append(
         f"the sweep to run: {counted(count, 'trial')} of {', '.join(names)}, up to {words.level(early['max_t'])} {unit}{hours}"
     )
