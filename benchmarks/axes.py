@@ -1,4 +1,4 @@
-"""How often `scalesweep report` names an axis, on modelled sweeps where the truth is known.
+"""Shares of modelled sweeps in which `scalesweep report` names an axis, where the truth is known.
 
     python benchmarks/axes.py [--sweeps 40] [--trials 25 60] [--family trend …] [--sampler tpe …]
 

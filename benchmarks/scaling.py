@@ -1,4 +1,4 @@
-"""How well `scalesweep scaling` fits and predicts: coverage of its intervals on generated data, and ladders that others have measured.
+"""Fits and predictions of `scalesweep scaling`: coverage of its intervals on generated data, and ladders that others have measured.
 
     python benchmarks/scaling.py [--only coverage,combined,ladder,lora,selection] [--repetitions 300] [--shared ../shared]
 
