@@ -136,7 +136,7 @@ def _best(record: Record, row: Row) -> str:
 
 
 def _ties(rows: list[Row], sure: Mapping[str, Certainty], record: Record) -> Iterable[str]:
-    """The trials that can't be told apart from the first, and the cheapest and the smallest of them where the first is not."""
+    """The trials that can't be told apart from the first. Of those that came as far, the cheapest and the smallest are named."""
     first = rows[0].trial
     ties = [row.trial for row in rows if sure[row.trial.name].tied]
     if not ties:
@@ -145,12 +145,13 @@ def _ties(rows: list[Row], sure: Mapping[str, Certainty], record: Record) -> Ite
         return
     names = ", ".join(trial.name for trial in ties[:TIES_NAMED]) + (", …" if len(ties) > TIES_NAMED else "")
     text = f"{counted(len(ties), 'trial')} can't be told apart from {first.name} on the same validation rows: {names}"
-    cheapest = min((first, *ties), key=lambda trial: trial.gpu_seconds)
+    as_far = [trial for trial in ties if trial.rung >= first.rung]  # one that stopped early is cheap because it stopped
+    cheapest = min((first, *as_far), key=lambda trial: trial.gpu_seconds)
     if cheapest is not first:
         costs = [words.seconds(trial.gpu_seconds) for trial in (cheapest, first)]
         text += f"; the cheapest is {cheapest.name} ({costs[0]} GPU s, {first.name} {costs[1]})"
-    params = {trial.name: words.ladder_size(trial.config, record).get("n_params", math.inf) for trial in (first, *ties)}
-    smallest = min((first, *ties), key=lambda trial: params[trial.name])
+    params = {trial.name: words.ladder_size(trial.config, record).get("n_params", math.inf) for trial in (first, *as_far)}
+    smallest = min((first, *as_far), key=lambda trial: params[trial.name])
     if params[smallest.name] < params[first.name]:
         sizes = [f"{trial.config['model_size']}, {words.count(params[trial.name])}" for trial in (smallest, first)]
         text += f"; the smallest is {smallest.name} ({sizes[0]}; {first.name} {sizes[1]})"

@@ -86,7 +86,7 @@ def plan(record: Record, most: int | None, each: int) -> Plan:
         return Plan(
             (),
             each,
-            f"not confirmed: {counted(len(found) - 1, 'trial')} can't be told apart from {found[0]}; training "
+            f"not confirmed: {counted(len(found) - 1, 'whole trial')} can't be told apart from {found[0]}; training "
             f"{len(chosen)} of them on {each} new seeds takes about {seconds:,.0f} GPU s{share}: {asked}",
         )
     return Plan(chosen, each, _begins(record, chosen, each))
