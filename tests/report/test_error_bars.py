@@ -39,7 +39,8 @@ TRIALS = {
 }
 
 
-def swept(run_dir: Path, kept: bool = True) -> Record:
+def swept(run_dir: Path, kept: bool = True, early: str = "") -> Record:
+    """The record of `TRIALS`. `early` names a trial that was stopped at the first rung."""
     writer = RecordWriter(run_dir, make_manifest())
     data = Columns.of({"label": np.zeros(ROWS, dtype=np.uint8)})
     for number, (name, (size, seconds, losses)) in enumerate(TRIALS.items()):
@@ -47,10 +48,12 @@ def swept(run_dir: Path, kept: bool = True) -> Record:
         config = {"model_size": size, "num_gpus": 1, "learning_rate": 1e-3}
         writer.append(trial(name, number) | {"config": config})
         writer.append({"event": "start", "time": 1.0, "trial": name, "attempt": 1})
-        told = report(name, 360, float(losses.mean()), 3, seconds, "complete")
+        at = (40, 1, "stop") if name == early else (360, 3, "complete")
+        told = report(name, at[0], float(losses.mean()), at[1], seconds, at[2])
         told["metrics"] |= {"eval_accuracy": float((losses <= 1).mean())}
         writer.append(told | ({"examples": Examples(ROWS, ROWS, found, data)} if kept else {}))
-        writer.append(end(name, "COMPLETE", "max_t") | {"wall_seconds": seconds, "gpu_seconds": seconds})
+        state = ("PRUNED", "rung") if name == early else ("COMPLETE", "max_t")
+        writer.append(end(name, *state) | {"wall_seconds": seconds, "gpu_seconds": seconds})
     writer.append({"event": "sweep_ended", "time": 9.0, "reason": "budget: run_cap"})
     writer.close()
     return read_record(run_dir)
@@ -110,6 +113,11 @@ def test_the_findings_name_the_cheapest_and_the_smallest_of_the_ties(record: Rec
     assert f": eval_loss {HARD.mean():.4f} ± {best.facts['standard_error']:.4f} at 360 steps. It took 40 of" in best.text
     assert best.facts["standard_error"] == pytest.approx(error, rel=1e-3)
     assert best.text.endswith("2 of 3 other trials can't be told apart from it: t1, t2.")
+
+
+def test_a_tie_that_stopped_early_is_not_named_as_the_cheapest(tmp_path: Path) -> None:
+    text = dict(findings(swept(tmp_path / "run", early="t1")))["ties"]
+    assert "2 trials can't be told apart from t0 on the same validation rows: t2, t1; the cheapest is t2 (35 GPU s" in text
 
 
 def test_each_metric_has_an_error_and_two_trials_a_paired_difference(record: Record) -> None:

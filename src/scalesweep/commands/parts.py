@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,13 @@ def at_places(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 
 run_argument = click.argument("run_dir", metavar="RUN_DIR", callback=at_place)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
+
+
+def training_address(also: str = "") -> Callable[[Any], Any]:
+    """The option `--address` of commands that train one model. `also` is a further sentence of its help."""
+    return click.option(
+        "--address",
+        metavar="ADDR",
+        help="Running Ray cluster that trains the model: 'auto' on one of its nodes, or HOST:PORT of its head. "
+        f"{also}Default: train on this machine alone.",
+    )

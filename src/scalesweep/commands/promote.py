@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from scalesweep.commands.parts import at_place, json_option, print_json, run_argument, say
+from scalesweep.commands.parts import at_place, json_option, print_json, run_argument, say, training_address
 from scalesweep.errors import UserError, command
 from scalesweep.storage import UrlPath
 
@@ -64,12 +64,7 @@ def _at_confirm(ctx: click.Context, param: click.Parameter, value: str) -> int |
     "auto: at most three, if that and earlier repeats take at most a tenth of the sweep's GPU seconds.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=2, help="New seeds of each trial that is confirmed.")
-@click.option(
-    "--address",
-    metavar="ADDR",
-    help="Running Ray cluster that trains the model: 'auto' on one of its nodes, or HOST:PORT of its head. "
-    "It also runs the confirmation. Default: train on this machine alone.",
-)
+@training_address("It also runs the confirmation. ")
 @click.option("--force", is_flag=True, help="Replace an earlier promotion and read the test split again.")
 @json_option
 def promote(

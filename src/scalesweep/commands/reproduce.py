@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from scalesweep.commands.parts import json_option, print_json, say
+from scalesweep.commands.parts import json_option, print_json, say, training_address
 from scalesweep.errors import NothingUsableError, command
 
 
@@ -26,12 +26,7 @@ from scalesweep.errors import NothingUsableError, command
     type=click.IntRange(min=1),
     help="Workers. Default: as many as the first time. With another number the result is equal up to rounding.",
 )
-@click.option(
-    "--address",
-    metavar="ADDR",
-    help="Running Ray cluster that trains the model: 'auto' on one of its nodes, or HOST:PORT of its head. "
-    "Default: train on this machine alone.",
-)
+@training_address()
 @json_option
 def reproduce(export: Path, output: Path | None, num_gpus: int | None, address: str | None, as_json: bool) -> None:
     """Train a promoted model again, and compare.
