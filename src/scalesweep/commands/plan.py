@@ -19,6 +19,7 @@ from scalesweep.storage import UrlPath, place
 if TYPE_CHECKING:
     from scalesweep.record import Record
     from scalesweep.scaling.budget import Budget, BudgetPlan, Other
+    from scalesweep.scaling.sizes import Counting
     from scalesweep.spec import SweepSpec
     from scalesweep.sweep.preflight import Plan
 
@@ -204,7 +205,7 @@ def _plan_from(
 
     records = [read_record(run) for run in runs]
     points = points_of_records(records)
-    others = [_other(records[0], text) for text in sizes]
+    others = [_other(records[0], text, points.counting) for text in sizes]
     found = plan_budget(records, analyse(points), budget, others, prices, max_gpus)
     if as_json:
         print_json(budget_json(found))
@@ -282,10 +283,11 @@ def _prices(texts: tuple[str, ...]) -> dict[str, float] | None:
     return found or None
 
 
-def _other(record: Record, text: str) -> Other:
+def _other(record: Record, text: str, counting: Counting) -> Other:
     """Parse `70b=70e9` and `7b=Qwen/Qwen2.5-7B`; a checkpoint's parameters are counted without its weights."""
     from scalesweep.promotion.target import ladder_row
     from scalesweep.scaling.budget import Other
+    from scalesweep.scaling.sizes import n_params_of
 
     name, equals, value = text.partition("=")
     if not (name and equals and value):
@@ -296,4 +298,4 @@ def _other(record: Record, text: str) -> Other:
     if parts and (count := float(parts.group(1)) * LETTERS[parts.group(2)]) > 0:
         return Other(name, count)
     row: dict[str, Any] = ladder_row(record, name, value)
-    return Other(name, float(row["n_params"]), value)
+    return Other(name, n_params_of(row, counting) or 0.0, value, float(row["n_params"]))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from scalesweep.commands.parts import at_places, json_option, print_json, say
 from scalesweep.errors import UserError, did_you_mean
 from scalesweep.storage import UrlPath
+
+if TYPE_CHECKING:
+    from scalesweep.scaling.sizes import Counting
 
 TABLES = (".csv", ".parquet", ".pq", ".gz", ".bz2", ".xz", ".zip")
 PLACES = ("n_params", "tokens", "examples", "flops")
@@ -29,6 +33,12 @@ PLACES = ("n_params", "tokens", "examples", "flops")
     metavar="KEY=VALUE[,…]",
     help="Place to predict, e.g. --at n_params=7e9,tokens=1e12. Keys: n_params, tokens, examples, flops. Repeatable.",
 )
+@click.option(
+    "--n-params",
+    "counting",
+    type=click.Choice(["non-embedding", "total"]),
+    help="Parameters that n_params counts in sweeps. Default: those without embeddings, where the records know them.",
+)
 @click.option("--metric", metavar="NAME", help="Column of a table with the metric. Default: the only one that can be it.")
 @click.option("--goal", type=click.Choice(["minimize", "maximize"]), help="Goal of a table's metric. Default: by its name.")
 @click.option(
@@ -45,6 +55,7 @@ def scaling(
     sources: tuple[Path | UrlPath, ...],
     law: str | None,
     at: tuple[str, ...],
+    counting: Counting | None,
     metric: str | None,
     goal: str | None,
     delta: float | None,
@@ -78,6 +89,8 @@ def scaling(
         from scalesweep.scaling.tables import points_of_table
         from scalesweep.simulation.table_files import read_table
 
+        if counting:
+            raise click.UsageError("--n-params is for sweeps; a table has its own column n_params")
         points = points_of_table(read_table(tables[0]), str(tables[0]), metric, goal)
     else:
         if metric or goal:
@@ -85,7 +98,7 @@ def scaling(
         from scalesweep.record import read_record
         from scalesweep.scaling.recorded import points_of_records
 
-        points = points_of_records([read_record(source) for source in sources])
+        points = points_of_records([read_record(source) for source in sources], counting)
     found = analyse(points, law, places, delta)
     if plot is not None and found.refused is None:
         plot_scaling(found, plot)

@@ -96,10 +96,12 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     chosen = {split: rows_left[rows] for split, rows in splits.rows.items()}
     first, *second = [{split: [texts[row] or "" for row in rows] for split, rows in chosen.items()} for texts in cells.texts]
     label_arrays = {split: labels[rows] if classes else labels[:0] for split, rows in chosen.items()}
+    columns = [first, *second]
+    marks = {split: _fingerprint(columns, {split: label_arrays[split]}, classes) for split in chosen}
     summary: dict[str, Any] = {
         "columns": _columns(spec, rule, loaded),
         "rows": {source: len(rows) for source, rows in loaded.items()},
-        "splits": {split: {"rows": len(rows)} for split, rows in chosen.items()},
+        "splits": {split: {"rows": len(rows), "fingerprint": marks[split]} for split, rows in chosen.items()},
         "dropped": splits.dropped,
         "unused": splits.unused,
     }
@@ -113,7 +115,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
         pairs=second[0] if second else None,
         labels=label_arrays,
         classes=classes,
-        fingerprint=_fingerprint([first, *second], label_arrays, classes),
+        fingerprint=_fingerprint(columns, label_arrays, classes),
         summary=summary,
         notes=reading + [f"dropped {words}" for words in dropped_words(splits.dropped)] + notes + splits.notes,
         groups=None if groups is None else {split: groups[rows] for split, rows in splits.rows.items()},

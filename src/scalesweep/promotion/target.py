@@ -14,6 +14,7 @@ from scalesweep.record import Manifest, Record, Trial
 from scalesweep.record.final_length import FinalLength
 from scalesweep.spec import PARAMETERS, LadderSize
 from scalesweep.spec.loading import Document, KeyPath, read_yaml
+from scalesweep.spec.tasks import TASKS
 
 KEYS = {
     "sweep": "name of the sweep that the trial is from",
@@ -90,7 +91,15 @@ def ladder_row(record: Record, name: str, model: str) -> dict[str, Any]:
     from scalesweep.models.ladder import resolve
 
     size, manifest = LadderSize(name=name, model=model), record.manifest
-    resolved = resolve(size, manifest.spec["task"], len(manifest.data.get("classes") or ()) or None)
+    classes = len(manifest.get("data", {}).get("classes") or ()) or None
+    lacks = "classes" if classes is None and TASKS[manifest.spec["task"]].label else None
+    lacks = lacks or (None if any(row.json.get("tokenizer_fingerprint") for row in manifest.ladder) else "tokenizers")
+    if lacks is not None:
+        hint = (
+            f"take a size of its ladder; `plan` also takes a number of parameters in place of a checkpoint: --size {name}=7e9"
+        )
+        raise UserError(f"the record of {manifest.name} does not tell its {lacks}, which a checkpoint must suit", hint)
+    resolved = resolve(size, manifest.spec["task"], classes)
     same = [row for row in manifest.ladder if row.json.get("tokenizer_fingerprint") == resolved.tokenizer_fingerprint]
     if not same:
         hint = "its tokens can't be compared with those of the sweep; run a sweep that has the model in its ladder"

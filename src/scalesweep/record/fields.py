@@ -232,9 +232,9 @@ MANIFEST: dict[str, Field] = {
         "mapping",
         "`source` (the data keys, local paths absolute), `fingerprint` (SHA-256 of all texts, labels and classes), `classes`, "
         "`columns` (those that are read, each with its key of `data`), `rows`, "
-        "`splits` (per split `rows`, `classes` with their rows, `examples`, `tokens`), `dropped`, `unused`, `ungrouped` "
+        "`splits` (per split `rows`, its own `fingerprint`, `classes` with their rows, `examples`, `tokens`), `dropped`, `unused`, `ungrouped` "
         "(rows without a value in the group column), `notes` (the remarks of `plan`). Older records lack `columns`, `examples`, "
-        "`tokens`, `ungrouped` and `notes`.",
+        "`tokens`, `ungrouped`, `notes` and the fingerprints of splits.",
     ),
     "functions": Field(
         "mapping",

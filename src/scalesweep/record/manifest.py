@@ -83,6 +83,12 @@ class Size:
         return n_params
 
     @property
+    def n_params_embedding(self) -> float | None:
+        """The parameters of lookup tables (token, position and type embeddings); None where they are unknown."""
+        count: float | None = self.json.get("n_params_embedding")
+        return count
+
+    @property
     def entry(self) -> Mapping[str, Any]:
         """The size as the user wrote it; empty in records of simulations."""
         entry: Mapping[str, Any] = self.json.get("entry", {})

@@ -210,7 +210,7 @@ def sentences(plan: BudgetPlan) -> list[str]:
         lines.append(f"it goes over the same training data {choice.passes:.2g} times{more}")
     lines += _speed(plan, choice)
     if choice.size.other is not None:
-        memory = memory_gib(choice.size.n_params, base)
+        memory = memory_gib(choice.size.other.total or choice.size.n_params, base)
         lines.append(
             f"memory: at least {words.seconds(memory)} GiB on every GPU, because each worker of `promote` holds the whole model; where a GPU has "
             "less, train it with a trainer that shards it (`scalesweep recipe`)"

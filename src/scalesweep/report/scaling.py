@@ -28,6 +28,7 @@ def scaling_json(analysis: Analysis) -> dict[str, Any]:
     """The analysis as JSON data. `low` and `high` are the ends of a 90 % interval, null where the points set no limit."""
     points = analysis.points
     head = {"source": points.source, "metric": points.metric, "goal": "maximize" if points.maximize else "minimize"}
+    head |= {"n_params": points.counting}
     if analysis.refused is not None:
         return {**head, "law": None, "refused": refusal_json(analysis.refused), "notes": list(analysis.notes)}
     chosen = analysis.chosen

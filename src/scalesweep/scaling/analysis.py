@@ -117,7 +117,7 @@ def analyse(
     carried = [one for one in chosen if len(one[1].parameters) + needed <= len(points.cells)]
     fitted = [fitted_law(points, name, form, axes, delta) for name, form, axes in carried]
     laws = tuple(sorted(weighted(fitted), key=lambda one: -one.weight))
-    predictions = tuple(predict(points, laws, at))
+    predictions = tuple(predict(points, laws, [points.place(place) for place in at]))
     return Analysis(points, laws, predictions, tuple(trends(points)), notes=(*points.notes, *points.on_selection()))
 
 

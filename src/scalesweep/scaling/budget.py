@@ -14,12 +14,13 @@ from scalesweep.errors import UserError, counted
 from scalesweep.record import Record
 from scalesweep.scaling.analysis import Analysis, Prediction, predict
 from scalesweep.scaling.carried import Base, base_of, carried
+from scalesweep.scaling.comparable import source_of
 from scalesweep.scaling.further import TRIALS, Further, further_sweep
 from scalesweep.scaling.intervals import LEVEL, quantile
 from scalesweep.scaling.mixture import mixture
 from scalesweep.scaling.points import Points
-from scalesweep.scaling.recorded import source_of
 from scalesweep.scaling.refusal import LONGER, gpu_hours
+from scalesweep.scaling.sizes import n_params_of, sizes_of
 from scalesweep.scaling.speeds import FULL, Speeds, speeds
 from scalesweep.spec import price_of
 from scalesweep.spec.resources import Prices
@@ -44,17 +45,19 @@ class Budget:
 
 @dataclass(frozen=True)
 class Other:
-    """A size outside the ladders. `model`: its checkpoint, None for a number of parameters alone. `row`: its row of a ladder."""
+    """A size outside the ladders, with its parameters as the points count them. `model`: its checkpoint, None for a number of
+    parameters alone. `total`: all its parameters, where they are known."""
 
     name: str
     n_params: float
     model: str | None = None
-    row: Mapping[str, Any] | None = None
+    total: float | None = None
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size that can be bought. `base`: the trial whose settings it takes. `price`: dollars per GPU hour."""
+    """A size that can be bought. `n_params`: as the points count them. `base`: the trial whose settings it takes. `price`: dollars
+    per GPU hour."""
 
     name: str
     n_params: float
@@ -143,7 +146,7 @@ def plan_budget(
     Raises:
         UserError: the budget buys no run, or it is in dollars and no size has a price.
     """
-    points, measured = analysis.points, speeds(records)
+    points, measured = analysis.points, speeds(records, analysis.points.counting)
     running = tuple(
         f"{source_of(record)} has not ended; its trials so far count" for record in records if record.status != "ended"
     )
@@ -203,7 +206,7 @@ def target_of(plan: BudgetPlan) -> dict[str, Any]:
     return {
         "sweep": base.record.manifest.name,
         "trial": base.trial.name,
-        "model_size": choice.size.other.name if choice.size.other else _ladder_name(choice.size),
+        "model_size": choice.size.other.name if choice.size.other else _ladder_name(plan, choice.size),
         **model,
         "tokens": round(choice.tokens),
         "num_gpus": choice.num_gpus,
@@ -217,9 +220,10 @@ def target_of(plan: BudgetPlan) -> dict[str, Any]:
     }
 
 
-def _ladder_name(size: Size) -> str:
+def _ladder_name(plan: BudgetPlan, size: Size) -> str:
     """The size's name in the sweep whose trial it takes."""
-    return next(row.name for row in size.base.record.manifest.ladder if row.n_params == size.n_params)
+    known = sizes_of(size.base.record, plan.analysis.points.counting)
+    return next(name for name, n_params in known.items() if n_params == size.n_params)
 
 
 # ---- sizes and lengths --------------------------------------------------------------------------------------------------------
@@ -231,12 +235,13 @@ def _sizes(
     """The sizes that can be bought, and remarks on those left out."""
     found: dict[float, Size] = {}
     remarks: list[str] = []
+    counting = analysis.points.counting
     ladder = [(record, size) for record in records for size in record.manifest.ladder if size.n_params]
     typed = any(size.accelerator_type for _, size in ladder)
     only = next(iter(prices.values())) if isinstance(prices, dict) and len(prices) == 1 and not typed else None
     taken: set[str] = set()
     for record, row in ladder:
-        n_params = float(row.n_params or 0)
+        n_params = n_params_of(row.json, counting) or 0.0
         if n_params in found:
             continue
         base = base_of(analysis.points, records, n_params)
@@ -251,7 +256,7 @@ def _sizes(
     for other in others:
         base = base_of(analysis.points, records, other.n_params)
         memory = base.record.manifest.spec["resources"].get("gpu_memory_gib")
-        needed = memory_gib(other.n_params, base)
+        needed = memory_gib(other.total or other.n_params, base)
         if memory and needed > memory:
             remarks.append(
                 f"left out: {other.name}, which needs {needed:,.0f} GiB of each GPU's {memory:g}, because every worker holds the whole model"
@@ -451,7 +456,7 @@ def _sweep_first(
 ) -> SweepFirst:
     record = max(records, key=lambda record: len(record.trials))
     models = [(other.name, other.n_params, other.model) for other in others if other.model is not None]
-    further = further_sweep(record, cells, _longest(points) or None, models)
+    further = further_sweep(record, cells, _longest(points) or None, models, points.counting)
     if further is None:
         return SweepFirst(tuple(reasons), None)
     data = {} if further.tokens is None else {"tokens": further.tokens}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from scalesweep.record import Record, Trial
+from scalesweep.scaling.comparable import source_of
 from scalesweep.scaling.points import Points
-from scalesweep.scaling.recorded import source_of
 from scalesweep.scaling.trends import Trend
 from scalesweep.spec.space import PARAMETERS, THAWING_MODES
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from scalesweep.record import Record
 from scalesweep.scaling.refusal import RANGE, SIZES
+from scalesweep.scaling.sizes import Counting, sizes_of
 from scalesweep.spec import sweep_from_dict
 
 TRIALS = 8  # per size
@@ -36,7 +37,11 @@ class Further:
 
 
 def further_sweep(
-    record: Record, cells: Sequence[Mapping[str, float]], longest: float | None, others: Sequence[tuple[str, float, str]] = ()
+    record: Record,
+    cells: Sequence[Mapping[str, float]],
+    longest: float | None,
+    others: Sequence[tuple[str, float, str]] = (),
+    counting: Counting = "total",
 ) -> Further | None:
     """The sweep that trains the wanted cells, in the form of a sweep that was run; None where the record lacks what a sweep needs.
 
@@ -45,6 +50,7 @@ def further_sweep(
         cells: sizes and tokens to train.
         longest: tokens of the record's trials that reached `max_t`.
         others: further models, as name, parameters and checkpoint.
+        counting: the parameters that `n_params` counts.
     """
     manifest = record.manifest
     if "ladder" not in manifest.spec or "search_space" not in manifest.spec:
@@ -54,7 +60,7 @@ def further_sweep(
     spec["name"] = f"{manifest.name}-further"
     search = spec.get("search", {})  # with another seed, because sizes that were in the sweep would get the same trials again
     spec["search"] = {**search, "warm_start": [], "points_to_evaluate": [], "seed": search.get("seed", 0) + 1}
-    sizes, missing = _ladder(spec, record, sorted({cell["n_params"] for cell in cells if "n_params" in cell}), others)
+    sizes, missing = _ladder(spec, record, sorted({cell["n_params"] for cell in cells if "n_params" in cell}), others, counting)
     parameters = spec["search_space"]["parameters"]
     if "model_size" in parameters:
         parameters["model_size"] = {"values": list(sizes)}
@@ -72,13 +78,17 @@ def further_sweep(
 
 
 def _ladder(
-    spec: dict[str, Any], record: Record, wanted: Sequence[float], others: Sequence[tuple[str, float, str]]
+    spec: dict[str, Any],
+    record: Record,
+    wanted: Sequence[float],
+    others: Sequence[tuple[str, float, str]],
+    counting: Counting,
 ) -> tuple[dict[str, float], list[float]]:
     """Set the ladder to the wanted sizes that exist, and return these, and the wanted sizes that don't."""
-    known = {size.name: float(size.n_params) for size in record.manifest.ladder if size.n_params}
+    known = sizes_of(record, counting)
     given = {name: n_params for name, n_params, _ in others}
     ladder = spec["ladder"]
-    cuts = _cuts(record) if isinstance(ladder, dict) and not others else {}
+    cuts = _cuts(record, known) if isinstance(ladder, dict) and not others else {}
     offered = {**known, **given, **cuts}
     chosen: dict[str, float] = {}
     for size in wanted:
@@ -108,10 +118,12 @@ def _mended(sizes: Mapping[str, float]) -> bool:
     return len(set(sizes.values())) >= SIZES and max(sizes.values()) >= RANGE * min(sizes.values())
 
 
-def _cuts(record: Record) -> dict[str, float]:
+def _cuts(record: Record, known: Mapping[str, float]) -> dict[str, float]:
     """The shallower cuts of a ladder by depth, with their parameters: every block has as many as those of the ladder."""
     rows = sorted(
-        (int(size.layers), float(size.n_params)) for size in record.manifest.ladder if size.layers is not None and size.n_params
+        (int(size.layers), known[size.name])
+        for size in record.manifest.ladder
+        if size.layers is not None and size.name in known
     )
     if len(rows) < 2:
         return {}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from scalesweep.errors import counted
+from scalesweep.scaling.sizes import Counting
 
 AXES = ("n_params", "tokens", "examples", "flops")
 VARIES = 1.1  # the largest ÷ the smallest on an axis that varies
@@ -60,6 +61,7 @@ class Points:
         noise: standard deviation of ln(value) of one run; None where nothing tells it.
         scatter: standard deviation of a cell's ln(value) by noise and search; None without cells of several trials.
         freedom: degrees of freedom of `scatter`.
+        counting: what `n_params` counts, as of `sizes.py`; of a table, whatever its column does.
     """
 
     source: str
@@ -70,6 +72,7 @@ class Points:
     scatter: float | None = None
     freedom: float = 0.0
     notes: tuple[str, ...] = field(default=())
+    counting: Counting = "total"  # of `n_params`
     unfinished: int = 0  # cells whose best trial was still improving at its end
 
     @property
@@ -104,6 +107,17 @@ class Points:
             return False
         pairs = np.log(np.stack([self.axis("n_params"), self.axis(self.data)], axis=-1))
         return bool(abs(np.corrcoef(pairs.T)[0, 1]) < TOGETHER)
+
+    def place(self, at: Mapping[str, float]) -> dict[str, float]:
+        """A place with the amount of data in both units, where tokens and examples of the points are in proportion."""
+        ratio = self.axis("tokens") / self.axis("examples")
+        known = [name for name in ("tokens", "examples") if name in at]
+        if len(known) == 1 and np.isfinite(ratio).all() and ratio.max() <= VARIES * ratio.min():
+            per_example = float(np.median(ratio))
+            if "tokens" in at:
+                return {**at, "examples": at["tokens"] / per_example}
+            return {**at, "tokens": at["examples"] * per_example}
+        return dict(at)
 
     def on_selection(self) -> list[str]:
         """Remarks on the best of several trials: the optimism that was subtracted, or that nothing tells it."""

@@ -10,36 +10,45 @@ from typing import Any
 import numpy as np
 
 from scalesweep.errors import UserError, counted
-from scalesweep.record import Record
+from scalesweep.record import Record, Row, rank
 from scalesweep.record.final_length import still_improving
-from scalesweep.record.table import entries
-from scalesweep.record.uncertainty import quantile
+from scalesweep.record.uncertainty import certainty, quantile
+from scalesweep.scaling.comparable import check_comparable, remarks, source_of
 from scalesweep.scaling.points import VARIES, Points
+from scalesweep.scaling.sizes import Counting, counting_of, sizes_of
 from scalesweep.scaling.tables import points_of_table
 from scalesweep.spec.space import THAWING_MODES
 
 MANY = 10**9  # draws, with which Student's t is the normal distribution
+COMPARED = 300  # trials of a sweep, at most, whose differences tell the noise
+WITHOUT = (
+    "n_params counts parameters without embeddings, as laws of size do (Kaplan et al., 2020); --n-params total counts all."
+)
 
 
-def points_of_records(records: Sequence[Record]) -> Points:
+def points_of_records(records: Sequence[Record], counting: Counting | None = None) -> Points:
     """The points of finished sweeps: the trials that reached `max_t`, by size and by run.
 
     `tokens` are those trained on, in the median of a run's trials of one size; `examples` are the rows of the train split. A
     metric's noise is that of the validation rows in which two trials differ.
 
+    Args:
+        counting: the parameters that `n_params` counts; default: without embeddings, where the records know these.
+
     Raises:
-        UserError: the sweeps have different metrics, no trial reached `max_t`, or a size has no known number of parameters.
+        UserError: the sweeps can't be compared, no trial reached `max_t`, or a size has no known number of parameters.
     """
     first = records[0]
-    for record in records[1:]:
-        if (record.metric, record.minimize) != (first.metric, first.minimize):
-            raise UserError(
-                f"the sweeps have different metrics: {first.metric} in {source_of(first)}, {record.metric} in {source_of(record)}",
-                "give sweeps with one metric and one goal",
-            )
+    check_comparable(records)
+    known = counting_of(records)
+    if counting == "non-embedding" and known != counting:
+        raise UserError(
+            "the records don't tell how many of the parameters are embeddings", "leave out --n-params, which then counts all"
+        )
+    counting = counting or known
     rows: list[dict[str, Any]] = []
     for record in records:
-        rows += _rows(record)
+        rows += _rows(record, counting)
     if not rows:
         raise UserError(
             f"no trial of {', '.join(map(source_of, records))} reached the end (max_t)",
@@ -52,51 +61,47 @@ def points_of_records(records: Sequence[Record]) -> Points:
     )
     rising = {row["trial"] for row in rows if row["still_improving"]}
     unfinished = sum(str(cell.trials[0].settings["trial"]) in rising for cell in points.cells)
-    return replace(points, unfinished=unfinished)
+    notes = (*points.notes, *remarks(records), *([WITHOUT] if counting == "non-embedding" else []))
+    return replace(points, unfinished=unfinished, counting=counting, notes=notes)
 
 
-def source_of(record: Record) -> str:
-    """The run folder, or the sweep's name where the record has none."""
-    return str(record.folder) if record.folder is not None else record.manifest.name
-
-
-def _rows(record: Record) -> list[dict[str, Any]]:
-    max_t = record.manifest.max_t
+def _rows(record: Record, counting: Counting) -> list[dict[str, Any]]:
+    max_t, sizes = record.manifest.max_t, sizes_of(record, counting)
     found = [
-        entry
-        for entry in entries(record, "rung")
-        if entry["rank"] is not None and entry["fidelity"] is not None and entry["fidelity"] >= max_t * (1 - 1e-9)
+        row
+        for row in rank(record, "rung")
+        if row.rank is not None and row.fidelity is not None and row.fidelity >= max_t * (1 - 1e-9)
     ]
-    unknown = sorted({str(record.trials[entry["trial"]].config.get("model_size")) for entry in found if not entry["n_params"]})
+    names = {row.trial.name: str(row.trial.config.get("model_size")) for row in found}
+    unknown = sorted({size for size in names.values() if size not in sizes})
     if unknown:
         raise UserError(
             f"{source_of(record)}: {counted(len(unknown), 'size')} without a known number of parameters: {', '.join(unknown)}",
             "give a table with the column n_params",
         )
-    gaps = [entry["difference_to_first"] for entry in found if entry["difference_to_first"] is not None]
-    noise = float(np.median([high - low for low, high in gaps])) / 2 / quantile(MANY) / math.sqrt(2) if gaps else math.nan
+    noise = _noise(record, found)
     splits = record.manifest.get("data", {}).get("splits", {})
     examples = splits.get("train", {}).get("rows") if isinstance(splits.get("train"), dict) else None
     tokens: dict[float, list[float]] = {}
-    for entry in found:
-        tokens.setdefault(entry["n_params"], []).append(float(entry["tokens"] or math.nan))
+    for one in found:
+        tokens.setdefault(sizes[names[one.trial.name]], []).append(float(one.trial.last.tokens if one.trial.last else math.nan))
     middles = {size: float(np.median(counts)) for size, counts in tokens.items()}
     if middles and max(middles.values()) < VARIES * min(middles.values()):  # as many steps for every size
         middles = dict.fromkeys(middles, float(np.median(list(middles.values()))))
     rows = []
-    for entry in found:
-        trial = record.trials[entry["trial"]]
+    for one in found:
+        trial, size = one.trial, sizes[names[one.trial.name]]
         row = {
             **{name: trial.config.get(name) for name in trial.params},
             "trial": f"{source_of(record)}/{trial.name}",
-            "n_params": entry["n_params"],
-            record.metric: entry["metric"],
+            "n_params": size,
+            record.metric: one.metric,
             "gpu_seconds": trial.gpu_seconds,
             "still_improving": bool(still_improving(trial, None)),
         }
         if math.isfinite(noise):
             row["standard_error"] = noise
-        middle = middles[entry["n_params"]]
+        middle = middles[size]
         if (
             trial.config.get("unfreezing") in THAWING_MODES
             and trial.config.get("unfreeze_cadence", "steps") == "steps"
@@ -107,3 +112,10 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         row |= {"examples": examples} if examples else {}
         rows.append(row)
     return rows
+
+
+def _noise(record: Record, found: Sequence[Row]) -> float:
+    """The standard deviation of the metric by the validation rows in which two trials differ; NaN where nothing tells it."""
+    sure = certainty(record, found[:COMPARED])
+    gaps = [one.difference for one in sure.values() if one.difference is not None]
+    return float(np.median([high - low for low, high in gaps])) / 2 / quantile(MANY) / math.sqrt(2) if gaps else math.nan

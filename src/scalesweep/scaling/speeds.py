@@ -10,6 +10,7 @@ import numpy as np
 
 from scalesweep.costs import workers_of
 from scalesweep.record import Record
+from scalesweep.scaling.sizes import Counting, sizes_of
 
 FULL = ("full", "none")
 DOUBLING = 0.9  # efficiency of a doubling of GPUs where none was measured, as `simulate` assumes
@@ -71,7 +72,7 @@ class Speeds:
         return nearest.tokens_per_second * nearest.flops / nearest.num_gpus
 
 
-def speeds(records: Sequence[Record]) -> Speeds:
+def speeds(records: Sequence[Record], counting: Counting = "total") -> Speeds:
     """The measured speeds of several sweeps.
 
     A step of a trial that trains everything costs the same from the first on. Other trials count only where they reached the end,
@@ -79,7 +80,7 @@ def speeds(records: Sequence[Record]) -> Speeds:
     """
     found: dict[tuple[float, int, Method], list[tuple[float, float, float]]] = {}
     for record in records:
-        sizes = record.n_params
+        sizes = sizes_of(record, counting)
         for trial in record.by_number():
             last, size = trial.last, sizes.get(str(trial.config.get("model_size")))
             method = (str(trial.config.get("unfreezing", "full")), str(trial.config.get("adapter", "none")))
