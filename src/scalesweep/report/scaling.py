@@ -140,7 +140,7 @@ def place(at: Mapping[str, float]) -> str:
 
 def _print_laws(page: Any, analysis: Analysis) -> None:
     chosen, points = analysis.chosen, analysis.points
-    page.print(f"law {chosen.name}: {chosen.fit.law.formula}  ({', '.join(_symbols(chosen))}; {chosen.fit.law.source})")
+    page.print(f"law {chosen.name}: {chosen.fit.law.formula}  ({', '.join(symbols(chosen))}; {chosen.fit.law.source})")
     page.print(
         f"objective {chosen.fit.objective:.6g} (sum of Huber losses of the residuals of ln, delta {chosen.fit.delta:.3g}); "
         f"standard deviation of a point {100 * max(chosen.spread, chosen.deviation):.2g} %"
@@ -192,7 +192,8 @@ def _best(found: tuple[float, float, float]) -> str:
     return f"{value:.2g} ({low:.2g} … {high:.2g})"
 
 
-def _symbols(one: FittedLaw) -> list[str]:
+def symbols(one: FittedLaw) -> list[str]:
+    """The meaning of the law's letters: 'N = n_params'."""
     letters = ("N", "D") if len(one.axes) == 2 else ("X",) if "X" in one.fit.law.formula else ("D",)
     return [f"{letter} = {axis}" for letter, axis in zip(letters, one.axes, strict=True)]
 

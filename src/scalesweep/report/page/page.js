@@ -160,6 +160,7 @@ function render(told) {
   document.getElementById("main").replaceChildren(...[
     page.sweeps.length > 1 ? comparison(told) : null, answer(sweep),
     learntFigures.length ? el("section", {}, el("h2", {}, "What was learnt"), el("div", { class: "charts" }, learntFigures)) : null,
+    lawSection(told.law, sweep),
     shownFigures.length ? el("section", {}, el("h2", {}, "Charts"), el("div", { class: "charts" }, shownFigures)) : null,
     tableSection(sweep),
     el("footer", { class: "soft" }, el("p", {}, told.refresh_seconds ? "Served by scalesweep on this machine." : "Written by scalesweep. This file holds all its data and makes no request.")),

@@ -22,10 +22,11 @@ from scalesweep.errors import UserError
 from scalesweep.record import Record
 from scalesweep.record.store import encode, write_atomic
 from scalesweep.report.board import unlike
+from scalesweep.report.law import law_json, law_of
 from scalesweep.report.page.data import page_data
 from scalesweep.storage import UrlPath
 
-SCRIPTS = ("text.js", "charts.js", "figures.js", "table.js", "page.js")
+SCRIPTS = ("text.js", "charts.js", "figures.js", "law.js", "table.js", "page.js")
 PAGE = "report.html"  # in the run folder, written when a sweep ends
 TITLE_LENGTH = 100
 HEAD_BYTES = 64  # of a file, by which its kind is told
@@ -70,6 +71,7 @@ def page_json(records: Sequence[Record], refresh_seconds: float | None = None) -
         "written": time.time(),
         "refresh_seconds": refresh_seconds,
         "unlike": list(unlike(records)),
+        "law": law_json(law_of(records)),
         "sweeps": [page_data(record) for record in records],
     }
     try:

@@ -10,6 +10,8 @@ from typing import Any
 from scalesweep.record import Record
 from scalesweep.record.table import Entry, columns, flat
 from scalesweep.report.axes import effects
+from scalesweep.report.law import Law
+from scalesweep.report.scaling import place
 from scalesweep.report.wandb import plain
 from scalesweep.report.wandb.ids import run_id
 
@@ -89,6 +91,25 @@ def importance(record: Record) -> Board:
         for effect in effects(record)
     ]
     return Board(names, [plain.value(row) for row in rows], chart=("bar", "parameter", "difference"))
+
+
+def law_boards(law: Law) -> dict[str, Board]:
+    """The fitted scaling law and its predictions as a table; no table where nothing was fitted."""
+    if law.analysis is None:
+        return {}
+    chosen, names = law.analysis.chosen, ["what", "value", "low", "high"]
+    rows: list[list[Any]] = [[name, *(vars(value).values())] for name, value in chosen.parameters.items()]
+    rows += [[f"predicted: {place(one.at)}", *(vars(one.run).values())] for one in law.analysis.predictions]
+    return {"scaling_law": Board(names, [[plain.value(told) for told in row] for row in rows])}
+
+
+def law_summary(law: Law) -> dict[str, Any]:
+    """The law in the sweep's summary: its name and parameters, or why there is none."""
+    if law.analysis is None:
+        return {"scaling/law": None, "scaling/refused": plain.line(" ".join(law.said))}
+    chosen = law.analysis.chosen
+    ends = {f"scaling/{name}": value.value for name, value in chosen.parameters.items()}
+    return {"scaling/law": f"{chosen.name}: {chosen.fit.law.formula}", **ends, "scaling/points": len(law.analysis.points.cells)}
 
 
 def files(record: Record, events: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -14,10 +14,11 @@ from scalesweep.record import Record, Report, State, Trial
 from scalesweep.record.prices import paid_in_all
 from scalesweep.record.table import ERROR_OF, Entry, entries
 from scalesweep.report import words
+from scalesweep.report.law import Law, law_of
 from scalesweep.report.sentences import paragraph
 from scalesweep.report.standing import Standing
 from scalesweep.report.wandb import plain
-from scalesweep.report.wandb.boards import Board, boards, files
+from scalesweep.report.wandb.boards import Board, boards, files, law_boards, law_summary
 from scalesweep.report.wandb.ids import SWEEP, group, run_id, settings
 
 VIEW = "workspace"  # key of the summary: the URL of the saved workspace
@@ -75,6 +76,7 @@ class RunContent:
     exit_code: int | None = None
     boards: dict[str, Board] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    law: Law | None = None  # drawn as an image when the run is finished
     model: Path | None = None
     aliases: tuple[str, ...] = ()
 
@@ -211,6 +213,7 @@ def sweep_run(
     config |= {"early_terminate": spec["early_terminate"], "budget": spec["budget"], "sweep_id": manifest.id}
     config["metric"] = {"name": record.metric, "goal": manifest["metric"]["goal"]}  # without the file of a user's function
     ended = record.status == "ended"
+    law = law_of([record]) if ended or over else None
     last = rows[-1] if rows else {}
     return RunContent(
         id=run_id(record, SWEEP),
@@ -222,10 +225,12 @@ def sweep_run(
         config=plain.value(config),
         rows=[(place * SPACING, row) for place, row in enumerate(rows)],
         summary=plain.value({**last, "status": record.status, "ended_reason": record.ended_reason})
-        | ({VIEW: view} if view else {}),
+        | ({VIEW: view} if view else {})
+        | (law_summary(law) if law else {}),
         axes={"*": "elapsed_seconds", "best": "gpu_hours", "best_by_dollars": "dollars"},
         exit_code=0 if ended else 1 if over else None,
-        boards=boards(record, board),
+        boards=boards(record, board) | (law_boards(law) if law else {}),
+        law=law,
         files=files(record, events) if ended or over else {},
     )
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from scalesweep.errors import first_line
+from scalesweep.report.scaling import plot_scaling
 from scalesweep.report.wandb.boards import Board
 from scalesweep.report.wandb.content import SPACING, RunContent
 from scalesweep.report.wandb.server import Server, ServerError
+from scalesweep.scaling.analysis import Analysis
 
 INIT_SECONDS = 60.0
 FINISH_SECONDS = 120.0  # for one run's last rows, from a server that answers
@@ -92,8 +94,11 @@ class Uploader:
         self._open[run.id] = (handle, len(run.rows), run)
         if run.exit_code is not None:
             charts = {f"charts/{name}": _chart(name, board) for name, board in run.boards.items() if board.chart}
-            if charts:
-                handle.log(charts, step=(run.rows[-1][0] if run.rows else 0) + SPACING // 2, commit=True)
+            with tempfile.TemporaryDirectory() as folder:  # W&B copies an image when it is logged
+                if run.law is not None and run.law.analysis is not None:
+                    charts["charts/scaling_law"] = _image(run.law.analysis, Path(folder) / "law.png")
+                if charts:
+                    handle.log(charts, step=(run.rows[-1][0] if run.rows else 0) + SPACING // 2, commit=True)
             _keep(handle, run)
             del self._open[run.id]
             handle.finish(exit_code=run.exit_code)
@@ -218,6 +223,13 @@ def _chart(name: str, board: Board) -> Any:
     kind, x, y = board.chart
     draw = {"bar": wandb.plot.bar, "scatter": wandb.plot.scatter}[kind]
     return draw(wandb.Table(columns=board.columns, data=board.rows, allow_mixed_types=True), x, y, title=name.replace("_", " "))
+
+
+def _image(analysis: Analysis, path: Path) -> Any:
+    import wandb
+
+    plot_scaling(analysis, path)
+    return wandb.Image(str(path))
 
 
 def _keep(handle: Any, run: RunContent) -> None:

@@ -89,7 +89,10 @@ def _sections(record: Record) -> list[Any]:
     curves = [panels.LinePlot(title=f"{metric} over {name}", x=x, y=[metric]) for x, name in CURVES.items()]
     best = {"best": "gpu_hours", "best_by_dollars": "dollars"}
     progress = [panels.LinePlot(title=f"best {metric} so far", x=x, y=[y]) for y, x in best.items()]
-    tables = [panels.WeavePanelSummaryTable(table_name=name) for name in ("leaderboard", "rungs", "pareto_front", "importance")]
+    tables = [
+        panels.WeavePanelSummaryTable(table_name=name)
+        for name in ("leaderboard", "rungs", "pareto_front", "importance", "scaling_law")
+    ]
     return [
         workspaces.Section(name="Trials", panels=trials, is_open=True),
         workspaces.Section(name="Curves", panels=curves, is_open=True),
