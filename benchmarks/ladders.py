@@ -2,8 +2,8 @@
 
     python benchmarks/ladders.py [--only quickstart,instruct] [--runs runs/ladders] [--until prediction]
 
-Each ladder (`ladders/NAME.yaml`) is swept with three amounts of data up to a quarter, and as many passes over each: nine trials, three
-sizes at three rates. `scalesweep scaling` fits the nine cells. The prediction for the next size on all of the data is written to
+Each ladder (`ladders/NAME.yaml`) is swept with three amounts of data up to a quarter, and as many passes over each: six trials, three
+sizes at two rates. `scalesweep scaling` fits the nine cells. The prediction for the next size on all of the data is written to
 `RUNS/NAME.prediction.json`; `--until prediction` ends there. Then that size is trained on three seeds, with the settings that the
 fit carries over (`scaling/carried.py`), and the outcome is compared on the same validation rows. A finished part is not run again,
 an interrupted one continues. `instruct` needs prepared/: python scripts/quickstart_llm.py prepare prepared.
@@ -45,7 +45,7 @@ class Ladder:
 
 LADDERS = {
     "quickstart": Ladder(rows=(250, 500, 1000), layers=6, all_rows=4000, batch=4, passes=2),
-    "instruct": Ladder(rows=(50, 100, 200), layers=6, all_rows=800, batch=2, passes=3),
+    "instruct": Ladder(rows=(50, 100, 200), layers=6, all_rows=800, batch=2, passes=2),
 }
 
 

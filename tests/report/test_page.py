@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import http.client
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -20,12 +21,14 @@ import pytest
 import scalesweep
 from command_line import refused, run
 from events import end, report, trial
-from records import TRIALS, make_events, make_manifest, make_record
+from records import TRIALS, make_events, make_manifest, make_record, make_searched
 from scalesweep.record import Record, RecordWriter, read_record
 from scalesweep.report.leaderboard import leaderboard_json
 from scalesweep.report.page import write
 from scalesweep.report.page.data import page_data
 from scalesweep.report.page.serve import server
+from scalesweep.scaling.analysis import analyse
+from scalesweep.scaling.recorded import points_of_records
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\x1b[31mred\u202e"
 LONG = "n" * 10_000
@@ -121,6 +124,52 @@ def test_every_setting_of_every_trial_is_there() -> None:
     for row, own in zip(unpacked(told["trials"]), told["configs"]["own"], strict=True):
         assert {**told["configs"]["common"], **row["params"], **(own or {})} == record.trials[row["trial"]].config
     assert told["configs"]["common"]["weight_decay"] == 0.01
+
+
+def fitted(**changes: Any) -> Record:
+    """A sweep of three sizes of which each is known at three rates, and that had flattened."""
+    rows = []
+    for size in SIZES:
+        for rate in (1e-4, 3e-4, 9e-4):
+            end = 0.4 + 20 / SIZES[size] ** 0.35 + 0.01 * abs(math.log(rate / 3e-4))
+            rows.append(({"model_size": size, "learning_rate": rate}, [1.5 * end, 1.001 * end, end]))
+    record = make_searched(rows, {"model_size": {"values": list(SIZES)}, "learning_rate": {"values": [1e-4, 3e-4, 9e-4]}})
+    ladder = [{"name": name, "n_params": n_params} for name, n_params in SIZES.items()]
+    record.manifest = type(record.manifest)({**record.manifest, "ladder": ladder, **changes})
+    return record
+
+
+SIZES = {"L1": 1e6, "L2": 4e6, "L4": 1.6e7}
+
+
+def test_the_law_is_that_of_the_command() -> None:
+    told = json.loads(write.page_json([fitted()]))["law"]
+    found = analyse(points_of_records([fitted()]), None, [{"n_params": 3.2e7}, {"n_params": 6.4e7}])
+    assert (told["law"], told["axes"], len(told["points"])) == ("saturating", ["n_params"], 3)
+    assert {name: value for name, value, *_ in told["parameters"]} == pytest.approx(found.chosen.fit.parameters, rel=1e-5)
+    for one, other in zip(told["predictions"], found.predictions, strict=True):
+        assert one["run"] == pytest.approx([other.run.value, other.run.low, other.run.high], rel=1e-5)
+    assert [one["at"] for one in told["predictions"]] == ["n_params 32M", "n_params 64M"]
+    assert told["curves"][0]["x"][0] == 1e6
+    assert all(
+        low < value < high
+        for low, value, high in zip(*(told["curves"][0][name] for name in ("low", "value", "high")), strict=True)
+    )
+    assert "Nothing tells the noise" in told["said"][0]
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([make_record()], ["No fit: n_params has 2 of the 3 values that a law needs at least;"]),
+        ([fitted(), fitted(metric={"name": "eval_loss", "goal": "maximize"})], ["The sweeps have different goals"]),
+        ([make_record(make_events()[:3])], ["No trial of quick reached the end (max_t)."]),
+    ],
+)
+def test_without_a_law_the_page_says_why(records: list[Record], said: list[str]) -> None:
+    told = json.loads(write.page_json(records))["law"]
+    assert told["law"] is None
+    assert [text[: len(start)] for text, start in zip(told["said"], said, strict=False)] == said
 
 
 def test_curves_and_costs_are_those_of_the_reports() -> None:
@@ -257,18 +306,24 @@ DRIVER = """<script>addEventListener("load", () => { const wait = setInterval(()
   Object.assign(found, { filtered: [filter("L6 gradual"), filter("learning_rate<3e-4 state=complete"), filter("size!=L6 rung>=2")], strange: [filter("lerning_rate<1 state=complete"), page.sweeps[0].strange] });
   openDetail(page.sweeps[0].trials[0]);
   Object.assign(found, { detail: document.getElementById("detail").textContent, charts: document.querySelectorAll("figure h3").length });
+  Object.assign(found, { why: lawSection(page.law, page.sweeps[0]).textContent });
+  document.getElementById("main").append(lawSection(LAW, page.sweeps[0]));
+  page.figures.at(-1).draw();
+  Object.assign(found, { law: [...document.querySelectorAll("#main section:last-child td")].map((one) => one.textContent), drawn: page.figures.at(-1).host.querySelectorAll("path[fill-opacity], .whisker, .dot").length });
   document.querySelectorAll(".tabs button")[1].click();
   Object.assign(found, { hostile: names(), images: document.images.length });
   document.body.replaceChildren(Object.assign(document.createElement("pre"), { id: "out", textContent: JSON.stringify(found) }));
 }, 20); });</script>"""  # noqa: E501
 
 
-def in_browser(text: str, folder: Path) -> dict[str, Any]:
+def in_browser(text: str, folder: Path, law: str) -> dict[str, Any]:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium on this machine")
     (folder / "page.html").write_text(
-        re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace("</body>", f"{DRIVER}</body>")
+        re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace(
+            "</body>", f"{DRIVER.replace('LAW', law)}</body>"
+        )
     )
     line = [
         browser,
@@ -288,7 +343,8 @@ def in_browser(text: str, folder: Path) -> dict[str, Any]:
 
 def test_the_table_sorts_filters_opens_and_shows_hostile_texts_in_a_browser(tmp_path: Path) -> None:
     record = make_record()
-    found = in_browser(write.page([record, hostile()]), tmp_path)
+    law = json.loads(write.page_json([fitted()]))["law"]
+    found = in_browser(write.page([record, hostile()]), tmp_path, json.dumps(law))
     assert found["first"] == [row["trial"] for row in leaderboard_json(record)["trials"]]
     assert found["start"] == [["#", "ascending"]]
     assert found["sorted"] == [["GPU s", "ascending"]]
@@ -303,4 +359,8 @@ def test_the_table_sorts_filters_opens_and_shows_hostile_texts_in_a_browser(tmp_
     assert "0.44" in found["detail"]
     assert found["charts"] >= 6
     assert found["images"] == 0
+    assert found["why"].startswith("Scaling lawNo fit: n_params has 2 of the 3 values")
+    assert found["law"][0] == f"{law['parameters'][0][1]:.4g}"
+    assert found["law"][-2].startswith(f"{law['predictions'][1]['law'][1]:.4f} … ")
+    assert found["drawn"] == 1 + 2 + 3 + 2, "a band, the predictions with their bars, and the points"
     assert found["hostile"][:2] == ["</script><img src=x onerror=alert(1)>␛[31mred‹U+202E›", LONG]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import scalesweep
-from records import START, make_events, make_manifest, make_record, make_searched
+from records import START, curve, make_events, make_manifest, make_record, make_searched
 from scalesweep.errors import UserError
 from scalesweep.record import Record, read_record
 from scalesweep.record.table import columns, entries, flat
@@ -217,6 +217,29 @@ def test_importance_is_shown_where_the_trials_are_enough_and_rungs_count_who_rea
     assert [row[:3] for row in found["rungs"].rows] == [["rung 1", 40, 24], ["rung 2", 120, 24]]
     few = make_searched(rows[:9], space)
     assert "importance" not in boards.boards(few, entries(few, None))
+
+
+def test_the_scaling_law_is_a_table_a_summary_and_an_image(tmp_path: Path) -> None:
+    """A sweep of three sizes of which each has flattened; and one in which the sizes are too few."""
+    sizes = {"L1": 1e6, "L4": 4e6, "L6": 1.6e7}
+    events = [{"event": "session", "time": START, "resumed": False}]
+    for number, (size, excess) in enumerate((size, excess) for size in sizes for excess in (1.0, 1.01, 1.02)):
+        end = excess * (0.4 + 20 / sizes[size] ** 0.35)
+        events += curve(number, size, [1.5 * end, 1.001 * end, end])
+    ladder = [{"name": name, "n_params": n_params} for name, n_params in sizes.items()]
+    write_run(tmp_path / "fits", [*events, ENDED], ladder=ladder)
+    send(tmp_path / "fits")
+    run = by_trial(tmp_path / "fits")[SWEEP]
+    table = json.loads((run.folder / "files" / run.summary["scaling_law"]["path"]).read_text())
+    assert [row[0] for row in table["data"]] == ["E", "A", "alpha", "predicted: n_params 32M", "predicted: n_params 64M"]
+    assert run.summary["scaling/law"] == "saturating: E + A/X^alpha"
+    assert run.summary["scaling/E"] == table["data"][0][1]
+    image = run.summary["charts/scaling_law"]
+    assert (run.folder / "files" / image["path"]).read_bytes().startswith(b"\x89PNG")
+    few = content.sweep_run(record := make_record([*make_events(), ENDED]), entries(record, None), [], over=True)
+    assert few.summary["scaling/law"] is None
+    assert few.summary["scaling/refused"].startswith("No fit: n_params has 2 of the 3 values")
+    assert "scaling_law" not in few.boards
 
 
 def test_a_prediction_stands_beside_what_the_final_run_reached(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from scalesweep.record import Record
 from scalesweep.record.schema import replay
 from scalesweep.report.budget import sentences
 from scalesweep.scaling.analysis import Analysis, analyse
-from scalesweep.scaling.budget import Budget, BudgetPlan, Other, plan_budget
+from scalesweep.scaling.budget import Budget, BudgetPlan, Other, plan_budget, target_of
 from scalesweep.scaling.recorded import points_of_records
 from scalesweep.spec import load_sweep, sweep_from_dict
 
@@ -180,6 +180,20 @@ def test_a_size_above_the_ladder_costs_by_its_flops_and_takes_the_trend_of_the_r
     assert "left out: big, which needs 4 GiB" in left.remarks[0]
 
 
+def test_embeddings_do_not_count_in_a_plan() -> None:
+    """With lookup tables as large as the smallest model twice, the choice, its size and its target stay the same."""
+    records = sweeps()
+    for record in records:
+        rows = [{**size.json, "n_params": size.n_params + 2e6, "n_params_embedding": 2e6} for size in record.manifest.ladder]
+        record.manifest = type(record.manifest)({**record.manifest, "ladder": rows})
+    found, plain = plan(records, Budget(gpu_hours=0.5)), plan_budget(*known(), Budget(gpu_hours=0.5))
+    assert found.choice is not None
+    assert plain.choice is not None
+    assert (found.choice.size.n_params, found.choice.tokens) == (plain.choice.size.n_params, plain.choice.tokens)
+    assert found.choice.gpu_hours == pytest.approx(plain.choice.gpu_hours)
+    assert target_of(found) == target_of(plain)
+
+
 def test_a_cadence_is_carried_over_as_a_share_of_the_run() -> None:
     found = plan([sweep(300, mode="gradual")], Budget(gpu_hours=1))
     assert found.settings == {"unfreeze_cadence": "fraction", "unfreeze_fraction": 0.1}
@@ -255,6 +269,9 @@ def test_the_command_writes_the_target_or_the_sweep(tmp_path: Path) -> None:
     assert load_sweep(tmp_path / "sweep.yaml").name == "s900-further"
     for budget in ("5", "5 euros", "0 dollars"):
         assert "this is no budget" in refused("plan", "--from", "s900", "--budget", budget, cwd=tmp_path)
+    unknown = refused("plan", "--from", *runs, "--budget", "$3", "--size", "7b=Qwen/Qwen2.5-7B", cwd=tmp_path)
+    assert "the record of s100 does not tell its classes" in unknown
+    assert "number of parameters in place of a checkpoint: --size 7b=7e9" in unknown
     assert "needs --from" in refused("plan", "--budget", "$5", cwd=tmp_path)
     assert "needs a limit" in refused("plan", "--from", "s900", cwd=tmp_path)
     assert "Missing argument 'SWEEP.yaml'" in refused("plan")

@@ -1,7 +1,9 @@
-"""Points from records: the trials that reached the end, by size; curves that have not flattened are refused."""
+"""Points from records: the trials that reached the end, by size; curves that have not flattened, and sweeps that can't be compared,
+are refused."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,27 @@ SPACE = {
 def loss(size: float, rate: float) -> float:
     """A law of size; the best rate falls as the root of the size."""
     return (0.4 + 20 / size**0.35) * (1 + 0.02 * np.log(rate / (4e-4 * (size / 4e6) ** -0.5)) ** 2)
+
+
+TABLES = 4_000_000.0  # parameters of the lookup tables, where the ladder tells them
+SOURCE = {"path": "/data.csv", "text": "text", "label": "label", "max_length": 48, "split_seed": 0, "learn": "assistant"}
+SPLITS = {"train": 1000, "validation": 200, "test": 300}
+
+
+def told(train: int = 1000, mark: str | None = "abc", **source: Any) -> dict[str, Any]:
+    """The manifest's facts about the data. `mark`: fingerprint of the validation split; None as in older records."""
+    validation = {"rows": 200, "classes": {"a": 120, "b": 80}} | ({"fingerprint": mark} if mark else {})
+    return {
+        "fingerprint": f"all of {train} {source}",
+        "classes": ["a", "b"],
+        "source": {**SOURCE, "splits": {**SPLITS, "train": train}, **source},
+        "splits": {"train": {"rows": train}, "validation": validation, "test": {"rows": 300}},
+    }
+
+
+def changed(record: Record, **keys: Any) -> Record:
+    record.manifest = type(record.manifest)({**record.manifest, **keys})
+    return record
 
 
 def sweep(flat: bool = True) -> Record:
@@ -70,11 +93,97 @@ def test_curves_that_have_not_flattened_are_refused() -> None:
     assert refused.gpu_hours is not None
 
 
-def test_sweeps_of_different_metrics_are_refused() -> None:
-    other = sweep()
-    other.manifest = type(other.manifest)({**other.manifest, "metric": {"name": "eval_accuracy", "goal": "maximize"}})
-    with pytest.raises(UserError, match="different metrics"):
-        points_of_records([sweep(), other])
+def without_tables() -> Record:
+    """A sweep whose ladder tells the parameters of the lookup tables, beside which there are those of `SIZES`."""
+    record = sweep()
+    rows = [{**size.json, "n_params": size.n_params + TABLES, "n_params_embedding": TABLES} for size in record.manifest.ladder]
+    return changed(record, ladder=rows)
+
+
+def test_embeddings_do_not_count_where_the_records_know_them() -> None:
+    """Sizes that share their tables differ little in all their parameters, and several times in those that a token passes."""
+    points = points_of_records([without_tables()])
+    assert [cell.axes["n_params"] for cell in points.cells] == list(SIZES.values())
+    assert "counts parameters without embeddings" in points.notes[-1]
+    total = points_of_records([without_tables()], "total")
+    assert [cell.axes["n_params"] for cell in total.cells] == [size + TABLES for size in SIZES.values()]
+    assert not total.notes
+    mixed = points_of_records([without_tables(), sweep()])  # one record does not tell, so all parameters count
+    assert mixed.counting == "total"
+    with pytest.raises(UserError, match="don't tell how many of the parameters are embeddings"):
+        points_of_records([sweep()], "non-embedding")
+
+
+def test_other_amounts_of_training_data_are_the_axis_of_data() -> None:
+    """Tokens and examples in proportion: a place needs one of them."""
+    records = [sweep(), sweep(), sweep()]
+    for record, train in zip(records, (250, 500, 1000), strict=True):
+        changed(record, data=told(train))
+        for trial in record.trials.values():
+            trial.reports[-1] = replace(trial.reports[-1], tokens=40 * train)
+    points = points_of_records(records)
+    assert points.data == "tokens"
+    assert points.place({"n_params": 1e9, "examples": 4000}) == {"n_params": 1e9, "examples": 4000, "tokens": 160_000}
+    assert points.place({"tokens": 160_000}) == {"tokens": 160_000, "examples": 4000}
+    assert not any("different files" in note for note in points.notes)
+    changed(records[0], data=told(250, path="/other.csv"))
+    assert any("different files (/other.csv, /data.csv)" in note for note in points_of_records(records).notes)
+
+
+LM = {"task": "causal-lm"}
+OTHERS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"metric": {"name": "eval_accuracy", "goal": "maximize"}},
+        "different metrics: eval_loss in quick, eval_accuracy in quick",
+    ),
+    ({"metric": {"name": "eval_loss", "goal": "maximize"}}, "different goals: minimize in quick, maximize"),
+    (
+        {"metric": {"name": "eval_loss", "goal": "minimize", "function": "own:f"}, "functions": {"own:f": "0123456789abcdef"}},
+        "different functions that compute the metric: none in quick, own:f (file 0123456789ab)",
+    ),
+    ({"spec": {**make_manifest()["spec"], **LM}}, "different tasks: sequence-classification in quick, causal-lm"),
+    ({"data": told() | {"classes": ["a", "c"]}}, "different classes: ['a', 'b'] in quick, ['a', 'c']"),
+    ({"data": told(max_length=64)}, "different data.max_length: 48 in quick, 64"),
+    (
+        {"data": told(mark="other", path="/new.csv")},
+        "validation splits, because data.path differs: /data.csv in quick, /new.csv",
+    ),
+    ({"data": told(mark="other", split_seed=1)}, "because data.split_seed differs: 0 in quick, 1"),
+    ({"data": told(mark="other", splits={**SPLITS, "test": 50})}, "because data.splits.test differs: 300 in quick, 50"),
+    ({"data": told(mark="other")}, "in texts or labels, with fingerprints: abc in quick, other"),
+    ({"data": told(500, mark=None, label="other")}, "because data.label differs: label in quick, other"),
+]
+
+
+@pytest.mark.parametrize(("keys", "said"), OTHERS, ids=[said for _, said in OTHERS])
+def test_sweeps_that_cant_be_compared_are_refused(keys: dict[str, Any], said: str) -> None:
+    first, other = changed(sweep(), data=told()), changed(sweep(), data=told(500))
+    points_of_records([first, other])
+    with pytest.raises(UserError) as error:
+        points_of_records([first, changed(other, **keys)])
+    assert said in error.value.message
+    assert error.value.hint
+
+
+def test_older_records_are_compared_by_their_sources_and_counts() -> None:
+    """They have no fingerprint of the validation split alone."""
+    points_of_records([changed(sweep(), data=told(mark=None)), changed(sweep(), data=told(500))])
+    other = told(500, mark=None)
+    other["splits"]["validation"] = {"rows": 200, "classes": {"a": 100, "b": 100}}
+    with pytest.raises(UserError, match="in texts or labels"):
+        points_of_records([changed(sweep(), data=told(mark=None)), changed(sweep(), data=other)])
+
+
+def test_tokens_of_different_tokenizers_are_not_compared() -> None:
+    records = []
+    for mark in ("one", "two"):
+        rows = [{**size.json, "tokenizer_fingerprint": mark} for size in sweep().manifest.ladder]
+        records.append(changed(sweep(), ladder=rows, spec={**make_manifest()["spec"], **LM}))
+    with pytest.raises(UserError, match="different tokenizers, and eval_loss counts per token"):
+        points_of_records(records)
+    for record in records:
+        changed(record, spec=make_manifest()["spec"])
+    points_of_records(records)  # a class is a class for every tokenizer
 
 
 def test_the_best_of_noisy_trials_is_corrected() -> None:

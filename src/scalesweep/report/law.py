@@ -12,7 +12,7 @@ import numpy as np
 from scalesweep.errors import UserError
 from scalesweep.record import Record
 from scalesweep.report.scaling import place, refusal_lines, symbols
-from scalesweep.scaling.analysis import Analysis, Range, analyse
+from scalesweep.scaling.analysis import Analysis, Prediction, Range, analyse
 from scalesweep.scaling.curves import curves
 from scalesweep.scaling.points import Points
 from scalesweep.scaling.recorded import points_of_records
@@ -81,7 +81,7 @@ def law_json(law: Law) -> dict[str, Any]:
         "parameters": [[name, *_ends(value)] for name, value in chosen.parameters.items()],
         "laws": [[one.name, _short(one.weight), None if one.held_out is None else _short(one.held_out)] for one in found.laws],
         "predictions": [
-            {"at": place(shown_at(found, one.at)), "x": one.at[chosen.axes[0]], "law": _ends(one.law), "run": _ends(one.run)}
+            {"at": place_of(found, one), "x": one.at[chosen.axes[0]], "law": _ends(one.law), "run": _ends(one.run)}
             for one in found.predictions
         ],
         "curves": [
@@ -101,9 +101,9 @@ def law_json(law: Law) -> dict[str, Any]:
     }
 
 
-def shown_at(found: Analysis, at: Any) -> dict[str, float]:
-    """The axes of a place that the law uses."""
-    return {axis: at[axis] for axis in found.chosen.axes}
+def place_of(found: Analysis, one: Prediction) -> str:
+    """The place of a prediction in words, without what the law does not use."""
+    return place({axis: one.at[axis] for axis in found.chosen.axes})
 
 
 def _ends(value: Range) -> list[float | None]:

@@ -160,7 +160,7 @@ function render(told) {
   document.getElementById("main").replaceChildren(...[
     page.sweeps.length > 1 ? comparison(told) : null, answer(sweep),
     learntFigures.length ? el("section", {}, el("h2", {}, "What was learnt"), el("div", { class: "charts" }, learntFigures)) : null,
-    lawSection(told.law, sweep),
+    lawSection(page.law, sweep),
     shownFigures.length ? el("section", {}, el("h2", {}, "Charts"), el("div", { class: "charts" }, shownFigures)) : null,
     tableSection(sweep),
     el("footer", { class: "soft" }, el("p", {}, told.refresh_seconds ? "Served by scalesweep on this machine." : "Written by scalesweep. This file holds all its data and makes no request.")),
@@ -188,6 +188,7 @@ async function refresh(wait) {
 }
 
 function take(told) {
+  page.law = told.law;
   page.sweeps = told.sweeps.map((one, at) => decoded(one, at, page.sweeps[at]));
   const names = told.sweeps.map((one) => one.name);
   for (const sweep of page.sweeps) {

@@ -10,8 +10,7 @@ from typing import Any
 from scalesweep.record import Record
 from scalesweep.record.table import Entry, columns, flat
 from scalesweep.report.axes import effects
-from scalesweep.report.law import Law
-from scalesweep.report.scaling import place
+from scalesweep.report.law import Law, place_of
 from scalesweep.report.wandb import plain
 from scalesweep.report.wandb.ids import run_id
 
@@ -99,7 +98,7 @@ def law_boards(law: Law) -> dict[str, Board]:
         return {}
     chosen, names = law.analysis.chosen, ["what", "value", "low", "high"]
     rows: list[list[Any]] = [[name, *(vars(value).values())] for name, value in chosen.parameters.items()]
-    rows += [[f"predicted: {place(one.at)}", *(vars(one.run).values())] for one in law.analysis.predictions]
+    rows += [[f"predicted: {place_of(law.analysis, one)}", *(vars(one.run).values())] for one in law.analysis.predictions]
     return {"scaling_law": Board(names, [[plain.value(told) for told in row] for row in rows])}
 
 
