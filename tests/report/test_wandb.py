@@ -234,8 +234,8 @@ def test_the_scaling_law_is_a_table_a_summary_and_an_image(tmp_path: Path) -> No
     assert [row[0] for row in table["data"]] == ["E", "A", "alpha", "predicted: n_params 32M", "predicted: n_params 64M"]
     assert run.summary["scaling/law"] == "saturating: E + A/X^alpha"
     assert run.summary["scaling/E"] == table["data"][0][1]
-    image = run.summary["charts/scaling_law"]
-    assert (run.folder / "files" / image["path"]).read_bytes().startswith(b"\x89PNG")
+    image = run.folder / "files" / run.summary["charts/scaling_law.path"]
+    assert image.read_bytes().startswith(b"\x89PNG")
     few = content.sweep_run(record := make_record([*make_events(), ENDED]), entries(record, None), [], over=True)
     assert few.summary["scaling/law"] is None
     assert few.summary["scaling/refused"].startswith("No fit: n_params has 2 of the 3 values")
