@@ -62,7 +62,7 @@ def larger(points: Points) -> list[dict[str, float]]:
 
 
 def law_json(law: Law) -> dict[str, Any]:
-    """What the page draws. Numbers have six digits, and None stands for an end without a limit."""
+    """The data that the page draws. Numbers have six digits, and None stands for an end without a limit."""
     found = law.analysis
     if found is None:
         return {"said": list(law.said), "law": None}

@@ -44,7 +44,7 @@ def source_of(record: Record) -> str:
 
 
 def differences(first: Record, other: Record) -> Iterator[tuple[str, Any, Any, str]]:
-    """What keeps the values of two sweeps from being compared: its name, both values, and a remedy."""
+    """The differences that keep the values of two sweeps from being compared: name, both values, and a remedy."""
     one_metric = "give sweeps with one metric and one goal"
     for what, value in (("metrics", lambda record: record.metric), ("goals", lambda record: record.manifest["metric"]["goal"])):
         if value(first) != value(other):
