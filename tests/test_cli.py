@@ -174,6 +174,17 @@ def test_ctrl_c_is_one_line(command: str, monkeypatch: pytest.MonkeyPatch) -> No
 # ---- wrong commands ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_dash_is_stdout_for_the_page_and_no_name_elsewhere(run_dir: Path, tmp_path: Path) -> None:
+    assert run("report", run_dir, "-o", "-", cwd=tmp_path).stdout.lower().startswith("<!doctype html")
+    for words in (
+        ["promote", run_dir, "--output"],
+        ["recipe", run_dir, "--format", "trl", "--output"],
+        ["scaling", run_dir, "--plot"],
+    ):
+        assert "'-' is no name here" in refused(*words, "-", cwd=tmp_path)
+    assert not (tmp_path / "-").exists()
+
+
 def test_unknown_command_names_the_nearest() -> None:
     assert "hint: did you mean 'leaderboard'?" in refused("leaderbord", "runs/x")
     text = refused("frobnicate")
@@ -329,8 +340,9 @@ def test_leaderboard_json(run_dir: Path) -> None:
     assert first["params"]["model_size"] == "L6"
 
 
-def test_leaderboard_csv(run_dir: Path) -> None:
-    done = run("leaderboard", str(run_dir), "--csv")
+def test_leaderboard_csv(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run_dir)
+    done = run("leaderboard", str(run_dir), f"{run_dir}/", tmp_path / "link", "--csv")  # one folder, so its trials count once
     assert (done.returncode, done.stderr) == (0, "")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     listed = json.loads(run("leaderboard", str(run_dir), "--json").stdout)["trials"]

@@ -16,7 +16,7 @@ import click
 
 from scalesweep import __version__
 from scalesweep.commands.leaderboard import leaderboard
-from scalesweep.commands.parts import Group, at_place, json_option, print_json, run_argument, say
+from scalesweep.commands.parts import Group, OutputPath, at_place, json_option, print_json, run_argument, say
 from scalesweep.commands.plan import checked_plan, cluster_option, gpus_option, load, plan, set_option, slots_of
 from scalesweep.commands.promote import promote
 from scalesweep.commands.publish import publish
@@ -306,9 +306,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     metavar="KEY=VALUE[,…]",
     help="Also simulate the sweep with these settings, to compare. Repeatable.",
 )
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Plot regret against GPU hours and wall-clock time."
-)
+@click.option("--plot", type=OutputPath(), metavar="FILE.png", help="Plot regret against GPU hours and wall-clock time.")
 @click.option("--processes", metavar="P", type=click.IntRange(min=1), default=1, help="Processes that share the seeds.")
 @click.option(
     "--replay",

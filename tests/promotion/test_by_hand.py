@@ -77,6 +77,10 @@ def test_what_can_t_be_trained_is_refused_with_its_remedy(run_dir: Path) -> None
         (["--trial", "t0000", "--params", "learning_rate=high"], "--params learning_rate=high: this is no float"),
         (["--trial", "t0000", "--params", "unfreezing=gradul"], "did you mean 'gradual'?"),
         (["--trial", "t0000", "--params", "model_size=huge"], "--params model_size=huge"),
+        (
+            ["--trial", "t0000", "--params", "unfreezing=full", "--params", "unfreeze_interval=3"],
+            "--params unfreeze_interval=3 has no effect: unfreezing is full",
+        ),
     ):
         assert part in refused("run", str(run_dir), *words)
 

@@ -13,6 +13,8 @@ import click
 from scalesweep.errors import did_you_mean
 from scalesweep.storage import UrlPath, place
 
+NO_NAME = "'-' is no name here: it can't go to stdout. Name a file or a folder."
+
 
 class Group(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -37,12 +39,31 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=(sys.stdout.encoding or "utf-8").lower() != "utf-8"))
 
 
-def at_place(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | UrlPath | None:  # noqa: ARG001
+def at_place(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | UrlPath | None:
+    """The place that an option or argument names. `-` is refused: nobody wants a folder of that name."""
+    if value == "-":
+        raise click.BadParameter(NO_NAME, ctx, param)
     return None if value is None else place(value)
 
 
 def at_places(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[Path | UrlPath, ...]:  # noqa: ARG001
-    return tuple(map(place, values))
+    """The places, each once: a folder that is given twice, as it is or through a link, would count its trials twice."""
+    found = {}
+    for one in map(place, values):
+        found.setdefault(one.resolve() if isinstance(one, Path) else one, one)
+    return tuple(found.values())
+
+
+class OutputPath(click.Path):
+    """A file or folder to write, as a Path. `-` is refused as by `at_place`."""
+
+    def __init__(self, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "-":
+            self.fail(NO_NAME, param, ctx)
+        return super().convert(value, param, ctx)
 
 
 run_argument = click.argument("run_dir", metavar="RUN_DIR", callback=at_place)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalesweep.commands.parts import at_places, json_option, print_json, say
+from scalesweep.commands.parts import OutputPath, at_places, json_option, print_json, say
 from scalesweep.errors import UserError, command
 from scalesweep.storage import UrlPath, place
 
@@ -74,7 +74,7 @@ UNITS |= {"dollars": "dollars", "dollar": "dollars", "usd": "dollars", "$": "dol
 )
 @click.option(
     "--write",
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     metavar="FILE.yaml",
     help="With --from: write the target for `promote --target`, or the sweep to run first.",
 )

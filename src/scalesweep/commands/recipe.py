@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from scalesweep.commands.parts import run_argument, say
+from scalesweep.commands.parts import OutputPath, run_argument, say
 from scalesweep.storage import UrlPath
 
 
@@ -21,7 +21,7 @@ from scalesweep.storage import UrlPath
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputPath(dir_okay=False),
     metavar="FILE",
     help="File to write; an existing one is replaced. Default: print it.",
 )

@@ -16,8 +16,8 @@ from scalesweep.storage import UrlPath
     "-o",
     "--output",
     metavar="FILE.html",
-    callback=at_place,
-    help="Write a page with tables and charts in place of the words. It is one file, and needs no server.",
+    callback=lambda ctx, param, value: Path(value) if value == "-" else at_place(ctx, param, value),
+    help="Write a page with tables and charts in place of the words. It is one file, and needs no server. - prints it.",
 )
 @click.option("--watch", is_flag=True, help="Serve the page on this machine, with new numbers while the sweeps run.")
 @json_option
@@ -45,8 +45,11 @@ def report(runs: tuple[Path | UrlPath, ...], output: Path | UrlPath | None, watc
         return
     records = [with_forecasts(read_record(run)) for run in runs]
     if output is not None:
-        from scalesweep.report.page.write import write_page
+        from scalesweep.report.page.write import page, write_page
 
+        if output == Path("-"):
+            click.echo(page(records), nl=False)
+            return
         write_page(records, output)
         say(f"page          {output}")
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from scalesweep.commands.parts import json_option, print_json, say, training_address
+from scalesweep.commands.parts import OutputPath, json_option, print_json, say, training_address
 from scalesweep.errors import NothingUsableError, command
 
 
@@ -17,7 +17,7 @@ from scalesweep.errors import NothingUsableError, command
 @click.argument("export", metavar="EXPORT", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputPath(file_okay=False),
     metavar="FOLDER",
     help="Folder that keeps the new model. Default: it is compared and removed.",
 )

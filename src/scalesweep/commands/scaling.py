@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scalesweep.commands.parts import at_places, json_option, print_json, say
+from scalesweep.commands.parts import OutputPath, at_places, json_option, print_json, say
 from scalesweep.errors import UserError, did_you_mean
 from scalesweep.storage import UrlPath
 
@@ -47,9 +47,7 @@ PLACES = ("n_params", "tokens", "examples", "flops")
     help="Delta of the Huber loss on residuals of ln(metric). Default: 1e-3, as published, from 8 points per parameter on; 1.345 standard "
     "deviations for fewer.",
 )
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Plot points, curves, bands and residuals (.png, .svg)."
-)
+@click.option("--plot", type=OutputPath(), metavar="FILE", help="Plot points, curves, bands and residuals (.png, .svg).")
 @json_option
 def scaling(
     sources: tuple[Path | UrlPath, ...],

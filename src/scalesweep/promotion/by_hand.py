@@ -11,6 +11,7 @@ from scalesweep.errors import NothingUsableError, UserError, did_you_mean
 from scalesweep.promotion.choice import checked_config
 from scalesweep.record import Manifest, Record, Trial
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
+from scalesweep.spec.checks import NEEDS
 from scalesweep.spec.space import ALIASES
 from scalesweep.storage import UrlPath
 from scalesweep.training.job import TrainReport, TrialJob, job_from_manifest
@@ -53,13 +54,14 @@ def job_of_trial(
     """The job that trains a recorded trial here, with some of its parameters changed.
 
     Raises:
-        UserError: the record holds a value that no sweep could have drawn, or `params` name an unknown size or schedule.
+        UserError: the record holds a value that no sweep could have drawn, or `params` name an unknown size or schedule, or a
+            parameter that has no effect.
     """
     return _job(record.manifest, trial.name, checked_config(record, trial, run_dir), params, max_t)
 
 
 def job_of_sweep(manifest: Manifest, config: TrialConfig, params: dict[str, Any], max_t: float | None) -> TrialJob:
-    """The job that trains a configuration of a checked sweep here. Raises UserError for an unknown size or schedule."""
+    """The job that trains a configuration of a checked sweep here. Raises UserError as `job_of_trial`."""
     return _job(manifest, "by-hand", config, params, max_t)
 
 
@@ -74,10 +76,13 @@ def _job(manifest: Manifest, name: str, config: TrialConfig, params: dict[str, A
         if params.get(key, words[0]) not in words:
             raise UserError(f"--params {key}={params[key]}", did_you_mean(params[key], words))
     changes = {**params, "num_gpus": 1, **({} if max_t is None else {"max_t": int(max_t) if max_t == int(max_t) else max_t})}
-    spec = sweep_from_dict(manifest.spec)
-    return job_from_manifest(
-        manifest, spec, name, config.model_copy(update=changes), None, heartbeat_steps=HEARTBEAT_STEPS, saves_first="never"
-    )
+    changed, spec = config.model_copy(update=changes), sweep_from_dict(manifest.spec)
+    for key in params:
+        for other, needed in NEEDS.get(key, {}).items():
+            if getattr(changed, other) not in needed:
+                hint = f"it applies to {other} {', '.join(needed)}: give --params {other}={needed[0]} too, or leave it out"
+                raise UserError(f"--params {key}={params[key]} has no effect: {other} is {getattr(changed, other)}", hint)
+    return job_from_manifest(manifest, spec, name, changed, None, heartbeat_steps=HEARTBEAT_STEPS, saves_first="never")
 
 
 def train_by_hand(job: TrialJob, tell: Callable[[TrainReport], object]) -> list[TrainReport]:

@@ -71,7 +71,7 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
 
 
 # Each parameter of unfreezing and of adapters has an effect only with one of these words of other parameters.
-_NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
+NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "unfreeze_cadence": {"unfreezing": THAWING_MODES},
     "thaw_warmup_steps": {"unfreezing": THAWING_MODES},
     **{
@@ -92,7 +92,7 @@ def _check_effects(spec: SweepSpec) -> list[Problem]:
     problems: list[Problem] = []
     parameters, early = spec.search_space.parameters, spec.early_terminate
     at: KeyPath = ("search_space", "parameters")
-    for name, needs in _NEEDS.items():
+    for name, needs in NEEDS.items():
         for other, words in needs.items() if name in parameters else ():
             wanted = parameters[name].when.get(other)
             beside = values_drawn(spec, other) if wanted is None else wanted if isinstance(wanted, list) else [wanted]
