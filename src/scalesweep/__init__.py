@@ -21,6 +21,7 @@ _MODULES = {
     "plan_budget": "scalesweep.api",
     "promote": "scalesweep.promotion.promote",
     "publish": "scalesweep.api",
+    "push_to_hub": "scalesweep.promotion.hub",
     "read_record": "scalesweep.api",
     "reproduce": "scalesweep.promotion.reproduce",
     "resume": "scalesweep.api",

@@ -48,7 +48,7 @@ def at_place(ctx: click.Context, param: click.Parameter, value: str | None) -> P
 
 def at_places(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[Path | UrlPath, ...]:  # noqa: ARG001
     """The places, each once: a folder that is given twice, as it is or through a link, would count its trials twice."""
-    found = {}
+    found: dict[Path | UrlPath, Path | UrlPath] = {}
     for one in map(place, values):
         found.setdefault(one.resolve() if isinstance(one, Path) else one, one)
     return tuple(found.values())

@@ -6,12 +6,18 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from scalesweep.commands.parts import at_place, json_option, print_json, run_argument, say, training_address
 from scalesweep.errors import UserError, command
 from scalesweep.storage import UrlPath
+
+if TYPE_CHECKING:
+    from scalesweep.promotion.hub import Destination
+    from scalesweep.promotion.promote import Keep
 
 
 def _at_confirm(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
@@ -45,6 +51,13 @@ def _at_confirm(ctx: click.Context, param: click.Parameter, value: str) -> int |
     help="Splits that the final run trains on.",
 )
 @click.option(
+    "--keep",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    help="Checkpoint that becomes the model: the last one, or the best by the sweep's metric on the validation split, which "
+    "--train-on train holds out.",
+)
+@click.option(
     "--num-gpus",
     type=click.IntRange(min=1),
     help="Workers of the final run. Default: the trial's number. Changes the speed, not the result.",
@@ -65,6 +78,20 @@ def _at_confirm(ctx: click.Context, param: click.Parameter, value: str) -> int |
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=2, help="New seeds of each trial that is confirmed.")
 @training_address("It also runs the confirmation. ")
+@click.option(
+    "--push-to-hub",
+    "push_to",
+    metavar="REPO",
+    help="Upload the model to the Hugging Face hub as NAMESPACE/NAME, private unless --public is given. Where the trial was promoted "
+    "before, that model is uploaded as it is.",
+)
+@click.option("--public", is_flag=True, help="With --push-to-hub: let everybody see the repository.")
+@click.option(
+    "--board-watts",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="WATTS",
+    help="Power of one GPU board, or of one CPU worker, for the energy on the model card. Default: its maker's figure, where known.",
+)
 @click.option("--force", is_flag=True, help="Replace an earlier promotion and read the test split again.")
 @json_option
 def promote(
@@ -73,11 +100,15 @@ def promote(
     target: Path | None,
     output: Path | UrlPath | None,
     train_on: str,
+    keep: Keep,
     num_gpus: int | None,
     max_t: float | None,
     confirm: int | str,
     seeds: int,
     address: str | None,
+    push_to: str | None,
+    public: bool,
+    board_watts: float | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -89,39 +120,104 @@ def promote(
     \b
     The best trial:                    scalesweep promote runs/quickstart
     The best of three on three seeds:  scalesweep promote runs/quickstart --confirm 3 --seeds 3
+    And to the hub:                    scalesweep promote runs/quickstart --push-to-hub ada/film-reviews
     """
+    if public and push_to is None:
+        raise click.UsageError("--public needs --push-to-hub REPO")
     if target is not None and (trial != "best" or max_t is not None):
         raise click.UsageError("--target names the trial and the length itself; leave out --trial and --max-t")
-    if trial == "best" and target is None:
-        _confirm(run_dir, output, confirm, seeds, address, force)
-    elif isinstance(confirm, int):
+    if isinstance(confirm, int) and (trial != "best" or target is not None):
         raise click.UsageError(
             "--confirm compares the best trials, and --trial or --target names one: leave one of the two out"
         )
+    from scalesweep.promotion.promote import check_keep
+
+    check_keep(keep, train_on.split("+"))
+    to = None
+    if push_to is not None:
+        from scalesweep.promotion.hub import check
+
+        to = check(push_to, public)
+        if not force and (done := _earlier(run_dir, trial, target, output)) is not None:
+            _push(done, to, as_json)
+            return
+    if trial == "best" and target is None:
+        _confirm(run_dir, output, confirm, seeds, address, force)
     from scalesweep.promotion.promote import promote as run
     from scalesweep.promotion.summary import after_promotion, promoted
     from scalesweep.report.terminal import step_progress
 
     try:
         with contextlib.ExitStack() as shown:
-            bars, trains = list[Callable[[int, int], None]](), tuple(train_on.split("+"))
+            bars = list[Callable[[int, int], None]]()
 
             def begins(text: str) -> None:  # nothing is in the way of the training
                 say(text)
                 bars.append(shown.enter_context(step_progress("training the final run")))
 
-            to = output, num_gpus, max_t, force
             result = run(
-                run_dir, trial, trains, *to, lambda *steps: bars[0](*steps), address=address, say=begins, target=target
+                run_dir,
+                trial,
+                tuple(train_on.split("+")),
+                output,
+                num_gpus,
+                max_t,
+                force,
+                lambda *steps: bars[0](*steps),
+                address=address,
+                say=begins,
+                target=target,
+                keep=keep,
+                board_watts=board_watts,
             )
     except KeyboardInterrupt:
         say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
         sys.exit(130)
-    if as_json:
+    if not as_json:
+        click.echo(promoted(result))
+        say("\n" + after_promotion(result))
+    if to is not None:
+        _push(result, to, as_json)
+    elif as_json:
         print_json(result)
-        return
-    click.echo(promoted(result))
-    say("\n" + after_promotion(result))
+
+
+def _earlier(run_dir: Path | UrlPath, trial: str, target: Path | None, output: Path | UrlPath | None) -> dict[str, Any] | None:
+    """The model of an earlier promotion, which is pushed without another training.
+
+    Raises:
+        UserError: it was promoted with other settings than those of the command line.
+    """
+    from scalesweep.promotion.promote import finished
+
+    done, context = finished(run_dir, trial, output, target), click.get_current_context()
+    if done is None:
+        return None
+    final = done["final_run"]
+    config, kept = final["config"], "best" if final.get("kept") else "last"
+    made = {"num_gpus": config["num_gpus"], "max_t": config["max_t"], "train_on": "+".join(final["train_on"]), "keep": kept}
+    given = [name for name in made if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if other := [name for name in given if context.params[name] != made[name]]:
+        options = ", ".join(f"--{name.replace('_', '-')} {made[name]}" for name in other)
+        raise UserError(
+            f"{done['output']} holds a model that was promoted with {options}",
+            "leave the option out to push that model as it is; choose another --output, or replace it with --force",
+        )
+    say(f"{done['output']} holds the promoted model; it is pushed as it is")
+    return done
+
+
+def _push(result: dict[str, Any], to: Destination, as_json: bool) -> None:
+    """Push a promoted model. A failure loses nothing: the result is printed first, and the same command without --force pushes it."""
+    from scalesweep.promotion.hub import push
+
+    again = command(*(word for word in sys.argv[1:] if word != "--force"))
+    try:
+        result = {**result, "pushed": push(Path(result["output"]), to, again)}
+    finally:
+        if as_json:
+            print_json(result)
+    say(f"pushed      {result['pushed']}  ({'public' if to.public else 'private'})")
 
 
 def _confirm(

@@ -8,8 +8,11 @@ from typing import Any
 import yaml
 
 from scalesweep.errors import counted
-from scalesweep.promotion.summary import signed
+from scalesweep.promotion.limits import limits
+from scalesweep.promotion.summary import cost_parts, energy, prediction, signed
+from scalesweep.record import State
 from scalesweep.report import words
+from scalesweep.report.words import STATES
 from scalesweep.spec.space import ADAPTERS
 from scalesweep.spec.tasks import TASKS
 
@@ -26,6 +29,9 @@ def _published(place: str) -> str:
     return place.rpartition("/")[2] if place.startswith("/") else place
 
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # of a checkpoint; a local one is an absolute path
+
+
 def model_card(provenance: dict[str, Any]) -> str:
     """Return the text of the model's `README.md`. `provenance` is the content of `provenance.json`."""
     final, trial, data = provenance["final_run"], provenance["trial"], provenance["data"]
@@ -33,6 +39,8 @@ def model_card(provenance: dict[str, Any]) -> str:
     base = provenance["base_model"]
     tags = ["scalesweep", *({final["config"].get("adapter", "none")} - {"none"})]
     header = {"library_name": "transformers", "pipeline_tag": task, "tags": tags}
+    if HUB_ID.fullmatch(base["model"]):
+        header["base_model"] = base["model"]
     bar = "\\|"  # in a table's cell, also within code
     layers = f", lowest {base['layers']} block{'s' * (base['layers'] != 1)}" if base["layers"] else ""
     reads = (
@@ -40,21 +48,22 @@ def model_card(provenance: dict[str, Any]) -> str:
         if provenance["test_reads"] == 1
         else f"Evaluated {provenance['test_reads']} times, each time after another run"
     )
-    searched = ", ".join(f"`{name}`" for name in trial["params"])
-    chooser = "The user chose" if trial.get("named") else "The search chose"
     written = data["source"]["path"]
     files = [written] if isinstance(written, str) else [*written.values()]
     source = ", ".join(map(_published, files))
     unit = final["config"]["time_attr"].replace("_", " ").replace("gpu", "GPU")
     workers = f"{final['workers']} worker" + "s" * (final["workers"] != 1)
+    workers += {"": "", "cpu": " on a CPU"}.get(device := final.get("device", ""), f" on {device}")
     learnt = " + ".join(final["train_on"])
     errors = {name: f" ± {words.score(error)}" for name, error in provenance.get("test_standard_errors", {}).items()}
     test = "\n".join(
         f"| {name.removeprefix('eval_')} | {words.score(value)}{errors.get(name, '')} |"
         for name, value in provenance["test"].items()
     )
+    guess = (provenance.get("baseline") or {}).get("metrics", {})
     validation = "\n".join(
-        f"| {name.removeprefix('eval_')} | {words.score(value)} |" for name, value in trial["validation"].items()
+        f"| {name.removeprefix('eval_')} | {words.score(value)} | {words.score(guess.get(name))} |"
+        for name, value in trial["validation"].items()
     )
     config = "\n".join(
         f"| `{name}` | {code(str(value)).replace('|', bar)} |" for name, value in final["config"].items() if value is not None
@@ -65,6 +74,7 @@ def model_card(provenance: dict[str, Any]) -> str:
         else ""
     )
     adapter = _adapter(provenance)
+    limited = "\n".join(f"- {sentence}" for sentence in limits(provenance))
     sessions = f", in {final['sessions']} sessions" if final["sessions"] > 1 else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
@@ -73,8 +83,6 @@ def model_card(provenance: dict[str, Any]) -> str:
 # {provenance["sweep"]["name"]}: {code(final["config"]["model_size"])}
 
 {code(_published(base["model"]))}{layers} ({provenance["n_params"]:,} parameters), fine-tuned for {provenance["task"]} on {code(source)}.
-{chooser} this configuration from a sweep over {searched}: it is trial {trial["name"]}, which reached rung
-{trial["rung"]} of {trial["rungs"]}.
 {classes}{adapter}
 ## Test split
 
@@ -84,18 +92,32 @@ def model_card(provenance: dict[str, Any]) -> str:
 |---|---|
 {test}
 
+{_prediction(provenance)}
+
 ## Validation split, during the sweep
 
-Values of the trial in the sweep, which trained on the train split alone, up to {trial["fidelity"]:,} {unit}.
+Values of the trial in the sweep, which trained on the train split alone, up to {trial["fidelity"]:,} {unit}, and of guessing.
 
-| metric | value |
-|---|---|
+| metric | value | guessing |
+|---|---|---|
 {validation}
+
+## Limits
+
+{limited}
+
+## How it was chosen
+
+{_choice(provenance)}
 {_confirmation(provenance)}
+## Cost
+
+{costs(provenance)}
+
 ## Training
 
 Trained on {learnt}: {counted(final["steps"], "step")}, {counted(final["tokens"], "token")}, {final["flops"]:.3g} FLOPs,
-{final["wall_seconds"]:.0f} s on {workers}{sessions}. Length: {final["length"]}.
+{final["wall_seconds"]:.0f} s on {workers}{sessions}. Length: {final["length"]}.{_kept(final)}
 
 | setting | value |
 |---|---|
@@ -147,3 +169,61 @@ among many. The confirmed one is the mean of the new seeds with its 95 % interva
 |---|---|---|---|---|
 {table}
 """
+
+
+def _choice(provenance: dict[str, Any]) -> str:
+    """The paragraph about the choice of the trial. An older provenance lacks most of it."""
+    trial, told = provenance["trial"], provenance.get("chosen")
+    searched = ", ".join(f"`{name}`" for name in trial["params"])
+    where = f"Trial {trial['name']} reached rung {trial['rung']} of {trial['rungs']} in a sweep over {searched}."
+    if not told:
+        return where
+    states = ", ".join(f"{count} {STATES[State(state)]}" for state, count in told["states"].items())
+    text = f"{where} The sweep tried {counted(told['trials'], 'configuration')} ({states}) and ranked them {told['rule']}."
+    place = f"which is number {told['rank']} of the ranking" if told["rank"] else "which the ranking leaves out"
+    by = {
+        "search": f"{trial['name']} was promoted as the first of the ranking.",
+        "user": f"The user chose {trial['name']}, {place}.",
+        "plan": f"A plan for a larger run chose the settings of {trial['name']}, {place}, with the changes of its target file.",
+    }
+    text = f"{text} {by[told['by']]}"
+    ties = told["ties"]
+    if ties is None:
+        return f"{text} The record lacks the numbers that tell trials apart."
+    if not ties:
+        return f"{text} Every other trial can be told apart from the first on the same validation rows (95 %)."
+    return (
+        f"{text} {counted(len(ties), 'other trial')} can't be told apart from {told['first']}, the first, on the same validation rows "
+        f"(95 %): {words.several(ties)}. The choice among them is luck as far as these rows show."
+    )
+
+
+def costs(provenance: dict[str, Any]) -> str:
+    """The table of costs, and the sentence about energy."""
+    told = provenance.get("spent")
+    if not told:
+        return "The costs were not recorded."
+    rows = cost_parts(told)
+    titles = [
+        "GPU hours",
+        *(["dollars"] if any(row[2] for row in rows) else []),
+        *(["kWh"] if any(row[3] for row in rows) else []),
+    ]
+    used = [place for place in (1, 2, 3) if place == 1 or any(row[place] for row in rows)]
+    table = "\n".join(f"| {row[0]} | " + " | ".join(row[place] or words.MISSING for place in used) + " |" for row in rows)
+    return f"| part | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}\n{table}\n\nEnergy: {energy(told)}."
+
+
+def _prediction(provenance: dict[str, Any]) -> str:
+    text, reached = prediction(provenance)
+    return f"Predicted: {text}. Reached: {reached.rstrip('.')}."
+
+
+def _kept(final: dict[str, Any]) -> str:
+    kept = final.get("kept")
+    if not kept:
+        return ""
+    return (
+        f"\nThe checkpoint of step {kept['step']:,} of {kept['of']:,} was kept: its {kept['metric']} on the validation split, "
+        f"{words.score(kept['value'])}, was the best of all evaluations."
+    )

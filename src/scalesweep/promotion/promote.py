@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from scalesweep.costs import workers_of
 from scalesweep.errors import UserError
 from scalesweep.promotion.card import model_card
 from scalesweep.promotion.choice import checked_config, choose, length_of
+from scalesweep.promotion.chosen import By, chosen
 from scalesweep.promotion.final_run import Progress, as_json, train, weight_hashes
+from scalesweep.promotion.predicted import predicted
+from scalesweep.promotion.spent import spent
 from scalesweep.promotion.summary import confirmation
 from scalesweep.promotion.target import read_target
 from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
@@ -22,10 +26,12 @@ from scalesweep.record.confirmed import confirmed
 from scalesweep.record.evaluations import Evaluation
 from scalesweep.record.final_length import FinalLength
 from scalesweep.record.provenance import package_versions
+from scalesweep.record.seeds import seeds
 from scalesweep.record.store import encode
 from scalesweep.record.uncertainty import standard_errors
 from scalesweep.report import words
 from scalesweep.report.wandb.tracker import send_promotion
+from scalesweep.search.pick import with_forecasts
 from scalesweep.spec import TrialConfig, functions, sweep_from_dict
 from scalesweep.spec.adapters import trained_params
 from scalesweep.spec.space import CADENCES
@@ -34,6 +40,7 @@ from scalesweep.storage import UrlPath, check_cache, place
 from scalesweep.training.job import TrialJob, job_from_manifest
 
 PROVENANCE = "provenance.json"
+Keep = Literal["last", "best"]
 
 
 def promote(
@@ -48,6 +55,8 @@ def promote(
     address: str | None = None,
     say: Callable[[str], object] | None = None,
     target: Path | str | None = None,
+    keep: Keep = "last",
+    board_watts: float | None = None,
 ) -> dict[str, Any]:
     """Train a trial's configuration to the end, test it once, export the model and verify the export.
 
@@ -64,32 +73,37 @@ def promote(
         address: 'auto' or HOST:PORT of a running Ray cluster that trains the model; default: this machine.
         say: called once before the training, with the outcome of a confirmation, the length of the final run and remarks.
         target: target file (`plan --from … --write FILE`), which names the trial, the size, the length and other settings.
+        keep: the checkpoint that becomes the model: the last one, or the best by the sweep's metric on the validation split, which
+            must be held out then (`train_on=("train",)`).
+        board_watts: power of one GPU board, or of a CPU worker, for the estimate of the energy; default: its maker's figure.
 
     Returns:
         The content of the model's `provenance.json`, and `output`, the folder's path.
 
     Raises:
-        UserError: if there is no trial to promote, the target file is wrong, `output` already holds files, another process
-            promotes into it, or the cache folder can't be written.
+        UserError: if there is no trial to promote, the target file is wrong, `keep` is best and `train_on` has validation, `output`
+            already holds files, another process promotes into it, or the cache folder can't be written.
         OutsideError: if a worker died, or the exported model predicts other values than the trained model.
     """
+    check_keep(keep, train_on)
     run_dir = place(run_dir)
     record = read_record(run_dir)
     if address is None:
         check_cache()
     aim = None if target is None else read_target(Path(target))
-    trial = chosen = choose(record, run_dir, aim.trial if aim else trial_name)
-    swept = record
+    trial = swept_trial = choose(record, run_dir, aim.trial if aim else trial_name)
+    swept = with_forecasts(record)
     if aim is not None:
-        record, trial = aim.aimed(record, chosen)
+        record, trial = aim.aimed(record, swept_trial)
     config = checked_config(record, trial, run_dir)
     output = _output(output, run_dir, aim.folder if aim else trial.name, force)
     length = aim.length if aim else length_of(record, trial, config, max_t, train_on)
-    final = _final_config(config, num_gpus, length.max_t)
+    final = _final_config(config, num_gpus, length.max_t, _evaluates(swept_trial) if keep == "best" else None)
     settings = {"config": final.model_dump(), "train_on": list(train_on)}
+    settings |= {} if keep == "last" else {"keep": keep}
     with closing(Unfinished(output, settings, discard=force)) as work:
         n_params, trained = _counts(record, final)
-        work.check_space(n_params, trained)
+        work.check_space(n_params, trained, 3 if keep == "best" else 2)
         if say is not None:
             told = f"the final run trains {words.final_length(length, record)}: {length.reason}"
             remark = functions.changed_functions(record.manifest.functions)
@@ -103,18 +117,54 @@ def promote(
             train_on=train_on,
             evaluate_on="test",
             heartbeat_steps=5,
-            thaw_at=thaws(chosen, swept) if CADENCES[config.unfreeze_cadence].by_metric else None,
+            keep=keep,
+            thaw_at=thaws(swept_trial, swept) if CADENCES[config.unfreeze_cadence].by_metric else None,
         )
         report = train(job, work, progress, address)
-        reads, named = _earlier_reads(output) + 1, aim is not None or trial_name != "best"
-        provenance = _provenance(record, trial, job, train_on, length, report, run_dir, work, reads, named)
-        provenance |= {} if aim is None else {"target": aim.as_json()}
+        reads = _earlier_reads(output) + 1
+        provenance = _provenance(record, trial, job, train_on, length, report, run_dir, work, reads)
+        metric, gpu_seconds = record.metric, work.seconds * final.num_gpus
+        reached, error = report.metrics[metric], provenance["test_standard_errors"].get(metric)
+        beside = _unlike(final, swept, train_on, aim is not None)
+        by: By = "plan" if aim else "search" if trial_name == "best" else "user"
+        provenance |= {
+            "chosen": chosen(swept, swept_trial, by),
+            "predicted": predicted(swept, swept_trial, reached, error, aim.predicted if aim else None) | {"besides": beside},
+            "spent": spent(record, final.model_size, report.device, gpu_seconds, board_watts),
+            **({} if aim is None else {"target": aim.as_json()}),
+        }
         text = json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n"
         (work.model / PROVENANCE).write_text(text, encoding="utf-8")
         (work.model / "README.md").write_text(model_card(provenance), encoding="utf-8")
         work.finish()
     send_promotion(swept, output)
     return {**provenance, "output": str(output)}
+
+
+def finished(
+    run_dir: Path | UrlPath | str,
+    trial_name: str = "best",
+    output: Path | UrlPath | str | None = None,
+    target: Path | str | None = None,
+) -> dict[str, Any] | None:
+    """Return what `promote` returned for an earlier promotion into the folder that it would use now; None if there is none.
+
+    Raises:
+        UserError: if there is no trial to promote, the target file is wrong, or the folder holds the model of another trial.
+    """
+    run_dir = place(run_dir)
+    record = read_record(run_dir)
+    aim = None if target is None else read_target(Path(target))
+    trial = choose(record, run_dir, aim.trial if aim else trial_name)
+    folder = _folder(output, run_dir, aim.folder if aim else trial.name)
+    try:
+        found: dict[str, Any] = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        whose = found["sweep"]["id"], found["trial"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if whose != (record.manifest.get("id"), trial.name):
+        raise UserError(f"{folder} holds {whose[1]} of the sweep {found['sweep']['name']}, not {trial.name} of {run_dir}")
+    return {**found, "output": str(folder)}
 
 
 def check_unused(
@@ -129,11 +179,11 @@ def check_unused(
         _output(output, run_dir, name, force)
 
 
-def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, name: str, force: bool) -> Path:
+def _folder(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, name: str) -> Path:
     """Return the folder for the model; `name` is its name by default.
 
     Raises:
-        UserError: if it is a URL, or it holds files and is not to be replaced.
+        UserError: if it is a URL.
     """
     if output is None:
         promoted = run_dir / "promoted" if isinstance(run_dir, Path) else Path("promoted") / run_dir.name
@@ -143,6 +193,16 @@ def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, name: 
             f"--output {output} is a URL, and a model is exported to a local folder",
             "give a local folder, and copy it afterwards",
         )
+    return output
+
+
+def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, name: str, force: bool) -> Path:
+    """Return the folder for the model.
+
+    Raises:
+        UserError: if it is a URL, or it holds files and is not to be replaced.
+    """
+    output = _folder(output, run_dir, name)
     if output.exists() and any(output.iterdir()) and not force:
         done = (output / PROVENANCE).exists()
         what = "already holds a promoted model, which has read the test split" if done else "is not empty"
@@ -150,10 +210,29 @@ def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, name: 
     return output
 
 
-def _final_config(config: TrialConfig, num_gpus: int | None, max_t: float) -> TrialConfig:
-    """Return the configuration of the final run, which neither stops at rungs nor evaluates on the way."""
+def check_keep(keep: Keep, train_on: Iterable[str]) -> None:
+    """Check that a best checkpoint can be told.
+
+    Raises:
+        UserError: the final run trains on the split that would tell.
+    """
+    if keep == "best" and "validation" in train_on:
+        raise UserError(
+            "the best checkpoint is told by the validation split, and the final run trains on it: every checkpoint looks good there",
+            "hold validation out with --train-on train, or keep the last checkpoint",
+        )
+
+
+def _evaluates(trial: Trial) -> int:
+    """Return the steps between two evaluations of a trial."""
+    steps = [0, *(report.step for report in trial.reports)]
+    return int(trial.config.get("eval_interval") or min(later - step for step, later in pairwise(steps) if later > step))
+
+
+def _final_config(config: TrialConfig, num_gpus: int | None, max_t: float, eval_interval: int | None) -> TrialConfig:
+    """Return the configuration of the final run, which stops at no rung."""
     changes: dict[str, Any] = {"num_gpus": num_gpus or workers_of(config.num_gpus), "max_t": max_t, "rungs": []}
-    return config.model_copy(update={**changes, "eval_interval": None, "checkpoint_interval": None})
+    return config.model_copy(update={**changes, "eval_interval": eval_interval, "checkpoint_interval": None})
 
 
 def thaws(trial: Trial, record: Record) -> tuple[float, ...]:
@@ -183,6 +262,21 @@ def _counts(record: Record, config: TrialConfig) -> tuple[int, int]:
     return size.n_params, trained_params(size, *method, full_head)
 
 
+def _unlike(final: TrialConfig, swept: Record, train_on: Iterable[str], aimed: bool) -> str:
+    """Return how the final run differs from the one that was predicted, as a sentence; empty if it does not."""
+    lasts = words.amount(final.max_t, final.time_attr)
+    parts = [f"lasted {lasts}"] if not aimed and final.max_t != swept.manifest.max_t else []
+    parts += ["learnt from the validation split too"] if "validation" in train_on else []
+    return f"The final run {' and '.join(parts)}." if parts else ""
+
+
+def _kept(job: TrialJob, report: Any) -> dict[str, Any] | None:
+    """Return which checkpoint is the model; None for the last one."""
+    if job.keep == "last":
+        return None
+    return {"step": report.step, "of": report.total_steps, "metric": job.metric, "value": report.metrics.get("kept_value")}
+
+
 def _provenance(
     record: Record,
     trial: Trial,
@@ -193,7 +287,6 @@ def _provenance(
     run_dir: Path | UrlPath,
     work: Unfinished,
     test_reads: int,
-    named: bool,
 ) -> dict[str, Any]:
     manifest, config = record.manifest, job.config
     size = manifest.size(config.model_size)
@@ -203,7 +296,6 @@ def _provenance(
         "sweep": {"name": manifest.name, "id": manifest.id, "git": manifest["git"], "run_dir": run_dir.name},
         "trial": {
             "name": trial.name,
-            "named": named,
             "state": str(trial.state),
             "rung": trial.rung,
             "rungs": manifest.rung_count,
@@ -227,11 +319,16 @@ def _provenance(
             "wall_seconds": work.seconds,
             "sessions": work.sessions,
             "workers": config.num_gpus,
+            "device": report.device,
+            "kept": _kept(job, report),
         },
         "test": {name: value for name, value in report.metrics.items() if name.startswith("eval_")},
         "test_standard_errors": standard_errors(Evaluation.of_examples(report.examples), report.metrics),
-        "data": {key: manifest.data[key] for key in ("source", "fingerprint", "classes", "splits") if key in manifest.data},
+        "data": {
+            key: manifest.data[key] for key in ("source", "fingerprint", "classes", "splits", "notes") if key in manifest.data
+        },
         "functions": {"sweep": dict(manifest.functions), "final_run": functions.file_hashes(manifest.functions)},
+        "seed_sd": seeds(record).sd,
         "versions": {"sweep": manifest.versions, "final_run": package_versions()},
         "test_reads": test_reads,
         "seeds": manifest["seeds"],

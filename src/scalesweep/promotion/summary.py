@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from scalesweep.report import words
 from scalesweep.spec.tasks import TASKS
 
 COLUMN = 14  # characters
+UNITS = {"gpu_hours": lambda number: f"{number:.3g}", "dollars": words.money, "kwh": lambda number: f"{number:.3g}"}
 WIDTHS = (COLUMN, 11, 19, 9, 11)  # characters of the columns of a confirmation
 
 
@@ -59,14 +61,65 @@ def promoted(result: dict[str, Any]) -> str:
         cells = "".join(f"{words.score(values.get(name)):>{COLUMN}}" for values in columns.values())
         lines.append(f"{name.removeprefix('eval_'):<{COLUMN}}{cells}")
     beside = " and guessing" if "guessing" in columns else ""
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"test: the final model on the test split, with its standard error. The trial{beside} were scored on the validation "
-            "split.",
-        ]
+    text, reached = prediction(result)
+    lines += [
+        "",
+        f"test: the final model on the test split, with its standard error. The trial{beside} were scored on the validation split.",
+        "",
+        f"{'predicted':<{COLUMN}}{text}",
+        f"{'reached':<{COLUMN}}{reached}",
+    ]
+    if told := result.get("spent"):
+        parts = [f"{', '.join(_units(*row))} {name}" for name, *row in cost_parts(told)]
+        lines += [f"{'cost':<{COLUMN}}{'; '.join(parts)}", f"{'energy':<{COLUMN}}{energy(told)}"]
+    return "\n".join(lines)
+
+
+def prediction(provenance: dict[str, Any]) -> tuple[str, str]:
+    """The value that was predicted, and the one that was reached and whether it is inside the interval, in words."""
+    name = (provenance.get("metric") or {}).get("name", "")
+    told = provenance.get("predicted") or {"reason": "nothing was recorded"}
+    if "reason" in told:
+        return f"nothing: {told['reason']}", f"{name} {words.score(provenance['test'].get(name))}"
+    ends = "" if told["inside"] is None else f" ({told['level']}: {_end(told['low'])} … {_end(told['high'])})"
+    verdict = {
+        None: "; the width of the interval is not known",
+        True: ", inside the interval",
+        False: ", outside the interval",
+    }[told["inside"]]
+    return (
+        f"{name} {words.score(told['value'])}{ends} on {told['rows']}, from {told['source']}",
+        f"{words.score(told['reached'])} on the test rows{verdict}. {told.get('besides') or ''}".rstrip(),
     )
+
+
+def _end(value: float | None) -> str:
+    return "no limit" if value is None else words.score(value)
+
+
+def cost_parts(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The parts of a promotion's cost as texts: name, GPU hours, dollars, kWh; empty where unknown. The sum comes last."""
+    parts = {"sweep": "in the sweep", "confirmation": "in the confirmation", "final_run": "in the final run"}
+    rows = [(title, told[name]) for name, title in parts.items() if name in told]
+    columns = {key: [row[key] for _, row in rows] for key in ("gpu_hours", "dollars", "kwh")}
+    rows.append(("in all", {key: None if None in column else math.fsum(column) for key, column in columns.items()}))
+    return [
+        (title, *("" if row[key] is None else text(row[key]) for key, text in UNITS.items()))  # type: ignore[misc]
+        for title, row in rows
+    ]
+
+
+def _units(hours: str, dollars: str, kwh: str) -> list[str]:
+    return [f"{hours} GPU hours", *([f"{dollars} dollars"] if dollars else []), *([f"about {kwh} kWh"] if kwh else [])]
+
+
+def energy(told: dict[str, Any]) -> str:
+    """How the energy was estimated, or why it is left out."""
+    if told["no_energy"]:
+        return f"left out: {told['no_energy']} (--board-watts gives it)"
+    boards = ", ".join(f"{watts:g} W ({name})" for name, watts in told["watts"].items())
+    whose = "as given" if told["given"] else "its maker's figure"
+    return f"an estimate: GPU hours × the power of a board, {boards}, {whose}; without the rest of the machine"
 
 
 def reproduced(result: dict[str, Any]) -> str:

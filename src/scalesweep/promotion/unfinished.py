@@ -78,8 +78,8 @@ class Unfinished:
             elif not path.name.startswith(("lock", "lease-", ".probe-")):
                 path.unlink()
 
-    def check_space(self, n_params: int, trained_params: int) -> None:
-        """Check that the disk holds the exported model and the checkpoints, of which two exist while one is replaced.
+    def check_space(self, n_params: int, trained_params: int, checkpoints: int = 2) -> None:
+        """Check that the disk holds the exported model and the checkpoints, of which `checkpoints` exist while one is replaced.
 
         Raises:
             OutsideError: if it does not.
@@ -88,9 +88,9 @@ class Unfinished:
         if self._trained:
             needed = export
         elif any((self.folder / CHECKPOINT).glob("step-*")):
-            needed = max(export, checkpoint)
+            needed = max(export, checkpoint * (checkpoints - 1))
         else:
-            needed = checkpoint + max(export, checkpoint)
+            needed = checkpoint + max(export, checkpoint * (checkpoints - 1))
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OutsideError(

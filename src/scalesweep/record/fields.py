@@ -42,6 +42,7 @@ REPORT: dict[str, Field] = {
     "dollars": Field("number or null", "GPU seconds at the price of the size; null without a price"),
     "first_step_at": Field("number", "unix seconds on the worker at the first step of this attempt"),
     "reported_at": Field("number", "unix seconds on the worker at this report"),
+    "device": Field("text", "name of the first worker's GPU, or `cpu`. Older records have none."),
     "metrics": Field(
         "mapping",
         "the task's metrics (`eval_…`); `train_loss` (mean objective since the last report), `learning_rate` (the highest of all "

@@ -72,6 +72,7 @@ class Report:
     cutoff: float | None = None  # the metric required at the rung
     order: int = 0  # number among all reports of the sweep
     examples: dict[str, Any] | None = None  # where the numbers of its rows are; older records have none
+    device: str | None = None  # the name of the first worker's GPU, or `cpu`; older records have none
 
 
 @dataclass
@@ -326,7 +327,9 @@ class Record:
         elif kind == "report":
             keys = ("fidelity", "step", "tokens", "flops", "wall_seconds", "gpu_seconds", "metrics", "action", "cutoff")
             fields = {key: event[key] for key in keys}
-            fields |= {key: event[key] for key in ("model_flops", "train_seconds", "dollars", "examples") if key in event}
+            fields |= {
+                key: event[key] for key in ("model_flops", "train_seconds", "dollars", "examples", "device") if key in event
+            }
             self._reports += 1
             marks = tuple(Mark(**mark) for mark in event.get("marks", ()))
             fields |= {"rungs": tuple(event["rungs"]), "marks": marks, "reason": event.get("reason")}

@@ -49,8 +49,9 @@ def save(
     moments: Mapping[str, torch.Tensor],
     state: dict[str, Any],
     storage_seconds: float = STORAGE_SECONDS,
+    kept: int | None = None,
 ) -> None:
-    """Write `folder/step-N` with trained weights and moments (`moments_of`), and delete older checkpoints.
+    """Write `folder/step-N` with trained weights and moments (`moments_of`), and delete older checkpoints but that of step `kept`.
 
     Raises:
         OSError, SafetensorError: writing failed for `storage_seconds`; the previous checkpoint still exists.
@@ -58,9 +59,9 @@ def save(
 
     def write() -> None:
         if isinstance(folder, UrlPath):
-            _put(folder, step, weights, moments, state)
+            _put(folder, step, weights, moments, state, kept)
         else:
-            _write(folder, step, weights, moments, state)
+            _write(folder, step, weights, moments, state, kept)
 
     # safetensors reports disk errors as its own error type.
     patiently(write, storage_seconds, (OSError, SafetensorError))
@@ -84,7 +85,12 @@ def _fill(
 
 
 def _write(
-    folder: Path, step: int, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor], state: dict[str, Any]
+    folder: Path,
+    step: int,
+    weights: Mapping[str, torch.Tensor],
+    moments: Mapping[str, torch.Tensor],
+    state: dict[str, Any],
+    kept: int | None,
 ) -> None:
     folder.mkdir(exist_ok=True)  # without parents: if the storage is unmounted, nothing may be created under its mount point
     temporary = folder / f".step-{step:08d}.{os.getpid()}"
@@ -93,26 +99,31 @@ def _write(
     _fill(temporary, weights, moments, state)
     for path in (*temporary.iterdir(), temporary):
         _sync(path)
-    final = folder / f"step-{step:08d}"
+    final = folder / name_of(step)
     shutil.rmtree(final, ignore_errors=True)
     temporary.replace(final)
     _sync(folder)
     for old in folder.iterdir():
-        if old != final:
+        if old.name not in (final.name, name_of(kept)):
             shutil.rmtree(old, ignore_errors=True)
 
 
 def _put(
-    folder: UrlPath, step: int, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor], state: dict[str, Any]
+    folder: UrlPath,
+    step: int,
+    weights: Mapping[str, torch.Tensor],
+    moments: Mapping[str, torch.Tensor],
+    state: dict[str, Any],
+    kept: int | None,
 ) -> None:
-    final = folder / f"step-{step:08d}"
+    final = folder / name_of(step)
     with tempfile.TemporaryDirectory(prefix="scalesweep-") as made:
         _fill(Path(made), weights, moments, state)
         (final / STATE).unlink()  # removes an earlier attempt's state: while the files are replaced, there is no checkpoint
         for name in FILES:
             (final / name).upload(Path(made) / name)
     for old in folder.names():
-        if old != final.name:
+        if old not in (final.name, name_of(kept)):
             (folder / old / STATE).unlink()
             (folder / old).remove()
 
@@ -124,6 +135,11 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def name_of(step: int | None) -> str:
+    """The name of a step's checkpoint; empty without one."""
+    return "" if step is None else f"step-{step:08d}"
 
 
 def steps(folder: Path | UrlPath) -> list[int]:
@@ -146,7 +162,7 @@ def read(folder: Path | UrlPath, step: int, fits: Callable[[Checkpoint], bool]) 
         Damaged: the checkpoint is unusable.
         OSError: the storage does not answer.
     """
-    name = f"step-{step:08d}"
+    name = name_of(step)
     try:
         if isinstance(folder, UrlPath):
             with tempfile.TemporaryDirectory(prefix="scalesweep-") as made:

@@ -57,6 +57,8 @@ class TrialJob:
     class_weights: tuple[float, ...] | None = None  # in the training loss
     parallel: str = "replicated"  # how the workers share the model (`training/parallel/`)
     shared_modes: tuple[str, ...] = ()  # unfreezing modes of this sweep, whose trials share cached activations
+    keep: Literal["last", "best"] = "last"  # the checkpoint to end with; best: of the metric on `evaluate_on`
+    judges: bool = False  # trains nothing: evaluates the kept checkpoint of an earlier job
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class TrainReport:
     `flops` counts the FLOPs computed so far by all workers, with padding and evaluation and without cached work.
     `model_flops` counts the FLOPs of training alone without a cache, each global batch padded to its longest example. It is
     the same for any GPU count. `train_seconds` is the time in training steps, without loading, evaluation and saving.
-    `first_step_at` and `reported_at` (unix seconds) show the cost of a change of trials: the time from the last report of
-    one trial to the first step of the next.
+    `device` is the name of the first worker's GPU, or `cpu`. `first_step_at` and `reported_at` (unix seconds) show the cost of a
+    change of trials: the time from the last report of one trial to the first step of the next.
     """
 
     step: int
@@ -81,6 +83,7 @@ class TrainReport:
     train_seconds: float = field(default=0.0, compare=False)
     first_step_at: float = field(default=0.0, compare=False)  # unix seconds, of this attempt
     reported_at: float = field(default=0.0, compare=False)
+    device: str = field(default="", compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
     examples: Examples | None = field(default=None, compare=False)
 

@@ -40,9 +40,9 @@ from scalesweep.training.parallel import strategy
 from scalesweep.training.passes import Passes
 from scalesweep.training.peers import ALONE, Peers
 from scalesweep.training.per_row import Rows
-from scalesweep.training.precision import Precision
+from scalesweep.training.precision import Precision, device_name
 from scalesweep.training.prefix import AHEAD, PrefixCache
-from scalesweep.training.resume import newest_checkpoint
+from scalesweep.training.resume import kept_checkpoint, newest_checkpoint
 from scalesweep.training.schedules import schedule
 from scalesweep.training.step import Gradients
 
@@ -134,6 +134,7 @@ class Trainer:
                 f"standard errors come from {len(self.rows.kept):,} of the {self.rows.of:,} {job.evaluate_on} rows"
             )
         self.examples: Examples | None = None  # of the last evaluation
+        self.best: dict[str, Any] | None = None  # with `keep: best`, `step` and `value` of the best evaluation
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._steps_since_report = 0
         self._mode_is_set = False
@@ -250,6 +251,7 @@ class Trainer:
     def report(self) -> TrainReport:
         """Evaluate, and return a report of the position."""
         metrics = self.evaluate()
+        self._compare(metrics[self.job.metric])
         self.method.cadence.observe(metrics[self.job.metric] if self.job.minimize else -metrics[self.job.metric])
         self.notes += self.passes.collect_notes()
         counters = torch.tensor([float(self._loss), self.passes.flops], dtype=torch.float64, device=self.device)
@@ -266,6 +268,11 @@ class Trainer:
         self.passes.flops, self._steps_since_report = 0.0, 0
         return self.position(metrics, self.examples)
 
+    def judged(self) -> TrainReport:
+        """Evaluate without training. The report has the value by which this checkpoint was kept, as `kept_value`."""
+        kept = {} if self.best is None else {"kept_value": self.best["value"]}
+        return self.position({**self.evaluate(), **kept}, self.examples)
+
     def position(self, metrics: dict[str, float], examples: Examples | None = None) -> TrainReport:
         """A report of the current position with these metrics."""
         clock = self.clock
@@ -280,7 +287,15 @@ class Trainer:
             reported_at=time.time(),
             notes=notes,
             examples=examples,
+            device=device_name(self.device),
         )
+
+    def _compare(self, value: float) -> None:
+        """With `keep: best`, keep the value of an evaluation if it is the best so far. The first of equal ones is kept."""
+        sign = 1.0 if self.job.minimize else -1.0
+        better = self.best is None or sign * value < sign * self.best["value"]
+        if self.job.keep == "best" and better and math.isfinite(value):
+            self.best = {"step": self.clock.step, "value": value}
 
     def save(self, report: TrainReport) -> None:
         """Write a checkpoint that includes `report`. Only the first rank writes."""
@@ -297,6 +312,7 @@ class Trainer:
             **self.method.state(),
             "unreported_flops": self.passes.flops * self.peers.world,  # the shares of workers are about equal
             "metrics": report.metrics,
+            "best": self.best,
             "examples": None if report.examples is None else report.examples.found.as_json(),
             # The draws of dropout depend on the sizes, which another node may have found to be others.
             "micro_batches": list(self.gradients.micro_batch.sizes.items()),
@@ -304,7 +320,8 @@ class Trainer:
         }
         if self.precision.scaler is not None:
             state["scaler"] = self.precision.scaler.state_dict()
-        checkpoint.save(place(self.job.checkpoint_dir), self.clock.step, weights, moments, state)
+        best = None if self.best is None else self.best["step"]
+        checkpoint.save(place(self.job.checkpoint_dir), self.clock.step, weights, moments, state, kept=best)
 
     def restore(self) -> TrainReport | None:
         """Continue from the newest usable checkpoint. Returns its report, which may not have been delivered before."""
@@ -312,6 +329,9 @@ class Trainer:
         self.notes += notes
         if found is None:
             return None
+        self.best = found.state.get("best")  # absent in older checkpoints
+        if self.job.judges:
+            found = kept_checkpoint(self.job, found, self.parameters)
         checkpoint.apply(found, self.parameters, self.optimizer, self.parallel.part)
         state = found.state
         self.clock.load(state)
@@ -347,11 +367,15 @@ def train(trainer: Trainer) -> Iterator[TrainReport]:
     Evaluations run every `eval_interval` steps, at the first step that reaches a rung, and at the end. A checkpoint is written
     when the caller asks for the next report, because most trials of a sweep are stopped at a report and need none. If a trial
     may be paused, at a rung or at any report, the checkpoint is written before the report is yielded. A restored trial first
-    yields the report of its checkpoint again. A job with `untrained` first yields a report of step 0.
+    yields the report of its checkpoint again. A job with `untrained` first yields a report of step 0. One that `judges` yields a
+    single report.
     """
     config = trainer.config
     heartbeat, saved = trainer.job.heartbeat_steps, time.monotonic()
     restored = trainer.restore()
+    if trainer.job.judges:
+        yield trainer.judged()
+        return
     if restored is not None:
         yield restored
     elif trainer.job.untrained:

@@ -17,6 +17,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 from scalesweep.training.job import TrialJob
 from scalesweep.training.peers import ALONE, Peers
+from scalesweep.training.precision import device_name
 
 CPU_MICRO_BATCH = 32  # main memory rarely limits the size, and larger pieces are no faster on a CPU
 EVAL_TOKENS = 2**15  # padded tokens in a piece of an evaluation: more are no faster
@@ -69,7 +70,7 @@ class NodeSizes:
 def _kind(job: TrialJob, device: torch.device, checkpointing: bool | str) -> str:
     """The part of a key that says what runs where."""
     recomputed = {True: ", checkpointing", "auto": ", checkpointing if needed"}.get(checkpointing, "")
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    kind = device_name(device)
     config = job.config
     kind += f", {config.num_gpus} of it" if config.num_gpus < 1 else ""
     adapter = "" if config.adapter == "none" else f", {config.adapter} of rank {config.lora_rank} on {config.base_dtype}"

@@ -62,6 +62,11 @@ class Precision:
         clear_device_cache(garbage_collection=True)
 
 
+def device_name(device: torch.device) -> str:
+    """The name of a GPU as its driver reports it, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def use_threads(count: int) -> None:
     """Compute with at most `count` threads in this process. torch's default knows no CPU quota."""
     torch.set_num_threads(min(count, torch.get_num_threads()))

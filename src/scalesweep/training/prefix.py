@@ -28,6 +28,7 @@ from scalesweep.models.replay import NotReplayable, Replay, prefix_signature
 from scalesweep.training.job import TrialJob
 from scalesweep.training.methods.method import Method
 from scalesweep.training.micro_batch import ran_out
+from scalesweep.training.precision import device_name
 from scalesweep.training.prefix_store import CacheBudget, PrefixStore
 
 FORMAT = 2
@@ -89,8 +90,7 @@ class PrefixCache:
         self.group_hashes = group_hashes
         budget = None if job.cache_gib is None else int(job.cache_gib * GIB)
         self.budget = CacheBudget(root, budget)
-        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self._common = [FORMAT, precision, kind, torch.__version__, transformers.__version__]
+        self._common = [FORMAT, precision, device_name(device), torch.__version__, transformers.__version__]
         self.cuts, self.own_cuts = method.cuts(*job.shared_modes, job.config.unfreezing), method.cuts()
         self.ahead: Callable[[], np.ndarray] = lambda: np.zeros(0, dtype=np.int64)  # examples of the split that come next
         self.notes: list[str] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from scalesweep.errors import OutsideError
 from scalesweep.storage import STORAGE_SECONDS, UrlPath, patiently, place
 from scalesweep.training import checkpoint
 from scalesweep.training.clock import COUNTERS
@@ -45,6 +46,25 @@ def newest_checkpoint(
     if found is None and job.reached > 0:
         return None, [f"{job.trial} had reached {job.reached:g} but has no checkpoint; the trial starts again"]
     return found, []
+
+
+def kept_checkpoint(
+    job: TrialJob, found: checkpoint.Checkpoint, parameters: Mapping[str, torch.nn.Parameter]
+) -> checkpoint.Checkpoint:
+    """The checkpoint that the job keeps, where `found` is the newest: itself, or an earlier one with a better value.
+
+    Raises:
+        OutsideError: it can't be read.
+    """
+    best = found.state.get("best")
+    if best is None or best["step"] == found.state["step"]:
+        return found
+    assert job.checkpoint_dir is not None
+    kept = _read(place(job.checkpoint_dir), best["step"], parameters)
+    if kept is None:
+        hint = "promote again with --force, which trains anew"
+        raise OutsideError(f"the best checkpoint of {job.trial}, of step {best['step']}, is damaged", hint)
+    return kept
 
 
 def _read(folder: Path | UrlPath, step: int, parameters: Mapping[str, torch.nn.Parameter]) -> checkpoint.Checkpoint | None:

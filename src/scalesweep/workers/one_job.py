@@ -7,6 +7,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,16 @@ class JobFailed(Exception):
         self.traceback = traceback
 
 
+def phases(job: TrialJob) -> list[TrialJob]:
+    """The job itself; with `keep: best`, the training, evaluated on validation, and then the judgement of the best checkpoint."""
+    return [job] if job.keep == "last" else [replace(job, evaluate_on="validation"), replace(job, judges=True)]
+
+
 def train_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, Any]:
     """Train a job to its end in this process, on all its cores, and export the model.
 
-    The first Ctrl-C or SIGTERM saves a checkpoint before it interrupts; the second one interrupts at once.
+    With `keep: best`, the best checkpoint on validation is evaluated as the job says, and exported. The first Ctrl-C or SIGTERM
+    saves a checkpoint before it interrupts; the second one interrupts at once.
 
     Returns:
         The last report, and the exported model's logits on validation examples.
@@ -46,12 +53,19 @@ def train_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, 
     try:
         report = None
         with _held_back() as interrupted:  # from here on: an import may swallow a KeyboardInterrupt
-            trainer = Trainer(job)
-            for report in train(trainer):
-                progress(report.step, report.total_steps)
-                if interrupted.is_set():
-                    trainer.save(report)
-                    raise KeyboardInterrupt
+            for phase in phases(job):
+                if trainer is not None:
+                    trainer.close()
+                    trainer = None  # one model at a time in memory
+                trainer = Trainer(phase)
+                for report in train(trainer):
+                    if not phase.judges:
+                        progress(report.step, report.total_steps)
+                    if interrupted.is_set():
+                        if not phase.judges:
+                            trainer.save(report)
+                        raise KeyboardInterrupt
+        assert trainer is not None
         return report, trainer.export(exported)
     except ScalesweepError:
         raise
@@ -84,7 +98,7 @@ def _held_back() -> Iterator[threading.Event]:
 
 
 def train_on_workers(job: TrialJob, exported: Path, progress: Progress, address: str | None = None) -> tuple[Any, Any]:
-    """Train a job to its end on the cluster at `address`, or on a local one of its own, and export the model.
+    """Train a job to its end on the cluster at `address`, or on a local one of its own, and export the model, as `train_here`.
 
     Returns:
         The last report, and the exported model's logits on validation examples.
@@ -102,11 +116,13 @@ def train_on_workers(job: TrialJob, exported: Path, progress: Progress, address:
         pool = WorkerPool(job.threads, on_gpus, [job])  # must live as long as its workers are needed
         try:
             group = WorkerGroup(pool.lease_soon(job.trial, job.config.num_gpus))
-            group.begin(job)
             report = None
-            while (following := group.next()) is not None:
-                report = following
-                progress(report.step, report.total_steps)
+            for phase in phases(job):
+                group.begin(phase)
+                while (following := group.next()) is not None:
+                    report = following
+                    if not phase.judges:
+                        progress(report.step, report.total_steps)
             logits = group.export(exported.resolve())
         except WorkerDied as death:
             raise OutsideError(
