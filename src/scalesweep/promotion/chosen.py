@@ -1,4 +1,4 @@
-"""How a trial was chosen: among how many, by which rule, and how many can't be told apart from it."""
+"""The choice of a trial: among how many, by which rule, and how many can't be told apart from it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 from scalesweep.record import Record, State, Trial
 from scalesweep.record.confirmed import confirmed
 from scalesweep.record.seeds import seeds
-from scalesweep.record.uncertainty import LEVEL, errors_of, quantile
+from scalesweep.record.uncertainty import errors_of, quantile
 from scalesweep.report import words
 
 MANY = 1000  # draws: the errors are taken as known
@@ -35,15 +35,16 @@ def predicted(
         target: what a target file says was predicted.
 
     Returns:
-        `metric`, `value`, `low` and `high` (None: no limit is known), `source`, `reached` and `inside`; or only `reason`, where
-        nothing was predicted.
+        `metric`, `value`, `low` and `high` (None: no limit is known) of the `level`, the `rows` that they are about, `source`,
+        `reached` and `inside`; or only `reason`, where nothing was predicted.
     """
     metric = record.metric
     if target is not None:
         if not isinstance(target.get("value"), int | float) or target.get("metric") != metric:
             return {"reason": f"the target file predicts no {metric}"}
         low, high = target.get("low"), target.get("high")
-        return _told(metric, float(target["value"]), low, high, "the plan, with its 90 % interval", reached)
+        told = _told(metric, float(target["value"]), low, high, "the plan", reached)
+        return {**told, "level": "90 %", "rows": "the validation rows of the sweeps"}
     known, at = seeds(record), words.amount(record.manifest.max_t, record.manifest.time_attr)
     again = next((one for one in confirmed(record) if one.trial == trial.name and one.value is not None), None)
     if again is not None and again.value is not None:
@@ -61,9 +62,7 @@ def predicted(
     if own is None or test_error is None:
         return _told(metric, value, None, None, source, reached)
     half = quantile(MANY) * math.hypot(sd, own, test_error)
-    return _told(
-        metric, value, value - half, value + half, f"{source}, with its {LEVEL:.0%} interval on the test rows", reached
-    )
+    return _told(metric, value, value - half, value + half, source, reached)
 
 
 def _told(metric: str, value: float, low: float | None, high: float | None, source: str, reached: float) -> dict[str, Any]:
@@ -71,5 +70,6 @@ def _told(metric: str, value: float, low: float | None, high: float | None, sour
     unknown = low is None and high is None
     return {
         **{"metric": metric, "value": value, "low": low, "high": high, "source": source, "reached": reached},
+        **{"level": "95 %", "rows": "the test rows"},
         "inside": None if unknown else not (below or above),
     }

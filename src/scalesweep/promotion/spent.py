@@ -101,7 +101,7 @@ def _mean_watts(seconds: Mapping[str, float], watts: Mapping[str, float]) -> flo
 def _why_not(names: list[str], by_device: Mapping[str, float], watts: Mapping[str, float]) -> str:
     unknown = [name for name in names if name not in watts]
     if unknown == ["cpu"]:
-        return "it ran on CPUs, whose share of a machine's power is unknown"
+        return "it ran on CPU workers, which count as GPUs here, and their power is unknown"
     if unknown:
         return f"the power of {', '.join(unknown)} is unknown"
     return "" if by_device else "the record of the sweep does not name its boards"

@@ -114,7 +114,7 @@ def _units(hours: str, dollars: str, kwh: str) -> list[str]:
 
 
 def energy(told: dict[str, Any]) -> str:
-    """How the energy was estimated, or why it is left out."""
+    """The way in which the energy was estimated, or why it is left out."""
     if told["no_energy"]:
         return f"left out: {told['no_energy']} (--board-watts gives it)"
     boards = ", ".join(f"{watts:g} W ({name})" for name, watts in told["watts"].items())
