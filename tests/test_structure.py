@@ -79,7 +79,6 @@ LIBRARIES: dict[str, set[str]] = {
     # light, or bound to one room's work
     "aiohttp": {"sweep/jobs.py"},  # only to know its errors: Ray's job client lets them through
     "click": {"cli.py", "commands"},
-    "httpx": {"promotion/hub.py"},  # only to know its errors: the hub's client lets them through
     "huggingface_hub": {"models", "promotion/hub.py"},
     "matplotlib": {"report"},
     "numpy": {

@@ -7,9 +7,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import resource
 import shlex
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,19 +21,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from huggingface_hub import constants
 from safetensors.numpy import load_file
+from transformers import AutoModelForSequenceClassification
 
 from command_line import refused, run
+from hub_server import hub_server
 from jobs import manifest
 from scalesweep import confirm, storage
 from scalesweep.errors import OutsideError
+from scalesweep.promotion.final_run import from_json
 from scalesweep.promotion.promote import promote
 from scalesweep.promotion.reproduce import reproduce
 from scalesweep.promotion.summary import after_promotion
 from scalesweep.promotion.unfinished import Unfinished
 from scalesweep.report.terminal import where_it_is
 from scalesweep.spec import sweep_from_dict, trial_config
+from scalesweep.training.job import open_data
+from scalesweep.training.loop import Trainer
 from scalesweep.training.methods.adapters import Adapters
 from tiny_models import tiny_checkpoint
 from tiny_sweeps import tiny_sweep
@@ -65,9 +76,26 @@ def run_dir(tmp_path: Path) -> Path:
     return folder
 
 
+DIES = """
+import os, signal, sys
+from scalesweep.promotion import promote as module
+from scalesweep.training import loop
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+loop.SAVE_SECONDS = 0.0
+if sys.argv[2] == "exporting":
+    module.model_card = die
+module.promote(sys.argv[1], max_t=40, progress=lambda step, _: die() if sys.argv[2] == str(step) else None)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_interrupted_promotion_continues_as_if_it_had_not_been_and_counts_all_its_sessions(
-    run_dir: Path, tmp_path: Path
+    run_dir: Path, tmp_path: Path, killed: bool
 ) -> None:
+    """Ctrl-C in the middle; or the driver killed twice, in training and when its model is written but not yet in its place."""
     (own := tmp_path / "own.py").write_text("def score(answer, reference): return 0")
     manifest = json.loads((run_dir / "sweep.json").read_text())
     (run_dir / "sweep.json").write_text(json.dumps({**manifest, "functions": {f"{own}:score": "0" * 64}}))
@@ -83,20 +111,26 @@ def test_an_interrupted_promotion_continues_as_if_it_had_not_been_and_counts_all
             os.kill(os.getpid(), signal.SIGINT)
 
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        promote(run_dir, max_t=40, progress=ctrl_c)
+    if killed:
+        for place in ("20", "exporting"):
+            driver = subprocess.run([sys.executable, "-c", DIES, run_dir, place], capture_output=True, text=True, check=False)
+            assert driver.returncode == -signal.SIGKILL, driver.stderr
+            assert list(run_dir.glob("promoted/.*/checkpoint/step-*"))
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            promote(run_dir, max_t=40, progress=ctrl_c)
+        assert seen[-1] == 20, "the first Ctrl-C waits for a checkpoint at the next report"
     first = time.monotonic() - began
-    assert seen[-1] == 20, "the first Ctrl-C waits for a checkpoint at the next report"
     done = promote(run_dir, max_t=40, progress=lambda step, total: seen.append(step))  # noqa: ARG005
-    assert seen == [5, 10, 15, 20, 20, 25, 30, 35, 40]
+    assert seen == ([40] if killed else [5, 10, 15, 20, 20, 25, 30, 35, 40])
     for name in ("steps", "tokens", "flops"):
         assert done["final_run"][name] == pytest.approx(whole["final_run"][name], rel=1e-12), name
-    assert done["final_run"]["sessions"] == 2
-    assert first * 0.5 < done["final_run"]["wall_seconds"] < time.monotonic() - began
+    assert done["final_run"]["sessions"] == 2 + killed
+    assert first * 0.5 * (not killed) < done["final_run"]["wall_seconds"] < time.monotonic() - began
     assert done["test"] == whole["test"]
     one, other = (load_file(Path(result["output"]) / "model.safetensors") for result in (whole, done))
     assert all((one[name] == other[name]).all() for name in one)
-    assert "in 2 sessions" in (Path(done["output"]) / "README.md").read_text()
+    assert f"in {2 + killed} sessions" in (Path(done["output"]) / "README.md").read_text()
     assert not list(run_dir.glob("promoted/.*")), "nothing unfinished is left"
 
 
@@ -146,6 +180,106 @@ def test_a_promotion_is_reproduced_bit_by_bit_and_what_differs_is_named(run_dir:
     path.write_text(json.dumps({name: value for name, value in provenance.items() if name != "job"}))
     assert "an older version wrote it" in refused("reproduce", tmp_path / "first")
     assert "holds no provenance.json" in refused("reproduce", run_dir)
+
+
+def test_the_best_checkpoint_on_validation_becomes_the_model_also_after_an_interruption(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best one comes before all layers train, so that those which thaw later have to be the base model's again."""
+    text = refused("promote", run_dir, "--keep", "best")
+    assert "the best checkpoint is told by the validation split, and the final run trains on it" in text
+    assert "--train-on train" in text
+    config = json.loads((run_dir / "record.jsonl").read_text().splitlines()[1])["config"]
+    thaws = {"unfreezing": "gradual", "unfreeze_interval": 10, "eval_interval": 8, "learning_rate": 0.05}
+    rewrite(run_dir, 1, config=config | thaws)
+    curve: list[float] = []
+    report = Trainer.report
+    monkeypatch.setattr(Trainer, "report", lambda self: [found := report(self), curve.append(found.metrics["eval_loss"])][0])
+    to: dict[str, Any] = {"train_on": ("train",), "max_t": 40, "keep": "best"}
+    whole = promote(run_dir, output=tmp_path / "whole", **to)
+    kept = whole["final_run"]["kept"]
+    assert len(curve) == 5
+    assert kept == {"step": 8 * (curve.index(min(curve)) + 1), "of": 40, "metric": "eval_loss", "value": min(curve)}
+    assert kept["step"] < 30, "otherwise this test shows nothing"
+    exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "whole").eval()
+    job = from_json(whole["job"])
+    for split, value in (("validation", kept["value"]), ("test", whole["test"]["eval_loss"])):
+        rows = open_data(job).split(split)
+        losses = []
+        for index in range(len(rows)):
+            batch = {name: torch.from_numpy(array) for name, array in rows.batch(np.array([index]), pad_id=0).items()}
+            targets = batch.pop("targets")
+            with torch.no_grad():
+                losses.append(torch.nn.functional.cross_entropy(exported(**batch).logits, targets).item())
+        assert np.mean(losses) == pytest.approx(value, rel=1e-4)
+    assert f"The checkpoint of step {kept['step']} of 40 was kept" in (tmp_path / "whole" / "README.md").read_text()
+
+    def ctrl_c(step: int, total: int) -> None:  # noqa: ARG001
+        if step == 35:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        promote(run_dir, output=tmp_path / "other", progress=ctrl_c, **to)
+    assert "keep best instead of None" in refused("promote", run_dir, "--output", tmp_path / "other", "--train-on", "train")
+    other = promote(run_dir, output=tmp_path / "other", **to)
+    assert (other["final_run"]["kept"], other["test"]) == (kept, whole["test"])
+    assert reproduce(tmp_path / "other")["verdict"] == "bit-equal"
+
+
+def test_a_model_is_pushed_to_the_hub_and_what_would_fail_is_refused_before_any_compute(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = run_dir / "own.py"
+    own.write_text("def score(answer, reference): return 0")
+    manifest = json.loads((run_dir / "sweep.json").read_text())
+    (run_dir / "sweep.json").write_text(json.dumps({**manifest, "functions": {f"{own}:score": "0" * 64}}))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with hub_server() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        hub.repos["ada/known"] = False
+        for token, repo, more, part in (
+            (None, "ada/new", [], "nobody is logged in to the hub"),
+            ("hf_wrong", "ada/new", [], "the hub does not accept this token"),
+            ("hf_read", "ada/new", [], "the token of ada may read the hub and not write to it"),
+            ("hf_write", "ada/new--one", [], "--push-to-hub ada/new--one: Cannot have -- or .."),
+            ("hf_write", "bob/new", [], "ada can't write to bob"),
+            ("hf_write", "known", [], "ada/known exists and is public"),
+        ):
+            monkeypatch.delenv("HF_TOKEN", raising=False)
+            if token:
+                monkeypatch.setenv("HF_TOKEN", token)
+            text = refused("promote", run_dir, "--push-to-hub", repo, *more)
+            assert part in text
+            assert "hf_" not in text
+        assert "--public needs --push-to-hub" in refused("promote", run_dir, "--public")
+        assert not (run_dir / "promoted").exists()
+        assert not hub.files
+        hub.refuses = True
+        done = run("promote", run_dir, "--max-t", "12", "--push-to-hub", "film", "--force")
+        assert done.returncode == 4, done.stderr
+        assert "the model was not pushed to ada/film: " in done.stderr
+        again = re.search(r"To push it later: (.*)", done.stderr.replace("\n", ""))
+        assert again is not None
+        assert shlex.split(again[1])[1:] == ["promote", str(run_dir), "--max-t", "12", "--push-to-hub", "film"]
+        assert "in the sweep" in done.stdout, "the result is printed all the same"
+        hub.refuses = False
+        (error,) = re.findall("error: (.*)", refused("promote", run_dir, "--max-t", "13", "--push-to-hub", "film"))
+        assert error.endswith("holds a model that was promoted with --max-t 12")
+        written = json.loads((run_dir / "promoted" / "t0000" / "provenance.json").read_text())
+        done = run("promote", run_dir, "--push-to-hub", "film", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["pushed"] == f"{hub.url}/ada/film"
+        assert json.loads(done.stdout)["test_reads"] == 1, "nothing was trained or tested again"
+        pushed = hub.files["ada/film"]
+        assert hub.repos["ada/film"], "private"
+        folder = run_dir / "promoted" / "t0000"
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert pushed.keys() == files.keys()
+        assert [name for name in files if files[name] != pushed[name]] == ["provenance.json"]
+        assert str(own) in json.dumps(written)
+        assert json.loads(pushed["provenance.json"])["functions"]["sweep"] == {"own.py:score": "0" * 64}
+        assert b'"/' not in pushed["provenance.json"], "no folder of this machine is published"
+    assert "can't be asked who is logged in" in refused("promote", run_dir, "--push-to-hub", "film", code=4)
 
 
 def test_ctrl_c_says_how_to_continue(run_dir: Path) -> None:

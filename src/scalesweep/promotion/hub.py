@@ -149,8 +149,7 @@ def without_folders(value: Any) -> Any:
 @contextmanager
 def _errors(message: str, hint: str = "") -> Iterator[None]:
     """Raise what the hub's client raises as an error of ours."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter is of the HTTP library that this version uses
 
     try:
         yield
@@ -158,7 +157,7 @@ def _errors(message: str, hint: str = "") -> Iterator[None]:
         if error.response is not None and error.response.status_code == 401 and not hint:
             raise UserError("the hub does not accept this token", LOG_IN) from None
         raise OutsideError(f"{message}: {without_secrets(first_line(error))}", hint) from None
-    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise OutsideError(
             f"{message}: {without_secrets(first_line(error))}", hint or "check the network and try again"
         ) from None

@@ -49,6 +49,7 @@ class Unfinished:
         self.sessions, self._seconds = 1 + before.get("sessions", 0), before.get("seconds", 0.0)
         self._trained = bool(before.get("trained"))
         self._began = self._kept = time.monotonic()
+        self._keep()  # a process that is killed counts too
 
     @property
     def model(self) -> Path:
@@ -165,5 +166,5 @@ def _read(path: Path) -> dict[str, Any]:
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
     """'max_t 240 instead of 60': the settings of an unfinished promotion that differ from those now."""
     first, second = ({**settings, **settings.get("config", {}), "config": None} for settings in (before, now))
-    changed = [name for name in second if first.get(name) != second[name]]
-    return ", ".join(f"{name} {first.get(name)} instead of {second[name]}" for name in changed)
+    changed = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    return ", ".join(f"{name} {first.get(name)} instead of {second.get(name)}" for name in changed)
