@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from intact import events_of
 from jobs import reports
 from scalesweep.record import Record, read_record
 from scalesweep.record.uncertainty import errors_of
+from scalesweep.search.pick import with_forecasts
 from scalesweep.simulation.replay import replay_decisions
 from scalesweep.spec import TrialConfig, sweep_from_dict
 from scalesweep.training.job import job_from_manifest
@@ -156,6 +158,17 @@ def test_promotion_tests_once_exports_and_refuses_to_look_again(finished: Path, 
     assert classify("A triumph from start to finish.")[0]["label"] in ("fresh", "rotten")
     assert result["test_reads"] == 1
     assert set(result["test_standard_errors"]) == set(result["test"])
+    record = with_forecasts(read_record(finished))
+    trial = record.trials[result["trial"]["name"]]
+    told, error = result["predicted"], errors_of(record, trial)["eval_loss"]
+    value, sd = (record.expected or {})[trial.name] if trial.state != "COMPLETE" else (trial.last.metrics["eval_loss"], 0.0)
+    assert (told["value"], told["reached"]) == (pytest.approx(value), result["test"]["eval_loss"])
+    half = 1.96 * math.sqrt(sd**2 + error**2 + result["test_standard_errors"]["eval_loss"] ** 2)
+    assert (told["high"] - told["low"]) / 2 == pytest.approx(half, rel=0.01)
+    assert told["inside"] == (abs(told["reached"] - value) <= half)
+    assert result["chosen"]["trials"] == 8
+    assert result["spent"]["sweep"]["gpu_hours"] == pytest.approx(record.gpu_seconds / 3600)
+    assert result["spent"]["final_run"]["gpu_hours"] == pytest.approx(2 * result["final_run"]["wall_seconds"] / 3600)
     again = run("promote", finished, "--num-gpus", "1")
     assert again.returncode == 2
     assert "--force" in again.stderr
