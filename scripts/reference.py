@@ -226,6 +226,7 @@ PYTHON = {
     "api.py": ("Sweep", "resume", "confirm", "findings", "write_page", "publish", "fit_scaling", "plan_budget"),
     "promotion/promote.py": ("promote",),
     "promotion/reproduce.py": ("reproduce",),
+    "promotion/hub.py": ("push_to_hub",),
     "record/store.py": ("read_record",),
     "record/ranking.py": ("rank", "Row"),
     "record/schema.py": ("Record", "Trial", "Report", "State"),
