@@ -239,7 +239,7 @@ def test_a_model_is_pushed_to_the_hub_and_what_would_fail_is_refused_before_any_
             (None, "ada/new", [], "nobody is logged in to the hub"),
             ("hf_wrong", "ada/new", [], "the hub does not accept this token"),
             ("hf_read", "ada/new", [], "the token of ada may read the hub and not write to it"),
-            ("hf_write", "ada/new--one", [], "--push-to-hub ada/new--one: Cannot have -- or .."),
+            ("hf_write", "ada/new--one", [], "--push-to-hub ada/new--one: this is no name of a repository"),
             ("hf_write", "bob/new", [], "ada can't write to bob"),
             ("hf_write", "known", [], "ada/known exists and is public"),
         ):

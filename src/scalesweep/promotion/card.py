@@ -55,6 +55,8 @@ def model_card(provenance: dict[str, Any]) -> str:
     workers = f"{final['workers']} worker" + "s" * (final["workers"] != 1)
     workers += {"": "", "cpu": " on a CPU"}.get(device := final.get("device", ""), f" on {device}")
     learnt = " + ".join(final["train_on"])
+    rows = sum(int(split.get("rows") or 0) for name, split in (data.get("splits") or {}).items() if name in final["train_on"])
+    learnt += f" ({counted(rows, 'row')})" if rows else ""
     errors = {name: f" ± {words.score(error)}" for name, error in provenance.get("test_standard_errors", {}).items()}
     test = "\n".join(
         f"| {name.removeprefix('eval_')} | {words.score(value)}{errors.get(name, '')} |"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,10 +45,9 @@ def check(repo: str, public: bool = False) -> Destination:
 
     try:
         validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UserError(
-            f"--push-to-hub {repo}: {first_line(error)}", "write NAMESPACE/NAME, such as ada/film-reviews"
-        ) from None
+    except HFValidationError:
+        hint = "write NAMESPACE/NAME, such as ada/film-reviews: letters, digits, -, _ and ., without -- and ..; at most 96 characters"
+        raise UserError(f"--push-to-hub {repo}: this is no name of a repository", hint) from None
     if constants.HF_HUB_OFFLINE:
         raise UserError("nothing can be pushed, because HF_HUB_OFFLINE is set", "unset it, or push later")
     if get_token() is None:
@@ -89,7 +89,10 @@ def push(folder: Path, to: Destination, again: str) -> str:
         OutsideError: the hub refuses or can't be reached. The folder is left as it is.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     api = HfApi()
     hint = f"the model is whole in {folder}. To push it later: {again}"
     with _errors(f"the model was not pushed to {to.repo}", hint), _publishable(folder) as copy:

@@ -45,6 +45,7 @@ def limits(provenance: dict[str, Any]) -> list[str]:
     found.append(f"It was trained once, with one seed; another seed makes another model.{varies}")
     if final.get("kept"):
         found.append("Its checkpoint was chosen on the validation split, so its value there is a little too good.")
+    found.append("What the base model learnt before, in which languages, and its own limits stand in its card.")
     untested = "Fairness, safety and unusual or hostile inputs were not tested"
     words_of = "; it may write what is wrong or harmful" if TASKS[provenance["task"]].pipeline == "text-generation" else ""
     found.append(f"{untested}{words_of}.")

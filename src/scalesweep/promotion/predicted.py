@@ -50,8 +50,8 @@ def predicted(
     if again is not None and again.value is not None:
         value, sd = again.value, (known.sd or 0.0) * math.sqrt(1 + 1 / len(again.values))
         source = f"the mean of {trial.name}'s new seeds at {at}"
-    elif trial.state is State.COMPLETE and trial.standing(metric) is not None:
-        value, sd = known.mean(trial.name, trial.standing(metric)[0]), known.sd or 0.0  # type: ignore[index]
+    elif trial.state is State.COMPLETE and (standing := trial.standing(metric)) is not None:
+        value, sd = known.mean(trial.name, standing[0]), known.sd or 0.0
         source = f"{trial.name}'s own value at {at}"
     elif record.expected is not None and trial.name in record.expected:
         value, sd = record.expected[trial.name]
@@ -66,10 +66,9 @@ def predicted(
 
 
 def _told(metric: str, value: float, low: float | None, high: float | None, source: str, reached: float) -> dict[str, Any]:
-    below, above = low is not None and reached < low, high is not None and reached > high
     unknown = low is None and high is None
     return {
         **{"metric": metric, "value": value, "low": low, "high": high, "source": source, "reached": reached},
         **{"level": "95 %", "rows": "the test rows"},
-        "inside": None if unknown else not (below or above),
+        "inside": None if unknown else (low is None or low <= reached) and (high is None or reached <= high),
     }
