@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 
 import events
 from scalesweep.promotion.card import code, model_card
+from scalesweep.promotion.limits import limits
 from scalesweep.promotion.predicted import predicted
 from scalesweep.promotion.spent import spent
 from scalesweep.promotion.summary import cost_parts, energy, prediction
@@ -52,6 +53,16 @@ def test_a_perplexity_of_any_size_takes_few_digits() -> None:
         assert sentence in card
 
 
+@pytest.mark.parametrize(("value", "clearly"), [(0.60, True), (0.67, False), (0.70, False)])
+def test_a_card_says_where_a_model_is_not_clearly_better_than_guessing(value: float, clearly: bool) -> None:
+    rows = {"test": {"rows": 2000, "classes": {"a": 1990, "b": 10}}}
+    told = {"task": "sequence-classification", "data": {"source": {}, "splits": rows}, "final_run": {"kept": None}}
+    told |= {"metric": {"name": "eval_loss", "goal": "minimize"}, "baseline": {"metrics": {"eval_loss": 0.68}}}
+    found = limits({**told, "test": {"eval_loss": value}, "test_standard_errors": {"eval_loss": 0.01}})
+    assert found[0].startswith("It was tested on 2,000 rows" if clearly else "**It is not clearly better than guessing**")
+    assert any("few rows of b (10)" in sentence for sentence in found)
+
+
 def record_on(*boards: str) -> Record:
     """A sweep of one trial of half a GPU hour on each board, and a worker's start of half an hour, at 2 dollars an hour."""
     told: list[dict[str, object]] = [{"event": "worker", "time": 0.0, "gpu_seconds": 1800.0}]
@@ -72,12 +83,10 @@ def test_costs_and_energy_add_up_and_what_is_unknown_is_left_out_with_its_reason
     assert told["final_run"]["kwh"] is None
     assert cost_parts(told)[-1] == ("in all", "3", "6.00", "")
     assert energy(told).startswith("left out: it ran on CPU workers")
-    assert energy(spent(record_on("NVIDIA X1"), "L1", "NVIDIA L4", 1.0, None)).startswith(
-        "left out: the power of NVIDIA X1 is unknown"
-    )
-    assert energy(spent(record_on(), "L1", "NVIDIA L4", 1.0, None)).startswith(
-        "left out: the record of the sweep does not name"
-    )
+    text = energy(spent(record_on("NVIDIA X1"), "L1", "NVIDIA L4", 1.0, None))
+    assert text.endswith("That of the sweep is left out: the power of NVIDIA X1 is unknown (--board-watts gives it)")
+    assert "left out: the record of the sweep does not name" in energy(spent(record_on(), "L1", "NVIDIA L4", 1.0, None))
+    assert spent(record_on(), "L1", "cpu", 3600.0, 50.0)["sweep"]["kwh"] == 0.025
     told = spent(record_on("cpu"), "L1", "cpu", 7200.0, 50.0)
     assert (told["sweep"]["kwh"], told["final_run"]["kwh"]) == (0.05, 0.1)
     assert "50 W (cpu), as given" in energy(told)

@@ -141,6 +141,7 @@ def promote(
         if not force and (done := _earlier(run_dir, trial, target, output)) is not None:
             _push(done, to, as_json)
             return
+        say(f"the model will be pushed to {to.repo} ({to.visibility})")
     if trial == "best" and target is None:
         _confirm(run_dir, output, confirm, seeds, address, force)
     from scalesweep.promotion.promote import promote as run
@@ -217,7 +218,7 @@ def _push(result: dict[str, Any], to: Destination, as_json: bool) -> None:
     finally:
         if as_json:
             print_json(result)
-    say(f"pushed      {result['pushed']}  ({'public' if to.public else 'private'})")
+    say(f"pushed      {result['pushed']}  ({to.visibility})")
 
 
 def _confirm(

@@ -218,7 +218,7 @@ def costs(provenance: dict[str, Any]) -> str:
 
 def _prediction(provenance: dict[str, Any]) -> str:
     text, reached = prediction(provenance)
-    return f"Predicted: {text}. Reached: {reached.rstrip('.')}."
+    return f"Predicted: {text}. Reached: {reached}."
 
 
 def _kept(final: dict[str, Any]) -> str:

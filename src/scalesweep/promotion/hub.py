@@ -26,6 +26,10 @@ class Destination:
     repo: str
     public: bool
 
+    @property
+    def visibility(self) -> str:
+        return "public" if self.public else "private"
+
 
 def check(repo: str, public: bool = False) -> Destination:
     """Check what can be checked before any compute: the name, the login, its right to write, and an existing repository.

@@ -29,6 +29,7 @@ def limits(provenance: dict[str, Any]) -> list[str]:
     error, value = provenance.get("test_standard_errors", {}).get(metric), provenance["test"].get(metric)
     if error is not None and value is not None:
         half = quantile(MANY) * error
+        found = [*_no_better(provenance, value, half), *found]
         found.append(
             f"The {metric.removeprefix('eval_')} of {words.score(value)} on the test split is known up to ± {words.score(half)} (95 %)."
         )
@@ -50,6 +51,15 @@ def limits(provenance: dict[str, Any]) -> list[str]:
     words_of = "; it may write what is wrong or harmful" if TASKS[provenance["task"]].pipeline == "text-generation" else ""
     found.append(f"{untested}{words_of}.")
     return found
+
+
+def _no_better(provenance: dict[str, Any], value: float, half: float) -> list[str]:
+    """A sentence if the model is not clearly better than guessing; `half`: of the 95 % interval of its test metric."""
+    name, goal = provenance["metric"]["name"], provenance["metric"].get("goal")
+    guess = (provenance.get("baseline") or {}).get("metrics", {}).get(name)
+    if guess is None or (guess - value if goal == "minimize" else value - guess) > half:
+        return []
+    return [f"**It is not clearly better than guessing**, whose {name.removeprefix('eval_')} is {words.score(guess)}."]
 
 
 def _tested(rows: int, group: str | None) -> str:

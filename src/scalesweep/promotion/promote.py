@@ -123,7 +123,7 @@ def promote(
         report = train(job, work, progress, address)
         reads = _earlier_reads(output) + 1
         provenance = _provenance(record, trial, job, train_on, length, report, run_dir, work, reads)
-        metric, gpu_seconds = record.metric, work.seconds * final.num_gpus
+        metric, gpu_seconds = record.metric, provenance["final_run"]["wall_seconds"] * final.num_gpus
         reached, error = report.metrics[metric], provenance["test_standard_errors"].get(metric)
         beside = _unlike(final, swept, train_on, aim is not None)
         by: By = "plan" if aim else "search" if trial_name == "best" else "user"

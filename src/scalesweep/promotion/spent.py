@@ -65,7 +65,7 @@ def spent(record: Record, size: str, device: str, gpu_seconds: float, board_watt
     by_device = _by_device(list(record.trials.values()))
     names = sorted({device, *(by_device or ())})
     watts = {name: found for name in names if (found := board_watts or BOARD_WATTS.get(name)) is not None}
-    mean = _mean_watts(by_device, watts)
+    mean = board_watts or _mean_watts(by_device, watts)
     parts = {
         "sweep": _part(record.gpu_seconds - confirmed, None if paid is None else paid - of_later, mean),
         "confirmation": _part(confirmed, None if paid is None else of_later, mean),
@@ -73,7 +73,12 @@ def spent(record: Record, size: str, device: str, gpu_seconds: float, board_watt
     }
     if not later:
         del parts["confirmation"]
-    return {**parts, "watts": watts, "given": board_watts is not None, "no_energy": _why_not(names, by_device, watts)}
+    return {
+        **parts,
+        "watts": watts,
+        "given": board_watts is not None,
+        "no_energy": "" if board_watts else _why_not(names, by_device, watts),
+    }
 
 
 def _part(gpu_seconds: float, paid: float | None, watts: float | None) -> dict[str, float | None]:

@@ -89,7 +89,7 @@ def prediction(provenance: dict[str, Any]) -> tuple[str, str]:
     }[told["inside"]]
     return (
         f"{name} {words.score(told['value'])}{ends} on {told['rows']}, from {told['source']}",
-        f"{words.score(told['reached'])} on the test rows{verdict}. {told.get('besides') or ''}".rstrip(),
+        f"{words.score(told['reached'])} on the test rows{verdict}. {told.get('besides') or ''}".rstrip(". "),
     )
 
 
@@ -115,11 +115,13 @@ def _units(hours: str, dollars: str, kwh: str) -> list[str]:
 
 def energy(told: dict[str, Any]) -> str:
     """The way in which the energy was estimated, or why it is left out."""
-    if told["no_energy"]:
-        return f"left out: {told['no_energy']} (--board-watts gives it)"
+    missing = f"left out: {told['no_energy']} (--board-watts gives it)"
+    if told["final_run"]["kwh"] is None:
+        return missing
     boards = ", ".join(f"{watts:g} W ({name})" for name, watts in told["watts"].items())
     whose = "as given" if told["given"] else "its maker's figure"
-    return f"an estimate: GPU hours × the power of a board, {boards}, {whose}; without the rest of the machine"
+    text = f"an estimate: GPU hours × the power of a board, {boards}, {whose}; without the rest of the machine"
+    return f"{text}. That of the sweep is {missing}" if told["no_energy"] else text
 
 
 def reproduced(result: dict[str, Any]) -> str:
