@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -363,7 +364,8 @@ def test_leaderboard_table(run_dir: Path) -> None:
     assert first["trials"] == by_metric["trials"][:1]
     assert "can't be combined" in refused("leaderboard", str(run_dir), "--json", "--csv")
     assert "--watch draws on a terminal" in refused("leaderboard", str(run_dir), "--watch")
-    twice = json.loads(run("leaderboard", str(run_dir), str(run_dir), "--json", "--where", "rung=3").stdout)
+    shutil.copytree(run_dir, other := run_dir.with_name("other"))
+    twice = json.loads(run("leaderboard", str(run_dir), str(other), "--json", "--where", "rung=3").stdout)
     assert [[row["trial"] for row in board["trials"]] for board in twice] == [["t0001", "t0000"]] * 2
     chosen = run(
         "leaderboard", str(run_dir), "--csv", "--columns", "trial,eval_accuracy", "--sort=-eval_accuracy", "--limit", "1"

@@ -54,8 +54,7 @@ def _at_confirm(ctx: click.Context, param: click.Parameter, value: str) -> int |
     "--keep",
     type=click.Choice(["last", "best"]),
     default="last",
-    help="Checkpoint that becomes the model: the last one, or the best by the sweep's metric on the validation split, which "
-    "--train-on train holds out.",
+    help="Checkpoint that becomes the model: the last, or the best on the validation split (needs --train-on train).",
 )
 @click.option(
     "--num-gpus",
@@ -82,15 +81,14 @@ def _at_confirm(ctx: click.Context, param: click.Parameter, value: str) -> int |
     "--push-to-hub",
     "push_to",
     metavar="REPO",
-    help="Upload the model to the Hugging Face hub as NAMESPACE/NAME, private unless --public is given. Where the trial was promoted "
-    "before, that model is uploaded as it is.",
+    help="Upload the model to the Hugging Face hub as NAMESPACE/NAME, privately. A trial that was promoted before is only uploaded.",
 )
 @click.option("--public", is_flag=True, help="With --push-to-hub: let everybody see the repository.")
 @click.option(
     "--board-watts",
     type=click.FloatRange(min=0, min_open=True),
     metavar="WATTS",
-    help="Power of one GPU board, or of one CPU worker, for the energy on the model card. Default: its maker's figure, where known.",
+    help="Power of a GPU board, or of a CPU worker, for the energy on the card. Default: its maker's figure.",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier promotion and read the test split again.")
 @json_option
