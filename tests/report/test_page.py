@@ -101,10 +101,11 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_every_number_is_that_of_the_leaderboard(run_dir: Path) -> None:
-    done = run("report", run_dir, run_dir, "-o", run_dir / "page.html")
+    shutil.copytree(run_dir, other := run_dir.with_name("other"))
+    done = run("report", run_dir, other, "-o", run_dir / "page.html")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", f"page          {run_dir / 'page.html'}\n")
     data = embedded((run_dir / "page.html").read_text())
-    scalesweep.write_page([run_dir, scalesweep.read_record(run_dir)], run_dir / "python.html")
+    scalesweep.write_page([run_dir, scalesweep.read_record(other)], run_dir / "python.html")
     assert embedded((run_dir / "python.html").read_text())["sweeps"] == data["sweeps"], "Python writes the same page"
     board = json.loads(run("leaderboard", run_dir, "--json").stdout)
     assert [sweep["name"] for sweep in data["sweeps"]] == ["quick", "quick"]
