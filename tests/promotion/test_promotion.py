@@ -147,6 +147,7 @@ def test_a_promotion_is_reproduced_bit_by_bit_and_what_differs_is_named(run_dir:
     assert first["final_run"]["config"]["unfreezing"] == "head"
     assert json.loads((tmp_path / "first" / "config.json").read_text())["num_hidden_layers"] == 3
     assert first["target"]["predicted"] == {"metric": "eval_loss", "value": 0.5}
+    assert (first["predicted"]["value"], first["predicted"]["source"], first["chosen"]["by"]) == (0.5, "the plan", "plan")
     target.write_text("trial: t0000\nmodel_size: 7\ntokens: 1.5\nnum_gpus: 1\nsettings: {learning_rat: 0.1, dropout: 2}\n")
     errors = refused("promote", run_dir, "--target", target)
     for line in (

@@ -213,7 +213,7 @@ def costs(provenance: dict[str, Any]) -> str:
     ]
     used = [place for place in (1, 2, 3) if place == 1 or any(row[place] for row in rows)]
     table = "\n".join(f"| {row[0]} | " + " | ".join(row[place] or words.MISSING for place in used) + " |" for row in rows)
-    return f"| part | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}\n{table}\n\nEnergy: {energy(told)}."
+    return f"| part | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}\n{table}\n\nThe energy is {energy(told)}."
 
 
 def _prediction(provenance: dict[str, Any]) -> str:
