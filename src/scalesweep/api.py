@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scalesweep.report.wandb.publish import Published
     from scalesweep.scaling.analysis import Analysis
     from scalesweep.scaling.budget import BudgetPlan
+    from scalesweep.scaling.choice import Choice
     from scalesweep.sweep.preflight import Plan
 
 
@@ -288,6 +289,56 @@ def plan_budget(
     priced = dict(prices) if isinstance(prices, Mapping) else None if prices is None else {"default": float(prices)}
     budget = Budget(gpu_hours, dollars, deadline)
     return plan_budget(records, analyse(points_of_records(records)), budget, others, priced, max_gpus)
+
+
+def choose(
+    source: Sweep | str | Path | UrlPath | Record | Mapping[str, Sequence[Any]],
+    share: float = 1 / 8,
+    subsets: int = 6,
+    rates: int = 3,
+    examples: float | None = None,
+    metric: str | None = None,
+    run_dir: str | Path | UrlPath | None = None,
+    address: str | None = None,
+    num_gpus: int | None = None,
+    progress: bool | Watch = True,
+) -> Choice:
+    """Choose the checkpoint to start a task from, as `scalesweep choose` does.
+
+    Returns an object with `ranking` (each with `name`, `predicted` and its interval, `power`, `tied`, `subsets`), `best`, `tied`, and
+    `refused` in place of a ranking where the trainings can't carry a choice.
+
+    Args:
+        source: a sweep, whose checkpoints are trained on subsets of its data; the run folder or the record of such trainings; or a
+            table with the columns `model`, `examples` and the metric, such as a pandas DataFrame.
+        share: of a sweep's train split, the largest subset.
+        subsets: of a sweep, each half as large as the next; at least six.
+        rates: learning rates of each checkpoint and subset of a sweep, at most.
+        examples: size of all data, for a table; default: eight times the largest subset.
+        metric: column of the metric in a table.
+        run_dir: run folder to create for a sweep, a path or a URL; default: `runs/NAME-choose`.
+        address: as for `Sweep.launch`.
+        num_gpus: as for `Sweep.launch`.
+        progress: as for `Sweep.launch`.
+
+    Raises:
+        SpecError, OutsideError, NothingUsableError: as `Sweep.launch`, or the choice needs more than the sweep's budget.
+        UserError: as `read_record`, or the subsets are too small, or the table lacks something.
+    """
+    from scalesweep.record import Record
+    from scalesweep.scaling.choice import choice_of_record, choose_among
+
+    if isinstance(source, Sweep):
+        from scalesweep.sweep.choosing import check_budget, design, parts
+
+        made = design(source.spec, share, subsets, rates)
+        sweep = Sweep(made.spec, source.base)
+        check_budget(source.spec, parts(made, sweep.plan(num_gpus)))
+        source = sweep.launch(run_dir, address, num_gpus, progress=progress)
+    if isinstance(source, Mapping) or hasattr(source, "columns"):
+        columns = {str(name): list(source[name]) for name in source.keys()}  # noqa: SIM118 - a DataFrame's rows are no names
+        return choose_among(columns, metric=metric, whole=examples)
+    return choice_of_record(source if isinstance(source, Record) else read_record(source))
 
 
 def read_record(run_dir: str | Path | UrlPath) -> Record:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from scalesweep import __version__
+from scalesweep.commands.choose import choose
 from scalesweep.commands.leaderboard import leaderboard
 from scalesweep.commands.parts import Group, OutputPath, at_place, json_option, print_json, run_argument, say
 from scalesweep.commands.plan import checked_plan, cluster_option, gpus_option, load, plan, set_option, slots_of
@@ -67,6 +68,7 @@ def cli() -> None:
       scalesweep attach      runs/quickstart --address http://HEAD:8265  follow a Ray job
       scalesweep simulate    sweeps/quickstart.yaml --curves runs/quickstart  search again, in seconds
       scalesweep recipe      runs/chat --format trl   write its settings for another trainer
+      scalesweep choose      sweeps/models.yaml        tell from subsets which checkpoint to start from
       scalesweep publish     runs/quickstart          make its W&B runs from the record
 
     Exit codes: 0 done; 2 error in your input; 3 the sweep ended without a usable trial; 4 a cluster, disk or hub
@@ -389,6 +391,7 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
         sys.exit(3)
 
 
+cli.add_command(choose)
 cli.add_command(leaderboard)
 cli.add_command(plan)
 cli.add_command(promote)

@@ -178,7 +178,11 @@ def test_refused_with_file_line_key_and_remedy(case: Bad, folder: Path, models: 
         ("budget.run_cap=[", "--set budget.run_cap=[  not valid YAML", "brackets"),
         ("budget.run_cap=!!python/name:os.system x", "is not allowed", "scalesweep never runs a tag"),
         ("name.first=x", "name is 'tiny', not a mapping", "set the whole value"),
-        ("search_space.parameters.dropout.value=0.1", "search_space is 'space.yaml', not a mapping", "search_space=FILE"),
+        (
+            "search_space.parameters.dropout.value=2",
+            "--set search_space.parameters.dropout.value=2  parameters.dropout",
+            "0.999",
+        ),
         ("early_terminate.max_t=2", "early_terminate.grace_period: 4 is above max_t (2)", "lower it"),
         ("metric.name=eval_acc", "--set metric.name=eval_acc  metric.name: 'eval_acc' is unknown", "'eval_accuracy'"),
     ],

@@ -479,10 +479,11 @@ class Conductor:
             if trial.repeat_of is None:
                 self.rungs.diverged(name, trial.bracket)
             return "stop", "diverged", [], None
-        if trial.repeat_of is None:
+        ends = float(trial.config["max_t"])  # earlier than the sweep's on a share of the training data
+        if trial.repeat_of is None and ends >= self.rungs.max_t:
             verdict = self.rungs.report(name, fidelity, self.sign * value, gpu_seconds, trial.bracket)
         else:
-            verdict = self.rungs.at_end(fidelity, self.sign * value, gpu_seconds)
+            verdict = self.rungs.at_end(fidelity, self.sign * value, gpu_seconds, ends)
         marks = [replace(mark, value=self.sign * mark.value) for mark in verdict.marks]
         cutoff = None if verdict.cutoff is None else self.sign * verdict.cutoff
         action, reason = verdict.action, {"stop": "rung", "complete": "max_t"}.get(verdict.action)

@@ -232,6 +232,7 @@ def _evaluates(trial: Trial) -> int:
 def _final_config(config: TrialConfig, num_gpus: int | None, max_t: float, eval_interval: int | None) -> TrialConfig:
     """Return the configuration of the final run, which stops at no rung."""
     changes: dict[str, Any] = {"num_gpus": num_gpus or workers_of(config.num_gpus), "max_t": max_t, "rungs": []}
+    changes["train_share"] = 1.0
     return config.model_copy(update={**changes, "eval_interval": eval_interval, "checkpoint_interval": None})
 
 
@@ -239,7 +240,7 @@ def thaws(trial: Trial, record: Record) -> tuple[float, ...]:
     """Return the shares of a full run at which the trial's unfreezing stages began. A final run has no validation to detect them."""
     stage, found = 0, []
     for report in trial.reports:
-        share = report.fidelity / record.manifest.max_t
+        share = report.fidelity / trial.config.get("max_t", record.manifest.max_t)
         found += [share] * (int(report.metrics["unfreezing_stage"]) - stage)
         stage = int(report.metrics["unfreezing_stage"])
     return tuple(found)

@@ -203,9 +203,14 @@ class _View:
         paid = paid_in_all(record) or 0.0
         return budget_uses(record.manifest.budget, ended, elapsed, record.gpu_seconds, paid, len(record.configurations()))
 
-    def at(self, fidelity: float) -> str:
+    def at(self, fidelity: float, trial: Trial) -> str:
         """'120/360 steps'."""
-        return f"{words.count(fidelity)}/{words.amount(self.record.manifest.max_t, self.time_attr)}"
+        return f"{words.count(fidelity)}/{words.amount(self.end(trial), self.time_attr)}"
+
+    def end(self, trial: Trial) -> float:
+        """The fidelity at which a trial ends, which is less than `max_t` on a share of the training data."""
+        end: float = trial.config.get("max_t", self.record.manifest.max_t)
+        return end
 
     def best(self, row: Row) -> str:
         """'t0003 eval_loss 0.5120 at rung 2/2 (guessing: 0.6811)'."""
@@ -287,7 +292,7 @@ def _report_words(event: dict[str, Any], view: _View) -> str:
     if event["action"] in ("stop", "complete"):
         return ""
     metric = view.record.metric
-    text = f"{event['trial']} at {view.at(event['fidelity'])}: {metric} {words.score(event['metrics'][metric])}"
+    text = f"{event['trial']} at {view.at(event['fidelity'], view.record.trials[event['trial']])}: {metric} {words.score(event['metrics'][metric])}"
     if event["rungs"]:
         verdict = "waits at" if event["action"] == "pause" else "passes"
         text += f", {verdict} {words.rung(max(event['rungs']), view.record)}"
@@ -308,7 +313,7 @@ def _end_words(trial: Trial, view: _View) -> str:
     elif trial.state is State.PRUNED:
         what = f"stopped ({trial.stop_reason})"
     value = f"{view.record.metric} {words.score(trial.last.metrics[view.record.metric])}"
-    return f"{trial.name} {what}: {value} at {view.at(trial.last.fidelity)}{needed}{cost}{view.new_best(trial.name)}"
+    return f"{trial.name} {what}: {value} at {view.at(trial.last.fidelity, trial)}{needed}{cost}{view.new_best(trial.name)}"
 
 
 def _status(view: _View) -> str:
@@ -368,9 +373,9 @@ def _running_line(trial: Trial, view: _View, bar_width: int) -> str:
     config = words.brief(trial)
     if trial.last is None:
         return f"{'starting' if trial.attempts else 'waiting'} · {config}"
-    share = trial.last.fidelity / view.record.manifest.max_t
+    share = trial.last.fidelity / view.end(trial)
     value = words.score(trial.last.metrics[view.record.metric])
-    return f"{_bar(share, bar_width)} {view.at(trial.last.fidelity)} · {value} · {config}"
+    return f"{_bar(share, bar_width)} {view.at(trial.last.fidelity, trial)} · {value} · {config}"
 
 
 def _bar(share: float, width: int) -> str:

@@ -110,11 +110,26 @@ def _check_effects(spec: SweepSpec) -> list[Problem]:
                 example = f"{other}: {{value: {words[0]}}}" if len(words) == 1 else f"{other}: {{values: [{', '.join(words)}]}}"
                 problems.append(spec.problem((*at, name), problem, f"add {example}, or remove {name}"))
             break
+    problems += _check_shares(spec)
     by_metric = [word for word in values_drawn(spec, "unfreeze_cadence") if CADENCES[word].by_metric]
     if by_metric and not problems and spec.training.eval_interval is None and early.type == "none":
         message = f"{by_metric[0]} needs evaluations before the end of a trial, and there is none"
         problems.append(spec.problem((*at, "unfreeze_cadence"), message, "set training.eval_interval"))
     return problems
+
+
+def _check_shares(spec: SweepSpec) -> list[Problem]:
+    """Refuse rungs and forecasts beside shares of the training data: trials on different shares end at different lengths."""
+    path: KeyPath = ("search_space", "parameters", "train_share")
+    if "train_share" not in spec.search_space.parameters:
+        return []
+    if spec.early_terminate.type != "none":
+        message = "a rung can't compare trials on different shares of the data, which end at different lengths"
+        return [spec.problem(path, message, "write early_terminate: {type: none, …}")]
+    if spec.search.sampler == "forecast":
+        message = "the sampler forecast compares trials at max_t, which a trial on a share of the data does not reach"
+        return [spec.problem(path, message, "write search: {sampler: random} or {sampler: tpe}")]
+    return []
 
 
 def values_drawn(spec: SweepSpec, name: str) -> list[Any]:

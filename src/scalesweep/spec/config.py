@@ -107,6 +107,17 @@ def rung_count(levels: Sequence[float], max_t: float) -> int:
     return len(levels) if levels and levels[-1] >= max_t else len(levels) + 1
 
 
+def length_of_share(spec: SweepSpec, share: float) -> int | float:
+    """Return the length of a trial on a share of the train split: this share of `max_t`, rounded up where it is whole."""
+    max_t = spec.early_terminate.max_t
+    return max_t if share == 1 else rows_of_share(int(max_t), share) if counts_whole(spec) else share * max_t
+
+
+def rows_of_share(rows: int, share: float) -> int:
+    """Return the rows in a share of a split of `rows` rows, rounded up: at least one."""
+    return max(1, math.ceil(round(share * rows, 6)))  # 0.07 × 100 is a little above 7
+
+
 def default_of(spec: SweepSpec, name: str, params: dict[str, Any]) -> Any:
     """Return the default of parameter `name` for a trial whose draw `params` lacks it."""
     if name == "model_size":
@@ -136,6 +147,6 @@ def trial_config(spec: SweepSpec, params: dict[str, Any]) -> TrialConfig:
         group_by_length=training.group_by_length,
         seed=training.seed,
         time_attr=early.time_attr,
-        max_t=early.max_t,
+        max_t=length_of_share(spec, float(values["train_share"])),
         rungs=rung_levels(spec),
     )

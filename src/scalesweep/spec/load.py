@@ -59,14 +59,21 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = 
     if not isinstance(document.data, dict):
         hint = "sweeps/quickstart.yaml is an example"
         raise SpecError([Problem("a sweep file must be a mapping of keys", file=str(path), line=1, hint=hint)])
+    of_space = [override for override in overrides if override.startswith("search_space.")]
     for override in overrides:
-        _override(document, override)
+        if override not in of_space:
+            _override(document, override)
     space_document = None
     if isinstance(reference := document.data.get("search_space"), str):
         file, shown = path.parent / reference, os.path.normpath(path.parent / reference)
         if not file.exists():
             raise SpecError([document.problem(("search_space",), f"{shown} not found", neighbours(Path(shown)))])
         space_document = read_yaml(file, "search space", shown)
+    inside = document if space_document is None else Document(space_document.file, {"search_space": space_document.data})
+    for override in of_space:
+        _override(inside, override)
+    if space_document is not None:
+        space_document.overrides |= {path[1:]: override for path, override in inside.overrides.items()}
     return _build(document, space_document, foreign, also)
 
 
@@ -100,8 +107,6 @@ def _override(document: Document, override: str) -> None:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
             hint = "--set changes keys of mappings only; set the whole value instead"
-            if parents[0] == "search_space":
-                hint = "edit that file, or give another one: --set search_space=FILE"
             raise UserError(f"--set {override}: {parent} is {_shown(target)}, not a mapping", hint=hint)
     if value is None and (last in target or last in _known_keys(tuple(parents))):
         target.pop(last, None)  # back to its default

@@ -196,6 +196,15 @@ PARAMETERS: dict[str, ParameterInfo] = {
         1,
         _BIG,
     ),
+    "train_share": ParameterInfo(
+        "float",
+        1.0,
+        "share of the train split's rows that a trial trains on; a smaller share is part of a larger one. The trial's length is "
+        "this share of `max_t`, so every share is passed over as often. Needs `early_terminate.type: none`.",
+        0.0,
+        1.0,
+        above_low=True,
+    ),
 }
 
 KNOBS = tuple(name for name, info in PARAMETERS.items() if info.knob)

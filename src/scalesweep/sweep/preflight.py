@@ -551,7 +551,7 @@ def _cost(
     if tokens is not None:
         rows = max(_batches(spec))
         batches = tokens / (rows * tokens_per_example)
-        flops = batches * max(_training_flops(spec, size, rows, tokens_per_example) for size in sizes)
+        flops = batches * max(training_flops(spec, size, rows, tokens_per_example) for size in sizes)
     prices = [price for size in sizes if (price := spec.price(size.name)) is not None]
     dollars = _least(budget.dollars, counted.get("dollars"))
     gpu_seconds = counted.get("gpu_seconds")
@@ -566,7 +566,7 @@ def _cost(
     return Cost(trials, tokens, flops, gpu_hours, dollars, budget.time)
 
 
-def _training_flops(spec: SweepSpec, size: ResolvedSize, rows: int, width: float) -> float:
+def training_flops(spec: SweepSpec, size: ResolvedSize, rows: int, width: float) -> float:
     """Return the FLOPs of a step on `rows` examples of `width` tokens that trains the whole model, or bound those with adapters."""
     whole = size.flops.forward(rows, width) + size.flops.backward(rows, width, [True] * len(size.group_names))
     if adapters(spec) == ["none"]:

@@ -20,6 +20,7 @@ import torch
 
 from scalesweep.costs import share_of
 from scalesweep.data.batches import BatchPlan, shard, steps_for_tokens
+from scalesweep.data.subsets import part_of
 from scalesweep.examples import MOST_ROWS, Columns, Examples
 from scalesweep.models.base import BaseWeights, base_key
 from scalesweep.models.ladder import load_tokenizer
@@ -84,7 +85,7 @@ class Trainer:
         self.job, self.config, self.peers = job, config, peers
         self.task = task_of(job.task)
         data = open_data(job)
-        self.train_split = data.joined(job.train_on)
+        self.train_split = part_of(data, job.train_on, config.train_share, config.seed)
         self.eval_split = data.split(job.evaluate_on)
         lengths = self.train_split.lengths
         by_length = lengths if config.group_by_length else None

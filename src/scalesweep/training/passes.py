@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
+from scalesweep.data.subsets import Split
 from scalesweep.models.replay import FIRST_CUT, prefix_signature
 from scalesweep.tasks import IGNORED, BaseTask
 from scalesweep.training.head import Head, Predictions
@@ -73,7 +73,7 @@ class Passes:
         )  # in the first pass, in which all workers take part
         return bool(hides) and not mask.all()
 
-    def forward(self, split: TokenizedSplit | JoinedSplit, piece: Piece, lowest: int, reads_cache: bool = True) -> Predictions:
+    def forward(self, split: Split, piece: Piece, lowest: int, reads_cache: bool = True) -> Predictions:
         """Run these examples. `lowest` is the lowest group that needs a gradient: the number of groups if none does."""
         if self.head is not None:
             self.head.computed = 0  # those of a pass that ran out of memory are not this pass's

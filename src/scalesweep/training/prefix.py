@@ -22,7 +22,8 @@ import torch
 import transformers
 
 from scalesweep.costs import GIB
-from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
+from scalesweep.data.subsets import Split
+from scalesweep.data.tokens import TokenizedSplit
 from scalesweep.errors import counted
 from scalesweep.models.replay import NotReplayable, Replay, prefix_signature
 from scalesweep.training.job import TrialJob
@@ -36,8 +37,6 @@ AT_ONCE = {"cpu": 8, "cuda": 64}  # examples of equal length per pass: exactly s
 AHEAD = 1024  # examples of the next batches that passes are filled up with, as long as their batch is not in the cache either
 PROBE_EXAMPLES = 4
 TALLY_TOKENS = 2000  # tokens to compute and read back before deciding whether caching pays
-
-Split = TokenizedSplit | JoinedSplit
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scalesweep.data.batches import shard
-from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
+from scalesweep.data.subsets import Split
 from scalesweep.spec import TrialConfig
 from scalesweep.tasks import BaseTask
 from scalesweep.training.methods.method import Method
@@ -24,7 +24,7 @@ class Gradients:
 
     def __init__(
         self,
-        split: TokenizedSplit | JoinedSplit,
+        split: Split,
         task: BaseTask,
         config: TrialConfig,
         method: Method,

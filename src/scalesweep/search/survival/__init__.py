@@ -187,9 +187,9 @@ class Rungs:
             return Verdict("pause", tuple(marks))
         return Verdict("continue", tuple(marks), cutoff)
 
-    def at_end(self, fidelity: float, value: float, cost: float = 0.0) -> Verdict:
-        """Judge a report of a repeat, which is compared at no rung: it runs to the end."""
-        if fidelity < self.max_t:
+    def at_end(self, fidelity: float, value: float, cost: float = 0.0, max_t: float | None = None) -> Verdict:
+        """Judge a report of a trial that is compared at no rung, such as a repeat: it runs to the end, or to its own `max_t`."""
+        if fidelity < (self.max_t if max_t is None else max_t):
             return Verdict("continue")
         return Verdict("complete", (Mark(self.end, fidelity, value, cost),))
 
