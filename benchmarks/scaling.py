@@ -1,6 +1,6 @@
 """Fits and predictions of `scalesweep scaling`: coverage of its intervals on generated data, and ladders that others have measured.
 
-    python benchmarks/scaling.py [--only coverage,combined,ladder,lora,selection] [--repetitions 300] [--shared ../shared]
+    python benchmarks/scaling.py [--only coverage,combined,ladder,lora,selection,choice] [--repetitions 300] [--shared ../shared]
 
 `coverage`: sizes lie a factor of 3 apart; laws of two axes have four amounts of data a factor of 4 apart. In each cell, the best of
 trials is taken: a trial's true value is the law's × exp(an exponential excess of 4 % in the mean), and noise is added, whose size is
@@ -23,6 +23,7 @@ import pandas as pd
 
 from scalesweep.scaling.analysis import Analysis, analyse
 from scalesweep.scaling.best import STATED, best_of, scatter
+from scalesweep.scaling.choice import choose_among
 from scalesweep.scaling.fit import SPARE, Batch, best_fits, fit, robust_delta
 from scalesweep.scaling.intervals import profile, quantile, variance
 from scalesweep.scaling.laws import LAWS, Law
@@ -237,14 +238,54 @@ def selection(shared: Path) -> Iterator[dict[str, object]]:
         }
 
 
+def choice(shared: Path) -> Iterator[dict[str, object]]:
+    """The choice as `choose` makes it, from six subsets, among all models and in groups of three to eight drawn at random.
+
+    `held`: shares of 90 % intervals that hold the true loss. `best_in_group`: how often the truly best one is the choice or can't be
+    told apart from it. `right`: how often it is the choice. `regret`: of ln(loss); beside it that of the lowest loss at the largest
+    subset, without a law.
+    """
+    table = pd.read_csv(shared / "curves/rectified_finetuning/losses_flan.csv")
+    table = table.rename(columns={"finetune_samples": "examples"})[["model", "examples", "test_loss"]]
+    whole = float(table["examples"].max())
+    truth = table[table["examples"] == whole].set_index("model")["test_loss"]
+    for part in (4, 8, 16, 32):
+        largest = whole / part
+        seen = table[(table["examples"] <= largest) & (table["examples"] > largest / 2**5.5)]
+        found = choose_among({name: list(seen[name]) for name in seen}, whole=whole)
+        actual = np.array([truth[one.name] for one in found.ranking])
+        row = {
+            "correlation": np.corrcoef([one.predicted.value for one in found.ranking], actual)[0, 1],
+            "power_law": np.corrcoef([one.power for one in found.ranking], actual)[0, 1],
+            "held": np.mean(
+                [
+                    (one.predicted.low or 0) <= t <= (one.predicted.high or np.inf)
+                    for one, t in zip(found.ranking, actual, strict=True)
+                ]
+            ),
+        }
+        random, groups = np.random.default_rng(0), []
+        for _ in range(100):
+            names = random.choice(truth.index, random.integers(3, 9), replace=False)
+            own = seen[seen["model"].isin(names)]
+            told = choose_among({name: list(own[name]) for name in own}, whole=whole)
+            best = truth[names].idxmin()
+            seen_best = own[own["examples"] == largest].set_index("model")["test_loss"].idxmin()
+            gaps = [float(np.log(truth[name] / truth[best])) for name in (told.best.name, seen_best)]
+            groups.append((best in {one.name for one in (told.best, *told.tied)}, told.best.name == best, *gaps))
+        means = np.mean(np.array(groups, dtype=float), axis=0)
+        row |= dict(zip(("best_in_group", "right", "regret", "regret_without_law"), means, strict=True))
+        yield {"part": f"1/{part}", **{name: float(np.round(value, 3)) for name, value in row.items()}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="coverage,combined,ladder,lora,selection")
+    parser.add_argument("--only", default="coverage,combined,ladder,lora,selection,choice")
     parser.add_argument("--repetitions", type=int, default=300)
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared")
     arguments = parser.parse_args()
     generated = {"coverage": coverage, "combined": combined}
-    recorded = {"ladder": ladder, "lora": lora, "selection": selection}
+    recorded = {"ladder": ladder, "lora": lora, "selection": selection, "choice": choice}
     results: dict[str, list[dict[str, object]]] = {}
     for part in arguments.only.split(","):
         if part in recorded and not arguments.shared.is_dir():

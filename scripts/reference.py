@@ -223,7 +223,7 @@ def events() -> str:
 
 # Read as text: importing these would load torch.
 PYTHON = {
-    "api.py": ("Sweep", "resume", "confirm", "findings", "write_page", "publish", "fit_scaling", "plan_budget"),
+    "api.py": ("Sweep", "resume", "confirm", "findings", "write_page", "publish", "fit_scaling", "plan_budget", "choose"),
     "promotion/promote.py": ("promote",),
     "promotion/reproduce.py": ("reproduce",),
     "promotion/hub.py": ("push_to_hub",),

@@ -335,10 +335,10 @@ def choose(
         sweep = Sweep(made.spec, source.base)
         check_budget(source.spec, parts(made, sweep.plan(num_gpus)))
         source = sweep.launch(run_dir, address, num_gpus, progress=progress)
-    if isinstance(source, Mapping) or hasattr(source, "columns"):
-        columns = {str(name): list(source[name]) for name in source.keys()}  # noqa: SIM118 - a DataFrame's rows are no names
-        return choose_among(columns, metric=metric, whole=examples)
-    return choice_of_record(source if isinstance(source, Record) else read_record(source))
+    if isinstance(source, Record | str | Path | UrlPath):
+        return choice_of_record(source if isinstance(source, Record) else read_record(source))
+    columns = {str(name): list(source[name]) for name in source.keys()}  # noqa: SIM118 - a DataFrame's rows are no names
+    return choose_among(columns, metric=metric, whole=examples)
 
 
 def read_record(run_dir: str | Path | UrlPath) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_a_smaller_share_is_part_of_a_larger_one_and_every_tokenizer_gets_the_sa
     one, several = folder(tmp_path / "one", 1), folder(tmp_path / "several", 3)
     shares = [0.03, 0.07, 0.125, 0.25, 0.5]
     chosen = [rows_of(one, share) for share in shares]
-    assert all(smaller < larger for smaller, larger in zip(chosen, chosen[1:], strict=False))
+    assert all(smaller < larger for smaller, larger in itertools.pairwise(chosen))
     for share, rows in zip(shares, chosen, strict=True):
         assert len(rows) in (np.ceil(round(share * ROWS, 6)), np.ceil(round(share * ROWS, 6)) - 1)  # row 7 has no example
         assert rows_of(several, share) == rows

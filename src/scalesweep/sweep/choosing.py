@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalesweep.errors import Problem, SpecError, UserError, counted
 from scalesweep.spec import PARAMETERS, SweepSpec, allowed_gpus, sweep_from_dict
@@ -13,6 +13,9 @@ from scalesweep.spec.checks import values_drawn
 from scalesweep.spec.config import length_of_share, rows_of_share
 from scalesweep.spec.space import CADENCES, THAWING_MODES, Parameter, Scalar
 from scalesweep.sweep.preflight import Plan, training_flops
+
+if TYPE_CHECKING:
+    from scalesweep.models.ladder import ResolvedSize
 
 SHARE = 1 / 8  # of the training data, the largest subset
 SUBSETS = 6  # each half as large as the next; a law needs five, and one more tells its error
@@ -217,12 +220,20 @@ def parts(made: Design, plan: Plan) -> list[Part]:
     for size in plan.sizes:
         if size.name not in made.candidates:
             continue
-        step, evaluation = training_flops(made.spec, size, batch, width), size.flops.forward(evaluated, width)
+        step, evaluation = _step_flops(made, size, batch, width), size.flops.forward(evaluated, width)
         steps = sum(length_of_share(made.spec, share) for share in made.shares) / per_step
         flops = len(made.rates) * (steps * step + len(made.shares) * evaluation)
         hours = [amount / plan.speed.flops_per_second / 3600 for amount in (flops, early.max_t / per_step * step + evaluation)]
         found.append(Part(size.name, size.n_params, flops, *hours))
     return found
+
+
+def _step_flops(made: Design, size: ResolvedSize, rows: int, width: float) -> float:
+    """The FLOPs of a step; where the head alone trains, those of its gradients. A cache of the frozen prefix saves more."""
+    if made.fixed.get("unfreezing") != "head" or made.fixed.get("adapter", "none") != "none":
+        return training_flops(made.spec, size, rows, width)
+    frozen = len(size.group_names) - size.head_groups
+    return size.flops.forward(rows, width) + size.flops.backward(rows, width, [False] * frozen + [True] * size.head_groups)
 
 
 def as_json(made: Design, plan: Plan, costs: Sequence[Part]) -> dict[str, Any]:
