@@ -42,7 +42,7 @@ def test_the_plan_comes_before_any_compute(tmp_path: Path) -> None:
     done = run("choose", path, "--share", "1/2", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
-    assert "subsets 2, 3, 5, 10, 20, 40 of 80 training rows, each part of the next; 1 pass over each" in text
+    assert "subsets 2, 3, 5, 10, 20, 40 of 80 training rows, each part of the next; 1 pass over each, 1 to 20 steps" in text
     assert "rates 0.00147, 0.00316, 0.00681; the best of each subset counts" in text
     assert "fixed unfreezing full, weight_decay 0.2" in text, "the default where the space can draw it, else the middle"
     assert "train 36 times: 2 checkpoints × 6 subsets × 3 learning rates" in text

@@ -11,6 +11,9 @@ from scalesweep.report import terminal, words
 from scalesweep.report.terminal import headed, print_labelled
 from scalesweep.scaling.choice import Choice, Ranked
 
+MOST = 0.5  # of the cost is worth a word
+
+
 # ---- for programs -----------------------------------------------------------------------------------------------------------
 
 
@@ -74,20 +77,28 @@ def plan_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     cost = f"about {plan['gpu_hours']:.2g} GPU hours, {plan['flops']:.2g} FLOPs"
     cost += f", {plan['dollars']:,.2f} dollars" if plan["dollars"] is not None else ""
     share = plan["gpu_hours"] / plan["gpu_hours_on_all_data"] if plan["gpu_hours_on_all_data"] else 0.0
+    evaluates = plan["evaluation_share"] > MOST
     speed = f"{plan['speed']['flops_per_second']:.2g} FLOPs per second of a worker ({plan['speed']['source']})"
     return [
         ("compare", names),
-        ("subsets", f"{sizes} of {plan['rows']:,} training rows, each part of the next; {_passes(plan['passes'])} over each"),
+        ("subsets", f"{sizes} of {plan['rows']:,} training rows, each part of the next; {_passes(plan)}"),
         ("rates", f"{rates}; the best of each subset counts"),
         *([("fixed", fixed)] if fixed else []),
         ("train", f"{plan['trainings']:,} times: {' × '.join(counts)}"),
         ("cost", f"{cost}: {share:.0%} of {plan['gpu_hours_on_all_data']:.2g} GPU hours for the same on all data"),
+        *(
+            [("", f"{plan['evaluation_share']:.0%} of it evaluates: a smaller validation split saves most")]
+            if evaluates
+            else []
+        ),
         ("speed", speed),
     ]
 
 
-def _passes(passes: float) -> str:
-    return "1 pass" if f"{passes:.3g}" == "1" else f"{passes:.3g} passes"
+def _passes(plan: Mapping[str, Any]) -> str:
+    """'1 pass over each, 1 to 32 steps'."""
+    passes, (first, *_, last) = f"{plan['passes']:.3g}", plan["steps"]
+    return f"{passes} pass{'' if passes == '1' else 'es'} over each, {first:,} to {last:,} steps"
 
 
 def print_choice_plan(plan: Mapping[str, Any], stderr: bool) -> None:

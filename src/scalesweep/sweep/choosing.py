@@ -185,11 +185,12 @@ def _spread(parameter: Parameter, count: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Part:
-    """The trainings of one candidate: FLOPs of training and of evaluation, and the GPU hours that these take."""
+    """The cost of one candidate's trainings."""
 
     name: str
     n_params: int
     flops: float
+    evaluation_flops: float  # of these
     gpu_hours: float
     whole_gpu_hours: float  # of one training on all data
 
@@ -201,7 +202,7 @@ def subsets_of(made: Design, plan: Plan) -> list[int]:
 
 
 def parts(made: Design, plan: Plan) -> list[Part]:
-    """What each candidate costs, by the FLOPs that `plan` measured and the speed of a worker.
+    """The cost of each candidate, by the FLOPs that `plan` measured and the speed of a worker.
 
     Raises:
         UserError: the smallest subsets hold the same rows, or less than a step.
@@ -222,9 +223,10 @@ def parts(made: Design, plan: Plan) -> list[Part]:
             continue
         step, evaluation = _step_flops(made, size, batch, width), size.flops.forward(evaluated, width)
         steps = sum(length_of_share(made.spec, share) for share in made.shares) / per_step
-        flops = len(made.rates) * (steps * step + len(made.shares) * evaluation)
+        evaluations = len(made.rates) * len(made.shares) * evaluation
+        flops = len(made.rates) * steps * step + evaluations
         hours = [amount / plan.speed.flops_per_second / 3600 for amount in (flops, early.max_t / per_step * step + evaluation)]
-        found.append(Part(size.name, size.n_params, flops, *hours))
+        found.append(Part(size.name, size.n_params, flops, evaluations, *hours))
     return found
 
 
@@ -247,11 +249,13 @@ def as_json(made: Design, plan: Plan, costs: Sequence[Part]) -> dict[str, Any]:
         "subsets": subsets_of(made, plan),
         "largest_share": made.shares[0],
         "passes": _passes(made, plan),
+        "steps": [math.ceil(round(share * _steps(made, plan), 6)) for share in reversed(made.shares)],
         "learning_rates": list(made.rates),
         "fixed": made.fixed,
         "trainings": made.trainings,
         "candidates": [asdict(part) for part in costs],
         "flops": sum(part.flops for part in costs),
+        "evaluation_share": sum(part.evaluation_flops for part in costs) / sum(part.flops for part in costs),
         "gpu_hours": hours,
         "gpu_hours_on_all_data": len(made.rates) * sum(part.whole_gpu_hours for part in costs),
         "dollars": _paid(made.spec, costs),
@@ -259,12 +263,17 @@ def as_json(made: Design, plan: Plan, costs: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def _passes(made: Design, plan: Plan) -> float:
-    """How often a trial passes over its data."""
+def _steps(made: Design, plan: Plan) -> float:
+    """The steps of a training on all data."""
     early = made.spec.early_terminate
     batch = int(made.fixed.get("global_batch_size", plan.spec.training.global_batch_size))
-    per_step = 1 if early.time_attr == "tokens" else batch * plan.tokens_per_example
-    return early.max_t * per_step / (plan.train_examples * plan.tokens_per_example)
+    return early.max_t if early.time_attr == "steps" else early.max_t / (batch * plan.tokens_per_example)
+
+
+def _passes(made: Design, plan: Plan) -> float:
+    """The passes of a training over its data."""
+    batch = int(made.fixed.get("global_batch_size", plan.spec.training.global_batch_size))
+    return _steps(made, plan) * batch / plan.train_examples
 
 
 def _paid(spec: SweepSpec, costs: Sequence[Part]) -> float | None:
