@@ -141,7 +141,9 @@ def choose_among(
     if len(curves) < 2:
         one = f"{counted(len(models), 'model')}, of which {len(curves)} can be predicted"
         reason = "there is one model, and nothing to choose from" if len(models) == 1 else one
-        return replace(found, refused=(reason, *left_out), mend=f"train at least two models on {LEAST + 1} subsets or more")
+        return replace(
+            found, notes=(), refused=(reason, *left_out), mend=f"train at least two models on {LEAST + 1} subsets or more"
+        )
     if all(len(own.cells) <= LEAST for own in curves.values()):
         reason = f"{LEAST} subsets give a prediction, and nothing tells its error"
         return replace(found, refused=(reason,), mend="add a subset of half the smallest size for each model")
