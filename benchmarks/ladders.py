@@ -44,8 +44,8 @@ class Ladder:
 
 
 LADDERS = {
-    "quickstart": Ladder(rows=(250, 500, 1000), layers=6, all_rows=4000, batch=4, passes=2),
-    "instruct": Ladder(rows=(50, 100, 200), layers=6, all_rows=800, batch=2, passes=2),
+    "quickstart": Ladder(rows=(250, 500, 1000), layers=6, all_rows=4000, batch=16, passes=2),
+    "instruct": Ladder(rows=(50, 100, 200), layers=6, all_rows=800, batch=4, passes=2),
 }
 
 
