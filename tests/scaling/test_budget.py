@@ -270,7 +270,7 @@ def test_the_command_writes_the_target_or_the_sweep(tmp_path: Path) -> None:
     for budget in ("5", "5 euros", "0 dollars"):
         assert "this is no budget" in refused("plan", "--from", "s900", "--budget", budget, cwd=tmp_path)
     unknown = refused("plan", "--from", *runs, "--budget", "$3", "--size", "7b=Qwen/Qwen2.5-7B", cwd=tmp_path)
-    assert "the record of s100 does not tell its classes" in unknown
+    assert "s100: the record does not tell its classes" in unknown
     assert "number of parameters in place of a checkpoint: --size 7b=7e9" in unknown
     assert "needs --from" in refused("plan", "--budget", "$5", cwd=tmp_path)
     assert "needs a limit" in refused("plan", "--from", "s900", cwd=tmp_path)

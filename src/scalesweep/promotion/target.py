@@ -98,7 +98,8 @@ def ladder_row(record: Record, name: str, model: str) -> dict[str, Any]:
         hint = (
             f"take a size of its ladder; `plan` also takes a number of parameters in place of a checkpoint: --size {name}=7e9"
         )
-        raise UserError(f"the record of {manifest.name} does not tell its {lacks}, which a checkpoint must suit", hint)
+        where = record.folder or manifest.name
+        raise UserError(f"{where}: the record does not tell its {lacks}, which a checkpoint must suit", hint)
     resolved = resolve(size, manifest.spec["task"], classes)
     same = [row for row in manifest.ladder if row.json.get("tokenizer_fingerprint") == resolved.tokenizer_fingerprint]
     if not same:

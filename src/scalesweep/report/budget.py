@@ -25,6 +25,7 @@ def budget_json(plan: BudgetPlan) -> dict[str, Any]:
         "source": points.source,
         "metric": points.metric,
         "goal": "maximize" if points.maximize else "minimize",
+        "n_params": points.counting,
         "budget": {"gpu_hours": budget.gpu_hours, "dollars": budget.dollars, "deadline_seconds": budget.deadline},
         "remarks": list(plan.remarks),
     }
