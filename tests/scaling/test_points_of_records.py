@@ -126,6 +126,12 @@ def test_other_amounts_of_training_data_are_the_axis_of_data() -> None:
     assert points.place({"n_params": 1e9, "examples": 4000}) == {"n_params": 1e9, "examples": 4000, "tokens": 160_000}
     assert points.place({"tokens": 160_000}) == {"tokens": 160_000, "examples": 4000}
     assert not any("different files" in note for note in points.notes)
+    assert not any("passes" in note for note in points.notes)
+    for trial in records[0].trials.values():  # two passes more over the smallest split
+        trial.reports[-1] = replace(trial.reports[-1], tokens=3 * 40 * 250)
+    apart = points_of_records(records)
+    assert apart.place({"examples": 4000}) == {"examples": 4000}
+    assert any("differ in passes over the data" in note for note in apart.notes)
     changed(records[0], data=told(250, path="/other.csv"))
     assert any("different files (/other.csv, /data.csv)" in note for note in points_of_records(records).notes)
 

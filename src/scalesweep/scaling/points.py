@@ -108,12 +108,17 @@ class Points:
         pairs = np.log(np.stack([self.axis("n_params"), self.axis(self.data)], axis=-1))
         return bool(abs(np.corrcoef(pairs.T)[0, 1]) < TOGETHER)
 
+    @property
+    def in_proportion(self) -> bool:
+        """Whether every cell has as many tokens per example: as many passes over its train split."""
+        ratio = self.axis("tokens") / self.axis("examples")
+        return bool(np.isfinite(ratio).all() and ratio.max() <= VARIES * ratio.min())
+
     def place(self, at: Mapping[str, float]) -> dict[str, float]:
         """A place with the amount of data in both units, where tokens and examples of the points are in proportion."""
-        ratio = self.axis("tokens") / self.axis("examples")
         known = [name for name in ("tokens", "examples") if name in at]
-        if len(known) == 1 and np.isfinite(ratio).all() and ratio.max() <= VARIES * ratio.min():
-            per_example = float(np.median(ratio))
+        if len(known) == 1 and self.in_proportion:
+            per_example = float(np.median(self.axis("tokens") / self.axis("examples")))
             if "tokens" in at:
                 return {**at, "examples": at["tokens"] / per_example}
             return {**at, "tokens": at["examples"] * per_example}

@@ -24,6 +24,7 @@ COMPARED = 300  # trials of a sweep, at most, whose differences tell the noise
 WITHOUT = (
     "n_params counts parameters without embeddings, as laws of size do (Kaplan et al., 2020); --n-params total counts all."
 )
+REPEATED = "The sweeps differ in passes over the data: the law counts tokens, and repeated ones as new."
 
 
 def points_of_records(records: Sequence[Record], counting: Counting | None = None) -> Points:
@@ -61,8 +62,11 @@ def points_of_records(records: Sequence[Record], counting: Counting | None = Non
     )
     rising = {row["trial"] for row in rows if row["still_improving"]}
     unfinished = sum(str(cell.trials[0].settings["trial"]) in rising for cell in points.cells)
-    notes = (*points.notes, *remarks(records), *([WITHOUT] if counting == "non-embedding" else []))
-    return replace(points, unfinished=unfinished, counting=counting, notes=notes)
+    notes = [*points.notes, *remarks(records)]
+    if {"tokens", "examples"} <= set(points.varied()) and not points.in_proportion:
+        notes.append(REPEATED)
+    notes += [WITHOUT] if counting == "non-embedding" else []
+    return replace(points, unfinished=unfinished, counting=counting, notes=tuple(notes))
 
 
 def _rows(record: Record, counting: Counting) -> list[dict[str, Any]]:
