@@ -11,10 +11,10 @@ import numpy as np
 
 from scalesweep.errors import UserError, counted
 from scalesweep.record import Record, Row, rank
-from scalesweep.record.final_length import still_improving
+from scalesweep.record.final_length import SMALL_GAIN, still_improving
 from scalesweep.record.uncertainty import certainty, quantile
 from scalesweep.scaling.comparable import check_comparable, remarks, source_of
-from scalesweep.scaling.points import VARIES, Points
+from scalesweep.scaling.points import VARIES, Cell, Points
 from scalesweep.scaling.sizes import Counting, counting_of, sizes_of
 from scalesweep.scaling.tables import points_of_table
 from scalesweep.spec.space import THAWING_MODES
@@ -62,11 +62,14 @@ def points_of_records(records: Sequence[Record], counting: Counting | None = Non
     )
     rising = {row["trial"] for row in rows if row["still_improving"]}
     unfinished = sum(str(cell.trials[0].settings["trial"]) in rising for cell in points.cells)
+    guessing = sum(_guesses(records, cell) for cell in points.cells)
     notes = [*points.notes, *remarks(records)]
+    if guessing:
+        notes.append(f"no better than guessing: the best trials of {guessing} of {counted(len(points.cells), 'cell')}")
     if {"tokens", "examples"} <= set(points.varied()) and not points.in_proportion:
         notes.append(REPEATED)
     notes += [WITHOUT] if counting == "non-embedding" else []
-    return replace(points, unfinished=unfinished, counting=counting, notes=tuple(notes))
+    return replace(points, unfinished=unfinished, guessing=guessing, counting=counting, notes=tuple(notes))
 
 
 def _rows(record: Record, counting: Counting) -> list[dict[str, Any]]:
@@ -116,6 +119,15 @@ def _rows(record: Record, counting: Counting) -> list[dict[str, Any]]:
         row |= {"examples": examples} if examples else {}
         rows.append(row)
     return rows
+
+
+def _guesses(records: Sequence[Record], cell: Cell) -> bool:
+    """Whether the best trial of a cell is no better than guessing, as `record.final_length` judges it."""
+    source, _, _ = str(cell.trials[0].settings["trial"]).rpartition("/")
+    record = next(record for record in records if source_of(record) == source)
+    guess = (record.manifest.baseline or {}).get("metrics", {}).get(record.metric)
+    wrong = None if guess is None else guess if record.minimize else 1 - guess
+    return wrong is not None and wrong > 0 and cell.observed > math.log((1 - SMALL_GAIN) * wrong)
 
 
 def _noise(record: Record, found: Sequence[Row]) -> float:
