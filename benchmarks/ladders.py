@@ -90,25 +90,11 @@ def predicted(name: str, ladder: Ladder, records: list[Record], at: dict[str, fl
     return told
 
 
-def outcome(name: str, ladder: Ladder, told: dict[str, Any], run: Path) -> dict[str, Any]:
+def outcome(name: str, ladder: Ladder, told: dict[str, Any], runs: Path) -> dict[str, Any]:
     """The predicted run on several seeds, and whether it came as predicted."""
-    point = {"model_size": told["size"], **{key: value for key, value in told["settings"].items() if key == "learning_rate"}}
-    rate = point["learning_rate"]
-    record = swept(
-        name,
-        run,
-        [
-            f"name=ladder-{name}-outcome",
-            f"ladder.layers=[{ladder.layers}]",
-            f"search_space.parameters.model_size.values=[{told['size']}]",
-            f"search_space.parameters.learning_rate={{value: {rate:.6g}}}",
-            f"data.splits.train={ladder.all_rows}",
-            f"early_terminate.max_t={ladder.steps(ladder.all_rows)}",
-            f"search.repeats={SEEDS - 1}",
-            "budget.run_cap=1",
-        ],
-    )
-    values = [trial.last.metrics[record.metric] for trial in record.by_number() if trial.last is not None]
+    records = [predicted_run(name, ladder, told, runs, seed) for seed in range(SEEDS)]
+    lasts = [trial.last for record in records for trial in record.by_number() if trial.last is not None]
+    values = [last.metrics[told["fit"]["metric"]] for last in lasts]
     prediction = told["fit"]["predictions"][0]
     run_range, mean = prediction["run"], sum(values) / len(values)
     return {
@@ -120,8 +106,23 @@ def outcome(name: str, ladder: Ladder, told: dict[str, Any], run: Path) -> dict[
         "error": round(prediction["value"] / mean - 1, 4),
         "seeds_in_the_interval": sum(run_range["low"] <= value <= run_range["high"] for value in values),
         "hit": run_range["low"] <= mean <= run_range["high"],
-        "gpu_seconds": {"outcome": round(record.gpu_seconds)},
+        "gpu_seconds": {"outcome": round(sum(record.gpu_seconds for record in records))},
     }
+
+
+def predicted_run(name: str, ladder: Ladder, told: dict[str, Any], runs: Path, seed: int) -> Record:
+    """The predicted size, trained on all of the data with the carried settings."""
+    overrides = [
+        f"name=ladder-{name}-outcome-{seed}",
+        f"ladder.layers=[{ladder.layers}]",
+        f"search_space.parameters.model_size.values=[{told['size']}]",
+        f"search_space.parameters.learning_rate={{value: {told['settings']['learning_rate']:.6g}}}",
+        f"data.splits.train={ladder.all_rows}",
+        f"early_terminate.max_t={ladder.steps(ladder.all_rows)}",
+        f"training.seed={seed}",
+        "budget.run_cap=1",
+    ]
+    return swept(name, runs / f"{name}-outcome-{seed}", overrides)
 
 
 def prove(name: str, runs: Path, until: str) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def prove(name: str, runs: Path, until: str) -> dict[str, Any]:
     told = predicted(name, ladder, records, at, runs / f"{name}.prediction.json")
     if "refused" in told or until == "prediction":
         return told
-    found = outcome(name, ladder, told, runs / f"{name}-outcome")
+    found = outcome(name, ladder, told, runs)
     found["gpu_seconds"]["sweeps"] = round(sum(record.gpu_seconds for record in records))
     return found
 
