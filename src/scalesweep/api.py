@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scalesweep.scaling.analysis import Analysis
     from scalesweep.scaling.budget import BudgetPlan
     from scalesweep.scaling.choice import Choice
+    from scalesweep.scaling.sizes import Counting
     from scalesweep.sweep.preflight import Plan
 
 
@@ -227,6 +228,7 @@ def fit_scaling(
     law: str | None = None,
     at: Sequence[Mapping[str, float]] = (),
     metric: str | None = None,
+    n_params: Counting | None = None,
 ) -> Analysis:
     """Fit a scaling law to finished sweeps or to a table, as `scalesweep scaling` does, and predict.
 
@@ -238,9 +240,11 @@ def fit_scaling(
         law: name of the law; default: those that suit the points.
         at: places to predict: `[{"n_params": 7e9, "tokens": 1e12}]`.
         metric: column of the metric in a table.
+        n_params: parameters that count in sweeps: `non-embedding` or `total`; default: those without embeddings, where the records
+            know them.
 
     Raises:
-        UserError, OutsideError: as `read_record`, or for a table or a place that lacks something.
+        UserError, OutsideError: as `read_record`, for sweeps that can't be compared, or for a table or a place that lacks something.
     """
     from scalesweep.record import Record
     from scalesweep.scaling.analysis import analyse
@@ -248,7 +252,8 @@ def fit_scaling(
     from scalesweep.scaling.tables import points_of_table
 
     if isinstance(runs, Sequence):
-        return analyse(points_of_records([run if isinstance(run, Record) else read_record(run) for run in runs]), law, at)
+        records = [run if isinstance(run, Record) else read_record(run) for run in runs]
+        return analyse(points_of_records(records, n_params), law, at)
     columns = {str(name): list(runs[name]) for name in runs.keys()}  # noqa: SIM118 - a DataFrame's rows are no names
     return analyse(points_of_table(columns, metric=metric), law, at)
 
