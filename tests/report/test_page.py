@@ -173,6 +173,22 @@ def test_without_a_law_the_page_says_why(records: list[Record], said: list[str])
     assert [text[: len(start)] for text, start in zip(told["said"], said, strict=False)] == said
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "said"),
+    [
+        ("a", "v", []),
+        ("b", "v", ["The sweeps have different train splits. Their validation rows are the same."]),
+        ("b", "w", ["The sweeps have different data or splits: their values don't compare."]),
+    ],
+)
+def test_sweeps_compare_where_their_validation_rows_are_the_same(train: str, validation: str, said: list[str]) -> None:
+    one, other = (
+        make_record(data={"fingerprint": whole, "splits": {"validation": {"rows": 9, "fingerprint": mark}}})
+        for whole, mark in (("a", "v"), (train, validation))
+    )
+    assert json.loads(write.page_json([one, other]))["unlike"] == said
+
+
 def test_curves_and_costs_are_those_of_the_reports() -> None:
     record = make_record()
     told = page_data(record)

@@ -93,17 +93,14 @@ def test_curves_that_have_not_flattened_are_refused() -> None:
     assert refused.gpu_hours is not None
 
 
-def test_cells_that_learnt_nothing_are_counted_and_more_than_half_of_them_refused() -> None:
+def test_cells_that_learnt_nothing_are_counted() -> None:
     """The best trial of L1 has a loss of 0.56, that of L2 0.50: guessing at 0.562 is as good as the one, at 0.5 as both, at 0.463 as three."""
     for guess, cells in ((0.6, 0), (0.562, 1), (0.5, 2), (0.463, 3)):
         points = points_of_records([changed(sweep(), baseline={"guess": "class shares", "metrics": {"eval_loss": guess}})])
-        assert points.guessing == cells
-        assert any(f"guessing: the best trials of {cells} of 4 cells" in note for note in points.notes) == (cells > 0)
-        refused = analyse(points).refused
-        assert (refused is not None) == (cells > 2)
-    assert refused is not None
-    assert "3 of 4 cells are no better than guessing" in refused.reasons[0]
-    assert refused.length == 3.0
+        told = [note for note in points.notes if "guessing" in note]
+        assert [f"The best trials of {cells} of 4 cells are no better than guessing" in note for note in told] == [True] * (
+            cells > 0
+        )
 
 
 def without_tables() -> Record:

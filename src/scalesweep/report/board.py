@@ -23,6 +23,7 @@ from scalesweep.report.columns import ERROR, GAP, STYLES, TIED, Filled, chosen_c
 from scalesweep.report.findings import NO_BETTER, findings
 from scalesweep.report.leaderboard import EVERY, Line, board, is_over, order_of_all, run_names
 from scalesweep.report.select import Selection, downwards
+from scalesweep.scaling.comparable import same_data
 
 TIES = "can't be told apart from the first (paired, 95 %, corrected for the number of trials)"
 NAMED = 8  # columns in a sentence
@@ -180,13 +181,10 @@ def _direction(record: Record, sort: str) -> str:
 
 def unlike(records: Sequence[Record]) -> Iterator[str]:
     """The differences between sweeps that keep their values from being compared."""
-    data = {record.manifest.get("data", {}).get("fingerprint") for record in records}
-    splits = {
-        str((record.manifest.spec.get("data") or {}).get("splits")) + str(record.manifest.get("seeds", {}).get("split"))
-        for record in records
-    }
-    if len(data) > 1 or len(splits) > 1:
+    if not all(same_data(records[0], record) for record in records[1:]):
         yield "The sweeps have different data or splits: their values don't compare."
+    elif len({record.manifest.get("data", {}).get("fingerprint") for record in records}) > 1:
+        yield "The sweeps have different train splits. Their validation rows are the same."
     if len({(record.manifest.max_t, *record.manifest.rungs) for record in records}) > 1:
         yield "The sweeps have different rungs."
 

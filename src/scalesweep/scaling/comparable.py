@@ -63,6 +63,11 @@ def differences(first: Record, other: Record) -> Iterator[tuple[str, Any, Any, s
         yield f"tokenizers, and {first.metric} counts per token", one, another, "run the sweeps with eval_bits_per_byte"
 
 
+def same_data(first: Record, other: Record) -> bool:
+    """Whether two sweeps measured their metrics on the same validation rows in the same way."""
+    return next(_data(first, other), None) is None
+
+
 def _tokenizers(record: Record) -> set[str]:
     return {str(found) for size in record.manifest.ladder if (found := size.json.get("tokenizer_fingerprint"))}
 

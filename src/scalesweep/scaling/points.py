@@ -74,7 +74,6 @@ class Points:
     notes: tuple[str, ...] = field(default=())
     counting: Counting = "total"  # of `n_params`
     unfinished: int = 0  # cells whose best trial was still improving at its end
-    guessing: int = 0  # cells whose best trial is no better than guessing
 
     @property
     def bounded(self) -> bool:

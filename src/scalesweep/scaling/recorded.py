@@ -24,6 +24,7 @@ COMPARED = 300  # trials of a sweep, at most, whose differences tell the noise
 WITHOUT = (
     "n_params counts parameters without embeddings, as laws of size do (Kaplan et al., 2020); --n-params total counts all."
 )
+UNLEARNT = "longer runs, or more data, would show more of a law."
 REPEATED = "The sweeps differ in passes over the data: the law counts tokens, and repeated ones as new."
 
 
@@ -65,11 +66,13 @@ def points_of_records(records: Sequence[Record], counting: Counting | None = Non
     guessing = sum(_guesses(records, cell) for cell in points.cells)
     notes = [*points.notes, *remarks(records)]
     if guessing:
-        notes.append(f"no better than guessing: the best trials of {guessing} of {counted(len(points.cells), 'cell')}")
+        notes.append(
+            f"The best trials of {guessing} of {counted(len(points.cells), 'cell')} are no better than guessing: {UNLEARNT}"
+        )
     if {"tokens", "examples"} <= set(points.varied()) and not points.in_proportion:
         notes.append(REPEATED)
     notes += [WITHOUT] if counting == "non-embedding" else []
-    return replace(points, unfinished=unfinished, guessing=guessing, counting=counting, notes=tuple(notes))
+    return replace(points, unfinished=unfinished, counting=counting, notes=tuple(notes))
 
 
 def _rows(record: Record, counting: Counting) -> list[dict[str, Any]]:

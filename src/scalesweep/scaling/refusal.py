@@ -56,11 +56,6 @@ def refusal(points: Points, laws: Sequence[tuple[str, Law, tuple[str, ...]]]) ->
             f"the best trials of {points.unfinished} of {len(points.cells)} cells were still improving at their end, so their values are those "
             "of short runs"
         )
-    if points.guessing > len(points.cells) / 2:
-        reasons.append(
-            f"the best trials of {points.guessing} of {len(points.cells)} cells are no better than guessing, so the law would describe runs that "
-            "had learnt nothing"
-        )
     needed = len(law.parameters) + (0 if points.scatter is not None else 1)
     if not reasons and len(points.cells) < needed:
         reasons.append(
@@ -121,7 +116,7 @@ def with_mend(points: Points, axes: Sequence[str], reasons: Sequence[str], neede
     chosen += rest[: max(needed - len(there) - len(chosen), apart, 0)]
     cells = [dict(zip(axes, place, strict=True)) for place in chosen]
     length = 1.0
-    if max(points.unfinished, points.guessing) > len(points.cells) / 2:
+    if points.unfinished > len(points.cells) / 2:
         cells += [{axis: cell.axes[axis] for axis in axes} for cell in points.cells]
         trials, length = 1, LONGER
     hours = _sum(gpu_hours(points, cell) for cell in cells for _ in range(trials))
