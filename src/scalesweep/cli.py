@@ -68,7 +68,7 @@ def cli() -> None:
       scalesweep attach      runs/quickstart --address http://HEAD:8265  follow a Ray job
       scalesweep simulate    sweeps/quickstart.yaml --curves runs/quickstart  search again, in seconds
       scalesweep recipe      runs/chat --format trl   write its settings for another trainer
-      scalesweep choose      sweeps/models.yaml        tell from subsets which checkpoint to start from
+      scalesweep choose      sweeps/models.yaml        predict the best checkpoint to start from
       scalesweep publish     runs/quickstart          make its W&B runs from the record
 
     Exit codes: 0 done; 2 error in your input; 3 the sweep ended without a usable trial; 4 a cluster, disk or hub
