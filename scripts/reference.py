@@ -72,6 +72,7 @@ SPECIAL = {  # where the annotation would say less than a word of ours
     "SweepSpec.search_space": "path, or mapping with `parameters`",
     "SweepSpec.ladder": "mapping or list",
     "BudgetSpec.time": "duration > 0",
+    "DataSpec.earlier": "mapping",
     "DataSpec.splits": "mapping",
     "SearchSpec.points_to_evaluate": "list of mappings",
     "ResourcesSpec.dollars_per_gpu_hour": "number > 0, or mapping",
@@ -315,7 +316,7 @@ def item(line: str) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     **{f"keys:{model.__name__}": lambda model=model: keys(model) for model in (  # type: ignore[misc]
         sweep.SweepSpec, sweep.DataSpec, sweep.DepthLadder, sweep.LadderSize, sweep.MetricSpec, sweep.TrainingSpec,
-        sweep.EarlyTerminateSpec, sweep.SearchSpec, sweep.BudgetSpec, resources.ResourcesSpec, sweep.WandbSpec, space.Parameter,
+        sweep.EarlyTerminateSpec, sweep.SearchSpec, sweep.BudgetSpec, resources.ResourcesSpec, sweep.WandbSpec, sweep.AdaptSpec, space.Parameter,
     )},
     "values:time_attr": lambda: values(sweep.TIME_ATTRS, "time_attr"),
     "values:variant": lambda: values(sweep.VARIANTS, "variant"),

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 # Each name and its module, which is loaded on first use. This keeps `import scalesweep` fast.
 _MODULES = {
     "Sweep": "scalesweep.api",
+    "adapt": "scalesweep.api",
     "choose": "scalesweep.api",
     "confirm": "scalesweep.api",
     "findings": "scalesweep.api",

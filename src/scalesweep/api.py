@@ -172,6 +172,58 @@ def confirm(
     return read_record(run_dir)
 
 
+def adapt(
+    export: str | Path,
+    data: str | Path,
+    run_dir: str | Path | None = None,
+    better_by: float = 0.0,
+    worse_by: float = 0.02,
+    sweep: str | Path | None = None,
+    max_t: float | None = None,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    num_gpus: int | None = None,
+    progress: bool | Watch = True,
+) -> dict[str, Any]:
+    """Adapt a promoted model to new data, as `scalesweep adapt` does. The same call continues after an interruption.
+
+    Returns what `promote` returns. Its `adapted` compares both models on the new and on the old test split.
+
+    Args:
+        export: folder that `promote` wrote.
+        data: the new data: a file, a folder of data files, or what else `data.path` names.
+        run_dir: run folder of the adaptation; default: `runs/NAME-adapted`.
+        better_by: least improvement on the new test split, in units of the sweep's metric.
+        worse_by: most worsening on the old test split.
+        sweep: run folder of the sweep that chose the model; default: the one that `export` lies in.
+        max_t: length of the final run; default: as `promote` chooses it.
+        overrides: changes of the sweep that is written, as `KEY=VALUE`.
+        address: as for `Sweep.launch`.
+        num_gpus: as for `Sweep.launch`.
+        progress: as for `Sweep.launch`.
+
+    Raises:
+        NothingUsableError: nothing is better, and the old model stays.
+        SpecError, UserError, OutsideError: as `Sweep.launch` and `promote`, or if `export` holds no promoted model.
+    """
+    from scalesweep.promotion.adapt import adapt as adapted
+    from scalesweep.promotion.adapt import adaptation, in_place
+    from scalesweep.promotion.promote import promote
+
+    made = adaptation(export, data, sweep, better_by, worse_by)
+    folder = Path(run_dir or Path("runs") / made["name"])
+
+    def run(file: Path, run_dir: Path, resumes: bool) -> None:
+        if resumes:
+            resume(run_dir, (), address, num_gpus, progress)
+        else:
+            Sweep.load(file).launch(run_dir, address, num_gpus, progress=progress)
+
+    return adapted(
+        in_place(made, folder, overrides), folder, run, lambda at: promote(at, max_t=max_t, address=address), say=lambda _: None
+    )
+
+
 def findings(run: str | Path | UrlPath | Record) -> list[Finding]:
     """The findings of a sweep in words with numbers, as `scalesweep report` prints them. Each has `about` (its subject in one
     word), `text` (its sentences) and `facts` (the same as plain values).

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from scalesweep import __version__
+from scalesweep.commands.adapt import adapt
 from scalesweep.commands.choose import choose
 from scalesweep.commands.leaderboard import leaderboard
 from scalesweep.commands.parts import Group, OutputPath, at_place, json_option, print_json, run_argument, say
@@ -64,6 +65,7 @@ def cli() -> None:
       scalesweep plan        --from runs/quickstart --budget "20 gpu-hours"  say what to buy
       scalesweep promote     runs/quickstart           train the best one to the end and export it
       scalesweep reproduce   runs/quickstart/promoted/t0013  train that model again and compare
+      scalesweep adapt       runs/quickstart/promoted/t0013 --data new.csv  adapt it to new data
       scalesweep resume      runs/quickstart           continue after any interruption
       scalesweep attach      runs/quickstart --address http://HEAD:8265  follow a Ray job
       scalesweep simulate    sweeps/quickstart.yaml --curves runs/quickstart  search again, in seconds
@@ -391,6 +393,7 @@ def _replay(run_dir: Path | UrlPath, as_json: bool) -> None:
         sys.exit(3)
 
 
+cli.add_command(adapt)
 cli.add_command(choose)
 cli.add_command(leaderboard)
 cli.add_command(plan)

@@ -116,3 +116,29 @@ def test_workers_get_like_shares_of_a_bucketed_batch(world):
     spread = np.array([np.ptp(lengths[batch]) for batch in batches])
     assert (np.ptp(work, axis=1) <= spread)[:-1].all()  # a batch is sorted, so the shares lie between each other
     assert work.sum(axis=0).max() / work.sum(axis=0).min() < 1.01
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_earlier_examples_make_up_their_share_of_every_epoch_and_take_turns(share: float) -> None:
+    lengths = np.random.default_rng(0).integers(3, 30, 300)
+    plan = BatchPlan(100, 8, 0, lengths, earlier=200, share=share)
+    epochs = [
+        np.concatenate([plan.batch(step) for step in range(e * plan.steps_per_epoch, (e + 1) * plan.steps_per_epoch)])
+        for e in range(8)
+    ]
+    for epoch in epochs:
+        assert sorted(epoch[epoch < 100]) == list(range(100))  # every new example once
+        assert (epoch >= 100).mean() == pytest.approx(share, abs=0.005)
+    turns = np.bincount(np.concatenate(epochs)[np.concatenate(epochs) >= 100], minlength=300)[100:]
+    assert turns.max() - turns.min() <= 1
+    tokens, steps = 0, steps_for_tokens(plan, lengths, 5000)
+    for step in range(steps):
+        assert tokens < 5000
+        tokens += lengths[plan.batch(step)].sum()
+    assert tokens >= 5000
+
+
+def test_without_a_share_earlier_examples_change_nothing() -> None:
+    lengths = np.random.default_rng(0).integers(3, 30, 300)
+    plain, beside = BatchPlan(100, 8, 3, lengths[:100]), BatchPlan(100, 8, 3, lengths, earlier=200, share=0.0)
+    assert all((plain.batch(step) == beside.batch(step)).all() for step in range(40))

@@ -277,6 +277,18 @@ def test_a_fine_tuned_checkpoints_label_scores_are_drawn_anew(labels: int, folde
     assert torch.equal(model.classifier.out_proj.weight, again.classifier.out_proj.weight)
 
 
+def test_a_head_is_kept_where_that_is_asked_for_and_its_classes_are_the_datas(folders: dict[str, Path], tmp_path: Path) -> None:
+    names = {0: "bad", 1: "good"}
+    tuned = load_model(size_of(folders["bert"]), "sequence-classification", 2, {}, 0, names)
+    tuned.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    size = size_of(tmp_path, layers=1, keep_head=True)
+    model = load_model(size, "sequence-classification", 2, {}, 1, names)
+    assert torch.equal(model.classifier.weight, tuned.classifier.weight)
+    with pytest.raises(UserError, match="has a head for the classes bad, good, and the data have good, bad"):
+        load_model(size, "sequence-classification", 2, {}, 1, {0: "good", 1: "bad"})
+
+
 def test_knobs_and_label_names_reach_the_model(folders: dict[str, Path]) -> None:
     size = size_of(folders["bert"])
     model = load_model(size, "sequence-classification", 2, {"dropout": 0.37, "layerdrop": None}, 0, {0: "bad", 1: "good"})

@@ -143,7 +143,7 @@ def promote(
     if trial == "best" and target is None:
         _confirm(run_dir, output, confirm, seeds, address, force)
     from scalesweep.promotion.promote import promote as run
-    from scalesweep.promotion.summary import after_promotion, promoted
+    from scalesweep.promotion.summary import adapted, after_promotion, promoted
     from scalesweep.report.terminal import step_progress
 
     try:
@@ -173,7 +173,7 @@ def promote(
         say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
         sys.exit(130)
     if not as_json:
-        click.echo(promoted(result))
+        click.echo(adapted(result["adapted"]) if "adapted" in result else promoted(result))
         say("\n" + after_promotion(result))
     if to is not None:
         _push(result, to, as_json)
@@ -238,7 +238,7 @@ def _confirm(
     from scalesweep.sweep.preflight import static_problems
 
     record = read_record(run_dir)
-    if asked == "off" or not (record.status == "ended" or record.confirming):
+    if asked == "off" or record.manifest.adapts is not None or not (record.status == "ended" or record.confirming):
         return
     planned = plan(with_forecasts(record), asked if isinstance(asked, int) else None, seeds)
     check_unused(output, run_dir, planned.trials, force)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scalesweep.data.earlier import Known, with_earlier
 from scalesweep.data.files import NO_NUMBER
 from scalesweep.data.problems import DataProblem
 from scalesweep.data.sources import load_rows
 from scalesweep.data.splits import dropped_words, normalise, split_rows
 from scalesweep.errors import counted, did_you_mean
-from scalesweep.spec.sweep import SPLITS, DataSpec
+from scalesweep.spec.sweep import SPLITS, DataSpec, EarlierData
 from scalesweep.spec.tasks import misfits
 from scalesweep.tasks import BaseTask, task_of
 from scalesweep.tasks.conversations import RowProblem
@@ -47,6 +48,8 @@ class PreparedText:
     summary: rows and classes per split and rows dropped per reason, as JSON values.
     notes: remarks for the user, one sentence each.
     groups: per split the group number of each row, int64; None without groups.
+    group_names: the names of these groups as the data have them, None where a row has none.
+    earlier_fingerprint: the fingerprint of `data.earlier`; None without.
     """
 
     texts: dict[str, list[str]]
@@ -57,6 +60,8 @@ class PreparedText:
     summary: dict[str, Any]
     notes: list[str]
     groups: dict[str, np.ndarray] | None = None
+    group_names: dict[str, list[str | None]] | None = None
+    earlier_fingerprint: str | None = None
 
 
 def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
@@ -68,6 +73,8 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     """
     _check_task(spec, task)
     rule = task_of(task)
+    earlier = None if spec.earlier is None else _prepare_earlier(spec.earlier, task, base)
+    known = None if earlier is None else Known.of(earlier, rule)
     reading: list[str] = []  # notes
     loaded = load_rows(spec, base, reading, rule)
     cells = _cells(spec, rule, loaded)
@@ -77,14 +84,19 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     dropped = {"missing_text": int((~usable).sum()) - unusable, "unusable": unusable}
     labels, classes, notes = np.zeros(usable.size, dtype=np.int64), list[str](), list[str]()
     if spec.label is not None:
-        labels, classes, notes = _number_classes(spec, cells, usable, dropped)
+        labels, classes, notes = _number_classes(spec, cells, usable, dropped, earlier)
         usable &= labels >= 0
 
     rows_left = np.flatnonzero(usable)
+    keys = [normalise(*(rule.words(texts[row] or "") for texts in cells.texts)) for row in rows_left]
+    if known is not None:
+        fresh = np.array([key not in known.texts for key in keys], dtype=bool)
+        dropped["earlier"] = int((~fresh).sum())
+        rows_left, keys = rows_left[fresh], [key for key, keep in zip(keys, fresh, strict=True) if keep]
     groups, ungrouped, group_notes = _number_groups(spec, cells, rows_left)
     with _naming_the_unusable(cells):
         splits = split_rows(
-            keys=[normalise(*(rule.words(texts[row] or "") for texts in cells.texts)) for row in rows_left],
+            keys=keys,
             labels=labels[rows_left],
             groups=groups,
             sources=[cells.sources[row] for row in rows_left],
@@ -92,6 +104,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
             seed=spec.split_seed,
             dropped=dropped,
             available=list(loaded),
+            placed=None if known is None or spec.group is None else known.placed([cells.groups[row] for row in rows_left]),
         )
     chosen = {split: rows_left[rows] for split, rows in splits.rows.items()}
     first, *second = [{split: [texts[row] or "" for row in rows] for split, rows in chosen.items()} for texts in cells.texts]
@@ -110,7 +123,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
     notes += group_notes + _text_notes(cells, rows_left, rule)
     if classes:
         notes += _count_classes(summary, label_arrays, classes)
-    return PreparedText(
+    made = PreparedText(
         texts=first,
         pairs=second[0] if second else None,
         labels=label_arrays,
@@ -119,7 +132,22 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
         summary=summary,
         notes=reading + [f"dropped {words}" for words in dropped_words(splits.dropped)] + notes + splits.notes,
         groups=None if groups is None else {split: groups[rows] for split, rows in splits.rows.items()},
+        group_names=None if groups is None else {split: [cells.groups[row] for row in rows] for split, rows in chosen.items()},
     )
+    return made if earlier is None or spec.earlier is None else with_earlier(made, earlier, spec.earlier, summary)
+
+
+def _prepare_earlier(spec: EarlierData, task: str, base: Path) -> PreparedText:
+    """The data that the model has learnt before. Raises DataProblem, with the keys of `data.earlier`."""
+    if "test" not in spec.splits:
+        raise DataProblem(
+            ("data", "earlier", "splits"), "the test split is missing", "add test: it judges what was learnt before"
+        )
+    try:
+        return prepare(spec, task, base)
+    except DataProblem as error:
+        error.key = ("data", "earlier", *error.key[1:])
+        raise
 
 
 def _columns(spec: DataSpec, rule: BaseTask, loaded: Mapping[str, datasets.Dataset]) -> dict[str, str]:
@@ -359,12 +387,14 @@ def _label_cells(rows: datasets.Dataset, table: pyarrow.Table, column: str) -> t
 
 
 def _number_classes(
-    spec: DataSpec, cells: _Cells, usable: np.ndarray, dropped: dict[str, int]
+    spec: DataSpec, cells: _Cells, usable: np.ndarray, dropped: dict[str, int], earlier: PreparedText | None
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """The class number of each row (-1: none), the classes and notes. Adds the rows that it leaves out to `dropped`."""
     values = [value if keep else None for value, keep in zip(cells.labels, usable, strict=True)]
     counts = Counter(value for value in values if value is not None)
-    classes = _choose_classes(spec, counts, cells.declared, cells.whole)
+    classes = (
+        _choose_classes(spec, counts, cells.declared, cells.whole) if earlier is None else _classes_of(earlier, spec, counts)
+    )
     number = {value: index for index, value in enumerate(classes)}
     labels = np.array([-1 if value is None else number.get(value, -1) for value in values], dtype=np.int64)
     others = Counter({value: count for value, count in counts.items() if value not in number})
@@ -376,6 +406,20 @@ def _number_classes(
         notes.append(f"rows of the other classes: {listed}")
     notes += _word_notes(str(spec.label), counts, "class", spec.labels or ())
     return labels, classes, notes
+
+
+def _classes_of(earlier: PreparedText, spec: DataSpec, counts: Counter[str]) -> list[str]:
+    """The classes of the earlier data, which the model has outputs for. `counts`: usable rows per class in the new data."""
+    new = [value for value in counts if value not in earlier.classes]
+    listed = ", ".join(f"{value!r} ({counts[value]:,})" for value in new[:10])
+    if new and spec.labels is None:
+        hint = f"the classes are {', '.join(earlier.classes)}; write them as data.labels to leave the others out, or run a new sweep"
+        raise DataProblem(LABEL, f"the model has no output for these classes of the new data: {listed}", hint)
+    if spec.labels is not None and (unknown := [str(name) for name in spec.labels if str(name) not in earlier.classes]):
+        raise DataProblem(
+            LABELS, f"{unknown[0]!r} is no class of the earlier data", f"its classes: {', '.join(earlier.classes)}"
+        )
+    return earlier.classes
 
 
 def _choose_classes(spec: DataSpec, counts: Counter[str], declared: Sequence[str], whole: bool) -> list[str]:

@@ -32,6 +32,8 @@ DROPPED = {
     "duplicates": "with the text of an earlier row (ignoring case, width and spacing)",
     "overlap": "whose text also occurs in a split chosen by name",
     "group_overlap": "whose group also occurs in a split chosen by name",
+    "earlier": "whose text the earlier data have",
+    "earlier_groups": "whose group is in another split of the earlier data",
 }
 
 
@@ -106,6 +108,7 @@ def split_rows(
     seed: int,
     dropped: Mapping[str, int] | None = None,
     available: Sequence[str] | None = None,
+    placed: np.ndarray | None = None,
 ) -> Splits:
     """Choose the rows of every split.
 
@@ -118,6 +121,8 @@ def split_rows(
         seed: the same rows in the same order with the same seed give the same splits.
         dropped: rows dropped earlier, for the messages.
         available: names of all source splits, including one that lost its last row; default: those in `sources`.
+        placed: the number in `SPLITS` of the split that each row belongs to because its group is there already; -1 for the others,
+            which are drawn. Sizes count both. A source split that a split names loses the rows that belong elsewhere.
 
     Texts with several labels are dropped. Of repeated texts, one row is kept: the one in a source split named as test or
     validation, if there is one. Sizes are exact. With groups, each split takes whole groups while they fit; if none fits,
@@ -135,6 +140,15 @@ def split_rows(
     rank = np.array([rank_of.get(source, len(DRAW_ORDER)) for source in sources], dtype=np.int64)
 
     kept = _without_repeats(keys, labels, rank, counts)
+    drawn = np.array([split in origin and split not in fixed for split in SPLITS])
+    of_source = np.array([SPLITS.index(split) for split in fixed] + [-1] * (len(DRAW_ORDER) + 1 - len(fixed)), dtype=np.int64)[
+        rank
+    ]
+    if placed is not None:
+        home = placed[kept]
+        fits = (home < 0) | (home == of_source[kept]) | ((of_source[kept] < 0) & drawn[home])
+        counts["earlier_groups"] = int((~fits).sum())
+        kept = kept[fits]
     if groups is not None:
         first = np.full(groups.max(initial=-1) + 1, len(DRAW_ORDER), dtype=np.int64)
         np.minimum.at(first, groups[kept], rank[kept])
@@ -144,9 +158,16 @@ def split_rows(
 
     rows = {split: kept[rank[kept] == rank_of[origin[split]]] for split in fixed}
     notes: list[str] = []
+    bound: dict[str, np.ndarray] = {}
+    if placed is not None:
+        free, home = of_source[kept] < 0, placed[kept]
+        bound = {split: kept[free & (home == number)] for number, split in enumerate(SPLITS) if drawn[number]}
     if drawn_from:
         pool = kept[rank[kept] == len(DRAW_ORDER)]
         sizes = _sizes(wanted, origin, drawn_from, pool.size)
+        if bound:
+            pool = np.setdiff1d(pool, np.concatenate([*bound.values()]))
+            sizes = {split: None if size is None else max(0, size - bound[split].size) for split, size in sizes.items()}
         rng = np.random.default_rng(seed)
         if groups is None:
             chosen = _draw(pool[_stratified_order(labels[pool], rng)], sizes)
@@ -158,7 +179,7 @@ def split_rows(
                 raise _too_few(split, size, sizes, pool.size, taken, counts)
             if size is not None and 0 < taken < size:
                 notes.append(f"split {split!r} has {taken:,} instead of {counted(size, 'row')}, because groups stay whole")
-        rows |= chosen
+        rows |= {split: np.concatenate([taken, bound.get(split, taken[:0])]) for split, taken in chosen.items()}
     for split, taken in rows.items():
         if not taken.size:
             message = f"no usable rows are left for split {split!r}; usable in all: {counted(kept.size, 'row')}"

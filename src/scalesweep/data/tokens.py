@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from scalesweep.data.earlier import PREFIX
 from scalesweep.data.prepare import PreparedText
 from scalesweep.data.problems import DataProblem
 from scalesweep.errors import OutsideError, UserError
@@ -372,6 +374,42 @@ class JoinedSplit:
         self.labels = np.concatenate(labels) if labels else None
         self._starts = np.cumsum([0, *map(len, parts)])
 
+    @cached_property
+    def bytes(self) -> np.ndarray:
+        return np.concatenate([part.bytes for part in self.parts])
+
+    @property
+    def n_bytes(self) -> int:
+        return int(self.bytes.sum())
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The row of each example; the rows of a part follow those of the parts before it."""
+        starts = np.cumsum([0, *(int(part.rows[-1]) + 1 if len(part) else 0 for part in self.parts)])
+        return np.concatenate([part.rows + start for part, start in zip(self.parts, starts[:-1], strict=True)])
+
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        groups = [part.groups for part in self.parts if part.groups is not None]
+        return np.concatenate(groups) if len(groups) == len(self.parts) else None
+
+    @property
+    def bounds(self) -> list[slice]:
+        """The examples of each part."""
+        return [slice(int(start), int(end)) for start, end in itertools.pairwise(self._starts)]
+
+    def example(self, index: int) -> np.ndarray:
+        part, local = self._place(index)
+        return part.example(local)
+
+    def targets_of(self, index: int) -> np.ndarray:
+        part, local = self._place(index)
+        return part.targets_of(local)
+
+    def _place(self, index: int) -> tuple[TokenizedSplit, int]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.parts[number], index - int(self._starts[number])
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 
@@ -421,6 +459,11 @@ class TokenizedData:
             raise OutsideError(
                 f"{folder} is not a valid token folder: {error}", "delete it; it will be created again"
             ) from error
+
+    @property
+    def has_earlier(self) -> bool:
+        """Whether there are splits of data that the model has learnt before."""
+        return f"{PREFIX}train" in self.meta["splits"]
 
     def split(self, name: str) -> TokenizedSplit:
         """The split of this name. Raises DataProblem if the sweep has none."""

@@ -276,7 +276,7 @@ def base_key(size: LadderSize, task: str, num_labels: int | None, seed: int, id2
     """A hash of everything that determines the weights."""
     content = [
         FORMAT, torch.__version__, transformers.__version__, _origin(size), size.layers, size.trust_remote_code,
-        size.allow_pickle, task, num_labels, seed, sorted((id2label or {}).items()),
+        size.allow_pickle, task, num_labels, seed, sorted((id2label or {}).items()), *(["keeps head"] * size.keep_head),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,8 +301,8 @@ def load_model(
 ) -> Any:
     """The model of a size with float32 weights on the CPU, in evaluation mode, every parameter trainable.
 
-    Missing weights are drawn from `seed` alone. A classifier's last projection is always drawn, because that of a
-    fine-tuned checkpoint may belong to other labels. The global random state is neither read nor changed.
+    Missing weights are drawn from `seed` alone. A classifier's last projection is drawn unless the size keeps its head, because
+    that of a fine-tuned checkpoint may belong to other labels. The global random state is neither read nor changed.
 
     Raises:
         UserError: under the conditions of `resolve`; the architecture lacks one of the knobs; a weight is missing, has
@@ -310,6 +310,8 @@ def load_model(
         OutsideError: the hub can't be reached.
     """
     config = task_config(size, task, num_labels, id2label)
+    if id2label is not None:
+        check_head(size, task, list(id2label.values()))
     apply_knobs(config, knobs)
     _check_weights(size)
     with quiet(), _random_numbers_of(seed):
@@ -328,7 +330,7 @@ def load_model(
                     output_loading_info=True,
                 )
             )
-        if TASKS[task].draws_head:
+        if _head_is_new(size, task):
             _draw_last_projection(model, config.num_labels)
     _check_depth(model, size)
     _check_loading(model, size, task, loading)
@@ -338,6 +340,22 @@ def load_model(
             raise UserError(f"{size.model} has weights that are not finite numbers (NaN or infinite): {name}", hint=hint)
     set_padding(model, task, load_tokenizer(size).pad_token_id)
     return model.requires_grad_(True)
+
+
+def _head_is_new(size: LadderSize, task: str) -> bool:
+    return TASKS[task].draws_head and not size.keep_head
+
+
+def check_head(size: LadderSize, task: str, classes: Sequence[str]) -> None:
+    """Check that a head that is kept has been trained for these classes, in this order. Raises UserError if it has not."""
+    if not TASKS[task].draws_head or not size.keep_head:
+        return
+    own = getattr(load_config(size), "id2label", None) or {}
+    names = [str(own[number]) for number in sorted(own)]
+    if names != list(classes):
+        hint = "set keep_head: false, which draws a new head, or use data with the same classes in the same order"
+        message = f"{size.model} has a head for the classes {', '.join(names)}, and the data have {', '.join(classes)}"
+        raise UserError(message, hint=hint)
 
 
 def set_padding(model: Any, task: str, pad_token_id: int) -> None:
@@ -452,10 +470,10 @@ def _check_headers(model: Any, size: LadderSize, config: Any, task: str) -> None
 def _check_loading(model: Any, size: LadderSize, task: str, loading: dict[str, Any]) -> None:
     """Refuse a checkpoint that lacks weights of the model, or has them in other shapes.
 
-    A classifier's head may be absent, because it is drawn anew. A language model's belongs to the checkpoint.
+    A classifier's head may be absent where it is drawn anew. A language model's belongs to the checkpoint.
     """
     owned = set(dict(model.named_parameters()))
-    new_head = TASKS[task].draws_head
+    new_head = _head_is_new(size, task)
     if new_head:
         owned -= set(layer_groups(model)[-1].parameter_names)
     where = " below its head" if new_head else ""

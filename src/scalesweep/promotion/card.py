@@ -111,7 +111,7 @@ Values of the trial in the sweep, which trained on the train split alone, up to 
 ## How it was chosen
 
 {_choice(provenance)}
-{_confirmation(provenance)}
+{_confirmation(provenance)}{_ancestry(provenance)}
 ## Cost
 
 {costs(provenance)}
@@ -142,6 +142,50 @@ def _adapter(provenance: dict[str, Any]) -> str:
 An adapter of rank {config["lora_rank"]} was trained ({config["adapter"]}). It is merged into the weights of this folder, which
 load with plain transformers. The adapter alone is in `adapter/`. peft loads it over the base model{cut}:
 `PeftModel.from_pretrained(base, "adapter")`.
+"""
+
+
+def _ancestry(provenance: dict[str, Any]) -> str:
+    """Return the section about the model that was adapted, and its ancestors; empty without one."""
+    adapted = provenance.get("adapted")
+    if adapted is None:
+        return ""
+    rows, metrics = [], adapted["new"]["before"]
+    for metric in metrics:
+        cells = [words.score(adapted[part][when].get(metric)) for part in ("new", "old") for when in ("before", "after")]
+        rows.append(f"| {metric.removeprefix('eval_')} | " + " | ".join(cells) + " |")
+    table, name = "\n".join(rows), adapted["metric"].removeprefix("eval_")
+    gaps = []
+    for part in ("new", "old"):
+        gap, low, high = map(signed, adapted[part]["better_by"])
+        gaps.append(f"{part} test split ({counted(adapted[part]['rows'], 'row')}): {gap}, 95 % interval {low} … {high}")
+    chain, ancestor = [], adapted["from"]
+    while ancestor is not None:
+        source = ancestor["data"]["source"]["path"]
+        files = ", ".join(map(_published, [source] if isinstance(source, str) else [*source.values()]))
+        scored = ", ".join(f"{key.removeprefix('eval_')} {words.score(value)}" for key, value in ancestor["test"].items())
+        trial, sweep = ancestor["trial"]["name"], ancestor["sweep"]["name"]
+        chain.append(
+            f"- trial {trial} of {sweep}, from {code(files)} (data {ancestor['data']['fingerprint'][:12]}): test {scored}"
+        )
+        ancestor = (ancestor.get("adapted") or {}).get("from")
+    listed, margins = "\n".join(chain), adapted["margins"]
+    return f"""
+## Adapted from
+
+This model continues the training of another one on new data. Its ancestors, the last one first, with their scores then:
+
+{listed}
+
+Both models on the same rows, before and after. The old test split is without the rows that chose among trials.
+
+| metric | new: before | new: after | old: before | old: after |
+|---|---|---|---|---|
+{table}
+
+Better in {name}: {"; ".join(gaps)}. It had to be better on new rows by more than {margins["better_by"]:g}, and could be worse on old
+ones by at most {margins["worse_by"]:g}. Of each epoch's training examples, {provenance["final_run"]["config"]["rehearsal_share"]:.0%} were
+old ones.
 """
 
 

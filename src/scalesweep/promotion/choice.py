@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from scalesweep.errors import UserError, command, did_you_mean
+from scalesweep.promotion.adapted import choose_adapted
 from scalesweep.record import Record, State, Trial
 from scalesweep.record.final_length import FinalLength, final_length
 from scalesweep.record.ranking import best
@@ -26,6 +27,8 @@ def choose(record: Record, run_dir: Path | UrlPath, name: str) -> Trial:
         if record.status != "ended":
             hint = f"finish it: {command('resume', run_dir)}; or name the trial yourself: --trial NAME"
             raise UserError(f"the sweep in {run_dir} has not ended, so its best trial is not known yet", hint)
+        if record.manifest.adapts is not None:
+            return choose_adapted(with_forecasts(record), run_dir)
         trial = best(with_forecasts(record))
         if trial is None:
             hint = f"see how each trial ended: {command('leaderboard', run_dir)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -12,23 +13,23 @@ from typing import Any, Literal
 
 from scalesweep.costs import workers_of
 from scalesweep.errors import UserError
+from scalesweep.promotion.adapted import ancestry, errors_of, judge, kept_judgement, refuse, start_report
 from scalesweep.promotion.card import model_card
 from scalesweep.promotion.choice import checked_config, choose, length_of
 from scalesweep.promotion.chosen import By, chosen
 from scalesweep.promotion.final_run import Progress, as_json, train, weight_hashes
 from scalesweep.promotion.predicted import predicted
 from scalesweep.promotion.spent import spent
-from scalesweep.promotion.summary import confirmation
+from scalesweep.promotion.summary import adapted, confirmation
 from scalesweep.promotion.target import read_target
 from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
 from scalesweep.record import Record, Trial, read_record
 from scalesweep.record.confirmed import confirmed
-from scalesweep.record.evaluations import Evaluation
+from scalesweep.record.exports import OLD, PROVENANCE, metrics_of, scores
 from scalesweep.record.final_length import FinalLength
 from scalesweep.record.provenance import package_versions
 from scalesweep.record.seeds import seeds
 from scalesweep.record.store import encode
-from scalesweep.record.uncertainty import standard_errors
 from scalesweep.report import words
 from scalesweep.report.wandb.tracker import send_promotion
 from scalesweep.search.pick import with_forecasts
@@ -39,7 +40,6 @@ from scalesweep.spec.tasks import TASKS
 from scalesweep.storage import UrlPath, check_cache, place
 from scalesweep.training.job import TrialJob, job_from_manifest
 
-PROVENANCE = "provenance.json"
 Keep = Literal["last", "best"]
 
 
@@ -80,7 +80,10 @@ def promote(
     Returns:
         The content of the model's `provenance.json`, and `output`, the folder's path.
 
+    A sweep that adapts a promoted model exports only what is better than that one by the margins of its `adapt`.
+
     Raises:
+        NothingUsableError: if the adapted model is not better than the one it started from.
         UserError: if there is no trial to promote, the target file is wrong, `keep` is best and `train_on` has validation, `output`
             already holds files, another process promotes into it, or the cache folder can't be written.
         OutsideError: if a worker died, or the exported model predicts other values than the trained model.
@@ -120,11 +123,18 @@ def promote(
             keep=keep,
             thaw_at=thaws(swept_trial, swept) if CADENCES[config.unfreeze_cadence].by_metric else None,
         )
+        before = None if record.manifest.adapts is None else start_report(job, record.manifest, address)
         report = train(job, work, progress, address)
         reads = _earlier_reads(output) + 1
+        judgement = None if before is None else judge(record.manifest, before, report)
+        if judgement is not None and not (judgement.better and judgement.keeps):
+            work.discard()
+            if say is not None:
+                say(adapted(judgement.as_json()))
+            raise refuse(output, judgement, trial.name, record.manifest, reads)
         provenance = _provenance(record, trial, job, train_on, length, report, run_dir, work, reads)
         metric, gpu_seconds = record.metric, provenance["final_run"]["wall_seconds"] * final.num_gpus
-        reached, error = report.metrics[metric], provenance["test_standard_errors"].get(metric)
+        reached, error = provenance["test"][metric], provenance["test_standard_errors"].get(metric)
         beside = _unlike(final, swept, train_on, aim is not None)
         by: By = "plan" if aim else "search" if trial_name == "best" else "user"
         provenance |= {
@@ -132,11 +142,13 @@ def promote(
             "predicted": predicted(swept, swept_trial, reached, error, aim.predicted if aim else None) | {"besides": beside},
             "spent": spent(record, final.model_size, report.device, gpu_seconds, board_watts),
             **({} if aim is None else {"target": aim.as_json()}),
+            **({} if judgement is None else {"adapted": ancestry(record.manifest, judgement)}),
         }
         text = json.dumps(encode(provenance), indent=2, ensure_ascii=False) + "\n"
         (work.model / PROVENANCE).write_text(text, encoding="utf-8")
         (work.model / "README.md").write_text(model_card(provenance), encoding="utf-8")
         work.finish()
+    kept_judgement(output).unlink(missing_ok=True)
     send_promotion(swept, output)
     return {**provenance, "output": str(output)}
 
@@ -203,6 +215,9 @@ def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, name: 
         UserError: if it is a URL, or it holds files and is not to be replaced.
     """
     output = _folder(output, run_dir, name)
+    if kept_judgement(output).exists() and not force:
+        message = f"the model of {name} has read the test splits and was refused: {kept_judgement(output)} has its values"
+        raise UserError(message, "choose another --trial, or train and test it again with --force")
     if output.exists() and any(output.iterdir()) and not force:
         done = (output / PROVENANCE).exists()
         what = "already holds a promoted model, which has read the test split" if done else "is not empty"
@@ -248,10 +263,11 @@ def thaws(trial: Trial, record: Record) -> tuple[float, ...]:
 
 def _earlier_reads(output: Path) -> int:
     """Return the number of times that the model in `output` has read the test split."""
-    try:
-        return int(json.loads((output / PROVENANCE).read_text(encoding="utf-8"))["test_reads"])
-    except (OSError, ValueError, KeyError):
-        return 0
+    reads = 0
+    for file in (output / PROVENANCE, kept_judgement(output)):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            reads = max(reads, int(json.loads(file.read_text(encoding="utf-8"))["test_reads"]))
+    return reads
 
 
 def _counts(record: Record, config: TrialConfig) -> tuple[int, int]:
@@ -291,7 +307,7 @@ def _provenance(
 ) -> dict[str, Any]:
     manifest, config = record.manifest, job.config
     size = manifest.size(config.model_size)
-    judged = trial.judged
+    judged, earlier = trial.judged, metrics_of(OLD, report.metrics)
     assert judged is not None
     return {
         "sweep": {"name": manifest.name, "id": manifest.id, "git": manifest["git"], "run_dir": run_dir.name},
@@ -323,8 +339,9 @@ def _provenance(
             "device": report.device,
             "kept": _kept(job, report),
         },
-        "test": {name: value for name, value in report.metrics.items() if name.startswith("eval_")},
-        "test_standard_errors": standard_errors(Evaluation.of_examples(report.examples), report.metrics),
+        "test": (test := scores(report.metrics)),
+        "test_standard_errors": errors_of(report, 0, test),
+        **({"earlier_test": earlier, "earlier_test_standard_errors": errors_of(report, 1, earlier)} if earlier else {}),
         "data": {
             key: manifest.data[key] for key in ("source", "fingerprint", "classes", "splits", "notes") if key in manifest.data
         },
@@ -335,4 +352,5 @@ def _provenance(
         "seeds": manifest["seeds"],
         "weights": weight_hashes(work.model),
         "job": as_json(job),
+        "spec": manifest.spec,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -11,8 +10,8 @@ from typing import Any, Literal
 
 from scalesweep.errors import UserError
 from scalesweep.promotion.final_run import Progress, from_json, train, weight_hashes
-from scalesweep.promotion.promote import PROVENANCE
 from scalesweep.promotion.unfinished import CHECKPOINT, Unfinished
+from scalesweep.record.exports import read_provenance, scores
 from scalesweep.record.provenance import package_versions
 from scalesweep.spec import functions
 from scalesweep.storage import check_cache
@@ -48,7 +47,7 @@ def reproduce(
         OutsideError: the data have changed, a worker died, or the export predicts other values than the trained model.
     """
     export = Path(export)
-    provenance = _provenance(export)
+    provenance = read_provenance(export)
     job = from_json(provenance["job"])
     if num_gpus is not None:
         job = replace(job, config=job.config.model_copy(update={"num_gpus": num_gpus}))
@@ -70,21 +69,8 @@ def reproduce(
         else:
             work.finish()
     weights = {name: made.get(name) == known for name, known in provenance["weights"].items()}
-    test = {name: (value, report.metrics.get(name)) for name, value in provenance["test"].items()}
+    test = {name: (value, scores(report.metrics).get(name)) for name, value in provenance["test"].items()}
     return {"verdict": _verdict(weights, test), "weights": weights, "test": test, "differences": differences}
-
-
-def _provenance(export: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((export / PROVENANCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{export} holds no {PROVENANCE}", "give a folder that `scalesweep promote` wrote") from None
-    if "job" not in found:
-        raise UserError(
-            f"{export / PROVENANCE} lacks the job of the final run: an older version wrote it",
-            "promote the trial again, into another --output",
-        )
-    return found
 
 
 def _differences(provenance: dict[str, Any], workers: int) -> list[str]:

@@ -124,6 +124,24 @@ def energy(told: dict[str, Any]) -> str:
     return f"{text}. That of the sweep is {missing}" if told["no_energy"] else text
 
 
+def adapted(judged: dict[str, Any]) -> str:
+    """The adapted model beside the one that it started from (`adapted` of `promote`'s result): all metrics, on both test splits."""
+    parts = {"new": judged["new"], "old": judged["old"]}
+    titles = "".join(f"{title:>{COLUMN}}" for part in parts for title in (f"{part}: before", "after"))
+    lines = [" " * COLUMN + titles]
+    for name in parts["new"]["before"]:
+        cells = [part[when].get(name) for part in parts.values() for when in ("before", "after")]
+        lines.append(f"{name.removeprefix('eval_'):<{COLUMN}}" + "".join(f"{words.score(value):>{COLUMN}}" for value in cells))
+    metric, margins = judged["metric"].removeprefix("eval_"), judged["margins"]
+    lines.append("")
+    for name, part in parts.items():
+        gap, low, high = (signed(value) for value in part["better_by"])
+        wanted = f"more than {margins['better_by']:g}" if name == "new" else f"at least −{margins['worse_by']:g}"
+        rows = counted(part["rows"], "row")
+        lines.append(f"{name} test split: {metric} better by {gap}, 95 % interval {low} … {high} over {rows}; wanted: {wanted}")
+    return "\n".join(lines)
+
+
 def reproduced(result: dict[str, Any]) -> str:
     """The comparison of a model with its reproduction (`reproduce`'s result)."""
     same, files = sum(result["weights"].values()), len(result["weights"])

@@ -48,6 +48,13 @@ class Evaluation:
         """The columns as float64, made once for all metrics."""
         return {name: array.astype(float) for name, array in self.columns.items()}
 
+    def part(self, number: int) -> Evaluation:
+        """The rows of one of the splits that the evaluation was of together, as if they had been evaluated alone."""
+        here = self.columns["part"] == number
+        return Evaluation(
+            int(here.sum()), round(int(here.sum()) / self.kept), {name: one[here] for name, one in self.columns.items()}
+        )
+
     def alike(self, other: Evaluation) -> bool:
         """Whether both are of the same rows. All trials of a sweep are evaluated on one split. Only a tokenizer that leaves rows
         out makes a difference."""

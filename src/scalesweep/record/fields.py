@@ -242,6 +242,11 @@ MANIFEST: dict[str, Field] = {
         "SHA-256 of the file that holds each function of the user's, by `module:function`; null for a module without a file. Older "
         "records have none.",
     ),
+    "adapts": Field(
+        "mapping",
+        "the promoted model that the sweep adapts: `model` (its folder), `size` (that of the ladder which is the whole model), "
+        "`provenance` (parts of its provenance.json). Null without `adapt` in the sweep. Older records have none.",
+    ),
     "hopeless": Field(
         "list",
         "pairs of size and method (an unfreezing mode, `full`, or one beside an adapter, `full with lora`) that are never proposed, "

@@ -184,6 +184,12 @@ class Manifest(Mapping[str, Any]):
         return data
 
     @property
+    def adapts(self) -> Mapping[str, Any] | None:
+        """The promoted model that the sweep adapts; None for a sweep that adapts none."""
+        adapts: Mapping[str, Any] | None = self.get("adapts")
+        return adapts
+
+    @property
     def hopeless(self) -> list[tuple[Any, ...]]:
         """Pairs of size and method that are never proposed, some with the least rank for which that holds."""
         return [tuple(row) for row in self.get("hopeless", ())]

@@ -111,6 +111,9 @@ def _check_effects(spec: SweepSpec) -> list[Problem]:
                 problems.append(spec.problem((*at, name), problem, f"add {example}, or remove {name}"))
             break
     problems += _check_shares(spec)
+    if spec.data.earlier is None and "rehearsal_share" in parameters:
+        message = "has no effect: there are no earlier data to rehearse"
+        problems.append(spec.problem((*at, "rehearsal_share"), message, "add data.earlier, or remove it"))
     by_metric = [word for word in values_drawn(spec, "unfreeze_cadence") if CADENCES[word].by_metric]
     if by_metric and not problems and spec.training.eval_interval is None and early.type == "none":
         message = f"{by_metric[0]} needs evaluations before the end of a trial, and there is none"
@@ -123,6 +126,8 @@ def _check_shares(spec: SweepSpec) -> list[Problem]:
     path: KeyPath = ("search_space", "parameters", "train_share")
     if "train_share" not in spec.search_space.parameters:
         return []
+    if "rehearsal_share" in spec.search_space.parameters:
+        return [spec.problem(path, "has no place beside rehearsal_share", "remove one of the two")]
     if spec.early_terminate.type != "none":
         message = "a rung can't compare trials on different shares of the data, which end at different lengths"
         return [spec.problem(path, message, "write early_terminate: {type: none, …}")]
@@ -436,6 +441,13 @@ def _check_sweep(spec: SweepSpec) -> list[Problem]:
             hint="name three different ones: no row may be in two splits",
         )
     problems += _check_files(spec)
+    if spec.adapt is not None and data.earlier is None:
+        say(
+            "data",
+            "earlier",
+            message="is missing",
+            hint="add the data of the model that is adapted, which judge what it has kept",
+        )
     for key, message, hint in misfits(spec.task, data):
         say("data", key, message=message, hint=hint)
     answers = TASKS[spec.task].generated

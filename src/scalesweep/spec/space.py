@@ -189,6 +189,13 @@ PARAMETERS: dict[str, ParameterInfo] = {
     "layerdrop": ParameterInfo("float", None, "probability of skipping a whole block", 0.0, _RATE, knob=True),
     "label_smoothing_factor": ParameterInfo("float", 0.0, "label smoothing, in the training loss alone", 0.0, _RATE),
     "max_grad_norm": ParameterInfo("float", 1.0, "largest norm of all gradients together; 0 switches clipping off", 0.0, 1e9),
+    "rehearsal_share": ParameterInfo(
+        "float",
+        0.0,
+        "share of each epoch's examples that are drawn from the train split of `data.earlier`. All examples of `data` are in each epoch.",
+        0.0,
+        0.95,
+    ),
     "global_batch_size": ParameterInfo(
         "int",
         None,
@@ -241,6 +248,7 @@ ALIASES = {
     **dict.fromkeys(("lora", "peft", "use_dora", "load_in_4bit"), "adapter"),
     "rslora": "use_rslora",
     "lora_lr_ratio": "adapter_lr_ratio",
+    **dict.fromkeys(("rehearsal", "replay", "replay_ratio", "rehearsal_ratio"), "rehearsal_share"),
 }
 # The same for the words of a parameter, in lower case and with `_` for `-`.
 # Names of `TrainingArguments` and other tools for what is a key of the sweep file here. Only hints use them.

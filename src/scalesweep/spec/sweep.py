@@ -144,6 +144,13 @@ class DataSpec(Strict):
         "masked-lm lay a document out over several examples and cut nothing; instruction-tuning follows `truncate`.",
     )
 
+    earlier: EarlierData | None = Field(
+        None,
+        description="data that the model has learnt before, with the keys of `data`. Trials rehearse the share `rehearsal_share` of its "
+        "train split. Evaluations are on both: the metrics of both together, and those of each as `new_…` and `old_…`. `scalesweep "
+        "adapt` writes it.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _splits_of_files(cls, data: Any) -> Any:
@@ -163,6 +170,16 @@ class DataSpec(Strict):
         return self.path if isinstance(self.path, str) else ", ".join(self.path.values())
 
 
+class EarlierData(DataSpec):
+    """The data of a model that is to be adapted."""
+
+    trained_on: list[Literal["train", "validation"]] = Field(
+        ["train", "validation"],
+        description="splits that the model has been trained on. Where validation is one of them, evaluations in the sweep take a part of "
+        "the test split in its place, at most a third, which then counts no more as test.",
+    )
+
+
 class _Checkpoint(Strict):
     """Keys that one checkpoint cut by depth and each size of a list share."""
 
@@ -178,6 +195,11 @@ class _Checkpoint(Strict):
         None, description="Ray's name of a GPU model, such as `A100`. The size's workers run on nodes with that GPU only."
     )
     trust_remote_code: bool = Field(False, description="permission to run the model code that a hub repository contains")
+    keep_head: bool = Field(
+        False,
+        description="keep the head of a checkpoint that was fine-tuned for the same classes (sequence-classification). Default: it is "
+        "drawn anew.",
+    )
     allow_pickle: bool = Field(
         False, description="permission to load weights stored as pickle. It matters only where there is no safetensors file."
     )
@@ -444,6 +466,24 @@ class TrackingSpec(Strict):
     )
 
 
+class AdaptSpec(Strict):
+    """The promoted model that a sweep adapts, and what a better one has to reach."""
+
+    model: str = Field(description="folder that `promote` wrote. A relative path starts like that of `data.path`.")
+    better_by: float = Field(
+        0.0,
+        ge=0,
+        description="least improvement on the new test split, in units of the metric. All of its 95 % interval has to be better by more "
+        "than this.",
+    )
+    worse_by: float = Field(
+        0.02,
+        ge=0,
+        description="most worsening on the old test split, in units of the metric: 0.02 is 2 points of accuracy. All of its 95 % interval "
+        "has to be within.",
+    )
+
+
 class SweepSpec(Strict):
     """A whole sweep. Build it with `load_sweep(path)` or `sweep_from_dict(data)`, which also check fields against each other."""
 
@@ -470,6 +510,9 @@ class SweepSpec(Strict):
     budget: BudgetSpec = Field(description="limits of the sweep. At least one of the first four is needed.")
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="workers, nodes, memory and prices")
     tracking: TrackingSpec = Field(default_factory=TrackingSpec, description="experiment trackers")
+    adapt: AdaptSpec | None = Field(
+        None, description="model that is adapted. `promote` then exports only what is better. `scalesweep adapt` writes it."
+    )
 
     _documents: tuple[Document, Document | None] | None = PrivateAttr(default=None)
     _foreign: bool = PrivateAttr(default=False)

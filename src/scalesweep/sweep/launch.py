@@ -66,6 +66,7 @@ def make_manifest(plan: Plan) -> Manifest:
         },
         "metric": {"name": plan.spec.metric.name, "goal": plan.spec.goal, "function": plan.function},
         "functions": functions.file_hashes((plan.data.scorer, plan.function)),
+        "adapts": plan.adapts,
         "hopeless": plan.hopeless,
         "baseline": asdict(plan.baseline),
         "versions": package_versions(),

@@ -35,9 +35,7 @@ def placed_data(spec: SweepSpec, base: Path) -> DataSpec:
     from scalesweep.data.problems import DataProblem
 
     data = spec.data
-    changes: dict[str, Any] = {
-        "path": {name: _placed(path, base) for name, path in data.files.items()} or _placed(data.shown, base)
-    }
+    changes: dict[str, Any] = _placed_sources(data, base)
     if data.chat_template is not None and not data.chat_template.strip():
         raise DataProblem(("data", "chat_template"), "is empty", "name a file with a template, or remove the key")
     if data.chat_template is not None and "{%" not in data.chat_template and "{{" not in data.chat_template:
@@ -57,6 +55,13 @@ def placed_data(spec: SweepSpec, base: Path) -> DataSpec:
         except UserError as error:
             raise DataProblem(("data", "scorer"), error.message, error.hint) from None
     return data.model_copy(update=changes)
+
+
+def _placed_sources(data: DataSpec, base: Path) -> dict[str, Any]:
+    """Return the keys of the data that name their source, with absolute paths."""
+    path: Any = {name: _placed(path, base) for name, path in data.files.items()} or _placed(data.shown, base)
+    earlier = data.earlier
+    return {"path": path} | ({} if earlier is None else {"earlier": earlier.model_copy(update=_placed_sources(earlier, base))})
 
 
 def _placed(written: str, base: Path) -> str:

@@ -36,6 +36,7 @@ from scalesweep.spec.space import ADAPTERS, ALL_LINEAR, KNOBS, THAWING_MODES
 from scalesweep.spec.sweep import DataSpec, DepthLadder
 from scalesweep.spec.tasks import TASKS
 from scalesweep.storage import cache_dir, check_cache
+from scalesweep.sweep.adapted import adapted_model, check_heads
 from scalesweep.sweep.local_files import absolute, placed_data
 from scalesweep.sweep.memory import Hopeless, check_points_fit, hopeless_combinations, memory_gib, methods, rank_notes
 from scalesweep.sweep.own_functions import own_function, with_own_metric
@@ -85,6 +86,7 @@ class Plan:
     packing: dict[str, float] | None = None  # what it saves in the first batches; None where nothing is packed
     past: tuple[Past, ...] = ()  # trials of earlier sweeps to learn from
     past_note: str = ""  # a sentence that counts them
+    adapts: dict[str, Any] | None = None  # the promoted model that is adapted
 
     def __repr__(self) -> str:
         sizes = ", ".join(size.name for size in self.sizes)
@@ -447,6 +449,8 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
     if problems := _check_weights(spec, classes):
         raise SpecError(problems)
     sizes, ladder = check_models(spec, len(classes) or None, base)
+    check_heads(spec, ladder, classes)
+    adapts = adapted_model(spec, base, prepared.earlier_fingerprint, sizes, ladder)
     hopeless = hopeless_combinations(spec, sizes)
     if problems := check_points_fit(spec, hopeless):
         raise SpecError(problems)
@@ -498,6 +502,7 @@ def preflight(spec: SweepSpec, slots: int | None, base: Path, progress: Any = No
         baseline=baseline,
         past=tuple(Past.of(name, trial, spec.metric.name) for name, trial in earlier),
         past_note=past_note,
+        adapts=adapts,
     )
 
 

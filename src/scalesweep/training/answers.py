@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig
 
 from scalesweep.data.batches import shard
-from scalesweep.data.tokens import TokenizedSplit
+from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
 from scalesweep.errors import UserError
 from scalesweep.spec.functions import accepts, called, load
 from scalesweep.spec.tasks import TASKS
@@ -39,8 +39,9 @@ class Answers:
 
     scores: Mapping[str, Mapping[int, float]]
 
-    def __init__(self, job: TrialJob, split: TokenizedSplit, tokenizer: Any) -> None:
+    def __init__(self, job: TrialJob, split: TokenizedSplit | JoinedSplit, tokenizer: Any) -> None:
         self.job = job
+        self._answers: list[str] = []
         self.answering = task_of(job.task).answering(job.data, tokenizer)
         found = questions_of(split, self.answering)
         self.examples, self.questions = list(found), list(found.values())
@@ -73,10 +74,19 @@ class Answers:
             for name, values in found.items():
                 scores[name][rank :: peers.world] = values
         self.scores = {name: dict(zip(self.examples, values.tolist(), strict=True)) for name, values in scores.items()}
+        self._answers = answers
+        return self.of_part(slice(0, self.examples[-1] + 1), peers)
+
+    def of_part(self, part: slice, peers: Peers) -> dict[str, float]:
+        """The metrics of the last evaluation's answers to some examples of the split; empty if none of them is a question."""
+        places = [place for place, example in enumerate(self.examples) if part.start <= example < part.stop]
+        if not places:
+            return {}
+        scores = {name: np.array(list(found.values()))[places] for name, found in self.scores.items()}
         metrics = {name: float(values.mean()) for name, values in scores.items()}
         if self.job.function is not None:
-            references = [question.reference for question in self.questions]
-            metrics[self.job.metric] = judged(self.job.function, peers, answers, references)
+            pairs = [(self._answers[place], self.questions[place].reference) for place in places]
+            metrics[self.job.metric] = judged(self.job.function, peers, *map(list, zip(*pairs, strict=True)))
         return metrics
 
     @torch.no_grad()

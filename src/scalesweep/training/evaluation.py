@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from scalesweep.data.batches import eval_order, shard
-from scalesweep.data.tokens import TokenizedSplit
+from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
 from scalesweep.tasks import task_of
 from scalesweep.tasks.metrics import compute_metrics
 from scalesweep.training.micro_batch import EvaluationSize, ran_out
@@ -18,7 +18,7 @@ from scalesweep.training.peers import Peers
 
 @torch.no_grad()
 def evaluate(
-    split: TokenizedSplit,
+    split: TokenizedSplit | JoinedSplit,
     task: str,
     classes: int,
     passes: Passes,

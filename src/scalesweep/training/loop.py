@@ -20,7 +20,9 @@ import torch
 
 from scalesweep.costs import share_of
 from scalesweep.data.batches import BatchPlan, shard, steps_for_tokens
+from scalesweep.data.earlier import PREFIX, splits_of
 from scalesweep.data.subsets import part_of
+from scalesweep.data.tokens import JoinedSplit
 from scalesweep.examples import MOST_ROWS, Columns, Examples
 from scalesweep.models.base import BaseWeights, base_key
 from scalesweep.models.ladder import load_tokenizer
@@ -28,6 +30,7 @@ from scalesweep.models.replay import NotReplayable
 from scalesweep.spec import LadderSize, TrialConfig
 from scalesweep.storage import cache_dir, place
 from scalesweep.tasks import task_of
+from scalesweep.tasks.metrics import compute_metrics
 from scalesweep.training import checkpoint
 from scalesweep.training.answers import Answers, asked, judged
 from scalesweep.training.clock import PARTS_OF_A_RUN, Clock
@@ -47,6 +50,7 @@ from scalesweep.training.resume import kept_checkpoint, newest_checkpoint
 from scalesweep.training.schedules import schedule
 from scalesweep.training.step import Gradients
 
+PARTS = ("new", "old")  # of an evaluation beside earlier data, as metrics are named
 SAVE_SECONDS = 60.0  # between checkpoints of a run that reports without evaluating
 
 
@@ -85,11 +89,14 @@ class Trainer:
         self.job, self.config, self.peers = job, config, peers
         self.task = task_of(job.task)
         data = open_data(job)
-        self.train_split = part_of(data, job.train_on, config.train_share, config.seed)
-        self.eval_split = data.split(job.evaluate_on)
+        rehearses = data.has_earlier and config.rehearsal_share > 0
+        own = part_of(data, job.train_on, config.train_share, config.seed)
+        new = len(own)
+        self.train_split = data.joined([*job.train_on, f"{PREFIX}train"]) if rehearses else own
+        self.eval_split = data.joined(splits_of(job.evaluate_on) if data.has_earlier else [job.evaluate_on])
         lengths = self.train_split.lengths
-        by_length = lengths if config.group_by_length else None
-        self.plan = BatchPlan(len(self.train_split), config.global_batch_size, config.seed, by_length)
+        by_length, earlier = lengths if config.group_by_length else None, len(self.train_split) - new
+        self.plan = BatchPlan(new, config.global_batch_size, config.seed, by_length, earlier, config.rehearsal_share)
         gpus = peers.world * share_of(config.num_gpus)
         self.clock = Clock(config, _total_steps(config, self.plan, lengths), gpus, job.price)
         self.factor = schedule(config, self.clock.total_steps or PARTS_OF_A_RUN)
@@ -238,7 +245,22 @@ class Trainer:
         self.examples = self.rows.examples(dict(zip(self.task.measures, measures.T, strict=True)), scores)
         if self.answers is None and function is not None and predictions is not None:
             metrics[self.job.metric] = judged(function, self.peers, predictions.cpu().numpy(), np.array(labels))
+        if isinstance(split, JoinedSplit):
+            for name, part in zip(PARTS, split.bounds, strict=True):
+                metrics |= {f"{name}_{metric}": value for metric, value in self._of_part(part, measures, predictions).items()}
         return metrics
+
+    def _of_part(self, part: slice, measures: np.ndarray, predictions: torch.Tensor | None) -> dict[str, float]:
+        """The metrics of some examples of the last evaluation, without `eval_`. `measures`: of all examples."""
+        split, job = self.eval_split, self.job
+        labels = None if split.labels is None else np.array(split.labels)[part]
+        count, n_bytes = float(split.predictions[part].sum()), int(split.bytes[part].sum())
+        found = compute_metrics(job.task, self.task.totals(measures[part], count, n_bytes, labels, len(job.classes)))
+        if self.answers is not None:
+            found |= self.answers.of_part(part, self.peers)
+        elif job.function is not None and predictions is not None:
+            found[job.metric] = judged(job.function, self.peers, predictions[part].cpu().numpy(), labels)
+        return {name.removeprefix("eval_"): value for name, value in found.items()}
 
     # ---- reports and checkpoints --------------------------------------------------------------------------------------
 

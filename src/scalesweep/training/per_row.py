@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scalesweep.data.tokens import TokenizedSplit
+from scalesweep.data.tokens import JoinedSplit, TokenizedSplit
 from scalesweep.examples import MOST_ROWS, Columns, Examples
 
 SEED = 0  # of the sample of rows: the same one for all trials
@@ -15,7 +15,7 @@ SEED = 0  # of the sample of rows: the same one for all trials
 class Rows:
     """The rows of a split, and those of them that are kept."""
 
-    def __init__(self, split: TokenizedSplit, classes: int) -> None:
+    def __init__(self, split: TokenizedSplit | JoinedSplit, classes: int) -> None:
         self.starts = np.flatnonzero(np.diff(split.rows, prepend=-1))  # a row that is too long is several examples
         self.of = len(self.starts)
         groups = split.rows if split.groups is None else split.groups
@@ -34,6 +34,9 @@ class Rows:
         else:
             counted = {"predictions": self.predictions, "bytes": self._sums(split.bytes)}
             data = {name: sums.astype(np.uint32) for name, sums in counted.items()}
+        if isinstance(split, JoinedSplit):
+            of_part = np.repeat(np.arange(len(split.parts), dtype=np.uint8), [len(part) for part in split.parts])
+            data["part"] = of_part[self.starts][self.kept]
         if split.groups is not None:
             data["group"] = drawn[self.kept].astype(np.uint32)
         self.data = Columns.of(data)

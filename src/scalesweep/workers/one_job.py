@@ -13,7 +13,7 @@ from typing import Any
 
 from scalesweep.costs import workers_of_node
 from scalesweep.errors import OutsideError, ScalesweepError, UserError, counted
-from scalesweep.training.job import TrialJob
+from scalesweep.training.job import TrainReport, TrialJob
 from scalesweep.workers.session import ray_cluster, usable_cpus
 
 Progress = Callable[[int, int], object]  # called with (steps done, total steps)
@@ -76,6 +76,38 @@ def train_here(job: TrialJob, exported: Path, progress: Progress) -> tuple[Any, 
             trainer.close()
 
 
+def untrained(job: TrialJob, address: str | None) -> TrainReport:
+    """Evaluate a job's model before its first step, where `train_here` or `train_on_workers` would train it.
+
+    Raises:
+        UserError: if the cluster holds too few workers, or a worker raised one.
+        OutsideError: if no cluster answers, or a worker died.
+        JobFailed: if the evaluation raised an error.
+    """
+    reports = list[TrainReport]()
+    if job.config.num_gpus == 1 and address is None:
+        from scalesweep.training.loop import Trainer
+        from scalesweep.training.precision import use_threads
+
+        use_threads(usable_cpus())
+        trainer = Trainer(job)
+        try:
+            return trainer.untrained()
+        except ScalesweepError:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised again, with its traceback
+            raise JobFailed(f"{type(error).__name__}: {error}", traceback.format_exc()) from None
+        finally:
+            trainer.close()
+
+    def evaluate(group: Any) -> None:
+        group.begin(job)
+        reports.append(group.next())
+
+    _on_workers(job, address, evaluate)
+    return reports[0]
+
+
 @contextlib.contextmanager
 def _held_back() -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C or SIGTERM sets. The second one raises KeyboardInterrupt."""
@@ -108,6 +140,27 @@ def train_on_workers(job: TrialJob, exported: Path, progress: Progress, address:
         OutsideError: if no cluster answers, a worker died, or the model is not in `exported` afterwards.
         JobFailed: if training or exporting raised an error.
     """
+    outcome = list[tuple[Any, Any]]()
+
+    def train(group: Any) -> None:
+        report = None
+        for phase in phases(job):
+            group.begin(phase)
+            while (following := group.next()) is not None:
+                report = following
+                if not phase.judges:
+                    progress(report.step, report.total_steps)
+        outcome.append((report, group.export(exported.resolve())))
+
+    _on_workers(job, address, train)
+    if not exported.is_dir():
+        hint = "run promote again with an --output that all nodes share"
+        raise OutsideError(f"the worker's node wrote the model to {exported}, which this machine does not see", hint)
+    return outcome[0]
+
+
+def _on_workers(job: TrialJob, address: str | None, use: Callable[[Any], object]) -> None:
+    """Call `use` with a group of workers for the job. Raises the errors of `train_on_workers`."""
     from scalesweep.workers.group import TrialFailed, WorkerDied, WorkerGroup
     from scalesweep.workers.pool import WorkerPool
 
@@ -116,14 +169,7 @@ def train_on_workers(job: TrialJob, exported: Path, progress: Progress, address:
         pool = WorkerPool(job.threads, on_gpus, [job])  # must live as long as its workers are needed
         try:
             group = WorkerGroup(pool.lease_soon(job.trial, job.config.num_gpus))
-            report = None
-            for phase in phases(job):
-                group.begin(phase)
-                while (following := group.next()) is not None:
-                    report = following
-                    if not phase.judges:
-                        progress(report.step, report.total_steps)
-            logits = group.export(exported.resolve())
+            use(group)
         except WorkerDied as death:
             raise OutsideError(
                 f"a worker of the final run died: {death}", "run promote again; it continues from the last checkpoint"
@@ -134,10 +180,6 @@ def train_on_workers(job: TrialJob, exported: Path, progress: Progress, address:
             raise JobFailed(str(failure), failure.traceback) from None
         finally:
             pool.shutdown()
-    if not exported.is_dir():
-        hint = "run promote again with an --output that all nodes share"
-        raise OutsideError(f"the worker's node wrote the model to {exported}, which this machine does not see", hint)
-    return report, logits
 
 
 def _check_room(job: TrialJob, address: str | None) -> bool:
