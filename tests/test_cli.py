@@ -358,6 +358,7 @@ def test_leaderboard_table(run_dir: Path) -> None:
     assert done.returncode == 0
     assert "t0001" in done.stdout
     assert "… and 7 more trials" in done.stdout
+    assert done.stdout == "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
     by_metric = json.loads(run("leaderboard", str(run_dir), "--json", "--by", "metric").stdout)
     assert by_metric["trials"][0]["trial"] == "t0001"
     first = json.loads(run("leaderboard", str(run_dir), "--json", "--by", "metric", "--limit", "1").stdout)

@@ -76,7 +76,14 @@ def print_leaderboard(
     from scalesweep.report.leaderboard import EVERY
 
     width = page_width()
-    console(width=width).print(render_leaderboard(records, by, width, limit, selection or EVERY, shown, found))
+    target = console(width=width)
+    board = render_leaderboard(records, by, width, limit, selection or EVERY, shown, found)
+    if target.is_terminal:
+        target.print(board)
+        return
+    with target.capture() as text:  # rich fills lines with blanks, which a file need not keep
+        target.print(board)
+    print("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def print_trials(record: Record, trials: Sequence[Trial]) -> None:
