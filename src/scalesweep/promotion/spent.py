@@ -14,7 +14,8 @@ from scalesweep.costs import dollars
 from scalesweep.record import Record, Trial
 from scalesweep.record.prices import paid_in_all
 
-# Watts of a board by the name that its driver reports: the maximum power of the maker's data sheet or product brief of that board.
+# Watts of a board by the name that its driver reports: the maximum power in NVIDIA's data sheet or product brief of that board
+# (https://www.nvidia.com/en-us/data-center/, https://www.nvidia.com/en-us/geforce/graphics-cards/).
 # Boards whose name does not tell their power apart (mobile ones, slices of MIG) are left out.
 BOARD_WATTS: dict[str, float] = {
     "NVIDIA B200": 1000,
