@@ -217,6 +217,8 @@ def test_what_is_no_run_folder(command: str, tmp_path: Path) -> None:
     text = refused(command, "runs/other", cwd=tmp_path)
     assert "runs/other does not exist" in text
     assert "hint: run folders in runs/: quick" in text
+    (tmp_path / "points.csv").touch()
+    assert "points.csv is a file, not a run folder" in refused(command, "points.csv", cwd=tmp_path)
     (tmp_path / "empty").mkdir()
     text = refused(command, "empty", cwd=tmp_path)
     assert "empty is not a run folder" in text

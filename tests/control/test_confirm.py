@@ -212,8 +212,9 @@ def test_by_default_only_a_low_cost_is_paid(seconds: float, low: bool, tmp_path:
         return
     assert told.trials == ()
     assert told.text == (
-        f"not confirmed: {len(ties) - 1} whole trials can't be told apart from t0001; training 3 of them on 2 new seeds takes "
-        f"about 60 GPU s ({60 / (120 + seconds):.0%} of the sweep's): scalesweep promote {made.record.folder} --confirm 3 --seeds 2"
+        f"not confirmed: {len(ties) - 1} whole trials can't be told apart from t0001 by the noise of seeds; "
+        f"training 3 of them on 2 new seeds takes about 60 GPU s ({60 / (120 + seconds):.0%} of the sweep's): "
+        f"scalesweep promote {made.record.folder} --confirm 3 --seeds 2"
     )
 
 

@@ -132,6 +132,20 @@ def test_a_prediction_stands_beside_what_was_reached(
         assert part in text
 
 
+def test_the_value_of_several_seeds_is_called_their_mean() -> None:
+    told = [events.trial("t0", 0), events.report("t0", 9, 0.5, 1), events.end("t0", "COMPLETE")]
+    ladder = [{"name": "L1", "model": "m", "layers": None, "entry": {}}]
+    made = {**events.MANIFEST, "spec": {}, "ladder": ladder, "max_t": 9, "time_attr": "steps"}
+    again = [events.trial("t1", 1) | {"repeat_of": "t0"}, events.report("t1", 9, 0.6, 1), events.end("t1", "COMPLETE")]
+    for all_, value, source in (
+        (told, 0.5, "t0's own value at 9 steps"),
+        (told + again, 0.55, "the mean of t0's 2 seeds at 9 steps"),
+    ):
+        record = replay(made, all_)
+        found = predicted(record, record.trials["t0"], 0.4, 0.01)
+        assert (found["value"], found["source"]) == (pytest.approx(value), source)
+
+
 @pytest.mark.parametrize(
     "name", ["plain", "[/misc]", "[x](javascript:y)", "<b>", "*very* `bad`", "``", "a|b", "$x$", ":x:", "&lt;"]
 )

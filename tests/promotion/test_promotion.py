@@ -158,6 +158,21 @@ def test_a_promotion_is_reproduced_bit_by_bit_and_what_differs_is_named(run_dir:
         "settings.dropout: is 2, which is out of range",
     ):
         assert line in errors, errors
+    head = "sweep: tiny\ntrial: t0000\ntokens: 1000\nnum_gpus: 1\n"
+    for rest, said in (
+        ("model_size: bert\nsettings: {lora_rank: 4}\n", "settings.lora_rank: 4 has no effect: adapter is none"),
+        ("model_size: bert\nsettings: {lr_power: 3}\n", "settings.lr_power: 3 has no effect: lr_scheduler_type is linear"),
+        (
+            "model_size: bert\nsettings: {train_share: 0.5}\n",
+            "settings.train_share: has no effect: a final run trains on all rows",
+        ),
+        ("model_size: bert\nsettings: {lr_scheduler_type: cosin}\n", "settings.lr_scheduler_type: 'cosin' is not allowed"),
+        ("model_size: bert\nmodel: other/one\n", "model other/one has no effect: bert is a size of the ladder"),
+        ("model_size: bert\npredicted: {metric: eval_loss, value: low}\n", "predicted.value: must be a number, not 'low'"),
+    ):
+        target.write_text(head + rest)
+        assert said in refused("promote", run_dir, "--target", target, "--output", tmp_path / "none")
+    assert "is a file" in refused("promote", run_dir, "--trial", "t0000", "--output", target)
     again = run("reproduce", tmp_path / "first", "--json")
     assert again.returncode == 0, again.stderr
     result = json.loads(again.stdout)

@@ -77,6 +77,7 @@ def test_the_held_out_largest_size_chooses_the_law(table: str) -> None:
         ("n_params,loss", [(1e8, 2.0), (2e8, -1.9)], "column loss, row 2: -1.9 is not above 0"),
         ("n_params,accuracy", [(1e8, 93), (2e8, 94)], "column accuracy, row 1: 93 is not below 1"),
         ("n_params,loss", [(1e8, "nan")], "column loss has no finite value"),
+        ("examples,loss", [(0, 2.0)], "every row has 0 tokens or examples"),
     ],
 )
 def test_bad_tables(head: str, rows: list[tuple[object, ...]], said: str, tmp_path: Path) -> None:
@@ -124,6 +125,10 @@ def test_refusals(tmp_path: Path) -> None:
     refused = json.loads(output)["refused"]
     assert "spans a factor of 1.6" in refused["reasons"][0]
     assert refused["mend"]["cells"][0]["n_params"] == pytest.approx(1.6e8 / 3)
+    flat = [(n, 0.5) for n in (100, 200, 400, 800)]
+    code, output = run(write(tmp_path / "flat.csv", "examples,loss", flat))
+    assert code == 3
+    assert "no trend to see" in output
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scalesweep.errors import NothingUsableError, UserError, did_you_mean
 from scalesweep.promotion.choice import checked_config
 from scalesweep.record import Manifest, Record, Trial
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
-from scalesweep.spec.checks import NEEDS
+from scalesweep.spec.checks import lacks
 from scalesweep.spec.space import ALIASES
 from scalesweep.storage import UrlPath
 from scalesweep.training.job import TrainReport, TrialJob, job_from_manifest
@@ -78,10 +78,10 @@ def _job(manifest: Manifest, name: str, config: TrialConfig, params: dict[str, A
     changes = {**params, "num_gpus": 1, **({} if max_t is None else {"max_t": int(max_t) if max_t == int(max_t) else max_t})}
     changed, spec = config.model_copy(update=changes), sweep_from_dict(manifest.spec)
     for key in params:
-        for other, needed in NEEDS.get(key, {}).items():
-            if getattr(changed, other) not in needed:
-                hint = f"it applies to {other} {', '.join(needed)}: give --params {other}={needed[0]} too, or leave it out"
-                raise UserError(f"--params {key}={params[key]} has no effect: {other} is {getattr(changed, other)}", hint)
+        if (lack := lacks(key, changed.model_dump())) is not None:
+            other, needed = lack
+            hint = f"it applies to {other} {', '.join(needed)}: give --params {other}={needed[0]} too, or leave it out"
+            raise UserError(f"--params {key}={params[key]} has no effect: {other} is {getattr(changed, other)}", hint)
     return job_from_manifest(manifest, spec, name, changed, None, heartbeat_steps=HEARTBEAT_STEPS, saves_first="never")
 
 

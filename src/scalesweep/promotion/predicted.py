@@ -51,8 +51,9 @@ def predicted(
         value, sd = again.value, (known.sd or 0.0) * math.sqrt(1 + 1 / len(again.values))
         source = f"the mean of {trial.name}'s new seeds at {at}"
     elif trial.state is State.COMPLETE and (standing := trial.standing(metric)) is not None:
-        value, sd = known.mean(trial.name, standing[0]), known.sd or 0.0
-        source = f"{trial.name}'s own value at {at}"
+        count = known.count(trial.name)
+        value, sd = known.mean(trial.name, standing[0]), (known.sd or 0.0) * math.sqrt(1 + 1 / count)
+        source = f"{trial.name}'s own value at {at}" if count == 1 else f"the mean of {trial.name}'s {count} seeds at {at}"
     elif record.expected is not None and trial.name in record.expected:
         value, sd = record.expected[trial.name]
         source = f"the forecast of {trial.name} at {at}"

@@ -218,6 +218,8 @@ def _output(output: Path | UrlPath | str | None, run_dir: Path | UrlPath, name: 
     if kept_judgement(output).exists() and not force:
         message = f"the model of {name} has read the test splits and was refused: {kept_judgement(output)} has its values"
         raise UserError(message, "choose another --trial, or train and test it again with --force")
+    if output.is_file():
+        raise UserError(f"{output} is a file, and a model is exported to a folder", "choose another --output")
     if output.exists() and any(output.iterdir()) and not force:
         done = (output / PROVENANCE).exists()
         what = "already holds a promoted model, which has read the test split" if done else "is not empty"

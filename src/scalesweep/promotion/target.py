@@ -13,6 +13,7 @@ from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_y
 from scalesweep.record import Manifest, Record, Trial
 from scalesweep.record.final_length import FinalLength
 from scalesweep.spec import PARAMETERS, LadderSize
+from scalesweep.spec.checks import lacks
 from scalesweep.spec.loading import Document, KeyPath, read_yaml
 from scalesweep.spec.tasks import TASKS
 
@@ -67,9 +68,13 @@ class Target:
         """
         manifest = record.manifest
         if self.sweep != manifest.name:
-            raise UserError(f"{self.file} is for the sweep {self.sweep}, and this run folder holds {manifest.name}")
+            message = f"{self.file} is for the sweep {self.sweep}, and this run folder holds {manifest.name}"
+            raise UserError(message, f"give the run folder of {self.sweep}: its trial {self.trial} has the settings")
         ladder = [dict(size.json) for size in manifest.ladder]
         known = [row["name"] for row in ladder]
+        if self.model is not None and self.model_size in known and self.model != manifest.size(self.model_size).model:
+            message = f"{self.file}: model {self.model} has no effect: {self.model_size} is a size of the ladder"
+            raise UserError(message, "give it another model_size, or remove model")
         if self.model is not None and self.model_size not in known:
             ladder.append(ladder_row(record, self.model_size, self.model))
         elif self.model_size not in known:
@@ -78,7 +83,15 @@ class Target:
         changed = {**manifest, "ladder": ladder, "time_attr": "tokens", "max_t": self.tokens}
         config = {**trial.config, **self.settings, "model_size": self.model_size, "num_gpus": self.num_gpus}
         config |= {"time_attr": "tokens", "max_t": self.tokens, "rungs": []}
+        self._check_effects(config)
         return replace(record, manifest=Manifest(changed)), replace(trial, config=config)
+
+    def _check_effects(self, config: dict[str, Any]) -> None:
+        for name, value in self.settings.items():
+            if (lack := lacks(name, config)) is not None:
+                other, words = lack
+                hint = f"it applies to {other} {', '.join(words)}: add '{other}: {words[0]}' to settings, or remove {name}"
+                raise UserError(f"{self.file}: settings.{name}: {value} has no effect: {other} is {config.get(other)}", hint)
 
 
 def ladder_row(record: Record, name: str, model: str) -> dict[str, Any]:
@@ -123,11 +136,15 @@ def read_target(path: Path) -> Target:
     problems += [document.problem((key,), "is missing", f"add '{key}': {KEYS[key]}") for key in NEEDED if key not in data]
     for key in ("sweep", "trial", "model_size", "model"):
         problems += _wrong(document, (key,), data.get(key), "word")
-    for key in ("tokens", "num_gpus"):
-        problems += _wrong(document, (key,), data.get(key), "int", least=1)
+    problems += _wrong(document, ("tokens",), data.get("tokens"), "int", least=1)
+    problems += _wrong(document, ("num_gpus",), data.get("num_gpus"), "int", least=1, most=PARAMETERS["num_gpus"].high)
     for key in ("settings", "predicted"):
         if not isinstance(data.get(key, {}), dict):
             problems.append(document.problem((key,), "must be a mapping", f"{KEYS[key]}, as KEY: VALUE"))
+    if isinstance(predicted := data.get("predicted"), dict):
+        problems += _wrong(document, ("predicted", "metric"), predicted.get("metric"), "word")
+        for key in ("value", "low", "high"):
+            problems += _wrong(document, ("predicted", key), predicted.get(key), "float")
     settings = data.get("settings")
     for name, value in settings.items() if isinstance(settings, dict) else ():
         problems += _setting(document, name, value)
@@ -137,13 +154,18 @@ def read_target(path: Path) -> Target:
 
 
 def _setting(document: Document, name: str, value: Any) -> list[Problem]:
+    from scalesweep.training.schedules import SCHEDULES
+
     path, info = ("settings", name), PARAMETERS.get(name)
     if info is None:
         return [document.problem(path, "is no parameter", did_you_mean(name, PARAMETERS))]
     if name in ("model_size", "num_gpus"):
         return [document.problem(path, "has its own key in a target file", f"write {name} beside settings")]
-    if info.choices and value not in info.choices:
-        return [document.problem(path, f"{value!r} is not allowed", did_you_mean(str(value), info.choices))]
+    if name == "train_share":
+        return [document.problem(path, "has no effect: a final run trains on all rows", "remove it")]
+    choices = tuple(SCHEDULES) if name == "lr_scheduler_type" else info.choices
+    if choices and value not in choices:
+        return [document.problem(path, f"{value!r} is not allowed", did_you_mean(str(value), choices))]
     return _wrong(document, path, value, info.kind, info.low, info.high)
 
 

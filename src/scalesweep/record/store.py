@@ -192,8 +192,8 @@ def _no_run_folder(run_dir: Path | UrlPath) -> UserError:
         return UserError(f"{run_dir} is not a run folder ({MANIFEST} not found)", made)
     siblings = sorted(p.parent.name for p in run_dir.parent.glob(f"*/{MANIFEST}")) if run_dir.parent.is_dir() else []
     hint = f"run folders in {run_dir.parent}/: {', '.join(siblings)}" if siblings else made
-    what = f"is not a run folder ({MANIFEST} not found)" if run_dir.is_dir() else "does not exist"
-    return UserError(f"{run_dir} {what}", hint)
+    missing = f"is not a run folder ({MANIFEST} not found)" if run_dir.is_dir() else "does not exist"
+    return UserError(f"{run_dir} {'is a file, not a run folder' if run_dir.is_file() else missing}", hint)
 
 
 def _cannot_read(path: Path | UrlPath, error: OSError) -> OutsideError:

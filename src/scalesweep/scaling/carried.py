@@ -11,6 +11,7 @@ from scalesweep.record import Record, Trial
 from scalesweep.scaling.comparable import source_of
 from scalesweep.scaling.points import Points
 from scalesweep.scaling.trends import Trend
+from scalesweep.spec.checks import lacks
 from scalesweep.spec.space import PARAMETERS, THAWING_MODES
 
 STEP = "unfreeze_fraction"
@@ -52,7 +53,7 @@ def carried(base: Base, trends: Sequence[Trend], at: Mapping[str, float]) -> tup
         told = trend.at(at), trend.at(base.at)
         if not old or told[0] is None or told[1] is None or not _sure(trend):
             continue
-        if trend.setting == STEP and STEP not in changed and config.get("unfreeze_cadence") != "fraction":
+        if lacks(trend.setting, {**config, **changed}) is not None:
             continue
         info = PARAMETERS[trend.setting]
         new = float(old) * told[0][0] / told[1][0]

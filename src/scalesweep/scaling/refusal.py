@@ -61,10 +61,10 @@ def refusal(points: Points, laws: Sequence[tuple[str, Law, tuple[str, ...]]]) ->
         reasons.append(
             f"the law {name} has {len(law.parameters)} parameters and needs {needed} points; there are {len(points.cells)}"
         )
-    change = float(np.ptp(points.log_y))
-    if not reasons and points.scatter is not None and change < VISIBLE * points.scatter:
+    change, scatter = float(np.ptp(points.log_y)), points.scatter or 0.0
+    if not reasons and change <= VISIBLE * scatter:
         reasons.append(
-            f"{points.metric} differs by {100 * change:.2g} % between the cells, and one cell by {100 * points.scatter:.2g} % from search to "
+            f"{points.metric} differs by {100 * change:.2g} % between the cells, and one cell by {100 * scatter:.2g} % from search to "
             "search: there is no trend to see"
         )
     if not reasons:

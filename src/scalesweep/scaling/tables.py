@@ -143,8 +143,10 @@ def _improving(
 def _log_values(values: np.ndarray, rows: list[int], source: str, metric: str, maximize: bool) -> np.ndarray:
     """The logarithms of losses, or of 1 − accuracy; NaN for diverged runs."""
     known = [row for row in rows if math.isfinite(values[row])]
-    if not rows:
+    if not len(values):
         raise UserError(f"{source}: the table has no rows", "add a row for each run")
+    if not rows:
+        raise UserError(f"{source}: every row has 0 tokens or examples", "add a row for each run that trained")
     if not known:
         raise UserError(f"{source}: column {metric} has no finite value", "check that it is the right column")
     for row in known:

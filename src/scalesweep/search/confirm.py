@@ -86,7 +86,8 @@ def plan(record: Record, most: int | None, each: int) -> Plan:
         return Plan(
             (),
             each,
-            f"not confirmed: {counted(len(found) - 1, 'whole trial')} can't be told apart from {found[0]}; training "
+            f"not confirmed: {counted(len(found) - 1, 'whole trial')} can't be told apart from {found[0]} by the "
+            f"noise of {'seeds' if seeds(record).sd is not None else 'the validation rows'}; training "
             f"{len(chosen)} of them on {each} new seeds takes about {seconds:,.0f} GPU s{share}: {asked}",
         )
     return Plan(chosen, each, _begins(record, chosen, each))

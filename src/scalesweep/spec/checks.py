@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scalesweep.errors import Problem, did_you_mean, nearest
@@ -70,7 +70,7 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
     return problems or ([] if spec.foreign else _check_effects(spec))  # what the runs of a table had besides is unknown
 
 
-# Each parameter of unfreezing and of adapters has an effect only with one of these words of other parameters.
+# Each parameter of unfreezing, of adapters and of one schedule has an effect only with one of these words of other parameters.
 NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "unfreeze_cadence": {"unfreezing": THAWING_MODES},
     "thaw_warmup_steps": {"unfreezing": THAWING_MODES},
@@ -84,11 +84,19 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
         for name in PARAMETERS
         if name.startswith("lora_") or name in ("use_rslora", "adapter_lr_ratio")
     },
+    "decay_ratio": {"lr_scheduler_type": ("warmup_stable_decay",)},
+    "min_lr_ratio": {"lr_scheduler_type": ("cosine_with_min_lr",)},
+    "lr_power": {"lr_scheduler_type": ("polynomial",)},
 }
 
 
+def lacks(name: str, config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:
+    """The parameter that keeps another one from having an effect in a configuration, and the words that it needs; None if none does."""
+    return next(((other, words) for other, words in NEEDS.get(name, {}).items() if config.get(other) not in words), None)
+
+
 def _check_effects(spec: SweepSpec) -> list[Problem]:
-    """Report parameters of unfreezing and of adapters that can never have an effect, given the other parameters."""
+    """Report parameters of NEEDS that can never have an effect, given the other parameters."""
     problems: list[Problem] = []
     parameters, early = spec.search_space.parameters, spec.early_terminate
     at: KeyPath = ("search_space", "parameters")
