@@ -146,6 +146,21 @@ def test_other_amounts_of_training_data_are_the_axis_of_data() -> None:
     assert any("different files (/other.csv, /data.csv)" in note for note in points_of_records(records).notes)
 
 
+def test_shares_of_the_train_split_are_the_axis_of_data() -> None:
+    """One sweep over `train_share`, whose trials are as much shorter, has the points of three sweeps."""
+    record = changed(sweep(), data=told(1000))
+    trials = [trial for trial in record.trials.values() if trial.params["learning_rate"] != 3e-3]
+    for number, trial in enumerate(trials):
+        share = (0.25, 0.5, 1.0)[number % 3]
+        trial.config |= {"train_share": share, "max_t": trial.reports[-1].fidelity * share}
+        last = trial.reports[-1]
+        trial.reports[-1] = replace(last, fidelity=last.fidelity * share, tokens=int(40_000 * share))
+    points = points_of_records([record])
+    assert sorted({cell.axes["examples"] for cell in points.cells}) == [250, 500, 1000]
+    assert points.place({"examples": 4000}) == {"tokens": 160_000, "examples": 4000}
+    assert sum(len(cell.trials) for cell in points.cells) == len(trials)
+
+
 LM = {"task": "causal-lm"}
 OTHERS: list[tuple[dict[str, Any], str]] = [
     (

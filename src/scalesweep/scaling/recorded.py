@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from scalesweep.scaling.comparable import check_comparable, remarks, source_of
 from scalesweep.scaling.points import VARIES, Cell, Points
 from scalesweep.scaling.sizes import Counting, counting_of, sizes_of
 from scalesweep.scaling.tables import points_of_table
+from scalesweep.spec.config import rows_of_share
 from scalesweep.spec.space import THAWING_MODES
 
 MANY = 10**9  # draws, with which Student's t is the normal distribution
@@ -29,10 +30,10 @@ REPEATED = "The sweeps differ in passes over the data: the law counts tokens, an
 
 
 def points_of_records(records: Sequence[Record], counting: Counting | None = None) -> Points:
-    """The points of finished sweeps: the trials that reached `max_t`, by size and by run.
+    """The points of finished sweeps: the trials that reached their `max_t`, by size, by run and by `train_share`.
 
-    `tokens` are those trained on, in the median of a run's trials of one size; `examples` are the rows of the train split. A
-    metric's noise is that of the validation rows in which two trials differ.
+    `tokens` are those trained on, in the median of a run's trials of one size and share; `examples` are the rows of the train
+    split, or of its share. A metric's noise is that of the validation rows in which two trials differ.
 
     Args:
         counting: the parameters that `n_params` counts; default: without embeddings, where the records know these.
@@ -80,7 +81,9 @@ def _rows(record: Record, counting: Counting) -> list[dict[str, Any]]:
     found = [
         row
         for row in rank(record, "rung")
-        if row.rank is not None and row.fidelity is not None and row.fidelity >= max_t * (1 - 1e-9)
+        if row.rank is not None
+        and row.fidelity is not None
+        and row.fidelity >= row.trial.config.get("max_t", max_t) * (1 - 1e-9)
     ]
     names = {row.trial.name: str(row.trial.config.get("model_size")) for row in found}
     unknown = sorted({size for size in names.values() if size not in sizes})
@@ -91,18 +94,17 @@ def _rows(record: Record, counting: Counting) -> list[dict[str, Any]]:
         )
     noise = _noise(record, found)
     splits = record.manifest.get("data", {}).get("splits", {})
-    examples = splits.get("train", {}).get("rows") if isinstance(splits.get("train"), dict) else None
-    tokens: dict[float, list[float]] = {}
+    train = splits.get("train", {}).get("rows") if isinstance(splits.get("train"), dict) else None
+    tokens: dict[float, dict[float, list[float]]] = {}  # of each trial, by share of the train split and by size
     for one in found:
-        tokens.setdefault(sizes[names[one.trial.name]], []).append(float(one.trial.last.tokens if one.trial.last else math.nan))
-    middles = {size: float(np.median(counts)) for size, counts in tokens.items()}
-    if middles and max(middles.values()) < VARIES * min(middles.values()):  # as many steps for every size
-        middles = dict.fromkeys(middles, float(np.median(list(middles.values()))))
+        counts = tokens.setdefault(_share(one), {}).setdefault(sizes[names[one.trial.name]], [])
+        counts.append(float(one.trial.last.tokens if one.trial.last else math.nan))
+    middles = {share: _middles(by_size) for share, by_size in tokens.items()}
     rows = []
     for one in found:
         trial, size = one.trial, sizes[names[one.trial.name]]
         row = {
-            **{name: trial.config.get(name) for name in trial.params},
+            **{name: trial.config.get(name) for name in trial.params if name != "train_share"},  # it is the axis of data
             "trial": f"{source_of(record)}/{trial.name}",
             "n_params": size,
             record.metric: one.metric,
@@ -111,7 +113,8 @@ def _rows(record: Record, counting: Counting) -> list[dict[str, Any]]:
         }
         if math.isfinite(noise):
             row["standard_error"] = noise
-        middle = middles[size]
+        share = _share(one)
+        middle = middles[share][size]
         if (
             trial.config.get("unfreezing") in THAWING_MODES
             and trial.config.get("unfreeze_cadence", "steps") == "steps"
@@ -119,9 +122,22 @@ def _rows(record: Record, counting: Counting) -> list[dict[str, Any]]:
         ):
             row["unfreeze_fraction"] = trial.config["unfreeze_interval"] / max(trial.last.step, 1)
         row |= {"tokens": middle} if middle > 0 else {}
-        row |= {"examples": examples} if examples else {}
+        row |= {"examples": rows_of_share(train, share)} if train else {}
         rows.append(row)
     return rows
+
+
+def _share(row: Row) -> float:
+    """The share of the train split that a trial trained on."""
+    return float(row.trial.config.get("train_share", 1.0))
+
+
+def _middles(tokens: Mapping[float, Sequence[float]]) -> dict[float, float]:
+    """The median of the trained tokens of each size."""
+    middles = {size: float(np.median(counts)) for size, counts in tokens.items()}
+    if max(middles.values()) < VARIES * min(middles.values()):  # as many steps for every size
+        return dict.fromkeys(middles, float(np.median(list(middles.values()))))
+    return middles
 
 
 def _guesses(records: Sequence[Record], cell: Cell) -> bool:
