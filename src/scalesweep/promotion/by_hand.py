@@ -11,7 +11,7 @@ from scalesweep.errors import NothingUsableError, UserError, did_you_mean
 from scalesweep.promotion.choice import checked_config
 from scalesweep.record import Manifest, Record, Trial
 from scalesweep.spec import PARAMETERS, TrialConfig, sweep_from_dict
-from scalesweep.spec.checks import lacks
+from scalesweep.spec.effects import lacks
 from scalesweep.spec.space import ALIASES
 from scalesweep.storage import UrlPath
 from scalesweep.training.job import TrainReport, TrialJob, job_from_manifest

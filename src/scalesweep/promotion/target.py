@@ -13,7 +13,7 @@ from scalesweep.errors import OutsideError, Problem, SpecError, UserError, did_y
 from scalesweep.record import Manifest, Record, Trial
 from scalesweep.record.final_length import FinalLength
 from scalesweep.spec import PARAMETERS, LadderSize
-from scalesweep.spec.checks import lacks
+from scalesweep.spec.effects import lacks
 from scalesweep.spec.loading import Document, KeyPath, read_yaml
 from scalesweep.spec.tasks import TASKS
 

@@ -83,7 +83,7 @@ def print_leaderboard(
         return
     with target.capture() as text:  # rich fills lines with blanks, which a file need not keep
         target.print(board)
-    print("\n".join(line.rstrip() for line in text.get().splitlines()))
+    target.out("\n".join(line.rstrip() for line in text.get().splitlines()), highlight=False)
 
 
 def print_trials(record: Record, trials: Sequence[Trial]) -> None:

@@ -11,7 +11,7 @@ from scalesweep.record import Record, Trial
 from scalesweep.scaling.comparable import source_of
 from scalesweep.scaling.points import Points
 from scalesweep.scaling.trends import Trend
-from scalesweep.spec.checks import lacks
+from scalesweep.spec.effects import lacks
 from scalesweep.spec.space import PARAMETERS, THAWING_MODES
 
 STEP = "unfreeze_fraction"

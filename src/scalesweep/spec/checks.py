@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from scalesweep.errors import Problem, did_you_mean, nearest
 from scalesweep.spec.config import rung_levels
+from scalesweep.spec.effects import NEEDS
 from scalesweep.spec.loading import KeyPath
 from scalesweep.spec.points import check_points
 from scalesweep.spec.space import (
-    ADAPTERS,
     ALIASES,
     CADENCES,
     KEY_ALIASES,
@@ -68,31 +68,6 @@ def _check_space(spec: SweepSpec) -> list[Problem]:
                 hint += "; num_gpus is always drawn after model_size, because each size has its own min_gpus"
             problems.append(spec.problem(path, f"`when` forms a cycle: {circle}", hint))
     return problems or ([] if spec.foreign else _check_effects(spec))  # what the runs of a table had besides is unknown
-
-
-# Each parameter of unfreezing, of adapters and of one schedule has an effect only with one of these words of other parameters.
-NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "unfreeze_cadence": {"unfreezing": THAWING_MODES},
-    "thaw_warmup_steps": {"unfreezing": THAWING_MODES},
-    **{
-        row.parameter: {"unfreezing": THAWING_MODES, "unfreeze_cadence": (name,)}
-        for name, row in CADENCES.items()
-        if row.parameter is not None
-    },
-    **{
-        name: {"adapter": tuple(name for name in ADAPTERS if name != "none")}
-        for name in PARAMETERS
-        if name.startswith("lora_") or name in ("use_rslora", "adapter_lr_ratio")
-    },
-    "decay_ratio": {"lr_scheduler_type": ("warmup_stable_decay",)},
-    "min_lr_ratio": {"lr_scheduler_type": ("cosine_with_min_lr",)},
-    "lr_power": {"lr_scheduler_type": ("polynomial",)},
-}
-
-
-def lacks(name: str, config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:
-    """The parameter that keeps another one from having an effect in a configuration, and the words that it needs; None if none does."""
-    return next(((other, words) for other, words in NEEDS.get(name, {}).items() if config.get(other) not in words), None)
 
 
 def _check_effects(spec: SweepSpec) -> list[Problem]:
