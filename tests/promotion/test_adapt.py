@@ -112,6 +112,13 @@ def test_the_sweep_starts_from_the_model_its_ladder_space_and_leaders(export: Pa
     planned = run("plan", file)
     assert planned.returncode == 0, planned.stderr
     assert "already" in refused("adapt", export, "--data", new, "-o", file)
+    assert "--grown needs --watch DIR" in refused("adapt", export, "--data", new, "--grown", 0.5)
+    words = ("adapt", export, "--data", new, "--max-t", 5.5, "--run-dir", tmp_path / "none")
+    assert "max_t 5.5 is not a whole number of steps" in refused(*words)
+    assert not (tmp_path / "none").exists(), "nothing has been trained"
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "provenance.json").write_text("{")
+    assert "torn/provenance.json can't be read" in refused("adapt", tmp_path / "torn", "--data", new)
 
 
 def test_what_is_better_is_promoted_with_its_ancestry_and_can_be_adapted_again(export: Path, new: Path, tmp_path: Path) -> None:

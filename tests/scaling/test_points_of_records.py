@@ -4,6 +4,7 @@ are refused."""
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,12 @@ def test_sweeps_that_cant_be_compared_are_refused(keys: dict[str, Any], said: st
         points_of_records([first, changed(other, **keys)])
     assert said in error.value.message
     assert error.value.hint
+
+
+def test_a_sweep_counts_once() -> None:
+    one = replace(sweep(), folder=Path("runs/a"))
+    with pytest.raises(UserError, match="runs/a is named twice"):
+        points_of_records([one, one])
 
 
 def test_older_records_are_compared_by_their_sources_and_counts() -> None:

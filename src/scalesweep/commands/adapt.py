@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from scalesweep.commands.parts import json_option, print_json, say
 from scalesweep.commands.plan import checked_plan, gpus_option, load, set_option, slots_of
@@ -131,17 +132,24 @@ def adapt(
     """
     if (data is None) == (watched is None):
         raise click.UsageError("give one of --data NEW and --watch DIR")
+    context = click.get_current_context()
+    for name in ("grown", "every") if watched is None else ():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} needs --watch DIR")
     if watched is not None and (output is not None or as_json):
         raise click.UsageError("--watch runs until Ctrl-C: leave out --output and --json")
     from scalesweep.promotion.adapt import adapt as run
     from scalesweep.promotion.adapt import adaptation, in_place
+    from scalesweep.promotion.choice import check_length
     from scalesweep.promotion.summary import adapted, after_promotion
     from scalesweep.record.exports import read_provenance
+    from scalesweep.spec import sweep_from_dict
 
     name = read_provenance(export)["sweep"]["name"].removesuffix("-adapted")
 
     def once(model: Path, source: str, folder: Path, chosen_by: Path | None) -> dict[str, Any]:
         made = in_place(adaptation(model, source, chosen_by, better_by, worse_by), folder, overrides)
+        check_length(max_t, sweep_from_dict(made).early_terminate.time_attr)
         return run(made, folder, partial(_drive, address, num_gpus), partial(_promote, address, max_t), say)
 
     def show(result: dict[str, Any]) -> None:

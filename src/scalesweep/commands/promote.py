@@ -141,7 +141,7 @@ def promote(
             return
         say(f"the model will be pushed to {to.repo} ({to.visibility})")
     if trial == "best" and target is None:
-        _confirm(run_dir, output, confirm, seeds, address, force)
+        _confirm(run_dir, output, confirm, seeds, max_t, address, force)
     from scalesweep.promotion.promote import promote as run
     from scalesweep.promotion.summary import adapted, after_promotion, promoted
     from scalesweep.report.terminal import step_progress
@@ -224,10 +224,12 @@ def _confirm(
     output: Path | UrlPath | None,
     asked: int | str,
     seeds: int,
+    max_t: float | None,
     address: str | None,
     force: bool,
 ) -> None:
     """Compare the leaders on new seeds, as far as that is asked for or cheap. A sweep that has not ended is left to `promote`."""
+    from scalesweep.promotion.choice import check_length
     from scalesweep.promotion.promote import check_unused
     from scalesweep.record import read_record
     from scalesweep.report.page.write import PAGE, write_page
@@ -238,6 +240,7 @@ def _confirm(
     from scalesweep.sweep.preflight import static_problems
 
     record = read_record(run_dir)
+    check_length(max_t, record.manifest.time_attr)
     if asked == "off" or record.manifest.adapts is not None or not (record.status == "ended" or record.confirming):
         return
     planned = plan(with_forecasts(record), asked if isinstance(asked, int) else None, seeds)

@@ -87,6 +87,16 @@ def checked_config(record: Record, trial: Trial, run_dir: Path | UrlPath) -> Tri
     return config
 
 
+def check_length(max_t: float | None, time_attr: str) -> None:
+    """Check a length that was asked for, before anything is trained.
+
+    Raises:
+        UserError: it is a fraction of a step or of a token.
+    """
+    if max_t is not None and time_attr in ("steps", "tokens") and max_t != int(max_t):
+        raise UserError(f"max_t {max_t} is not a whole number of {time_attr}", f"write {max(round(max_t), 1)}")
+
+
 def length_of(record: Record, trial: Trial, config: TrialConfig, max_t: float | None, train_on: tuple[str, ...]) -> FinalLength:
     """Return the length of the final run: the one asked for, or the default.
 
@@ -95,7 +105,5 @@ def length_of(record: Record, trial: Trial, config: TrialConfig, max_t: float | 
     """
     if max_t is None:
         return final_length(record, trial, train_on)
-    whole = max_t == int(max_t)
-    if config.time_attr in ("steps", "tokens") and not whole:
-        raise UserError(f"max_t {max_t} is not a whole number of {config.time_attr}", f"write {round(max_t)}")
-    return FinalLength(int(max_t) if whole else max_t, None, "as asked for by --max-t")
+    check_length(max_t, config.time_attr)
+    return FinalLength(int(max_t) if max_t == int(max_t) else max_t, None, "as asked for by --max-t")

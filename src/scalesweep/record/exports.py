@@ -21,9 +21,13 @@ def read_provenance(export: Path) -> dict[str, Any]:
     """
     try:
         found: dict[str, Any] = json.loads((export / PROVENANCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:
         raise UserError(f"{export} holds no {PROVENANCE}", "give a folder that `scalesweep promote` wrote") from None
-    if "job" not in found:
+    except ValueError as error:
+        raise UserError(
+            f"{export / PROVENANCE} can't be read: {error}", "restore it from a copy, or promote the trial again"
+        ) from None
+    if not isinstance(found, dict) or "job" not in found:
         raise UserError(
             f"{export / PROVENANCE} lacks the job of the final run: an older version wrote it",
             "promote the trial again, into another --output",

@@ -20,8 +20,11 @@ MANY = 60  # letters of a value that a message shows
 
 
 def check_comparable(records: Sequence[Record]) -> None:
-    """Raise UserError, which names the difference, where the values of these sweeps can't stand in one law."""
-    first = records[0]
+    """Raise UserError, which names the difference, where the values of these sweeps can't stand in one law, or one is there twice."""
+    first, folders = records[0], [str(record.folder) for record in records if record.folder is not None]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(f"{folder} is named twice, and its trials would count twice", "name each sweep once")
     for other in records[1:]:
         for what, one, another, hint in differences(first, other):
             raise UserError(
