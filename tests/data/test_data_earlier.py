@@ -114,6 +114,10 @@ def test_an_adaptation_may_be_adapted_again(tmp_path: Path) -> None:
     assert not together(found, "earlier_test") & together(
         before, "earlier_validation"
     )  # rows that chose a model never judge one
+    rows(tmp_path / "fourth.csv", range(350))  # 50 are new; of the others, the first validation split is in no split any more
+    third = EarlierData(**fields(tmp_path / "third.csv", earlier=EarlierData(**second)))
+    last = prepare(DataSpec(**fields(tmp_path / "fourth.csv", earlier=third)), TASK, tmp_path)
+    assert together(last, *SIZES) == {f"text number {number}" for number in range(300, 350)}
 
 
 @pytest.mark.parametrize(

@@ -32,19 +32,24 @@ def splits_of(split: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Known:
-    """The texts of the earlier data in their normal form, and the split of each of their groups."""
+    """The texts of the earlier data in their normal form, and the split of each of their groups.
+
+    Rows of data before those that are in no split any more, because a model was trained on what would judge it, count too.
+    """
 
     texts: frozenset[str]
     groups: Mapping[str, str]
 
     @classmethod
     def of(cls, earlier: PreparedText, rule: BaseTask) -> Known:
-        texts = set[str]()
+        texts = set[str]() if earlier.known is None else set(earlier.known.texts)
         for split, first in earlier.texts.items():
             columns = [first] if earlier.pairs is None else [first, earlier.pairs[split]]
             texts |= {normalise(*map(rule.words, row)) for row in zip(*columns, strict=True)}
         named = (earlier.group_names or {}).items()
-        return cls(frozenset(texts), {name: split.removeprefix(PREFIX) for split, names in named for name in names if name})
+        groups = {} if earlier.known is None else dict(earlier.known.groups)
+        groups |= {name: split.removeprefix(PREFIX) for split, names in named for name in names if name}
+        return cls(frozenset(texts), groups)
 
     def placed(self, names: Sequence[str | None]) -> np.ndarray:
         """The number of the split in which each row's group is, by its name; -1 for a group that is new. int64 [rows]."""
@@ -52,11 +57,16 @@ class Known:
         return np.array([-1 if name is None else number.get(name, -1) for name in names], dtype=np.int64)
 
 
-def with_earlier(new: PreparedText, earlier: PreparedText, spec: EarlierData, summary: Mapping[str, Any]) -> PreparedText:
+def with_earlier(
+    new: PreparedText, earlier: PreparedText, known: Known, spec: EarlierData, summary: Mapping[str, Any]
+) -> PreparedText:
     """The new data with three further splits, `earlier_train`, `earlier_validation` and `earlier_test`.
 
     Where the model has been trained on the earlier validation split, `earlier_validation` is a part of their test split, of about as
     many rows as the new validation split. It always is the same part, and `earlier_test` is without it.
+
+    Args:
+        known: all texts and groups of the earlier data.
 
     Raises:
         DataProblem: the earlier data leave nothing to judge by.
@@ -114,6 +124,7 @@ def with_earlier(new: PreparedText, earlier: PreparedText, spec: EarlierData, su
         group_names=names,
         fingerprint=digest.hexdigest(),
         earlier_fingerprint=earlier.fingerprint,
+        known=known,
         summary={**summary, "splits": {**summary["splits"], **splits}},
         notes=[*new.notes, *(f"earlier data: {note}" for note in earlier.notes)],
     )

@@ -50,6 +50,7 @@ class PreparedText:
     groups: per split the group number of each row, int64; None without groups.
     group_names: the names of these groups as the data have them, None where a row has none.
     earlier_fingerprint: the fingerprint of `data.earlier`; None without.
+    known: all that `data.earlier` hold, also what is in no split of them any more; None without.
     """
 
     texts: dict[str, list[str]]
@@ -62,6 +63,7 @@ class PreparedText:
     groups: dict[str, np.ndarray] | None = None
     group_names: dict[str, list[str | None]] | None = None
     earlier_fingerprint: str | None = None
+    known: Known | None = None
 
 
 def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
@@ -134,7 +136,9 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
         groups=None if groups is None else {split: groups[rows] for split, rows in splits.rows.items()},
         group_names=None if groups is None else {split: [cells.groups[row] for row in rows] for split, rows in chosen.items()},
     )
-    return made if earlier is None or spec.earlier is None else with_earlier(made, earlier, spec.earlier, summary)
+    if earlier is None or known is None or spec.earlier is None:
+        return made
+    return with_earlier(made, earlier, known, spec.earlier, summary)
 
 
 def _prepare_earlier(spec: EarlierData, task: str, base: Path) -> PreparedText:

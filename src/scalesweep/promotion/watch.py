@@ -142,7 +142,7 @@ def _look(
         copy_rows(folder, list(ready), data_spec(made), made["task"], rows)
         fresh, earlier = new_rows(data_spec(made), made["task"])
     except DataProblem as problem:  # often a file that is written slowly, or no new row yet
-        return f"waiting: {problem.message}", None
+        return f"waiting for more new rows; {described(ready)}: {problem.message}", None
     wanted = history.wanted(grown, earlier)
     line = f"{described(ready)}: {fresh:,} new rows beside the {earlier:,} of the model; {wanted:,} are wanted"
     if fresh < wanted:
