@@ -163,6 +163,7 @@ def test_a_record_gives_the_choice_by_itself() -> None:
     assert [len(one.subsets) for one in found.ranking] == [5, 6]
     assert found.notes == ("left out, because they failed or diverged: 1 training",)
     assert choice_of_record(record(SHARES, status="running")).missing == 12, "of its run_cap of 24"
+    assert choice_of_record(record(SHARES[:2], status="running")).refused == ("20 of 23 trainings have not ended",)
     idle = choice_of_record(record(SHARES, guess=0.1))
     assert not idle.ranking
     assert "no better than guessing (0.1) on their largest subsets: L6, L4" in idle.refused[0]

@@ -236,6 +236,9 @@ def choice_of_record(record: Record) -> Choice:
         columns["n_params"] = [record.n_params[size] for size in columns["model"]]
     found = choose_among(columns, source, record.metric, "minimize" if record.minimize else "maximize", rows)
     found = replace(found, **state, notes=(*notes, *found.notes))  # type: ignore[arg-type]
+    if found.refused and owed:
+        reason = f"{owed} of {counted(len(counted_in) + owed, 'training')} have not ended"
+        return replace(found, refused=(reason,), mend="let the sweep end first")
     return _against_guessing(found, record) if found.ranking else found
 
 

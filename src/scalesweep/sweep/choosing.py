@@ -212,7 +212,7 @@ def parts(made: Design, plan: Plan) -> list[Part]:
         least = math.ceil(batch * 2 ** (len(sizes) - 1) / made.shares[0])
         raise UserError(
             f"the smallest of {counted(len(sizes), 'subset')} has {counted(sizes[0], 'row')}, fewer than global_batch_size ({batch})",
-            f"raise --share, lower the batch, or use at least {least:,} training rows",
+            f"{'raise --share, ' if made.shares[0] < 0.5 else ''}lower the batch, or use at least {least:,} training rows",
         )
     assert plan.speed is not None
     found, early, width = [], made.spec.early_terminate, plan.tokens_per_example
