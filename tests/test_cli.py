@@ -141,7 +141,7 @@ def test_streams_that_are_closed_or_of_another_encoding(run_dir: Path) -> None:
 
 
 def test_a_python_without_docstrings_is_refused() -> None:
-    command = [sys.executable, "-OO", "-m", "scalesweep.cli", "--help"]
+    command = [sys.executable, "-OO", "-m", "scalesweep", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: Python drops all docstrings (-OO or PYTHONOPTIMIZE=2)")
