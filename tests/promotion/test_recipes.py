@@ -320,8 +320,9 @@ def test_schedules_are_those_of_the_trial(tmp_path: Path) -> None:
     import torch
     from transformers import get_scheduler
 
+    own = {"polynomial": {"lr_power": 3.0}, "warmup_stable_decay": {"decay_ratio": 0.5}}
     for number, name in enumerate(SCHEDULES):
-        drawn = {"lr_scheduler_type": name, "warmup_ratio": 0.25, "lr_power": 3.0, "decay_ratio": 0.5, "learning_rate": 1e-5}
+        drawn = {"lr_scheduler_type": name, "warmup_ratio": 0.25, "learning_rate": 1e-5, **own.get(name, {})}
         folder = run_folder(tmp_path / str(number), drawn)
         got, _ = written(folder, "axolotl" if number % 2 else "trl")
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

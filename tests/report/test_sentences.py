@@ -116,10 +116,10 @@ def test_trials_without_a_result_are_named() -> None:
     assert (only.text, only.facts) == ("No trial has been proposed yet.", {"trial": None})
 
 
-def test_the_command_prints_each_run_and_python_and_json_have_the_same() -> None:
-    first, second = json.loads(run("report", OLD_RUN, OLD_RUN, "--json").stdout)
+def test_the_command_python_and_json_have_the_same() -> None:
+    (first,) = json.loads(run("report", OLD_RUN, OLD_RUN, "--json").stdout)  # a folder given twice counts once
     record = read_record(OLD_RUN)
-    assert first == second == json.loads(json.dumps(paragraph_json(record)))
+    assert first == json.loads(json.dumps(paragraph_json(record)))
     assert [one["text"] for one in first["findings"]] == [one.text for one in findings(OLD_RUN)]
     assert findings(record) == findings(OLD_RUN)
     shown = run("report", OLD_RUN).stdout
