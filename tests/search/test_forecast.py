@@ -142,7 +142,7 @@ def test_a_forecast_is_the_posterior_of_a_linear_model() -> None:
     assert (found.centre, found.spread) == (np.median(better), np.std(better))
     rows = found.rows(losses[:, 0], settings)
     drops = (losses[:, 0] - losses[:, 1]) / found.spread
-    sd = np.array([1.0, 0.5, *[0.5 / 2] * 4]) * max(1.0, np.std(drops))
+    sd = np.sqrt(0.5) * np.array([1.0, 0.5, *[0.5 / 2] * 4]) * max(1.0, np.std(drops))
     ridge = Ridge(alpha=found.noise, fit_intercept=False).fit(rows * sd, drops)
     assert rows @ found.weights == pytest.approx((rows * sd) @ ridge.coef_, rel=0.02)
     assert found.covariance == pytest.approx(np.linalg.inv(rows.T @ rows / found.noise + np.diag(sd**-2.0)))
@@ -233,7 +233,7 @@ def test_a_paused_trial_ends_where_it_is_hopeless_and_far_outside_the_quota() ->
     paused -= set(ended)
     for number in range(24, 48):
         comes(f"t{number}", "full", 1.5 + number / 100)
-    again = all_continue({f"t{number:02}": 1.5 for number in range(48)}.__getitem__)
+    again = all_continue({f"t{number:02}": (1.0 if number < 24 else 0.5) + number / 100 for number in range(48)}.__getitem__)
     assert len(first) + len(again) == 17, "48 / 3, and one more; those that ended count for nobody"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from scalesweep.record import Report, State, Trial
 from scalesweep.search.encoding import Encoder
-from scalesweep.search.history import History
+from scalesweep.search.history import STEPS, History, between_rungs
 from sweeps import sweep
 
 SPACE = {"model_size": {"values": ["L1", "L2"]}, "weight_decay": {"min": 0.0, "max": 0.2}}
@@ -70,6 +70,19 @@ def test_a_sweep_without_rungs_has_levels_all_the_same() -> None:
     made = history((), 270)
     assert made.levels == pytest.approx([10, 30, 90, 270])
     assert history((4, 12, 36), 36).levels == [4, 12, 36]
+
+
+def test_reports_between_rungs_count_too() -> None:
+    """Half way to the next rung on a log scale, up to the end."""
+    levels = between_rungs((4, 16, 64), 100)
+    assert levels == pytest.approx([4, 8, 16, 32, 64, 80])
+    assert levels[STEPS] == 16
+    assert between_rungs((), 100) == between_rungs((100,), 100) == []
+    made = history(tuple(levels))
+    for fidelity, loss in ((4, 3.0), (16, 2.0), (33, 2.5)):
+        made.report("a", fidelity, loss, 1.0)
+    assert made.seen["a"].values[:3] == pytest.approx([3.0, 2.5, 2.0])
+    assert made.seen["a"].score > 2.4, "a loss that rises after its last rung is seen"
 
 
 def test_a_record_taken_in_is_what_its_reports_were() -> None:

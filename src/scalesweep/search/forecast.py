@@ -1,7 +1,7 @@
-"""The forecast: the loss of a trial at `max_t`, from its loss at a rung.
+"""The forecast: the loss of a trial at `max_t`, from its loss at a level, which is a rung or half way to the next one.
 
-For each transition from a rung to the next one, a Bayesian ridge regression predicts the drop of the loss from the loss at the
-rung and from the trial's settings. The drops of all transitions ahead of a trial add up, and so do their variances.
+For each transition from a level to the next one, a Bayesian ridge regression predicts the drop of the loss from the loss at the
+level and from the trial's settings. The drops of all transitions ahead of a trial add up, and so do their variances.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 CLIP = 3.0  # spreads from the centre, beyond which a loss at a rung counts as this far
 LARGEST = 100.0  # spreads of the rung, beyond which a drop counts as this large: a trial that nearly diverges may lose 1e12
 OUTLIER = 6.0  # median absolute deviations from the median, beyond which a drop counts as this large
-# Prior standard deviations, in spreads of the rung or of the drops, whichever is larger: of the mean drop, of the slope on the
-# loss at the rung, of all settings together.
-MEAN_SD, SLOPE_SD, SETTINGS_SD = 1.0, 0.5, 0.5
-NOISE_SD, NOISE_WEIGHT = 0.5, 4.0  # prior noise of a drop, in spreads; its weight, in observations
-CARRIED = 0.5  # share of the drop of one transition that the next one is expected to have
+# Prior standard deviations, in spreads of the level or of the drops, whichever is larger: of the mean drop, of the slope on the
+# loss at the level, of all settings together. From one rung to the next they are 1, 0.5, 0.5 and, of the noise, 0.5. Two levels
+# make that way, each with half of the variance.
+MEAN_SD, SLOPE_SD, SETTINGS_SD = 0.5**0.5, 0.5**1.5, 0.5**1.5
+NOISE_SD, NOISE_WEIGHT = 0.5**1.5, 4.0  # prior noise of a drop, in spreads; its weight, in observations
+CARRIED = 0.5**0.5  # share of the drop of one transition that the next one is expected to have
 NARROW = 1e-6  # share of the centre, below which a spread is no spread
 UNKNOWN = 1e-2  # share of the centre that stands for an unknown spread
 

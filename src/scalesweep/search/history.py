@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from scalesweep.search.encoding import Encoder
 REFIT = 1.03  # the forecast is fitted anew when the number of values has grown by this factor
 RARELY = 1.25  # the same for slow model parameters and the number of trials
 PARTS = 3  # a sweep without rungs gets levels at 1/27, 1/9 and 1/3 of a trial
+STEPS = 2  # levels from one rung to the next: what a running trial reports between rungs informs too
 
 
 Snapshot = list[tuple[np.ndarray, list[float | None]]]
@@ -40,6 +42,16 @@ class Seen:
         """The loss at the highest level reached; infinite if the trial has diverged."""
         last = self.values[-1] if self.values else None
         return last if last is not None and math.isfinite(last) else math.inf
+
+
+def between_rungs(rungs: Sequence[float], max_t: float) -> list[float]:
+    """The levels of a sweep with rungs: the rungs, and `STEPS` - 1 between each and the next one or `max_t`, even on a log scale.
+
+    The level of a rung is `STEPS` × its index.
+    """
+    ends = [*(rung for rung in rungs if rung < max_t), max_t]
+    steps = [low * (high / low) ** (step / STEPS) for low, high in itertools.pairwise(ends) for step in range(STEPS)]
+    return steps if len(ends) > 1 else []
 
 
 class History:

@@ -12,7 +12,7 @@ from scalesweep.record import Past, State, Trial
 from scalesweep.record.ranking import CAUTION
 from scalesweep.search.encoding import Encoder
 from scalesweep.search.forecast import Forecast, as_rows
-from scalesweep.search.history import History, Snapshot
+from scalesweep.search.history import STEPS, History, Snapshot, between_rungs
 from scalesweep.spec import SweepSpec, rung_levels
 from scalesweep.spec.configurations import without_influence
 
@@ -41,7 +41,8 @@ class Outlook:
         self.encoder = Encoder(spec, n_params)
         self.without = without_influence(spec)
         self._numbers = self.encoder.numbers(self.without)
-        self.history = History(self.encoder, rung_levels(spec), spec.early_terminate.max_t)
+        max_t = spec.early_terminate.max_t
+        self.history = History(self.encoder, between_rungs(rung_levels(spec), max_t), max_t)
         self._forecast: tuple[Snapshot, Forecast] | None = None  # and what it was fitted to
         self._expected: dict[str, Expected] = {}
         self._stale: set[str] = set()
@@ -105,13 +106,17 @@ class Outlook:
         """The rank correlation of the losses at a rung with those at `max_t`, among the trials that have reached both.
 
         It counts as if four more trials had shown `AGREEMENT`.
+
+        Args:
+            rung: its index, from 0.
         """
         if self._agreement[0] != self.history.version:
             self._agreement = self.history.version, {}
         known = self._agreement[1]
         if rung not in known:
             whole = [trial.values for trial in self.history.seen.values() if len(trial.values) == len(self.history.levels)]
-            pairs = [(values[rung], values[-1]) for values in whole if values[rung] is not None]
+            level = STEPS * rung
+            pairs = [(values[level], values[-1]) for values in whole if values[level] is not None]
             known[rung] = _shrunk(np.array(pairs, dtype=float).reshape(-1, 2))
         return known[rung]
 
