@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from scalesweep.errors import OutsideError, UserError, first_line
+from scalesweep.record.exports import PROVENANCE
 from scalesweep.storage import without_secrets
 
-PROVENANCE = "provenance.json"
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 

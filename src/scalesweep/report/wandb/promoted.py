@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from scalesweep.record import Record
+from scalesweep.record.exports import PROVENANCE
 from scalesweep.record.table import ERROR_OF, Entry
 from scalesweep.report import words
 from scalesweep.report.wandb import plain
 from scalesweep.report.wandb.content import RunContent, tags, trial_name
 from scalesweep.report.wandb.ids import group, run_id, settings
 
-PROVENANCE = "provenance.json"
 PROMOTED = "promoted"  # folder of the run folder
 
 
