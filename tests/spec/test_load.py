@@ -169,6 +169,12 @@ def test_set_of_an_unknown_key_names_the_option_not_a_line(files: Path) -> None:
     [problem] = caught.value.problems
     assert (problem.file, problem.line) == ("--set budget.gpu_huors=40", None)
     assert "'gpu_hours'" in problem.hint
+    with pytest.raises(SpecError) as caught:
+        load_sweep(files, ("foo.bar.baz=1", "resources.foo.bar=1"))  # the file has neither section
+    assert [(problem.file, problem.line, problem.key) for problem in caught.value.problems] == [
+        ("--set resources.foo.bar=1", None, "resources.foo"),
+        ("--set foo.bar.baz=1", None, "foo"),
+    ]
     with pytest.raises(UserError, match="not a mapping"):
         load_sweep(files, ("name.x=1",))
     with pytest.raises(SpecError) as caught:

@@ -103,7 +103,9 @@ def _override(document: Document, override: str) -> None:
         raise SpecError([replace(problem, line=None) for problem in error.problems]) from None
     target = document.data
     *parents, last = path = tuple(key.split("."))
-    for parent in parents:
+    for depth, parent in enumerate(parents, start=1):
+        if parent not in target:
+            document.overrides[path[:depth]] = override  # the file has no line of it
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
             hint = "--set changes keys of mappings only; set the whole value instead"
