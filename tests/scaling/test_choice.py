@@ -83,6 +83,8 @@ def test_accuracies_are_higher_for_better_ones() -> None:
         (table(models=("small",)), "there is one model"),
         (table(sizes=SIZES[:4]), "small has 4 subsets of the 5 that it needs"),
         (table(sizes=SIZES[:5]), "nothing tells its error"),
+        ({**table(), "loss": [0.5] * 18}, "loss does not differ between the subsets"),
+        ({**table(), "loss": [{"small": 0.5}.get(model, 0.7) for model in table()["model"]]}, "loss does not differ"),
     ],
 )
 def test_too_little_is_refused(columns: dict[str, list[Any]], reason: str) -> None:

@@ -21,6 +21,7 @@ from scalesweep.spec.space import PARAMETERS
 
 PARTS = 8  # the whole data ÷ the largest subset, where a table does not say
 FAR = 16  # the same, beyond which intervals held less often than they should on the results of others
+SAME = 1e-9  # of ln(loss): less is rounding
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,12 @@ def choose_among(
     if all(len(own.cells) <= LEAST for own in curves.values()):
         reason = f"{LEAST} subsets give a prediction, and nothing tells its error"
         return replace(found, refused=(reason,), mend="add a subset of half the smallest size for each model")
+    if all(np.ptp(own.log_y) < SAME for own in curves.values()):
+        reason = (
+            f"{points.metric} does not differ between the subsets of a model, so nothing tells which one learns from more data"
+        )
+        mend = "check the metric; if it is right, train on larger subsets or with other learning rates"
+        return replace(found, refused=(reason,), mend=mend)
     facts = {model: _facts(columns, names, models[model]) for model in curves}
     ranking = _ranked(curves, facts, whole)
     notes = [*left_out]
