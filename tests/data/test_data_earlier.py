@@ -121,22 +121,28 @@ def test_an_adaptation_may_be_adapted_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("new", "says"),
     [
-        ({"label": lambda number: "abc"[number % 3]}, "no output for these classes of the new data: 'c' (33)"),
-        ({"label": lambda _: "a"}, ""),  # a class may be absent in the new data
+        ({"label": lambda number: "abcd"[number % 4]}, "no output for these classes of the new data: 'd' (25)"),
+        ({"label": lambda number: "ab"[number % 2]}, ""),  # a class may be absent in the new data
+        ({"label": lambda _: "b"}, "new.csv: all 100 rows have the class 'b' in column 'label'"),
+        (
+            {"words": range(50, 150), "label": lambda number: "abc"[number % 3] if number < 100 else "a"},
+            "new.csv: all 50 rows that the earlier data lack have the class 'a'",
+        ),
     ],
 )
-def test_the_classes_are_those_of_the_model(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
-    rows(tmp_path / "old.csv", range(100))
-    rows(tmp_path / "new.csv", range(100, 200), **changes)
+def test_the_classes_are_those_of_the_model(tmp_path: Path, new: dict[str, Any], says: str) -> None:
+    rows(tmp_path / "old.csv", range(100), label=lambda number: "abc"[number % 3])
+    rows(tmp_path / "new.csv", **{"words": range(100, 200), **new})
     spec = DataSpec(**fields(tmp_path / "new.csv", earlier=EarlierData(**fields(tmp_path / "old.csv"))))
     if not says:
-        assert prepare(spec, TASK, tmp_path).classes == ["a", "b"]
+        assert prepare(spec, TASK, tmp_path).classes == ["a", "b", "c"]
         return
     with pytest.raises(DataProblem) as error:
         prepare(spec, TASK, tmp_path)
     assert says in error.value.message
+    assert error.value.key == ("data", "label")
 
 
 def test_a_fault_of_the_earlier_data_names_their_key(tmp_path: Path) -> None:

@@ -113,6 +113,12 @@ def test_the_sweep_starts_from_the_model_its_ladder_space_and_leaders(export: Pa
     assert planned.returncode == 0, planned.stderr
     assert "already" in refused("adapt", export, "--data", new, "-o", file)
     assert "--grown needs --watch DIR" in refused("adapt", export, "--data", new, "--grown", 0.5)
+    one = tmp_path / "one.csv"
+    one.write_text("".join(line for line in new.read_text().splitlines(keepends=True) if not line.endswith("poor\n")))
+    told = refused("adapt", export, "--data", one, "--run-dir", tmp_path / "one")
+    assert "data.label: " in told
+    assert f"{one}: all 100 rows have the class 'good' in column 'category'" in told
+    assert not (tmp_path / "one" / "record.jsonl").exists()
     words = ("adapt", export, "--data", new, "--max-t", 5.5, "--run-dir", tmp_path / "none")
     assert "max_t 5.5 is not a whole number of steps" in refused(*words)
     assert not (tmp_path / "none").exists(), "nothing has been trained"
@@ -158,12 +164,22 @@ def test_what_is_not_better_or_does_not_keep_the_old_is_refused(export: Path, ne
     with pytest.raises(NothingUsableError, match=r"no trial .* is better"):  # it is worse on the old validation rows
         promote(folder, max_t=20)
     assert not (folder / "promoted").exists()
+    again = ("adapt", export, "--data", new, "--worse-by", 0, "--run-dir", folder, "--json")
+    done = run(*again)
+    assert done.returncode == 3, done.stderr
+    untested = json.loads(done.stdout)
+    assert (untested["verdict"], untested["trial"], untested["adapted"]) == ("refused", None, None)
+    assert "no trial in" in untested["reasons"][0]
     errors = refused("promote", folder, "--trial", "t0000", "--max-t", 20, code=3)
     assert "may be worse on the old test split by more than 0" in errors
     assert f"{export} stays" in errors
     assert not (folder / "promoted" / "t0000").exists()
     kept = json.loads((folder / "promoted" / "t0000.refused.json").read_text())
     assert kept["test_reads"] == 1
+    done = run(*again)
+    assert done.returncode == 3
+    assert json.loads(done.stdout) == {"verdict": "refused", **kept}
+    assert all(reason in errors for reason in kept["reasons"])
     assert "was refused" in refused("promote", folder, "--trial", "t0000")
     with pytest.raises(NothingUsableError):
         promote(folder, "t0000", max_t=20, force=True)

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from scalesweep.commands.parts import json_option, print_json, say
 from scalesweep.commands.plan import checked_plan, gpus_option, load, set_option, slots_of
-from scalesweep.errors import UserError, command
+from scalesweep.errors import NothingUsableError, UserError, command
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
@@ -140,6 +140,7 @@ def adapt(
         raise click.UsageError("--watch runs until Ctrl-C: leave out --output and --json")
     from scalesweep.promotion.adapt import adapt as run
     from scalesweep.promotion.adapt import adaptation, in_place
+    from scalesweep.promotion.adapted import refusal
     from scalesweep.promotion.choice import check_length
     from scalesweep.promotion.summary import adapted, after_promotion
     from scalesweep.record.exports import read_provenance
@@ -164,12 +165,17 @@ def adapt(
         if output is not None:
             _write(adaptation(export, data, sweep, better_by, worse_by), output, overrides)
             return
-        result = once(export, data, run_dir or Path("runs") / f"{name}-adapted", sweep)
+        folder = run_dir or Path("runs") / f"{name}-adapted"
+        result = once(export, data, folder, sweep)
+    except NothingUsableError as error:
+        if as_json:
+            print_json(refusal(folder, error))
+        raise
     except KeyboardInterrupt:
         say(f"\ninterrupted; nothing that was reported is lost. Continue with: {command(*sys.argv[1:])}")
         sys.exit(130)
     if as_json:
-        print_json(result)
+        print_json({"verdict": "promoted", "reasons": [], **result})
     else:
         show(result)
 

@@ -95,6 +95,7 @@ def prepare(spec: DataSpec, task: str, base: Path) -> PreparedText:
         fresh = np.array([key not in known.texts for key in keys], dtype=bool)
         dropped["earlier"] = int((~fresh).sum())
         rows_left, keys = rows_left[fresh], [key for key, keep in zip(keys, fresh, strict=True) if keep]
+        _check_new_classes(spec, labels[rows_left], classes, dropped["earlier"])
     groups, ungrouped, group_notes = _number_groups(spec, cells, rows_left)
     with _naming_the_unusable(cells):
         splits = split_rows(
@@ -424,6 +425,22 @@ def _classes_of(earlier: PreparedText, spec: DataSpec, counts: Counter[str]) -> 
             LABELS, f"{unknown[0]!r} is no class of the earlier data", f"its classes: {', '.join(earlier.classes)}"
         )
     return earlier.classes
+
+
+def _check_new_classes(spec: DataSpec, labels: np.ndarray, classes: Sequence[str], known: int) -> None:
+    """Refuse new rows that all have one class. `known`: rows left out, because the earlier data have them.
+
+    A model that always answers with this class would be right on each of them, so their test split could not judge it.
+    """
+    if not classes or len(labels) < 2 or len(found := np.unique(labels)) > 1:
+        return
+    file = spec.path if isinstance(spec.path, str) else ", ".join(spec.path.values())
+    which = f"all {len(labels):,} rows{' that the earlier data lack' if known else ''}"
+    others = ", ".join(name for name in classes if name != classes[found[0]])
+    hint = (
+        f"add rows of other classes ({others}): a model that always answers {classes[found[0]]!r} would pass the new test split"
+    )
+    raise DataProblem(LABEL, f"{file}: {which} have the class {classes[found[0]]!r} in column {spec.label!r}", hint)
 
 
 def _choose_classes(spec: DataSpec, counts: Counter[str], declared: Sequence[str], whole: bool) -> list[str]:

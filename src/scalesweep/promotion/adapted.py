@@ -71,7 +71,7 @@ class Judgement:
         margins = {"better_by": self.better_by, "worse_by": self.worse_by}
         return {"metric": self.metric, "margins": margins, "new": self.new.as_json(), "old": self.old.as_json()}
 
-    def reason(self) -> str:
+    def reasons(self) -> list[str]:
         """Why the model is not promoted."""
         name, faults = self.metric.removeprefix("eval_"), []
         if not self.better:
@@ -81,7 +81,7 @@ class Judgement:
             faults.append(
                 f"may be worse on the old test split by more than {words.score(self.worse_by)} ({name} {_change(self.old)})"
             )
-        return " and ".join(faults)
+        return faults
 
 
 def _change(part: Part) -> str:
@@ -179,12 +179,23 @@ def kept_judgement(output: Path) -> Path:
 def refuse(output: Path, judgement: Judgement, trial: str, manifest: Manifest, reads: int) -> NothingUsableError:
     """Keep the judgement of a model that is not promoted, and return the error for the user."""
     adapts = manifest.adapts or {}
-    content = {"trial": trial, "adapted": judgement.as_json(), "test_reads": reads}
+    reasons = judgement.reasons()
+    content = {"trial": trial, "reasons": reasons, "adapted": judgement.as_json(), "test_reads": reads}
     kept_judgement(output).write_text(json.dumps(encode(content), indent=2) + "\n", encoding="utf-8")
-    message = f"nothing to promote: the model of {trial} {judgement.reason()}. {adapts['model']} stays"
+    message = f"nothing to promote: the model of {trial} {' and '.join(reasons)}. {adapts['model']} stays"
     return NothingUsableError(
         message, "more new data, or more and longer trials, may do; so may other margins: --better-by, --worse-by"
     )
+
+
+def refusal(run_dir: Path, error: NothingUsableError) -> dict[str, Any]:
+    """The outcome of an adaptation that ended with `error`: the verdict, its reasons, and what `refuse` kept.
+
+    `adapted` is None where no trial came as far as the test splits.
+    """
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((run_dir / "promoted").glob(f"*{REFUSED}"))]
+    untested = {"trial": None, "adapted": None, "test_reads": 0}
+    return {"verdict": "refused", "reasons": [error.message], **(kept[0] if kept else untested)}
 
 
 def ancestry(manifest: Manifest, judgement: Judgement) -> dict[str, Any]:
