@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from command_line import refused, run
-from scalesweep.record import State, read_record
+from records import make_manifest
+from scalesweep.record import Record, State, read_record
+from scalesweep.report.terminal import where_it_is
 from scalesweep.scaling.choice import choice_of_record
 from scalesweep.spec import sweep_from_dict
 from scalesweep.sweep.choosing import design
@@ -74,6 +76,9 @@ def test_thaws_come_at_the_same_share_of_every_run(tmp_path: Path) -> None:
     assert made.rates == (0.00253, 0.008), "around the rate that the sweep tries first, within its range"
     assert made.spec.budget.run_cap == made.trainings == 2 * 6 * 2
     assert made.spec.training.eval_interval is None
+    record, before = (Record(make_manifest(spec=spec.model_dump(mode="json"))) for spec in (made.spec, sweep_from_dict(data)))
+    assert where_it_is("runs/x", Path("runs/x"), record).endswith("scalesweep choose runs/x")
+    assert not before.manifest.chooses
 
 
 @pytest.mark.slow
@@ -102,6 +107,7 @@ def test_a_choice_is_a_sweep_whose_record_shows_it_again(tmp_path: Path, ray_of_
     if done.returncode == 0:
         assert f"--set 'search_space.parameters.model_size.values=[{found.best.name}]'" in done.stderr
     assert "already" in refused("choose", path, *words, cwd=tmp_path)
+    assert "`scalesweep choose runs/tiny-choose` ranks the checkpoints" in refused("resume", "runs/tiny-choose", cwd=tmp_path)
 
 
 def choice_rows(share: float) -> int:

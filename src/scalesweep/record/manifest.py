@@ -190,6 +190,13 @@ class Manifest(Mapping[str, Any]):
         return adapts
 
     @property
+    def chooses(self) -> bool:
+        """Whether `choose` planned the sweep: every trial is named beforehand, on a share of the data, and runs to its end."""
+        points = self.spec.get("search", {}).get("points_to_evaluate") or []
+        whole = self.spec.get("early_terminate", {}).get("type") == "none"
+        return whole and bool(points) and all("train_share" in point for point in points)
+
+    @property
     def hopeless(self) -> list[tuple[Any, ...]]:
         """Pairs of size and method that are never proposed, some with the least rank for which that holds."""
         return [tuple(row) for row in self.get("hopeless", ())]

@@ -115,18 +115,20 @@ def where_it_is(run_dir: str, folder: Path, record: Record | None = None, page: 
     `run_dir` is a path or a URL. `folder` is the folder on this machine: the run folder itself, unless that is a URL. With a
     `record` of short trials, the next line names the length of the final run.
     """
-    first = None if record is None else best(record)
-    length = None if record is None or first is None else final_length(record, first, ("train", "validation"))
+    chooses = record is not None and record.manifest.chooses
     rows = {
         "run folder": run_dir,
         **({"page": str(page)} if page is not None else {}),
         "study": shell("optuna-dashboard", folder / "study.log"),
-        "next": command("promote", run_dir),
+        "next": command("choose" if chooses else "promote", run_dir),
     }
-    if record is not None and length is not None and length.short:
-        rows["next"] += f"  # trains {words.final_length(length, record)}, because the trials were short"
-    if record is not None and not worth_promoting(record):
-        rows["next"] = "nothing to promote: change learning_rate or the data, and launch again"
+    if record is not None and not chooses:
+        first = best(record)
+        length = None if first is None else final_length(record, first, ("train", "validation"))
+        if length is not None and length.short:
+            rows["next"] += f"  # trains {words.final_length(length, record)}, because the trials were short"
+        if not worth_promoting(record):
+            rows["next"] = "nothing to promote: change learning_rate or the data, and launch again"
     return "\n".join(f"{label:<12}{text}" for label, text in rows.items())
 
 

@@ -204,9 +204,12 @@ def _check_extended(record: Record, spec: SweepSpec, changed: Collection[str]) -
     )
     spent = [use for use in uses if use.share >= 1]
     if not changed:
-        board, final = command("leaderboard", run_dir), command("promote", run_dir)
+        chooses = record.manifest.chooses
+        board, final = command("leaderboard", run_dir), command("choose" if chooses else "promote", run_dir)
         larger = f"`{command('resume', run_dir)} --set budget.{spent[0].limit}=…` extends it; " if spent else ""
-        hint = f"{larger}`{board}` compares its trials, and `{final}` trains the best"
+        hint = (
+            f"{larger}`{board}` compares its trials, and `{final}` {'ranks the checkpoints' if chooses else 'trains the best'}"
+        )
         raise UserError(f"the sweep in {run_dir} has ended ({record.ended_reason}); there is nothing to resume", hint)
     if spent:
         message = f"the sweep in {run_dir} has ended, and budget.{spent[0].limit} is spent ({spent[0].used})"
