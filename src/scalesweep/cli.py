@@ -18,8 +18,21 @@ from scalesweep import __version__
 from scalesweep.commands.adapt import adapt
 from scalesweep.commands.choose import choose
 from scalesweep.commands.leaderboard import leaderboard
-from scalesweep.commands.parts import Group, OutputPath, at_place, json_option, print_json, run_argument, say
-from scalesweep.commands.plan import checked_plan, cluster_option, gpus_option, load, plan, set_option, slots_of
+from scalesweep.commands.parts import (
+    Group,
+    OutputPath,
+    as_a_job,
+    at_place,
+    gpus_option,
+    json_option,
+    launch_options,
+    override_option,
+    print_json,
+    run_argument,
+    say,
+    set_option,
+)
+from scalesweep.commands.plan import checked_plan, load, plan, slots_of
 from scalesweep.commands.promote import promote
 from scalesweep.commands.publish import publish
 from scalesweep.commands.recipe import recipe
@@ -37,13 +50,6 @@ if TYPE_CHECKING:
 
 
 _spec_argument = click.argument("spec", metavar="SWEEP.yaml", type=click.Path(path_type=Path))
-_set_option = set_option(help="Override a key of the sweep file, e.g. --set budget.gpu_hours=40. Repeatable.")
-_address_option = click.option(
-    "--address",
-    metavar="ADDR",
-    help="Running Ray cluster to use: 'auto' on one of its nodes, or HOST:PORT of its head. http://HOST:8265 and "
-    "ray://HOST:10001 work from any machine and run the sweep as a Ray job. Default: start a local cluster.",
-)
 
 
 @click.group(
@@ -80,16 +86,7 @@ def cli() -> None:
 
 @cli.command()
 @_spec_argument
-@click.option(
-    "--run-dir",
-    metavar="PLACE",
-    callback=at_place,
-    help="Run folder to create: a path, or a URL such as s3://BUCKET/NAME. Default: runs/NAME.",
-)
-@_address_option
-@cluster_option
-@gpus_option
-@_set_option
+@launch_options("runs/NAME", as_a_job)
 @json_option
 def launch(
     spec: Path,
@@ -128,7 +125,7 @@ def launch(
 
 @cli.command()
 @run_argument
-@_address_option
+@as_a_job
 @gpus_option
 @set_option(help="Change a budget or a limit from here on, e.g. --set budget.run_cap=60. Repeatable.")
 @json_option
@@ -303,7 +300,7 @@ def _drive(run: Callable[[], Any], run_dir: Path | UrlPath, as_json: bool) -> No
     default=0.9,
     help="Parallel efficiency for each doubling of GPUs, if the table does not hold it.",
 )
-@_set_option
+@override_option
 @click.option(
     "--against",
     multiple=True,

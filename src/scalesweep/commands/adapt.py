@@ -12,8 +12,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from scalesweep.commands.parts import json_option, print_json, say
-from scalesweep.commands.plan import checked_plan, gpus_option, load, set_option, slots_of
+from scalesweep.commands.parts import address_option, gpus_option, json_option, print_json, say, set_option
+from scalesweep.commands.plan import checked_plan, load, slots_of
 from scalesweep.errors import NothingUsableError, UserError, command
 
 
@@ -94,11 +94,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
     help="Write the sweep file that would run, and stop.",
 )
 @set_option(help="Override a key of the sweep file that is written, e.g. --set budget.run_cap=12. Repeatable.")
-@click.option(
-    "--address",
-    metavar="ADDR",
-    help="Running Ray cluster to use: 'auto' on one of its nodes, or HOST:PORT of its head. Default: this machine.",
-)
+@address_option(default="this machine")
 @gpus_option
 @json_option
 def adapt(

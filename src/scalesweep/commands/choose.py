@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalesweep.commands.parts import at_place, json_option, print_json, say
-from scalesweep.commands.plan import checked_plan, cluster_option, gpus_option, load, set_option, slots_of
+from scalesweep.commands.parts import address_option, at_place, json_option, launch_options, print_json, say
+from scalesweep.commands.plan import checked_plan, load, slots_of
 from scalesweep.commands.scaling import TABLES
 from scalesweep.errors import UserError, command
 from scalesweep.storage import UrlPath
@@ -44,20 +44,7 @@ class Share(click.ParamType):
 )
 @click.option("--rates", type=click.IntRange(min=1), default=3, help="Learning rates of each checkpoint and subset, at most.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its cost, and train nothing.")
-@click.option(
-    "--run-dir",
-    metavar="PLACE",
-    callback=at_place,
-    help="Run folder to create: a path, or a URL such as s3://BUCKET/NAME. Default: runs/NAME-choose.",
-)
-@click.option(
-    "--address",
-    metavar="ADDR",
-    help="Running Ray cluster to use: 'auto' on one of its nodes, or HOST:PORT of its head. Default: start a local cluster.",
-)
-@cluster_option
-@gpus_option
-@set_option(help="Override a key of the sweep file, e.g. --set training.global_batch_size=16. Repeatable.")
+@launch_options("runs/NAME-choose", address_option())
 @click.option(
     "--examples",
     type=click.FloatRange(min=1),

@@ -1,10 +1,11 @@
-"""Parts that commands share: printing, the run folder, `--json`."""
+"""Parts that commands share: printing, the run folder, options."""
 
 from __future__ import annotations
 
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,42 @@ run_argument = click.argument("run_dir", metavar="RUN_DIR", callback=at_place)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
 
 
-def training_address(also: str = "") -> Callable[[Any], Any]:
-    """The option `--address` of commands that train one model. `also` is a further sentence of its help."""
+def address_option(use: str = "to use", also: str = "", default: str = "start a local cluster") -> Callable[[Any], Any]:
+    """The option `--address`. `also` is a further sentence of its help."""
     return click.option(
         "--address",
         metavar="ADDR",
-        help="Running Ray cluster that trains the model: 'auto' on one of its nodes, or HOST:PORT of its head. "
-        f"{also}Default: train on this machine alone.",
+        help=f"Running Ray cluster {use}: 'auto' on one of its nodes, or HOST:PORT of its head. {also}Default: {default}.",
     )
+
+
+def training_address(also: str = "") -> Callable[[Any], Any]:
+    """The option `--address` of commands that train one model."""
+    return address_option("that trains the model", also, "train on this machine alone")
+
+
+as_a_job = address_option(also="http://HOST:8265 and ray://HOST:10001 work from any machine and run the sweep as a Ray job. ")
+gpus_option = click.option(
+    "--num-gpus", type=click.IntRange(min=0), help="GPUs of the local cluster. Ray adds logical GPUs if the machine has fewer."
+)
+cluster_option = click.option(
+    "--cluster",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Cluster file for `ray up`, or a RayCluster manifest. Checks that the cluster can hold every trial of the sweep.",
+)
+set_option = partial(click.option, "--set", "overrides", multiple=True, metavar="KEY=VALUE")
+override_option = set_option(help="Override a key of the sweep file, e.g. --set budget.gpu_hours=40. Repeatable.")
+
+
+def launch_options(run_dir: str, address: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The options of commands that launch a sweep file. `run_dir`: the default of its run folder."""
+    help_text = f"Run folder to create: a path, or a URL such as s3://BUCKET/NAME. Default: {run_dir}."
+    folder = click.option("--run-dir", metavar="PLACE", callback=at_place, help=help_text)
+
+    def add(function: Any) -> Any:
+        for option in (override_option, gpus_option, cluster_option, address, folder):  # the last one is the first in the help
+            function = option(function)
+        return function
+
+    return add

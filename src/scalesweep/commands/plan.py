@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalesweep.commands.parts import OutputPath, at_places, json_option, print_json, say
+from scalesweep.commands.parts import (
+    OutputPath,
+    at_places,
+    cluster_option,
+    gpus_option,
+    json_option,
+    override_option,
+    print_json,
+    say,
+)
 from scalesweep.errors import UserError, command
 from scalesweep.storage import UrlPath, place
 
@@ -23,16 +32,6 @@ if TYPE_CHECKING:
     from scalesweep.spec import SweepSpec
     from scalesweep.sweep.preflight import Plan
 
-set_option = partial(click.option, "--set", "overrides", multiple=True, metavar="KEY=VALUE")
-gpus_option = click.option(
-    "--num-gpus", type=click.IntRange(min=0), help="GPUs of the local cluster. Ray adds logical GPUs if the machine has fewer."
-)
-cluster_option = click.option(
-    "--cluster",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Cluster file for `ray up`, or a RayCluster manifest. Checks that the cluster can hold every trial of the sweep.",
-)
 LETTERS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 UNITS = {"gpu-hours": "gpu_hours", "gpu hours": "gpu_hours", "gpu-hour": "gpu_hours", "gpuh": "gpu_hours"}
 UNITS |= {"dollars": "dollars", "dollar": "dollars", "usd": "dollars", "$": "dollars"}
@@ -40,7 +39,7 @@ UNITS |= {"dollars": "dollars", "dollar": "dollars", "usd": "dollars", "$": "dol
 
 @click.command()
 @click.argument("sources", metavar="SWEEP.yaml", nargs=-1)
-@set_option(help="Override a key of the sweep file, e.g. --set budget.gpu_hours=40. Repeatable.")
+@override_option
 @cluster_option
 @gpus_option
 @click.option(
