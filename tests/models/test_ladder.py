@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -18,6 +20,7 @@ from scalesweep.errors import OutsideError, UserError
 from scalesweep.models.groups import blocks, layer_groups
 from scalesweep.models.ladder import load_config, load_model, load_tokenizer, locate, resolve, tokenizer_fingerprint
 from scalesweep.spec.sweep import LadderSize
+from scalesweep.sweep.local_files import absolute
 from tiny_models import DECODERS, LAYERS, TINY, save_tiny, tiny_inputs, tiny_tokenizer
 
 torch.set_num_threads(1)
@@ -62,6 +65,29 @@ def test_locate() -> None:
     for path in ("/no/such/folder", "./nowhere", "a/b/c"):
         with pytest.raises(UserError, match=r"model folder .* does not exist"):
             locate(path)
+
+
+def test_a_mistyped_folder_is_refused_before_the_hub_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "bert" / "final").mkdir(parents=True)
+    (tmp_path / "cache" / "models--models--cached").mkdir(parents=True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for mistyped, meant in (
+        ("models/brt", "models/bert"),
+        ("./model/bert/final", "models/bert/final"),
+        (str(tmp_path / "models/bert/finnal"), str(tmp_path / "models/bert/final")),
+    ):
+        with pytest.raises(UserError, match=f"model folder {re.escape(mistyped)} does not exist") as caught:
+            locate(mistyped)
+        assert f"did you mean {meant}?" in caught.value.hint
+    with pytest.raises(UserError) as caught:
+        locate("models/other")
+    assert "did you mean" not in caught.value.hint
+    assert "`hf download models/other` first" in caught.value.hint
+    assert locate("models/cached") == "models/cached", "a hub model in the cache, beside a folder that has its first name"
+    monkeypatch.chdir("/")
+    assert absolute(size_of("models/brt"), tmp_path).model == str(tmp_path / "models/brt"), "beside the sweep file"
+    assert absolute(size_of("models/cached"), tmp_path).model == "models/cached"
 
 
 def test_a_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.file_download import repo_folder_name
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from scalesweep.costs import FlopProfile
-from scalesweep.errors import OutsideError, ScalesweepError, UserError, shell
+from scalesweep.errors import OutsideError, ScalesweepError, UserError, nearest, shell
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.models.flops import flop_profile
 from scalesweep.models.groups import blocks, layer_groups
@@ -44,6 +45,7 @@ from scalesweep.spec.tasks import TASKS
 from scalesweep.tasks import task_of
 
 PACKAGE = "package:"
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 SAFE_WEIGHTS = (SAFE, SAFE_INDEX)
 PICKLED_WEIGHTS = (PICKLED, "pytorch_model.bin.index.json")
 
@@ -107,11 +109,31 @@ def locate(model: str) -> str:
         raise UserError(f"the model folder {broken_link(model, path)}", hint="write an existing folder")
     if path.is_file():
         raise UserError(f"{model} is a file, not a folder", hint="name the folder with config.json and the weights")
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
-        raise UserError(
-            f"the model folder {model} does not exist", hint="write an existing folder, a hub id, or package:NAME/FOLDER"
-        )
+    with readable(model):
+        if not HUB_ID.fullmatch(model) or is_lost(model):
+            raise UserError(f"the model folder {model} does not exist", hint=_near(path) + _others(model))
     return model
+
+
+def is_lost(model: str, base: Path = Path()) -> bool:
+    """Whether `model` names a folder that is missing: the folder that would hold it is there. A hub model in the cache is none."""
+    if "/" not in model or not (base / model).parent.is_dir() or (base / model).exists():
+        return False
+    cached = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model, repo_type="model"))
+    return not (HUB_ID.fullmatch(model) and cached.is_dir())
+
+
+def _near(path: Path) -> str:
+    """A question for the folder that may be meant by a path to none: one part of it is spelt otherwise."""
+    wrong = next((part for part in (path, *path.parents) if part.parent.is_dir()), path)
+    near = nearest(wrong.name, [one.name for one in wrong.parent.glob("*") if (one / path.relative_to(wrong)).is_dir()])
+    return f"did you mean {wrong.parent / near / path.relative_to(wrong)}? Otherwise " if near else ""
+
+
+def _others(model: str) -> str:
+    """The ways to name a model in place of `model`, a folder that does not exist."""
+    hint = "write an existing folder, a hub id, or package:NAME/FOLDER"
+    return f"{hint}; if it is a hub id, run `{shell('hf', 'download', model)}` first" if HUB_ID.fullmatch(model) else hint
 
 
 @contextmanager

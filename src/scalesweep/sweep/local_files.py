@@ -23,6 +23,11 @@ def absolute(size: LadderSize, base: Path | None = None) -> LadderSize:
             if not path.is_symlink():
                 continue
         return size.model_copy(update={"model": str(path.absolute())})
+    from scalesweep.models.ladder import is_lost
+
+    with contextlib.suppress(OSError):
+        if base is not None and is_lost(size.model, base):  # it is refused as a folder, with those that are there
+            return size.model_copy(update={"model": str((base / size.model).absolute())})
     return size
 
 
