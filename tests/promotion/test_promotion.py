@@ -36,7 +36,7 @@ from scalesweep.errors import OutsideError
 from scalesweep.promotion.final_run import from_json
 from scalesweep.promotion.promote import promote
 from scalesweep.promotion.reproduce import reproduce
-from scalesweep.promotion.summary import after_promotion
+from scalesweep.promotion.summary import after_promotion, promoted
 from scalesweep.promotion.unfinished import Unfinished
 from scalesweep.report.terminal import where_it_is
 from scalesweep.spec import sweep_from_dict, trial_config
@@ -237,7 +237,18 @@ def test_the_best_checkpoint_on_validation_becomes_the_model_also_after_an_inter
             with torch.no_grad():
                 losses.append(torch.nn.functional.cross_entropy(exported(**batch).logits, targets).item())
         assert np.mean(losses) == pytest.approx(value, rel=1e-4)
-    assert f"The checkpoint of step {kept['step']} of 40 was kept" in (tmp_path / "model" / "README.md").read_text()
+    card, final = (tmp_path / "model" / "README.md").read_text(), done["final_run"]
+    assert re.search(r"Trained on train \(60 rows\): 40 steps,\s\d+ s on 1 worker on a CPU, in 2 sessions\.", card)
+    assert (
+        f"The model is the checkpoint of step {kept['step']}, after {final['tokens']:,} tokens, {final['flops']:.3g} FLOPs"
+        in card
+    )
+    listed = set(re.findall(r"^\| `(\w+)` \|", card, re.MULTILINE))
+    assert {"unfreezing", "unfreeze_interval", "learning_rate", "eval_interval"} <= listed
+    idle = {"unfreeze_fraction", "lora_rank", "lr_power", "decay_ratio", "rehearsal_share", "rungs", "dropout"}
+    assert not idle & listed
+    assert ": 40 steps on train in 0:0" in promoted(done)
+    assert f"; the model is the checkpoint of step {kept['step']}\n" in promoted(done)
 
 
 def test_a_model_is_pushed_to_the_hub_and_what_would_fail_is_refused_before_any_compute(

@@ -13,6 +13,7 @@ from scalesweep.promotion.summary import cost_parts, energy, prediction, signed
 from scalesweep.record import State
 from scalesweep.report import words
 from scalesweep.report.words import STATES
+from scalesweep.spec.effects import in_effect
 from scalesweep.spec.space import ADAPTERS
 from scalesweep.spec.tasks import TASKS
 
@@ -67,9 +68,8 @@ def model_card(provenance: dict[str, Any]) -> str:
         f"| {name.removeprefix('eval_')} | {words.score(value)} | {words.score(guess.get(name))} |"
         for name, value in trial["validation"].items()
     )
-    config = "\n".join(
-        f"| `{name}` | {code(str(value)).replace('|', bar)} |" for name, value in final["config"].items() if value is not None
-    )
+    effective = in_effect(final["config"], rehearses=bool(data["source"].get("earlier")))
+    config = "\n".join(f"| `{name}` | {code(str(value)).replace('|', bar)} |" for name, value in effective.items())
     classes = (
         f"\nClasses, in the order of the logits: {', '.join(code(str(name)) for name in data['classes'])}.\n"
         if data["classes"]
@@ -118,7 +118,7 @@ Values of the trial in the sweep, which trained on the train split alone, up to 
 
 ## Training
 
-Trained on {learnt}: {counted(final["steps"], "step")}, {counted(final["tokens"], "token")}, {final["flops"]:.3g} FLOPs,
+Trained on {learnt}: {_lasted(final)},
 {final["wall_seconds"]:.0f} s on {workers}{sessions}. Length: {final["length"]}.{_kept(final)}
 
 | setting | value |
@@ -265,11 +265,21 @@ def _prediction(provenance: dict[str, Any]) -> str:
     return f"Predicted: {text}. Reached: {reached}."
 
 
+def _passed(final: dict[str, Any]) -> str:
+    """The tokens and FLOPs that the model has passed; a checkpoint that was kept lacks those after it."""
+    return f"{counted(final['tokens'], 'token')}, {final['flops']:.3g} FLOPs"
+
+
+def _lasted(final: dict[str, Any]) -> str:
+    kept = final.get("kept")
+    return counted(kept["of"], "step") if kept else f"{counted(final['steps'], 'step')}, {_passed(final)}"
+
+
 def _kept(final: dict[str, Any]) -> str:
     kept = final.get("kept")
     if not kept:
         return ""
     return (
-        f"\nThe checkpoint of step {kept['step']:,} of {kept['of']:,} was kept: its {kept['metric']} on the validation split, "
-        f"{words.score(kept['value'])}, was the best of all evaluations."
+        f"\nThe model is the checkpoint of step {kept['step']:,}, after {_passed(final)}: its {kept['metric']} on the validation "
+        f"split, {words.score(kept['value'])}, was the best of all evaluations."
     )

@@ -51,9 +51,11 @@ def promoted(result: dict[str, Any]) -> str:
         "guessing": (result["baseline"] or {}).get("metrics", {}),
     }
     columns = {title: values for title, values in columns.items() if values}
+    kept = final.get("kept")
+    of_whole = f"; the model is the checkpoint of step {kept['step']:,}" if kept else ""
     lines = [
-        f"promoted {trial['name']} ({words.summary(final['config'])}): {counted(final['steps'], 'step')} on "
-        f"{'+'.join(final['train_on'])} in {words.clock(final['wall_seconds'])}",
+        f"promoted {trial['name']} ({words.summary(final['config'])}): {counted(kept['of'] if kept else final['steps'], 'step')} on "
+        f"{'+'.join(final['train_on'])} in {words.clock(final['wall_seconds'])}{of_whole}",
         "",
         " " * COLUMN + "".join(f"{title:>{COLUMN}}" for title in columns),
     ]

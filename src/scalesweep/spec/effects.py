@@ -30,3 +30,9 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
 def lacks(name: str, config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:
     """The parameter that keeps another one from having an effect in a configuration, and the words that it needs; None if none does."""
     return next(((other, words) for other, words in NEEDS.get(name, {}).items() if config.get(other) not in words), None)
+
+
+def in_effect(config: Mapping[str, Any], rehearses: bool) -> dict[str, Any]:
+    """The settings of a configuration that have an effect. `rehearses`: there are earlier data to rehearse."""
+    set_ones = {name: value for name, value in config.items() if value not in (None, []) and lacks(name, config) is None}
+    return set_ones if rehearses else {name: value for name, value in set_ones.items() if name != "rehearsal_share"}
