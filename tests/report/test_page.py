@@ -327,6 +327,15 @@ DRIVER = """<script>addEventListener("load", () => { const wait = setInterval(()
   document.getElementById("main").append(lawSection(LAW, page.sweeps[0]));
   page.figures.at(-1).draw();
   Object.assign(found, { law: [...document.querySelectorAll("#main section:last-child td")].map((one) => one.textContent), drawn: page.figures.at(-1).host.querySelectorAll("path[fill-opacity], .whisker, .dot").length });
+  filter(""); document.getElementById("detail").close();
+  for (const one of page.figures) one.draw();
+  const curves = [...document.querySelectorAll("svg[role=application]")].find((one) => / trials over /.test(one.getAttribute("aria-label"))), tipped = () => document.getElementById("tip").hidden ? null : document.getElementById("tip").textContent;
+  const press = (key) => (curves.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true })), tipped());
+  curves.focus();
+  Object.assign(found, { tabs: curves.tabIndex, walk: ["ArrowRight", "ArrowRight", "ArrowLeft", "ArrowUp", "ArrowDown", "ArrowDown"].map(press) });
+  press("Enter");
+  Object.assign(found, { opened: [document.getElementById("detail").open, document.getElementById("detail-title").textContent] });
+  document.getElementById("detail").close();
   document.querySelectorAll(".tabs button")[1].click();
   Object.assign(found, { hostile: names(), images: document.images.length });
   document.body.replaceChildren(Object.assign(document.createElement("pre"), { id: "out", textContent: JSON.stringify(found) }));
@@ -376,6 +385,13 @@ def test_the_table_sorts_filters_opens_and_shows_hostile_texts_in_a_browser(tmp_
     assert "0.44" in found["detail"]
     assert found["charts"] >= 6
     assert found["images"] == 0
+    assert found["tabs"] == 0, "Tab reaches a chart"
+    # From the first point, t0001 at 40 steps: right, right, left, up, down, down. The text is that which the pointer gets.
+    assert [(text.split()[0], text.splitlines()[-1]) for text in found["walk"]] == [
+        ("t0001", "0.5500 at 80 steps"), ("t0002", "0.5700 at 120 steps"), ("t0001", "0.5500 at 80 steps"),
+        ("t0000", "0.6600 at 80 steps"), ("t0001", "0.5500 at 80 steps"), ("t0006", "0.5400 at 80 steps"),
+    ]  # fmt: skip
+    assert found["opened"] == [True, "t0006"]
     assert found["why"].startswith("Scaling lawNo fit: n_params has 2 of the 3 values")
     assert found["law"][0] == f"{law['parameters'][0][1]:.4g}"
     assert found["law"][-2].startswith(f"{law['predictions'][1]['law'][1]:.4f} … ")

@@ -92,8 +92,9 @@ function legend(entries, lines = false) {
 const tip = {
   show(text, event) {
     const box = document.getElementById("tip");
-    box.textContent = shown(text);
+    box.setAttribute("aria-live", event.type ? "off" : "polite");  // read out after a key, not under a pointer
     box.hidden = false;
+    box.textContent = shown(text);
     const wide = box.offsetWidth, high = box.offsetHeight;
     box.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - wide - 8))}px`;
     box.style.top = `${event.clientY + 16 + high > innerHeight ? event.clientY - high - 12 : event.clientY + 16}px`;
@@ -101,25 +102,56 @@ const tip = {
   hide() { document.getElementById("tip").hidden = true; },
 };
 
-/** Show the trial nearest to the pointer, and open it on a click. `points`: [x, y, () => text, trial]; `mark` draws it. */
+/** Show the trial nearest to the pointer or reached by the arrow keys, and open it on a click or Enter. `points`: [x, y, () => text, trial]; `mark` draws it. */
 function hoverable(frame, points, mark) {
-  const { root } = frame, over = svg("g", {});
+  const { root } = frame, over = svg("g", {}), hide = () => { over.replaceChildren(); tip.hide(); };
   let near = null;
   root.append(over);
-  root.addEventListener("pointermove", (event) => {
-    const box = root.getBoundingClientRect(), x = ((event.clientX - box.left) * frame.width) / box.width, y = event.clientY - box.top;
-    let least = 24 ** 2;
-    near = null;
-    for (const point of points) {
-      const away = (point[0] - x) ** 2 + (point[1] - y) ** 2;
-      if (away < least) { least = away; near = point; }
-    }
+  const look = (point, at) => {
+    near = point;
     over.replaceChildren(...(near ? (mark || ring)(near) : []));
     root.style.cursor = near && near[3] ? "pointer" : "";
-    if (near) tip.show(near[2](), event); else tip.hide();
+    if (near) tip.show(near[2](), at); else tip.hide();
+  };
+  const step = (point) => {
+    const box = root.getBoundingClientRect();
+    look(point, { clientX: box.left + (point[0] * box.width) / frame.width, clientY: box.top + point[1] });
+  };
+  const open = () => { if (near && near[3]) { tip.hide(); openDetail(near[3]); } };
+  root.addEventListener("pointermove", (event) => {
+    const box = root.getBoundingClientRect(), x = ((event.clientX - box.left) * frame.width) / box.width, y = event.clientY - box.top;
+    let least = 24 ** 2, found = null;
+    for (const point of points) {
+      const away = (point[0] - x) ** 2 + (point[1] - y) ** 2;
+      if (away < least) { least = away; found = point; }
+    }
+    look(found, event);
   });
-  root.addEventListener("pointerleave", () => { over.replaceChildren(); tip.hide(); });
-  root.addEventListener("click", () => { if (near && near[3]) { tip.hide(); openDetail(near[3]); } });
+  root.addEventListener("pointerleave", hide);
+  root.addEventListener("click", open);
+  if (!points.length) return;
+  root.setAttribute("tabindex", 0);
+  root.setAttribute("role", "application");
+  root.addEventListener("focus", () => { if (root.matches(":focus-visible")) step(near || points[0]); });
+  root.addEventListener("blur", hide);
+  root.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") open();
+    if (!ARROWS[event.key] || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    step(near ? beside(points, near, ...ARROWS[event.key]) || near : points[0]);
+  });
+}
+
+const ARROWS = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 1], ArrowUp: [1, -1] };
+
+/** The next point along an axis: up or down among those below one another, else the nearest of those that come next. */
+function beside(points, from, axis, sign) {
+  let least = Infinity, found = null;
+  for (const point of points) {
+    const along = sign * (point[axis] - from[axis]), aside = Math.abs(point[1 - axis] - from[1 - axis]), away = 1e4 * along + aside;
+    if (along >= 0.5 && away < least && (!axis || aside < 0.5)) { least = away; found = point; }
+  }
+  return found;
 }
 
 function ring([x, y]) {
