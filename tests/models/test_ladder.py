@@ -86,7 +86,8 @@ def test_a_mistyped_folder_is_refused_before_the_hub_is_asked(tmp_path: Path, mo
     assert "`hf download models/other` first" in caught.value.hint
     assert locate("models/cached") == "models/cached", "a hub model in the cache, beside a folder that has its first name"
     monkeypatch.chdir("/")
-    assert absolute(size_of("models/brt"), tmp_path).model == str(tmp_path / "models/brt"), "beside the sweep file"
+    for path in ("models/brt", "./models/brt", "models/bert/finnal"):
+        assert absolute(size_of(path), tmp_path).model == str(tmp_path / path), "beside the sweep file"
     assert absolute(size_of("models/cached"), tmp_path).model == "models/cached"
 
 

@@ -119,8 +119,9 @@ def is_lost(model: str, base: Path = Path()) -> bool:
     """Whether `model` names a folder that is missing: the folder that would hold it is there. A hub model in the cache is none."""
     if "/" not in model or not (base / model).parent.is_dir() or (base / model).exists():
         return False
-    cached = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model, repo_type="model"))
-    return not (HUB_ID.fullmatch(model) and cached.is_dir())
+    if not HUB_ID.fullmatch(model):
+        return True
+    return not Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model, repo_type="model")).is_dir()
 
 
 def _near(path: Path) -> str:
