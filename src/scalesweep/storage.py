@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from scalesweep.errors import OutsideError, UserError, first_line
+from scalesweep.errors import OutsideError, UserError, first_line, nearest
 
 STORAGE_SECONDS = 300.0  # time for which a write is retried; shorter than the timeout of a collective
 RETRY_SECONDS = 1.0
@@ -127,6 +127,16 @@ def place(written: str | Path | UrlPath) -> Path | UrlPath:
     if parts.scheme == "file":
         return Path(parts.path)
     return UrlPath(urlunsplit(parts._replace(path=parts.path.rstrip("/"))))
+
+
+def near_folder(path: Path) -> str:
+    """The beginning of a hint for a folder that does not exist: the folder that may be meant, where one part is spelt otherwise."""
+    with contextlib.suppress(OSError):  # of folders that this user may not see
+        wrong = next((part for part in (path, *path.parents) if part.parent.is_dir()), path)
+        beside = [one.name for one in wrong.parent.glob("*") if (one / path.relative_to(wrong)).is_dir()]
+        if near := nearest(wrong.name, beside):
+            return f"did you mean {wrong.parent / near / path.relative_to(wrong)}? Otherwise "
+    return ""
 
 
 def working_folder(run_dir: Path | UrlPath) -> Path:

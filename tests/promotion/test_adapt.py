@@ -122,6 +122,8 @@ def test_the_sweep_starts_from_the_model_its_ladder_space_and_leaders(export: Pa
     words = ("adapt", export, "--data", new, "--max-t", 5.5, "--run-dir", tmp_path / "none")
     assert "max_t 5.5 is not a whole number of steps" in refused(*words)
     assert not (tmp_path / "none").exists(), "nothing has been trained"
+    missing = refused("adapt", export.with_name("t0001"), "--data", new)
+    assert f"{export.with_name('t0001')} does not exist\n\nhint: did you mean {export}?" in missing
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "provenance.json").write_text("{")
     assert "torn/provenance.json can't be read" in refused("adapt", tmp_path / "torn", "--data", new)

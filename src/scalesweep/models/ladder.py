@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from scalesweep.costs import FlopProfile
-from scalesweep.errors import OutsideError, ScalesweepError, UserError, nearest, shell
+from scalesweep.errors import OutsideError, ScalesweepError, UserError, shell
 from scalesweep.models.architectures import apply_knobs
 from scalesweep.models.flops import flop_profile
 from scalesweep.models.groups import blocks, layer_groups
@@ -42,6 +42,7 @@ from scalesweep.models.weights import (
 from scalesweep.spec.adapters import Shape
 from scalesweep.spec.sweep import LadderSize
 from scalesweep.spec.tasks import TASKS
+from scalesweep.storage import near_folder
 from scalesweep.tasks import task_of
 
 PACKAGE = "package:"
@@ -111,7 +112,7 @@ def locate(model: str) -> str:
         raise UserError(f"{model} is a file, not a folder", hint="name the folder with config.json and the weights")
     with readable(model):
         if not HUB_ID.fullmatch(model) or is_lost(model):
-            raise UserError(f"the model folder {model} does not exist", hint=_near(path) + _others(model))
+            raise UserError(f"the model folder {model} does not exist", hint=near_folder(path) + _others(model))
     return model
 
 
@@ -122,13 +123,6 @@ def is_lost(model: str, base: Path = Path()) -> bool:
     if not HUB_ID.fullmatch(model):
         return True
     return not Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model, repo_type="model")).is_dir()
-
-
-def _near(path: Path) -> str:
-    """A question for the folder that may be meant by a path to none: one part of it is spelt otherwise."""
-    wrong = next((part for part in (path, *path.parents) if part.parent.is_dir()), path)
-    near = nearest(wrong.name, [one.name for one in wrong.parent.glob("*") if (one / path.relative_to(wrong)).is_dir()])
-    return f"did you mean {wrong.parent / near / path.relative_to(wrong)}? Otherwise " if near else ""
 
 
 def _others(model: str) -> str:

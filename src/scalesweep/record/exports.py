@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scalesweep.errors import UserError
+from scalesweep.storage import near_folder
 
 PROVENANCE = "provenance.json"
 NEW, OLD = "new_", "old_"  # of the names of metrics of one of the two parts of an evaluation beside earlier data
@@ -21,8 +22,10 @@ def read_provenance(export: Path) -> dict[str, Any]:
     """
     try:
         found: dict[str, Any] = json.loads((export / PROVENANCE).read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"{export} holds no {PROVENANCE}", "give a folder that `scalesweep promote` wrote") from None
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError) and not export.is_dir()
+        what, near = ("does not exist", near_folder(export)) if missing else (f"holds no {PROVENANCE}", "")
+        raise UserError(f"{export} {what}", f"{near}give a folder that `scalesweep promote` wrote") from None
     except ValueError as error:
         raise UserError(
             f"{export / PROVENANCE} can't be read: {error}", "restore it from a copy, or promote the trial again"
