@@ -147,6 +147,7 @@ def test_what_is_better_is_promoted_with_its_ancestry_and_can_be_adapted_again(e
     card = (Path(result["output"]) / "README.md").read_text()
     assert "## Adapted from" in card
     assert "t0000 of tiny" in card
+    assert "| `rehearsal_share` | `0.5` |" in card
     assert reproduce(result["output"])["verdict"] == "bit-equal"
 
     third = write_new(tmp_path / "third.csv", 5000, 200)
@@ -183,9 +184,12 @@ def test_what_is_not_better_or_does_not_keep_the_old_is_refused(export: Path, ne
     assert json.loads(done.stdout) == {"verdict": "refused", **kept}
     assert all(reason in errors for reason in kept["reasons"])
     assert "was refused" in refused("promote", folder, "--trial", "t0000")
-    with pytest.raises(NothingUsableError):
-        promote(folder, "t0000", max_t=20, force=True)
-    assert json.loads((folder / "promoted" / "t0000.refused.json").read_text())["test_reads"] == 2
+    done = run("promote", folder, "--trial", "t0000", "--max-t", 20, "--force", "--json")
+    assert done.returncode == 3
+    assert done.stderr.count("training the final run …") == 1
+    kept = json.loads((folder / "promoted" / "t0000.refused.json").read_text())
+    assert json.loads(done.stdout) == {"verdict": "refused", **kept}
+    assert kept["test_reads"] == 2
 
 
 def test_data_that_have_changed_or_leak_are_refused(export: Path, new: Path, tmp_path: Path) -> None:

@@ -161,11 +161,10 @@ def adapt(
         if output is not None:
             _write(adaptation(export, data, sweep, better_by, worse_by), output, overrides)
             return
-        folder = run_dir or Path("runs") / f"{name}-adapted"
-        result = once(export, data, folder, sweep)
+        result = once(export, data, run_dir or Path("runs") / f"{name}-adapted", sweep)
     except NothingUsableError as error:
         if as_json:
-            print_json(refusal(folder, error))
+            print_json(refusal(error))
         raise
     except KeyboardInterrupt:
         say(f"\ninterrupted; nothing that was reported is lost. Continue with: {command(*sys.argv[1:])}")

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from scalesweep.commands.parts import at_place, json_option, print_json, run_argument, say, training_address
-from scalesweep.errors import UserError, command
+from scalesweep.errors import NothingUsableError, UserError, command
 from scalesweep.storage import UrlPath
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def promote(
         say(f"the model will be pushed to {to.repo} ({to.visibility})")
     if trial == "best" and target is None:
         _confirm(run_dir, output, confirm, seeds, max_t, address, force)
+    from scalesweep.promotion.adapted import refusal
     from scalesweep.promotion.promote import promote as run
     from scalesweep.promotion.summary import adapted, after_promotion, promoted
     from scalesweep.report.terminal import step_progress
@@ -152,7 +153,8 @@ def promote(
 
             def begins(text: str) -> None:  # nothing is in the way of the training
                 say(text)
-                bars.append(shown.enter_context(step_progress("training the final run")))
+                if not bars:
+                    bars.append(shown.enter_context(step_progress("training the final run")))
 
             result = run(
                 run_dir,
@@ -169,6 +171,10 @@ def promote(
                 keep=keep,
                 board_watts=board_watts,
             )
+    except NothingUsableError as error:  # of an adaptation
+        if as_json:
+            print_json(refusal(error))
+        raise
     except KeyboardInterrupt:
         say(f"\ninterrupted; the final run continues from its last checkpoint with: {command(*sys.argv[1:])}")
         sys.exit(130)

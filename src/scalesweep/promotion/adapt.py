@@ -9,8 +9,8 @@ from typing import Any
 
 from scalesweep.data.files import suffixes
 from scalesweep.data.folder import copy_rows, data_files
-from scalesweep.errors import NothingUsableError, OutsideError, ScalesweepError, UserError
-from scalesweep.promotion.adapted import REFUSED
+from scalesweep.errors import OutsideError, ScalesweepError, UserError
+from scalesweep.promotion.adapted import REFUSED, RefusedError
 from scalesweep.promotion.target import write_yaml
 from scalesweep.record import Record, read_record
 from scalesweep.record.exports import PROVENANCE, read_provenance
@@ -200,7 +200,8 @@ def _done(run_dir: Path) -> dict[str, Any] | None:
         return {**read_provenance(path.parent), "output": str(path.parent)}
     for path in sorted((run_dir / "promoted").glob(f"*{REFUSED}")):
         hint = f"adapt it to more data, or see {path}"
-        raise NothingUsableError(f"nothing to promote: the choice of {run_dir} has been tested and was not better", hint)
+        message = f"nothing to promote: the choice of {run_dir} has been tested and was not better"
+        raise RefusedError(message, hint, json.loads(path.read_text(encoding="utf-8")))
     return None
 
 

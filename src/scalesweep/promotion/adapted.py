@@ -25,6 +25,17 @@ from scalesweep.workers.one_job import untrained
 REFUSED = ".refused.json"  # ends the name of the file that keeps the judgement of a model that was not promoted
 
 
+class RefusedError(NothingUsableError):
+    """An adapted model has been tested and is not promoted. `kept` is the content of the file about it."""
+
+    def __init__(self, message: str, hint: str, kept: Mapping[str, Any]) -> None:
+        super().__init__(message, hint)
+        self.kept = kept
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return type(self), (self.message, self.hint, self.kept)
+
+
 @dataclass(frozen=True)
 class Part:
     """The model that was adapted, and the adapted one, on the same rows: of the new test split or of the old one.
@@ -103,11 +114,12 @@ def choose_adapted(record: Record, run_dir: Any) -> Trial:
         gain = {part: sign * (before[part] - metrics[f"{part}{name}"]) for part in (NEW, OLD) if f"{part}{name}" in metrics}
         if gain and not gain[NEW] <= margins["better_by"] and not gain[OLD] < -margins["worse_by"]:  # unknown is no obstacle
             return row.trial
+    beyond = f" by more than {margins['better_by']:g}" if margins["better_by"] else ""
     message = (
-        f"nothing to promote: no trial in {run_dir} is better than {adapts.get('model')} on the new validation rows and worse by at most "
-        f"{margins['worse_by']:g} on the old ones ({record.metric}). That model stays"
+        f"nothing to promote: no trial in {run_dir} is better than {adapts.get('model')} on the new validation rows{beyond} and worse by "
+        f"at most {margins['worse_by']:g} on the old ones ({record.metric}). That model stays"
     )
-    raise NothingUsableError(message, "run more or longer trials, or allow more: --worse-by")
+    raise NothingUsableError(message, "run more or longer trials, or set other margins: --better-by, --worse-by")
 
 
 def start_job(job: TrialJob, manifest: Manifest) -> TrialJob:
@@ -176,26 +188,24 @@ def kept_judgement(output: Path) -> Path:
     return output.with_name(f"{output.name}{REFUSED}")
 
 
-def refuse(output: Path, judgement: Judgement, trial: str, manifest: Manifest, reads: int) -> NothingUsableError:
+def refuse(output: Path, judgement: Judgement, trial: str, manifest: Manifest, reads: int) -> RefusedError:
     """Keep the judgement of a model that is not promoted, and return the error for the user."""
     adapts = manifest.adapts or {}
     reasons = judgement.reasons()
-    content = {"trial": trial, "reasons": reasons, "adapted": judgement.as_json(), "test_reads": reads}
-    kept_judgement(output).write_text(json.dumps(encode(content), indent=2) + "\n", encoding="utf-8")
+    content = encode({"trial": trial, "reasons": reasons, "adapted": judgement.as_json(), "test_reads": reads})
+    kept_judgement(output).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     message = f"nothing to promote: the model of {trial} {' and '.join(reasons)}. {adapts['model']} stays"
-    return NothingUsableError(
-        message, "more new data, or more and longer trials, may do; so may other margins: --better-by, --worse-by"
-    )
+    hint = "more new data, or more and longer trials, may do; so may other margins: --better-by, --worse-by"
+    return RefusedError(message, hint, content)
 
 
-def refusal(run_dir: Path, error: NothingUsableError) -> dict[str, Any]:
+def refusal(error: NothingUsableError) -> dict[str, Any]:
     """The outcome of an adaptation that ended with `error`: the verdict, its reasons, and what `refuse` kept.
 
     `adapted` is None where no trial came as far as the test splits.
     """
-    kept = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((run_dir / "promoted").glob(f"*{REFUSED}"))]
-    untested = {"trial": None, "adapted": None, "test_reads": 0}
-    return {"verdict": "refused", "reasons": [error.message], **(kept[0] if kept else untested)}
+    kept = error.kept if isinstance(error, RefusedError) else {}
+    return {"verdict": "refused", "reasons": [error.message], "trial": None, "adapted": None, "test_reads": 0, **kept}
 
 
 def ancestry(manifest: Manifest, judgement: Judgement) -> dict[str, Any]:
