@@ -17,7 +17,7 @@ from scalesweep.search.encoding import Encoder
 REFIT = 1.03  # the forecast is fitted anew when the number of values has grown by this factor
 RARELY = 1.25  # the same for slow model parameters and the number of trials
 PARTS = 3  # a sweep without rungs gets levels at 1/27, 1/9 and 1/3 of a trial
-STEPS = 2  # levels from one rung to the next: what a running trial reports between rungs informs too
+STEPS = 2  # levels from one rung to the next; a loss between two reports is interpolated
 
 
 Snapshot = list[tuple[np.ndarray, list[float | None]]]
