@@ -103,7 +103,10 @@ def write_promotion(run_dir: Path, trial: str) -> Path:
     model.mkdir(parents=True)
     (model / "model.safetensors").write_bytes(b"weights")
     (model / "config.json").write_text(json.dumps({"_name_or_path": "/home/me/models/minilm", "layers": 6}))
-    final = {"config": {"model_size": "L6", "learning_rate": 1.2e-4, "unfreezing": "full"}, "train_on": ["train"]}
+    final = {
+        "config": {"model_size": "L6", "learning_rate": 1.2e-4, "unfreezing": "full", "adapter": "none", "lora_rank": 8},
+        "train_on": ["train"],
+    }
     final |= {"length": "as in the sweep", "steps": 360, "tokens": 460_800, "flops": 1e15, "wall_seconds": 9.0}
     content = {
         "sweep": {"name": "quick", "id": make_manifest()["id"], "run_dir": "sweep"},

@@ -294,6 +294,7 @@ def check_promotion(server: WandbServer) -> None:
     assert (run.summary["test/eval_loss"], run.summary["test/standard_error/eval_loss"]) == (0.45, 0.01)
     assert (run.summary["validation/eval_loss"], run.summary["trial_rank"]) == (0.44, 1)
     assert run.settings["trial_run"] == trial.id
+    assert run.settings["fixed"] == {"adapter": "none"}, "settings in effect"
     (model,) = [artifact for artifact in server.artifacts.values() if artifact["artifactTypeName"] == "model"]
     assert {alias["alias"] for alias in model["aliases"]} == {"latest", "promoted", "t0001"}
     assert set(model["files"]) == {"model.safetensors", "config.json"}

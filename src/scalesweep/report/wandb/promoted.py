@@ -14,6 +14,7 @@ from scalesweep.report import words
 from scalesweep.report.wandb import plain
 from scalesweep.report.wandb.content import RunContent, tags, trial_name
 from scalesweep.report.wandb.ids import group, run_id, settings
+from scalesweep.spec.effects import in_effect
 
 PROMOTED = "promoted"  # folder of the run folder
 
@@ -43,9 +44,10 @@ def promotion_run(record: Record, provenance: Mapping[str, Any], model: Path, en
     trial = record.trials[name]
     entry = next(entry for entry in entries if entry["trial"] == name)
     reached = test.get(record.metric)
+    effective = in_effect(final["config"], rehearses=bool(provenance["data"].get("source", {}).get("earlier")))
     config = {
         "params": trial.params,
-        "fixed": {key: told for key, told in final["config"].items() if key not in trial.params and told is not None},
+        "fixed": {key: value for key, value in effective.items() if key not in trial.params},
         "trial": name,
         "trial_run": run_id(record, name),
         "train_on": final["train_on"],
