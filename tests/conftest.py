@@ -20,6 +20,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; and what is compu
 LOGICAL_GPUS = 4
 WITH_MODELS = {"training", "models", "end_to_end"}  # folders of tests
 MODEL_HELPERS = {"bad_specs.checkpoints", "jobs", "soaking", "tiny_models"}  # modules of tests that make models, or train them
+# Files whose tests take seconds for every architecture. Each time they run for the first four, which differ most.
+BY_ARCHITECTURE = {"test_every_architecture.py", "test_flops.py", "test_base.py"}
+EACH_TIME = {"bert", "gpt2", "llama", "t5"}
 KEPT_TOGETHER = {"ray", "forks"}  # kinds that need something whose start takes seconds: each has it in one process alone
 
 
@@ -36,7 +39,7 @@ def kinds_of(item: pytest.Function) -> list[str]:
     """The kinds of a test.
 
     `ray` uses this process's Ray or starts one of its own, `forks` starts processes from one that has the heavy imports,
-    `trains` makes or trains models, `simulates` plays whole sweeps.
+    `trains` makes or trains models, `simulates` plays whole sweeps, `architectures` does it for one of the rarer architectures.
     """
     helpers = helpers_of(item.module)
     kinds = []
@@ -48,6 +51,12 @@ def kinds_of(item: pytest.Function) -> list[str]:
         kinds.append("trains")
     if item.path.parent.name == "simulation":
         kinds.append("simulates")
+    if item.path.name in BY_ARCHITECTURE and hasattr(item, "callspec"):
+        from tiny_models import TINY  # heavy, and loaded by such a file in any case
+
+        named = {value for value in item.callspec.params.values() if isinstance(value, str) and value in TINY}
+        if named - EACH_TIME:
+            kinds.append("architectures")
     return kinds
 
 
