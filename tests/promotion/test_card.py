@@ -111,7 +111,7 @@ def test_costs_and_energy_add_up_and_what_is_unknown_is_left_out_with_its_reason
             0.45,
             (
                 "eval_loss 0.4500 (90 %: 0.4100 … no limit) on the validation rows",
-                "0.4000 on the test rows, outside the interval",
+                "0.4000 on the test rows, below the interval",
             ),
         ),
         (

@@ -78,16 +78,17 @@ def promoted(result: dict[str, Any]) -> str:
 
 
 def prediction(provenance: dict[str, Any]) -> tuple[str, str]:
-    """The value that was predicted, and the one that was reached and whether it is inside the interval, in words."""
+    """The value that was predicted, and the one that was reached and where it lies to the interval, in words."""
     name = (provenance.get("metric") or {}).get("name", "")
     told = provenance.get("predicted") or {"reason": "nothing was recorded"}
     if "reason" in told:
         return f"nothing: {told['reason']}", f"{name} {words.score(provenance['test'].get(name))}"
     ends = "" if told["inside"] is None else f" ({told['level']}: {_end(told['low'])} … {_end(told['high'])})"
+    side = "below" if told["low"] is not None and told["reached"] < told["low"] else "above"
     verdict = {
         None: "; the width of the interval is not known",
         True: ", inside the interval",
-        False: ", outside the interval",
+        False: f", {side} the interval",
     }[told["inside"]]
     return (
         f"{name} {words.score(told['value'])}{ends} on {told['rows']}, from {told['source']}",
