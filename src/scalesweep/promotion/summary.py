@@ -78,7 +78,7 @@ def promoted(result: dict[str, Any]) -> str:
 
 
 def prediction(provenance: dict[str, Any]) -> tuple[str, str]:
-    """The value that was predicted, and the one that was reached and where it lies to the interval, in words."""
+    """The value that was predicted, and the one that was reached and whether that is inside, below or above the interval, in words."""
     name = (provenance.get("metric") or {}).get("name", "")
     told = provenance.get("predicted") or {"reason": "nothing was recorded"}
     if "reason" in told:
