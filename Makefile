@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LLM_STAMP := $(VENV)/.installed-quickstart-llm
 
-.PHONY: help install quickstart quickstart-llm test test-fast test-slow test-architectures test-soak test-load test-chaos test-wandb check clean
+.PHONY: help install quickstart quickstart-llm test test-fast test-slow test-rest test-soak test-load test-chaos test-wandb check clean
 
 help:
 	@echo 'make quickstart   install, run one real sweep (about 5 minutes), show its leaderboard, promote the best trial'
@@ -13,7 +13,7 @@ help:
 	@echo 'make test         install, then run the tests in two processes (minutes)'
 	@echo 'make test-fast    the tests that use no Ray, no models and no simulation (about a minute), for use while you edit'
 	@echo 'make test-slow    the long tests, in two processes: killed workers, a killed driver, Ctrl-C, clusters of several nodes'
-	@echo 'make test-architectures  what takes seconds for each architecture, for all but the four that `make test` tries (a minute)'
+	@echo 'make test-rest    what CI leaves out: the rarer architectures, a sweep on an S3 server, nodes that break, Slurm (minutes)'
 	@echo 'make test-soak    200 trials in one session, after which nothing has grown; TRIALS=80 for fewer (memory is then not compared)'
 	@echo 'make test-load    500 trials of one second on 32 logical GPUs; TRIALS=100 for fewer'
 	@echo 'make test-chaos   20 kills on a cluster of four nodes on this machine; KILLS=5 for fewer, SEED=2 for other ones'
@@ -42,7 +42,7 @@ quickstart-llm: $(LLM_STAMP)
 
 # tests/conftest.py says which test runs in which of the two processes.
 IN_TWO := -n 2 --dist loadgroup
-SHORT := not architectures and not slow and not soak and not load and not chaos and not wandb_server
+SHORT := not rest and not slow and not soak and not load and not chaos and not wandb_server
 # Not even imported for `make test-fast`: folders in which every test is left out.
 WITHOUT := $(addprefix --ignore=tests/,chaos contracts end_to_end models promotion/test_promotion.py simulation training)
 
@@ -58,8 +58,8 @@ test-fast: install
 test-slow: install
 	$(BIN)/python -m pytest $(IN_TWO) -m slow $(PYTEST_ARGS)
 
-test-architectures: install
-	$(BIN)/python -m pytest $(IN_TWO) -m architectures $(PYTEST_ARGS)
+test-rest: install
+	$(BIN)/python -m pytest $(IN_TWO) -m rest $(PYTEST_ARGS)
 
 test-soak: install
 	SCALESWEEP_SOAK_TRIALS=$(or $(TRIALS),200) $(BIN)/python -m pytest -m soak $(PYTEST_ARGS)

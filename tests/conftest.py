@@ -39,7 +39,7 @@ def kinds_of(item: pytest.Function) -> list[str]:
     """The kinds of a test.
 
     `ray` uses this process's Ray or starts one of its own, `forks` starts processes from one that has the heavy imports,
-    `trains` makes or trains models, `simulates` plays whole sweeps, `architectures` does it for one of the rarer architectures.
+    `trains` makes or trains models, `simulates` plays whole sweeps, `rest` takes seconds for one of the rarer architectures.
     """
     helpers = helpers_of(item.module)
     kinds = []
@@ -56,7 +56,7 @@ def kinds_of(item: pytest.Function) -> list[str]:
 
         named = {value for value in item.callspec.params.values() if isinstance(value, str) and value in TINY}
         if named - EACH_TIME:
-            kinds.append("architectures")
+            kinds.append("rest")
     return kinds
 
 

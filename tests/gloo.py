@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from jobs import job
 from processes import READY
 from scalesweep.models.groups import LayerGroup
 from scalesweep.record.evaluations import Evaluation
@@ -19,6 +20,8 @@ from scalesweep.training.job import TrainReport, TrialJob
 from scalesweep.training.loop import Trainer, train
 from scalesweep.training.parallel import STRATEGIES, replicated
 from scalesweep.training.peers import Meeting, Peers
+from tiny_models import tiny_checkpoint
+from tiny_sweeps import tiny_sweep
 
 SECONDS = 60.0  # a worker that waits longer for the others has been left by them
 
@@ -118,6 +121,26 @@ def trial(peers: Peers, job: TrialJob, short: int | None = None, holds: int = 0,
 def trained(peers: Peers, job: TrialJob) -> list[TrainReport]:
     """The reports of a job that is the first of its processes."""
     return list(train(Trainer(job, peers)))
+
+
+def uneven(kind: str, world: int = 1, task: str = "sequence-classification", **config: Any) -> TrialJob:
+    """60 examples in batches of 16: the last of an epoch has 12, which shards of 8 examples divide unevenly over 3 and 4 workers."""
+    common = {
+        "model_size": "L2", "learning_rate": 3e-3, "eval_interval": 6, "max_t": 12, "rungs": [], "unfreezing": "gradual",
+        "unfreeze_interval": 3, "micro_batch_size": 5, "num_gpus": world, "attention_dropout": 0.0,
+    }  # fmt: skip
+    model = tiny_checkpoint(kind, task, initializer_range=0.2)  # so that a few steps move the losses
+    return job({**common, **config}, sweep=tiny_sweep(kind, task, model, layers=(1, 2)))
+
+
+def assert_same_losses(found: Sequence[TrainReport], expected: Sequence[TrainReport]) -> None:
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine.step, mine.tokens, mine.fidelity) == (theirs.step, theirs.tokens, theirs.fidelity)
+        assert mine.model_flops == pytest.approx(theirs.model_flops)
+        assert mine.metrics.keys() == theirs.metrics.keys()
+        for name, value in theirs.metrics.items():
+            assert mine.metrics[name] == pytest.approx(value, rel=1e-5), (mine.step, name)
+    assert found[0].metrics["eval_loss"] != pytest.approx(found[1].metrics["eval_loss"], abs=1e-2), "nothing was learnt"
 
 
 def searched(

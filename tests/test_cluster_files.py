@@ -138,7 +138,7 @@ hostname
 """
 
 
-@pytest.mark.slow
+@pytest.mark.rest
 def test_the_slurm_script_runs_a_sweep_and_resumes_it(tmp_path: Path) -> None:
     """Both nodes are this machine: `srun` runs what it is given here, and all else is real."""
     programs = tmp_path / "venv" / "bin"

@@ -72,7 +72,7 @@ def wait_for_reports(run_dir: UrlPath, count: int, driver: subprocess.Popen[byte
         time.sleep(0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.rest
 def test_a_sweep_at_a_url_killed_and_resumed_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     spec = tmp_path / "tiny.yaml"
     spec.write_text(yaml.safe_dump(SPEC))

@@ -18,7 +18,7 @@ from scalesweep.record import Record, read_record
 from sessions import ONE_GPU
 from sweeps import sweep_dict
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.rest
 
 # Every trial on the node fails as on a GPU whose memory is worn out: after it has begun, with an error.
 WORN_OUT = """

@@ -11,7 +11,7 @@ import torch
 
 import gloo
 from gloo import on_workers
-from jobs import job, needs_bitsandbytes
+from jobs import job, needs_bitsandbytes, reports
 from scalesweep.models.groups import layer_groups
 from scalesweep.training.job import TrialJob
 from scalesweep.training.parallel import STRATEGIES, strategy
@@ -58,6 +58,22 @@ def test_a_step_is_the_same_on_any_number_of_workers(name: str, world: int, shar
     for found in on_workers(world, one_step, name, sharers)[:1]:
         for parameter, value in alone.items():
             assert found[parameter] == pytest.approx(value, abs=1e-6), parameter
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "config"),
+    [
+        ("bert", "sequence-classification", {"dropout": 0.0}),
+        ("llama", "instruction-tuning", {}),
+        ("gpt2", "causal-lm", {"dropout": 0.0, "embedding_dropout": 0.0, "adapter": "lora"}),
+    ],
+    ids=["bert", "llama", "gpt2 with lora"],
+)
+def test_one_two_and_four_workers_give_the_same_losses(kind: str, task: str, config: dict[str, Any]) -> None:
+    here = list(reports(gloo.uneven(kind, task=task, **config)))
+    for world in (2, 4):
+        for found in on_workers(world, gloo.trained, gloo.uneven(kind, world, task, **config))[:1]:
+            gloo.assert_same_losses(found, here)
 
 
 CONFIG = {
