@@ -13,6 +13,7 @@ import yaml
 from command_line import refused, run
 from records import make_manifest
 from scalesweep.record import Record, State, read_record
+from scalesweep.report.page.data import page_data
 from scalesweep.report.terminal import where_it_is
 from scalesweep.scaling.choice import choice_of_record
 from scalesweep.spec import sweep_from_dict
@@ -79,6 +80,8 @@ def test_thaws_come_at_the_same_share_of_every_run(tmp_path: Path) -> None:
     record, before = (Record(make_manifest(spec=spec.model_dump(mode="json"))) for spec in (made.spec, sweep_from_dict(data)))
     assert where_it_is("runs/x", Path("runs/x"), record).endswith("scalesweep choose runs/x")
     assert not before.manifest.chooses
+    assert page_data(record)["commands"]["choose"] == "scalesweep choose RUN_DIR"
+    assert "choose" not in page_data(before)["commands"]
 
 
 @pytest.mark.slow
@@ -106,6 +109,8 @@ def test_a_choice_is_a_sweep_whose_record_shows_it_again(tmp_path: Path, ray_of_
     assert (again.returncode, again.stdout) == (done.returncode, done.stdout)
     if done.returncode == 0:
         assert f"--set 'search_space.parameters.model_size.values=[{found.best.name}]'" in done.stderr
+    report = " ".join(run("report", "runs/tiny-choose", cwd=tmp_path).stdout.split())
+    assert "`scalesweep choose runs/tiny-choose` ranks the checkpoints" in report
     assert "already" in refused("choose", path, *words, cwd=tmp_path)
     assert "`scalesweep choose runs/tiny-choose` ranks the checkpoints" in refused("resume", "runs/tiny-choose", cwd=tmp_path)
 

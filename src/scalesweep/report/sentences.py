@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-from scalesweep.errors import counted
+from scalesweep.errors import command, counted
 from scalesweep.record import Record, Row, State, rank
 from scalesweep.record.flips import rung_correlations
 from scalesweep.record.prices import paid
@@ -242,6 +242,9 @@ def _next(
     found: list[Effect],
     untried: Mapping[str, Any],
 ) -> Finding:
+    if record.manifest.chooses:
+        line = command("choose", record.folder or "RUN_DIR")
+        return Finding("next", f"The trials are points of learning curves; `{line}` ranks the checkpoints.", {"suggestions": []})
     error = sure[leaders[0].trial.name].standard_error
     tried = suggestions(record, [row.trial for row in leaders], error, axes, found, untried)
     rest = f"Nothing in the record asks for another sweep: promote {leaders[0].trial.name}."

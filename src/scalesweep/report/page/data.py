@@ -74,7 +74,7 @@ def page_data(record: Record) -> dict[str, Any]:
         "methods": [words.unfreezing(trial.config) for trial in trials],
         "activities": activities,
         "errors": _errors(trials),
-        "commands": {name: command(name, record.folder or "RUN_DIR", "--trial", "TRIAL") for name in ("promote", "run")},
+        "commands": _commands(record),
         "quoted": {trial.name: shell(trial.name) for trial in trials if shell(trial.name) != trial.name},
         "curves": [_curve(trial, record.metric) for trial in trials],
         "groups": [_groups(trial) for trial in trials],
@@ -83,6 +83,13 @@ def page_data(record: Record) -> dict[str, Any]:
         "orders": _orders(record, trials),
         "sizes": _sizes(record, rows),
     }
+
+
+def _commands(record: Record) -> dict[str, str]:
+    """The command lines that the page shows. The trials of `choose` are points of its curves, so `choose` comes next, not `promote`."""
+    folder = record.folder or "RUN_DIR"
+    lines = {name: command(name, folder, "--trial", "TRIAL") for name in ("promote", "run")}
+    return lines | ({"choose": command("choose", folder)} if record.manifest.chooses else {})
 
 
 def packed(rows: Sequence[Row]) -> dict[str, Any]:

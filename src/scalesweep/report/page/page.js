@@ -104,7 +104,8 @@ function answer(sweep) {
           : pair("can't be told apart", ties.length ? [...ties.slice(0, 6).flatMap((trial, at) => [at ? ", " : "", link(trial)]), ties.length > 6 ? ` and ${ties.length - 6} more` : ""] : "none"),
         pair("cost of the trial", `${seconds(first.gpu_seconds)} GPU seconds${known(first.dollars) ? `, ${money(first.dollars)}` : ""}`),
         pair("cost of the sweep", `${seconds(told.gpu_seconds)} GPU seconds${told.dollars === null ? "" : `, ${money(told.dollars)}`}`)),
-      told.worth_promoting ? commandLine(commandOf(told, "promote", first))
+      told.commands.choose ? commandLine(told.commands.choose)
+        : told.worth_promoting ? commandLine(commandOf(told, "promote", first))
         : el("p", { class: "bad" }, "It does not beat guessing or the untrained model: there is nothing to promote. Change learning_rate or the data, and launch again.")),
     found);
 }
