@@ -244,7 +244,9 @@ def _next(
 ) -> Finding:
     if record.manifest.chooses:
         line = command("choose", record.folder or "RUN_DIR")
-        return Finding("next", f"The trials are points of learning curves; `{line}` ranks the checkpoints.", {"suggestions": []})
+        return Finding(
+            "next", f"The trials are points of learning curves; `{line}` ranks the checkpoints.", {"suggestions": []}
+        )
     error = sure[leaders[0].trial.name].standard_error
     tried = suggestions(record, [row.trial for row in leaders], error, axes, found, untried)
     rest = f"Nothing in the record asks for another sweep: promote {leaders[0].trial.name}."
