@@ -30,6 +30,7 @@ class _Context(ForkServerContext):
 READY = _Context()
 READY.set_forkserver_preload(
     [
+        "peft",
         "pytest",
         "scalesweep.models.base",
         "scalesweep.data.tokens",
