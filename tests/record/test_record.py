@@ -25,6 +25,7 @@ from scalesweep.record import RecordWriter, best, rank, read_record
 from scalesweep.record.lease import Lease
 from scalesweep.record.schema import replay
 from scalesweep.report.leaderboard import leaderboard_csv
+from scalesweep.simulation.replay import replay_decisions
 
 
 def test_events_survive_and_read_back_equal(tmp_path: Path) -> None:
@@ -221,8 +222,9 @@ def test_what_is_no_run_folder_gets_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"record\.jsonl:2"):
         read_record(tmp_path / "bad")
     (tmp_path / "bad" / "record.jsonl").write_text(json.dumps(report("never-begun", 4, 0.1, 1)) + "\n")
-    with pytest.raises(UserError, match="contradicts earlier ones"):
-        read_record(tmp_path / "bad")
+    for read in (read_record, replay_decisions):
+        with pytest.raises(UserError, match="contradicts earlier ones"):
+            read(tmp_path / "bad")
 
 
 def test_a_trial_stopped_low_never_ranks_above_one_judged_higher() -> None:

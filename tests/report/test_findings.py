@@ -37,6 +37,10 @@ def test_the_best_trial_is_measured_against_guessing() -> None:
     )
     assert "Findings so far best t0001" in shown(record)
     assert "guessing" not in found(make_record())["best"]  # a record of earlier days has no baseline
+    record.expected = {"t0001": (0.44, 0.0), "t0006": (0.4, 0.02)}
+    assert " after 120 of 360 steps, 0.4000 ± 0.0200 expected at the end, " in found(record)["best"], (
+        "a first trial that has not ended"
+    )
 
 
 def test_a_sweep_in_which_no_trial_beats_guessing_says_so() -> None:

@@ -112,7 +112,9 @@ def unusable(record: Record) -> tuple[str, str]:
 
 def _best(record: Record, row: Row) -> str:
     assert row.metric is not None  # ranked rows have one
-    text = f"{row.trial.name}, {words.brief(row.trial)}: {record.metric} {words.score(row.metric)}"
+    text = (
+        f"{row.trial.name}, {words.brief(row.trial)}: {record.metric} {words.score(row.metric)}{words.not_ended(row, record)}"
+    )
     untrained = floor(record)
     if untrained is not None and (row.metric >= untrained[1] if record.minimize else row.metric <= untrained[1]):
         text = f"the best {record.metric} is {words.score(row.metric)} ({row.trial.name})"

@@ -71,6 +71,7 @@ def _best(record: Record, rows: list[Row], sure: Mapping[str, Certainty], ties: 
     compared = sum(one.tied is not None for one in sure.values())
     value = words.score(row.metric) + (f" ± {words.score(error)}" if error is not None else "")
     at = f" at {words.amount(row.fidelity, record.manifest.time_attr)}" if row.fidelity is not None else ""
+    at = words.not_ended(row, record) or at
     price = f" (${words.money(cost)})" if cost is not None else ""
     which = f"The best of {counted(len(rows), 'trial')}" if len(rows) > 1 else f"The only trial with a usable {record.metric}"
     parts = [

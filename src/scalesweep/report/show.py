@@ -120,12 +120,12 @@ def decisions(record: Record, trial: Trial) -> list[Decision]:
         if report.rungs or report.action in ("stop", "complete"):
             last = report.rungs[-1] if report.rungs else None
             value = here if last is None else at.get(last, here)
-            text = _verdict(record, report, continued)
+            text = _verdict(record, report, continued, trial.state.ended)
             found.append(Decision(last, *value, report.cutoff, report.action, report.reason, text))
     return found
 
 
-def _verdict(record: Record, report: Report, continued: bool) -> str:
+def _verdict(record: Record, report: Report, continued: bool, ended: bool) -> str:
     """A decision in words: what the rung required, and what followed."""
     required = ""
     if report.cutoff is not None:
@@ -135,7 +135,9 @@ def _verdict(record: Record, report: Report, continued: bool) -> str:
         by = {"forecast": " by its forecast", "pareto": " by metric and cost"}.get(str(rule), ", as the first at this rung")
         return f"{required}continued" + ("" if required else by)
     if report.action == "pause":
-        return "waited here, then continued" if continued else "waits here until it is among the most promising"
+        if continued:
+            return "waited here, then continued"
+        return "waited here to the end" if ended else "waits here until it is among the most promising"
     if report.action == "complete":
         return f"complete ({report.reason})"
     return f"{required}stopped" if report.reason == "rung" else f"stopped: {report.reason}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from scalesweep.control.budgets import Running
 from scalesweep.control.conductor import Conductor
-from scalesweep.record import Manifest, Record, State, Trial, read_manifest
+from scalesweep.record import Manifest, Record, State, Trial, read_manifest, read_record
 from scalesweep.record.store import read_events
 from scalesweep.search import repeats
 from scalesweep.search.proposals import Proposer
@@ -52,9 +52,10 @@ def replay_decisions(
         spec: the spec of the events, if that of the manifest can't be read back (a sweep over a table).
 
     Raises:
-        UserError: the run folder is missing or unreadable.
+        UserError: the run folder is missing, unreadable or damaged.
     """
     if isinstance(source, Path | UrlPath):
+        read_record(source)  # raises where an event contradicts earlier ones
         manifest, events = read_manifest(source), read_events(source)
     else:
         events = list(source)
