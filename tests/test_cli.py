@@ -518,6 +518,8 @@ def test_simulate_json_says_everything_and_draws_it(tmp_path: Path) -> None:
         (["trend.yaml", "--curves", "family:trend", "--plot", "x.pgn"], ".png"),
         (["trend.yaml", "--curves", "family:trend", "--set", "metric={name: thing}"], "metric.goal"),
         (["trend.yaml", "--replay"], "trend.yaml"),
+        (["runs/quick", "--curves", "family:trend"], "`scalesweep simulate runs/quick --replay`"),
+        (["runs/quick", "--replay", "--curves", "family:trend", "--set", "a=1"], "leave out --curves, --set"),
     ],
 )
 @pytest.mark.usefixtures("modelled", "run_dir")

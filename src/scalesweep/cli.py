@@ -346,8 +346,17 @@ def simulate(
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # the models are small, and one thread gives a seed the same result in every process
     if replay:
+        unread = {"--curves": curves, "--set": overrides, "--against": against, "--plot": plot}
+        if given := [name for name, value in unread.items() if value]:
+            raise click.UsageError(f"--replay repeats the decisions of the run folder alone: leave out {', '.join(given)}")
         _replay(spec, as_json)
         return
+    if isinstance(spec, Path) and (spec / "sweep.json").is_file():
+        raise UserError(
+            f"{spec} is a run folder, not a sweep file",
+            f"check its decisions with `{command('simulate', spec, '--replay')}`, or search on its curves with "
+            f"`{command('simulate', 'SWEEP.yaml', '--curves', spec)}`",
+        )
     if isinstance(spec, UrlPath):
         raise UserError(
             f"{spec} is not a sweep file", "copy the file to this machine; only --replay and --curves read from a URL"
