@@ -223,7 +223,10 @@ def test_what_is_no_run_folder_gets_a_clear_error(tmp_path: Path) -> None:
         read_record(tmp_path / "bad")
     (tmp_path / "bad" / "record.jsonl").write_text(json.dumps(report("never-begun", 4, 0.1, 1)) + "\n")
     for read in (read_record, replay_decisions):
-        with pytest.raises(UserError, match="contradicts earlier ones"):
+        with pytest.raises(
+            UserError,
+            match=r"record\.jsonl:1  this event contradicts earlier ones: it refers to 'never-begun', which is not there",
+        ):
             read(tmp_path / "bad")
 
 

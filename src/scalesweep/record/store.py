@@ -29,7 +29,7 @@ from scalesweep.examples import Columns, Examples
 from scalesweep.record.evaluations import Blocks
 from scalesweep.record.lease import Lease
 from scalesweep.record.manifest import SCHEMA_VERSION, Manifest, in_todays_words
-from scalesweep.record.schema import Record, replay
+from scalesweep.record.schema import Record
 from scalesweep.storage import STORAGE_SECONDS, UrlPath, cannot_write, patiently, place, without_secrets
 
 MANIFEST = "sweep.json"
@@ -73,12 +73,16 @@ def read_record(run_dir: Path | UrlPath | str) -> Record:
     """
     run_dir = place(run_dir)
     manifest = read_manifest(run_dir)
+    number = 0
     try:
-        record = replay(manifest, read_events(run_dir))
+        record = Record(manifest)
+        for number, event in enumerate(read_events(run_dir), start=1):  # noqa: B007 - for the message
+            record.apply(event)
     except (KeyError, TypeError, ValueError) as error:
-        path = events_path(run_dir)
+        what = f"it refers to {error}, which is not there" if isinstance(error, KeyError) else str(error)
         raise UserError(
-            f"{path}: an event contradicts earlier ones ({error!r})", "restore the file from a copy if it was edited"
+            f"{events_path(run_dir)}:{number}  this event contradicts earlier ones: {what}",
+            "restore the file from a copy if it was edited",
         ) from None
     record.folder = run_dir
     return record
