@@ -19,7 +19,7 @@ import math
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -73,10 +73,20 @@ def read_record(run_dir: Path | UrlPath | str) -> Record:
     """
     run_dir = place(run_dir)
     manifest = read_manifest(run_dir)
-    number = 0
+    record = rebuilt(run_dir, manifest, read_events(run_dir))
+    record.folder = run_dir
+    return record
+
+
+def rebuilt(run_dir: Path | UrlPath, manifest: Manifest, events: Iterable[dict[str, Any]]) -> Record:
+    """The record of a run folder's events.
+
+    Raises:
+        UserError: an event contradicts earlier ones.
+    """
+    record, number = Record(manifest), 0
     try:
-        record = Record(manifest)
-        for number, event in enumerate(read_events(run_dir), start=1):  # noqa: B007 - for the message
+        for number, event in enumerate(events, start=1):  # noqa: B007 - for the message
             record.apply(event)
     except (KeyError, TypeError, ValueError) as error:
         what = f"it refers to {error}, which is not there" if isinstance(error, KeyError) else str(error)
@@ -84,7 +94,6 @@ def read_record(run_dir: Path | UrlPath | str) -> Record:
             f"{events_path(run_dir)}:{number}  this event contradicts earlier ones: {what}",
             "restore the file from a copy if it was edited",
         ) from None
-    record.folder = run_dir
     return record
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from scalesweep.control.budgets import Running
 from scalesweep.control.conductor import Conductor
-from scalesweep.record import Manifest, Record, State, Trial, read_manifest, read_record
-from scalesweep.record.store import read_events
+from scalesweep.record import Manifest, Record, State, Trial, read_manifest
+from scalesweep.record.store import read_events, rebuilt
 from scalesweep.search import repeats
 from scalesweep.search.proposals import Proposer
 from scalesweep.simulation.driver import Everywhere, new_study
@@ -55,8 +55,8 @@ def replay_decisions(
         UserError: the run folder is missing, unreadable or damaged.
     """
     if isinstance(source, Path | UrlPath):
-        read_record(source)  # raises where an event contradicts earlier ones
         manifest, events = read_manifest(source), read_events(source)
+        rebuilt(source, manifest, events)  # raises where an event contradicts earlier ones
     else:
         events = list(source)
     assert manifest is not None
