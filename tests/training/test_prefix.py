@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +43,21 @@ def test_every_mode_on_a_real_model(mode: str) -> None:
     same_losses(cached, plain, 1e-4)
     assert not cached[0].notes
     assert trainer.prefix is not None
+
+
+def test_beside_a_process_that_writes_the_same_rows_the_bits_are_the_same() -> None:
+    config = {**MINILM, "unfreezing": "head", "max_t": 4}
+    alone = list(reports(job(config)))
+    with ExitStack() as held:
+        indexes = list(Path(os.environ["SCALESWEEP_CACHE"]).glob("prefix-*/index.bin"))
+        for path in indexes:
+            file = held.enter_context(path.open("r+b"))
+            file.write(bytes(path.stat().st_size))
+            file.flush()
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        assert list(reports(job(config))) == alone
+        assert indexes
+        assert not any(any(path.read_bytes()) for path in indexes), "nothing was stored"
 
 
 def test_bf16_gives_the_same_within_its_precision() -> None:

@@ -36,12 +36,12 @@ FORMAT = 2
 AT_ONCE = {"cpu": 8, "cuda": 64}  # examples of equal length per pass: exactly so many on a CPU, at most on a GPU
 AHEAD = 1024  # examples of the next batches that passes are filled up with, as long as their batch is not in the cache either
 PROBE_EXAMPLES = 4
-TALLY_TOKENS = 2000  # tokens to compute and read back before deciding whether caching pays
+TALLY_TOKENS = 2000  # tokens to compute and to read on a GPU before deciding whether caching pays
 
 
 @dataclass
 class Tally:
-    """Tokens computed and read back, and the seconds for each."""
+    """Tokens computed and read, and the seconds for each."""
 
     computed: int = 0
     read: int = 0
@@ -196,39 +196,42 @@ class PrefixCache:
     def _read(self, split: Split, part: TokenizedSplit, indices: np.ndarray, cut: int, width: int) -> np.ndarray | None:
         """Bytes [examples, width, bytes per token], with missing examples computed; None if they can't be stored."""
         store = self._store(part, cut)
+        began = time.perf_counter()
         values, present = store.read(indices, width)
+        tally = _tallies.setdefault(self._key(cut), Tally())
+        tally.read += int(part.lengths[indices[present]].sum())
+        tally.reading += time.perf_counter() - began
         missing = indices[~present]
         if not len(missing) or not self.fill:
             return None if len(missing) else values
         began = time.perf_counter()
         ahead = next((local for owner, local, _ in split.owners(self.ahead()[:AHEAD]) if owner is part), missing[:0])
         passes = _passes(missing, ahead[~store.has(ahead)], part.lengths, self.at_once)
-        room: list[bool] = []
-        lacked = ran_out(lambda: room.append(self._fill(part, passes, cut)))  # these passes do not depend on the micro-batch
+        computed: dict[int, np.ndarray] = {}
+        lacked = ran_out(lambda: computed.update(self._fill(part, passes, cut)))  # their size is not the micro-batch's
         if lacked is not None and not self.exactly and self.at_once > 1:
             self.at_once //= 2
             return self._read(split, part, indices, cut, width)
-        if lacked is not None or not room[0]:
-            too_small = f"memory is too small for a pass over {counted(self.at_once, 'example')}"
-            self._refuse(cut, "the disk is full" if lacked is None else too_small)
+        if lacked is not None:
+            self._refuse(cut, f"memory is too small for a pass over {counted(self.at_once, 'example')}")
             return None
-        computed = time.perf_counter()
-        values, present = store.read(indices, width)
-        if not present.all():
-            return None  # another process is writing the same examples, which is rare and short
-        tally = _tallies.setdefault(self._key(cut), Tally())
         tally.computed += sum(int(part.lengths[some].sum()) for some in passes)
-        tally.read += int(part.lengths[indices].sum())
-        tally.computing += computed - began
-        tally.reading += time.perf_counter() - computed
-        if tally.computed >= TALLY_TOKENS and tally.reading / tally.read > tally.computing / tally.computed:
+        tally.computing += time.perf_counter() - began
+        # The computed rows are used as they are. Reading them back could lack those that another process is writing now, and
+        # a step that recomputed them in a batch of its own would differ in the last bits.
+        for row in np.flatnonzero(~present):
+            states = computed[int(indices[row])]
+            values[row, : len(states)] = states
+        # A CPU reads even what it would compute faster: bit-equal results count for more than a tiny model's time.
+        known = not self.exactly and min(tally.computed, tally.read) >= TALLY_TOKENS
+        if known and tally.reading / tally.read > tally.computing / tally.computed:
             _verdicts[self._key(cut)] = "reading it takes longer than computing it"
         return values
 
-    def _fill(self, part: TokenizedSplit, passes: Sequence[np.ndarray], cut: int) -> bool:
-        """Compute examples up to the cut and store every wanted cut on the way. Returns whether `cut` itself had room."""
+    def _fill(self, part: TokenizedSplit, passes: Sequence[np.ndarray], cut: int) -> dict[int, np.ndarray]:
+        """Compute examples up to the cut and store every wanted cut on the way. Returns each example's bytes at `cut`."""
         wanted = self._wanted(part, cut)
-        room = True
+        found: dict[int, np.ndarray] = {}
         for some in passes:
             rows = np.resize(some, self.at_once) if self.exactly else some  # repeated until the pass is full
             start, entering = self._deepest(part, rows, [c for c in wanted if c < cut])
@@ -237,10 +240,13 @@ class PrefixCache:
                 captured = self.replay.capture(ahead, self._inputs(part, rows), start=start, hidden=entering)
             for c, hidden in captured.items():
                 _layouts.setdefault(self._key(c), (hidden.dtype, int(hidden.shape[2])))
-                flat = hidden[: len(some)].contiguous().cpu().view(torch.uint8).numpy()
-                room = (self._store(part, c).write(some, list(flat)) or c != cut) and room
+                flat = list(hidden[: len(some)].contiguous().cpu().view(torch.uint8).numpy())
+                if not self._store(part, c).write(some, flat) and c == cut and cut not in self._off:
+                    self._refuse(cut, "the disk is full")
+                if c == cut:
+                    found.update(zip(some.tolist(), flat, strict=True))
             self.computed += [(int(part.lengths[index]), start or 0, cut) for index in rows]
-        return room
+        return found
 
     def _deepest(
         self, part: TokenizedSplit, some: np.ndarray, cuts: Sequence[int]
