@@ -497,7 +497,14 @@ def test_simulate_json_says_everything_and_draws_it(tmp_path: Path) -> None:
 
     done = run(*command, "--against", against, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("as it is", "reduction_factor=9", "regret", "GPU hours until regret", "pick of the median seed", "modelled"):
+    for word in (
+        "as it is",
+        "reduction_factor=9",
+        "regret",
+        "GPU hours until regret",
+        "pick of the better of the two",
+        "modelled",
+    ):
         assert word in done.stdout
     assert f"{own['pick']['rank']:,} of {own['pick']['of']:,}" in " ".join(done.stdout.split())
     assert max(map(len, done.stdout.splitlines())) <= 100

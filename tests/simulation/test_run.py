@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from scalesweep.errors import UserError
-from scalesweep.record import RecordWriter
+from scalesweep.record import Past, RecordWriter, State
 from scalesweep.report.simulation import print_simulation
 from scalesweep.simulation.driver import SweepDriver, manifest
 from scalesweep.simulation.parametric import family_spec
@@ -25,6 +25,7 @@ from scalesweep.simulation.run import (
     Outcome,
     SeedRun,
     Simulation,
+    _random_params,
     budget_of,
     open_variants,
     run_simulation,
@@ -141,6 +142,20 @@ def test_the_budget_is_that_of_the_sweep_or_fifty_median_trials(trend: Path) -> 
     # 2430 steps of 64 × 512 tokens on 70e6 … 1.4e9 parameters at 1e14 FLOPs a GPU second, on one GPU and in full at most.
     full = [6 * n * 2430 * 64 * 512 / 1e14 / 3600 for n in (70e6, 1.4e9)]
     assert DEFAULT_TRIALS * full[0] / 3 < hours < DEFAULT_TRIALS * full[1]
+
+
+def test_earlier_trials_cost_what_the_curves_ask_and_a_budget_for_none_is_said(trend: Path) -> None:
+    cold = open_variants(trend, "family:trend", ["search.sampler=forecast"])[0]
+    params = _random_params(cold.spec, np.random.default_rng(0))
+    warm = replace(cold, past=(Past("a/t0000", params, ((90.0, 3.0, 1e9), (270.0, 2.9, 3e9)), State.PRUNED),))
+    simulation = run_simulation([warm], "family:trend", replace(SMALL, seeds=1, gpu_hours=0.2))
+    assert simulation.outcomes[0].seeds[0].run.trials > 1
+    assert not simulation.outcomes[0].seeds[0].silent
+    reasons = {"no trial started: nothing that fits the budget": warm, "the budget was spent before the first report": cold}
+    for reason, variant in reasons.items():
+        simulation = run_simulation([variant], "family:trend", replace(SMALL, gpu_hours=1e-5))
+        assert f"seeds 0, 1: {reason}" in simulation.notes[0]
+        assert "--startup (a trial takes 5 s" in simulation.notes[0]
 
 
 def test_too_few_workers_for_the_space(trend: Path) -> None:
@@ -360,6 +375,7 @@ def test_medians_count_a_seed_without_a_pick_as_the_worst() -> None:
     assert [seed.hours_to(0.05) for seed in seeds] == [3, math.inf, 2]
     assert (outcome.hours_to_goal, outcome.seeds_at_goal) == (3, 2)
     assert outcome.median_seed.seed == 2
+    assert Outcome("x", (), seeds[:2], True, 9).median_seed.seed == 0
     assert outcome.controller_ms == pytest.approx(10)
     assert outcome.regret_by_wall(np.array([0.5, 1, 2, 4, 9])).median.tolist() == [math.inf, math.inf, 0.5, 0.05, 0.05]
     lost = Outcome("x", (), [made(0, [nan], [1]), made(1, [nan], [1]), made(2, [0.1], [1])], False, 9)

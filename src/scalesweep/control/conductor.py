@@ -556,17 +556,21 @@ class Conductor:
         self._emit("end", trial=trial.name, state=str(state), reason=reason, error=error, **kept, **costs)
         self.proposer.tell(trial.number, state, value, trial)
 
+    def ending(self) -> str:
+        """The reason why the sweep ends now."""
+        spent = self.exhausted()
+        if self.record.confirmation is not None:
+            return self.record.confirmation.reason
+        if spent or not self.out_of_choices:
+            return f"budget: {spent or 'run_cap'}"
+        if self.proposer.exhausted():
+            return "every configuration of the search space was tried"
+        by_budget = math.isfinite(self.left_gpu_seconds()) and self.proposer.can_run()
+        return f"nothing that fits{' the budget' if by_budget else ''} is left to try"
+
     def end_sweep(self) -> None:
         """End the sweep, with all trials that are paused at a rung or were never placed."""
-        spent = self.exhausted()
-        reason = f"budget: {spent}" if spent else "budget: run_cap"
-        if self.record.confirmation is not None:
-            reason = self.record.confirmation.reason
-        elif self.out_of_choices and not spent:
-            by_budget = math.isfinite(self.left_gpu_seconds()) and self.proposer.can_run()
-            reason = f"nothing that fits{' the budget' if by_budget else ''} is left to try"
-            if self.proposer.exhausted():
-                reason = "every configuration of the search space was tried"
+        reason = self.ending()
         for trial in self.record.by_number():
             if not trial.state.ended:
                 self._end(trial, State.PRUNED, "rung" if trial.name in self.paused else reason)

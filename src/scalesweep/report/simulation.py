@@ -247,11 +247,12 @@ def _pick(outcome: Outcome, simulation: Simulation) -> Text:
     seed = outcome.median_seed
     head = f"{_name(outcome)}: pick" if len(simulation.outcomes) > 1 else "pick"
     if not seed.run.pick:
-        return headed(head, f"  none: no trial had a usable {simulation.metric}")
+        return headed(head, f"  none: {seed.silent or f'no trial had a usable {simulation.metric}'}")
     rank = "" if seed.run.pick_rank is None else f", rank {seed.run.pick_rank:,} of {outcome.known:,} configurations known"
     params = ", ".join(f"{name} {_parameter(value)}" for name, value in seed.run.pick.items())
     value = f"{simulation.metric} {words.score(seed.run.best[-1])}, regret {_percent(seed.run.regret[-1])}{rank}"
-    return headed(f"{head} of the median seed ({seed.seed})", f"  {value}\n{params}")
+    middle = "the median seed" if len(outcome.seeds) % 2 else "the better of the two middle seeds"
+    return headed(f"{head} of {middle} ({seed.seed})", f"  {value}\n{params}")
 
 
 def _parameter(value: Any) -> str:

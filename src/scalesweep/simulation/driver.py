@@ -146,6 +146,10 @@ class SweepDriver:
     def finished(self) -> bool:
         return self.conductor.finished()
 
+    def ending(self) -> str:
+        """The reason why the sweep ends now."""
+        return self.conductor.ending()
+
     def pick(self) -> Mapping[str, Any] | None:
         trial = pick(self.record, self.conductor.proposer.outlook)
         return None if trial is None else trial.params

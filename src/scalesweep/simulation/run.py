@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -210,11 +210,15 @@ def budget_of(spec: SweepSpec, source: Source, options: Options) -> tuple[float,
     if spec.budget.gpu_hours is not None:
         return spec.budget.gpu_hours, "budget.gpu_hours of the sweep"
     rng = np.random.default_rng(0)
-    costs = [source.curve(_random_params(spec, rng), seed).gpu_seconds[-1] for seed in range(DRAWN)]
+    drawn = [_random_params(spec, rng) for _ in range(DRAWN)]
+    costs = [
+        source.curve(params, seed).gpu_seconds[-1] + options.startup_seconds * params.get("num_gpus", 1)
+        for seed, params in enumerate(drawn)
+    ]
     hours = DEFAULT_TRIALS * float(np.median(costs)) / 3600
     if not hours > 0:
         raise UserError("trials of these curves cost nothing, so there is no default budget", "set one with --gpu-hours")
-    return hours, f"the cost of {DEFAULT_TRIALS} full trials of median cost; --gpu-hours sets another"
+    return hours, f"the cost of {DEFAULT_TRIALS} full trials of median cost, start-up included; --gpu-hours sets another"
 
 
 def _random_params(spec: SweepSpec, rng: np.random.Generator) -> dict[str, Any]:
@@ -252,6 +256,7 @@ class SeedRun:
     diverged: int
     failed: int
     unfinished: int  # running, paused or waiting when the budget was spent
+    silent: str = ""  # why no trial reported anything, if none did
 
     @property
     def decisions(self) -> int:
@@ -266,12 +271,29 @@ class SeedRun:
 def run_seed(variant: Variant, budget: float, options: Options, seed: int) -> SeedRun:
     spec, clock = variant.spec, Clock()
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"gpu_hours": budget})})
-    driver = SweepDriver(spec, variant.source.n_params, options.workers, clock, seed, variant.past)
+    past = [_priced(earlier, variant.source, options.startup_seconds) for earlier in variant.past]
+    driver = SweepDriver(spec, variant.source.n_params, options.workers, clock, seed, past)
     cluster = Cluster(options.workers, options.startup_seconds, options.failures_per_gpu_hour)
     run = simulate(driver, variant.source, cluster, clock, budget, seed)
     ended = np.isnan(run.wall_hours) & ~np.isnan(run.regret)
     run.wall_hours[ended] = run.makespan_hours  # the sweep ended before its budget was spent
-    return SeedRun(seed, run, **_counts(driver.record, over=bool(ended.any())))
+    counts, silent = _counts(driver.record, over=bool(ended.any())), ""
+    if not run.trials:
+        silent = f"no trial started: {driver.ending()}"
+    elif not run.reports:
+        died = counts["failed"] == run.trials
+        silent = f"{'every trial died' if died else 'the budget was spent'} before the first report"
+    return SeedRun(seed, run, **counts, silent=silent)
+
+
+def _priced(past: Past, source: Source, startup_seconds: float) -> Past:
+    """A trial of an earlier sweep with the GPU seconds that these curves ask for it, which the search compares with the budget."""
+    curve = source.curve(past.params, 0)
+    fidelity, end = np.array([at for at, _, _ in past.reports]), curve.fidelity[-1]
+    costs = np.interp(fidelity, [0.0, *curve.fidelity], [0.0, *curve.gpu_seconds]) * np.maximum(fidelity / end, 1)
+    costs += startup_seconds * past.params.get("num_gpus", 1)
+    reports = [(at, value, cost) for (at, value, _), cost in zip(past.reports, costs.tolist(), strict=True)]
+    return replace(past, reports=tuple(reports))
 
 
 def _counts(record: Record, over: bool) -> dict[str, int]:
@@ -372,7 +394,7 @@ class Outcome:
 
     @property
     def median_seed(self) -> SeedRun:
-        """The seed with the median final regret."""
+        """The seed with the median final regret; of an even number, the better of the two in the middle."""
         order = sorted(self.seeds, key=lambda seed: (math.inf if math.isnan(r := seed.run.regret[-1]) else r, seed.seed))
         return order[(len(order) - 1) // 2]
 
@@ -435,9 +457,20 @@ def run_simulation(variants: Sequence[Variant], curves: str, options: Options, p
         seeds = [done[job] for job in jobs if job[0] == at]
         known = None if last is None else last - 1
         outcomes.append(Outcome(variant.label, variant.settings, seeds, first.spec.goal == "minimize", known))
-    notes = list(dict.fromkeys(note for variant in variants for note in (*variant.source.notes, *variant.notes)))
+    notes = [note for outcome in outcomes for note in _silent(outcome, options, budget)]
+    notes = list(dict.fromkeys([*notes, *(note for variant in variants for note in (*variant.source.notes, *variant.notes))]))
     about = first.spec.name, curves, first.spec.metric.name, first.spec.goal
     return Simulation(*about, options, budget, budget_from, first.source.best, first.source.median, notes, outcomes)
+
+
+def _silent(outcome: Outcome, options: Options, budget: float) -> Iterator[str]:
+    """A note on each reason why seeds ended without a report."""
+    less = f" or less --startup (a trial takes {options.startup_seconds:g} s to start)" if options.startup_seconds else ""
+    remedy = f". The budget is {budget:.3g} GPU hours: give more --gpu-hours{less}"
+    for reason in dict.fromkeys(seed.silent for seed in outcome.seeds if seed.silent):
+        seeds = [str(seed.seed) for seed in outcome.seeds if seed.silent == reason]
+        which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+        yield f"{outcome.label}, {which}: {reason}{remedy if 'budget' in reason else ''}"
 
 
 def _check_workers(spec: SweepSpec, workers: int) -> None:
