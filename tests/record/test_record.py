@@ -216,10 +216,17 @@ def test_what_is_no_run_folder_gets_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "torn" / "sweep.json").write_text("{")
     with pytest.raises(UserError, match="can't be read"):
         read_record(tmp_path / "torn")
+    (tmp_path / "torn" / "sweep.json").write_text(json.dumps(MANIFEST))
+    for read in (read_record, RecordWriter):
+        with pytest.raises(UserError, match=r"torn/record\.jsonl is missing, which holds the trials of the sweep"):
+            read(tmp_path / "torn")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "sweep.json").write_text(json.dumps(MANIFEST))
     (tmp_path / "bad" / "record.jsonl").write_text(json.dumps(trial("t0", 0)) + "\nnot json\n")
     with pytest.raises(UserError, match=r"record\.jsonl:2"):
+        read_record(tmp_path / "bad")
+    (tmp_path / "bad" / "record.jsonl").write_text(2 * (json.dumps(trial("t0", 0)) + "\n"))
+    with pytest.raises(UserError, match=r"record\.jsonl:2  .*: t0 is proposed a second time"):
         read_record(tmp_path / "bad")
     (tmp_path / "bad" / "record.jsonl").write_text(json.dumps(report("never-begun", 4, 0.1, 1)) + "\n")
     for read in (read_record, replay_decisions):

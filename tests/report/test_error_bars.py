@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from events import end, report, trial
 from records import make_manifest
+from scalesweep.commands.leaderboard import leaderboard
 from scalesweep.examples import Columns, Examples
 from scalesweep.record import Record, RecordWriter, read_record
 from scalesweep.record.uncertainty import differences, errors_of
@@ -147,6 +149,11 @@ def test_a_record_without_the_numbers_has_no_error_bar_and_is_shown_as_before(re
     swept(tmp_path / "lost")
     (tmp_path / "lost" / "examples.bin").unlink()
     assert not (tmp_path / "bare" / "examples.bin").exists()
+    notes = [CliRunner().invoke(leaderboard, [str(tmp_path / name)]).stderr for name in ("bare", "lost")]
+    assert notes == [
+        "",
+        f"note: {tmp_path}/lost/examples.bin is missing: trials whose validation rows it held have no ± and no ≈\n",
+    ]
     for found in (bare, read_record(tmp_path / "lost")):
         board = leaderboard_json(found)["trials"]
         assert {row[key] for row in board for key in ("standard_error", "difference_to_first", "tied_with_first")} == {None}

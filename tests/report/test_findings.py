@@ -103,10 +103,10 @@ def test_better_than_guessing_follows_the_goal(goal: str, better: float) -> None
 
 def test_levels_of_a_setting_are_compared_at_the_highest_rung() -> None:
     texts = found(make_record())
-    assert texts["size"] == "L6 0.4400 · L1 0.5800 (best eval_loss of each); none reached rung 3/3 with L4"
+    assert texts["size"] == "L6 0.4400 · L1 0.5800 (best of each at rung 3/3); none reached rung 3/3 with L4"
     assert (
         texts["unfreezing"]
-        == "gradual 0.4400 (L6) · full 0.5800 (L1) (best eval_loss of each); none reached rung 3/3 with head"
+        == "gradual 0.4400 (L6) · full 0.5800 (L1) (best of each at rung 3/3); none reached rung 3/3 with head"
     )
 
 

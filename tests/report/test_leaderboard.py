@@ -25,6 +25,7 @@ from scalesweep.report.board import render_leaderboard
 from scalesweep.report.findings import findings
 from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json
 from scalesweep.report.select import Selection, parsed
+from scalesweep.report.sentences import paragraph
 from scalesweep.report.terminal import print_leaderboard
 
 KEYS = list(FIELDS)
@@ -150,6 +151,11 @@ def test_what_has_not_ended_runs_only_while_a_process_does(tmp_path: Path) -> No
     assert "No process runs" not in shown()
     writer.close()
     assert "12 trials: 3 unfinished, 2 complete" in shown()
+    assert "Stopped between rungs, with a later report: t0009 0.5300 at 80 steps." in shown()
+    stopped = read_record(tmp_path / "run")
+    stopped.trials = {"t0009": stopped.trials["t0009"]}  # with which the findings begin
+    assert "eval_loss 0.5700 (0.5300 at 80 steps)" in dict(findings(stopped))["best"]
+    assert "its last report has 0.5300 at 80 steps." in paragraph(stopped)[0].text
     assert f"No process runs this sweep; `scalesweep resume {tmp_path}/run` continues it." in shown()
     assert "running" not in shown()
     lease = tmp_path / "run" / "lease-000002.json"
@@ -221,9 +227,9 @@ def test_searched_settings_of_adapters_are_shown_and_a_constant_schedule_is_not(
     assert words.brief(record.trials["a"]) == "L4 · 1 GPU · head, lora 16 · q_proj,v_proj · rslora · lr 1.0e-03 linear"
     assert words.brief(record.trials["b"]) == "L4 · 1 GPU · head, lora 8 · lr 1.0e-03 linear"
     found = dict(findings(record))
-    assert found["rank"] == "16 0.1000 · 8 0.2000 (best eval_loss of each)"
-    assert found["layers"] == "q_proj, v_proj 0.1000 · all-linear 0.2000 (best eval_loss of each)"
-    assert found["rslora"] == "yes 0.1000 · no 0.2000 (best eval_loss of each)"
+    assert found["rank"] == "16 0.1000 · 8 0.2000 (best of each at rung 1/3)"
+    assert found["layers"] == "q_proj, v_proj 0.1000 · all-linear 0.2000 (best of each at rung 1/3)"
+    assert found["rslora"] == "yes 0.1000 · no 0.2000 (best of each at rung 1/3)"
 
 
 def test_a_priced_sweep_shows_dollars() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalesweep.commands.parts import at_places, json_option, print_json
+from scalesweep.commands.parts import at_places, json_option, print_json, say
 from scalesweep.storage import UrlPath
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def leaderboard(
     For a spreadsheet:    scalesweep leaderboard runs/x --csv > x.csv
     """
     from scalesweep.record import read_record
+    from scalesweep.record.evaluations import absent
     from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json
     from scalesweep.report.select import Selection, parsed
     from scalesweep.report.terminal import print_leaderboard
@@ -101,6 +102,9 @@ def leaderboard(
         follow(read, lambda records: print_leaderboard(records, by, limit or min(lines, ROWS), selection, shown, found=False))
         return
     records = read()
+    for record in records:
+        if record.folder is not None and (files := absent(record.folder, record.examples)):
+            say(f"note: {record.folder / files[0]} is missing: trials whose validation rows it held have no ± and no ≈")
     if as_json:
         boards = [leaderboard_json(record, by, limit, selection) for record in records]
         print_json(boards[0] if len(boards) == 1 else boards)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from scalesweep.examples import Columns, Examples
@@ -107,6 +107,15 @@ class Blocks:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
+
+
+def absent(folder: Path | UrlPath, places: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The files that `places` name and that are not in the run folder."""
+    files = {place[part]["file"] for place in places for part in ("found", "data")}
+    inside = {str(PurePosixPath(file).parent) for file in files}
+    if isinstance(folder, UrlPath):
+        files -= {f"{parent}/{name}" for parent in inside for name in (folder / parent).names()}
+    return sorted(file for file in files if isinstance(folder, UrlPath) or not (folder / file).exists())
 
 
 def read_evaluations(folder: Path | UrlPath, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Evaluation]:

@@ -310,6 +310,8 @@ class Record:
             self.confirmation = None if self.confirmation is None else replace(self.confirmation, ended=True)
             self._last_event = None
         elif kind == "trial":
+            if event["trial"] in self.trials:
+                raise ValueError(f"{event['trial']} is proposed a second time")
             self.trials[event["trial"]] = Trial(
                 number=event["number"],
                 name=event["trial"],

@@ -105,7 +105,7 @@ def read_events(run_dir: Path | UrlPath) -> list[dict[str, Any]]:
     """The events of a run folder's record, in order.
 
     Raises:
-        UserError: a line can't be read.
+        UserError: the file is missing, or a line can't be read.
         OutsideError: the object store can't be read.
     """
     path = events_path(run_dir)
@@ -116,8 +116,10 @@ def read_events(run_dir: Path | UrlPath) -> list[dict[str, Any]]:
                 content = b"".join(pool.map(UrlPath.read_bytes, segments))
         except OSError as error:
             raise _cannot_read(path, error) from None
+    elif path.exists():
+        content = path.read_bytes()
     else:
-        content = path.read_bytes() if path.exists() else b""
+        raise UserError(f"{path} is missing, which holds the trials of the sweep", "restore it from a copy")
     events = []
     for number, line in enumerate(
         content.split(b"\n")[:-1], start=1
@@ -248,6 +250,8 @@ class RecordWriter:
                         hint = f"it has ended; its results: `{command('leaderboard', run_dir)}`"
                     hint += ", or choose another --run-dir"
                     raise UserError(f"{run_dir} already contains a sweep", hint)
+                if isinstance(run_dir, Path):
+                    (run_dir / EVENTS).touch()  # before the manifest: a sweep without it has lost its trials
                 write_atomic(run_dir / MANIFEST, json.dumps(encode(dict(manifest)), indent=2, ensure_ascii=False) + "\n")
             if isinstance(run_dir, Path):
                 _cut_half_line(run_dir / EVENTS)

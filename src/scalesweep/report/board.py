@@ -61,6 +61,11 @@ def render_leaderboard(
     if ties and any(one.column.key == "tied_with_first" for one in kept):
         where = "; the line is below the last" if ranked else ""
         legend.append(f"{TIED} {TIES}{where}.")
+    if order != "metric" and (further := [line for line in trials if line.over or line.trial.state.ended]):
+        last = [(line.trial.name, words.later(line.trial, line.record)) for line in further]
+        if beyond := [f"{name} {text}" for name, text in last if text]:
+            shared = f"{several[0].metric} is that at the rung, after equal training"
+            legend.append(f"{shared}. Stopped between rungs, with a later report: {words.several(beyond)}.")
     names = run_names(several) if len(several) > 1 else [""]
     parts: list[RenderableType] = [_title(record, is_over(record), name) for record, name in zip(several, names, strict=True)]
     if trials:

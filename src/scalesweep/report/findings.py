@@ -115,6 +115,8 @@ def _best(record: Record, row: Row) -> str:
     text = (
         f"{row.trial.name}, {words.brief(row.trial)}: {record.metric} {words.score(row.metric)}{words.not_ended(row, record)}"
     )
+    if last := words.later(row.trial, record):
+        text += f" ({last})"
     untrained = floor(record)
     if untrained is not None and (row.metric >= untrained[1] if record.minimize else row.metric <= untrained[1]):
         text = f"the best {record.metric} is {words.score(row.metric)} ({row.trial.name})"
@@ -199,7 +201,8 @@ def _levels(record: Record, rows: list[Row], name: str) -> str:
     }
     shown = [f"{_level(level)} {words.score(row.metric)}{named[level]}" for level, row in at_top.items()]
     below = [_level(level) for level, row in best.items() if row.rung < top]
-    text = f"{' · '.join(shown[:LEVELS_SHOWN])} (best {record.metric} of each)"
+    where = f" at {words.rung(top, record)}" if top else ""
+    text = f"{' · '.join(shown[:LEVELS_SHOWN])} (best of each{where})"
     return text + (f"; none reached {words.rung(top, record)} with {', '.join(below[:LEVELS_SHOWN])}" if below else "")
 
 

@@ -72,10 +72,11 @@ def _best(record: Record, rows: list[Row], sure: Mapping[str, Certainty], ties: 
     value = words.score(row.metric) + (f" ± {words.score(error)}" if error is not None else "")
     at = f" at {words.amount(row.fidelity, record.manifest.time_attr)}" if row.fidelity is not None else ""
     at = words.not_ended(row, record) or at
+    last = words.later(trial, record)
     price = f" (${words.money(cost)})" if cost is not None else ""
     which = f"The best of {counted(len(rows), 'trial')}" if len(rows) > 1 else f"The only trial with a usable {record.metric}"
     parts = [
-        f"{which} is {trial.name} ({words.brief(trial)}): {record.metric} {value}{at}.",
+        f"{which} is {trial.name} ({words.brief(trial)}): {record.metric} {value}{at}{f'; its last report has {last}' * bool(last)}.",
         f"It took {words.seconds(trial.gpu_seconds)} of the sweep's {words.seconds(record.gpu_seconds)} GPU seconds{price}.",
     ]
     if len(rows) == 1:

@@ -212,6 +212,8 @@ def _metrics(record: Record, entry: Entry) -> str:
         error = entry["standard_errors"].get(name)
         shown.append(f"{name} {words.score(value)}" + (f" ± {words.score(error)}" if error is not None else ""))
     lines = [f"{', '.join(shown)} at {at}"]
+    if last := words.later(record.trials[entry["trial"]], record):
+        lines.append(f"{record.metric} at its last report: {last}; it is ranked by that at the rung")
     if entry["repeats"]:
         spread = "" if entry["seed_sd"] is None else f", ± {words.score(entry['seed_sd'])} between them"
         lines.append(f"{record.metric} is the mean over {entry['repeats'] + 1} seeds{spread}")

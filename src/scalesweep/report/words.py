@@ -118,6 +118,14 @@ def not_ended(row: Row, record: Record) -> str:
     return f" after {count(row.fidelity)} of {whole}, {score(value)} ± {score(deviation)} expected at the end"
 
 
+def later(trial: Trial, record: Record) -> str:
+    """'0.5512 at 60 steps', the last report of a trial that came further than the rung by which it is ranked; else empty."""
+    last = trial.last
+    if last is None or last is trial.judged or not math.isfinite(last.metrics[record.metric]):
+        return ""
+    return f"{score(last.metrics[record.metric])} at {amount(last.fidelity, record.manifest.time_attr)}"
+
+
 def final_length(length: FinalLength, record: Record) -> str:
     """'142 steps (3 epochs)', the latter if the trials' epochs are known."""
     epochs = f" ({length.epochs:.2g} epochs)" if length.epochs else ""
