@@ -335,6 +335,13 @@ def test_an_expression_keeps_the_trials_that_fulfil_it(where: str, names: list[s
     assert [one["trial"] for one in found] == names
     everywhere = {one["trial"]: one for one in leaderboard_json(record)["trials"]}
     assert [everywhere[one["trial"]] for one in found] == found  # ranks and all other fields stay
+    if not found:
+        misspelt = Selection(parsed("model_size=l1 and unfreezing=heed and num_gpus = 9"))
+        text = " ".join(text_at(record, 200, selection=misspelt).split())
+        assert (
+            "No trial has unfreezing=heed: its values are full, gradual, head. No trial has num_gpus=9: its values are 1 … 4."
+            in text
+        )
 
 
 @pytest.mark.parametrize(
@@ -343,7 +350,8 @@ def test_an_expression_keeps_the_trials_that_fulfil_it(where: str, names: list[s
         ("lerning_rate<1", "no trial has 'lerning_rate'\n\nhint: did you mean 'learning_rate'?"),
         ("unfreezing>head", "unfreezing has texts such as"),
         ("eval_loss<low", "'low' is no number"),
-        ("eval_loss", "an expression is KEY OP VALUE"),
+        ("±<1", "did you mean 'standard_error'?\n      fields: rank (#), trial, "),
+        ("eval_loss", "quote it for the shell: --where 'lora_rank>=16 and unfreezing=gradual'"),
         ("rung=1 or rung=2", "an expression is KEY OP VALUE"),
         ("rung=1 and", "an expression is KEY OP VALUE"),
         ("__import__('os')", "an expression is KEY OP VALUE"),

@@ -22,6 +22,7 @@ import scalesweep
 from command_line import refused, run
 from events import end, report, trial
 from records import TRIALS, make_events, make_manifest, make_record, make_searched
+from scalesweep.errors import UserError
 from scalesweep.record import Record, RecordWriter, read_record
 from scalesweep.report.leaderboard import leaderboard_json
 from scalesweep.report.page import write
@@ -269,8 +270,11 @@ def test_mistakes_are_said(run_dir: Path) -> None:
     assert "is not a folder\n\nhint: create it first" in refused("report", run_dir, "-o", run_dir / "a" / "b.html")
     assert "can't be combined" in refused("report", run_dir, "--json", "--watch")
     before = (run_dir / "record.jsonl").read_bytes()
-    assert "exists and is no page\n\nhint: name another file" in refused("report", run_dir, "-o", run_dir / "record.jsonl")
-    assert (run_dir / "record.jsonl").read_bytes() == before
+    assert "the page is an HTML file\n\nhint: write a name that ends in .html or" in refused("report", run_dir, "-o", "x.pdf")
+    (run_dir / "kept.html").write_bytes(before)
+    with pytest.raises(UserError, match="exists and is no page"):
+        write.write_page([make_record()], run_dir / "kept.html")
+    assert (run_dir / "kept.html").read_bytes() == before
 
 
 def test_watching_serves_new_numbers_to_this_machine_alone(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

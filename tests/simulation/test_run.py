@@ -190,7 +190,8 @@ def test_variants_run_beside_the_sweep_on_one_scale(trend: Path) -> None:
     ("against", "words"),
     [
         ("search.sampler", "not KEY=VALUE"),
-        ("search.samplr=tpe", "samplr"),
+        ("search.samplr=tpe", "--against search.samplr=tpe"),
+        ("search.sampler=", "--against search.sampler=: the value is missing"),
         ("early_terminate.max_t=5000", "different early_terminate.max_t"),
         ("search.seed=4", "different search.seed"),
         ("metric.name=eval_perplexity", "different metric.name"),

@@ -78,7 +78,7 @@ def leaderboard(
     from scalesweep.record import read_record
     from scalesweep.record.evaluations import absent
     from scalesweep.report.leaderboard import leaderboard_csv, leaderboard_json
-    from scalesweep.report.select import Selection, parsed
+    from scalesweep.report.select import Selection, parsed, unmet
     from scalesweep.report.terminal import print_leaderboard
     from scalesweep.search.pick import with_forecasts
 
@@ -110,6 +110,9 @@ def leaderboard(
         print_json(boards[0] if len(boards) == 1 else boards)
     elif as_csv:
         click.echo(leaderboard_csv(records, by, limit, selection, shown), nl=False)
+    if as_json or as_csv:
+        if why := unmet(records, selection.where):
+            say(f"note: {why}")
     else:
         print_leaderboard(records, by, limit or (ROWS if sys.stdout.isatty() else None), selection, shown)
 

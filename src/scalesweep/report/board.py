@@ -19,10 +19,10 @@ from scalesweep.record.prices import paid_in_all
 from scalesweep.record.ranking import By, order_of
 from scalesweep.record.table import Ranking
 from scalesweep.report import words
-from scalesweep.report.columns import ERROR, GAP, STYLES, TIED, Filled, chosen_columns, default_columns, fitting
+from scalesweep.report.columns import GAP, STYLES, Filled, chosen_columns, default_columns, fitting
 from scalesweep.report.findings import NO_BETTER, findings
 from scalesweep.report.leaderboard import EVERY, Line, board, is_over, order_of_all, run_names
-from scalesweep.report.select import Selection, downwards
+from scalesweep.report.select import ERROR, TIED, Selection, downwards, unmet
 from scalesweep.scaling.comparable import same_data
 
 TIES = "can't be told apart from the first (paired, 95 %, corrected for the number of trials)"
@@ -72,6 +72,8 @@ def render_leaderboard(
         parts += [table, Text("\n".join(map(words.plain, legend)), style="dim")]
     elif any(record.trials for record in several):
         parts.append(Text("No trial fulfils --where.", "dim"))
+        if why := unmet(several, selection.where):
+            parts.append(Text(words.plain(why), "dim"))
     for record in several:
         if is_over(record) and record.status != "ended":
             text = f"No process runs this sweep; `{command('resume', record.folder)}` continues it."

@@ -11,13 +11,10 @@ from scalesweep.record.ranking import By
 from scalesweep.record.table import FIELDS, metric_names
 from scalesweep.report import words
 from scalesweep.report.leaderboard import Line
-from scalesweep.report.select import Keys
+from scalesweep.report.select import COMPOSED, ERROR, FRONT, SEEDS, TIED, Keys
 
 STYLES = {State.COMPLETE: "green", State.PRUNED: "", State.RUNNING: "cyan", State.FAIL: "red", State.INFEASIBLE: "red"}
-ERROR, TIED, FRONT = "±", "≈", "★"
-SEEDS = "seeds"
 GAP = 2  # between two columns
-COMPOSED = ("run", "reached")  # columns that are no keys
 LEFT = ("pareto", "trial", "tied_with_first", "reached", "run", "unfreezing", "model_size", "state")
 ALWAYS = ("rank", "trial", "metric")  # also where all cells are equal
 USUAL = {State.COMPLETE: "max_t", State.PRUNED: "rung"}  # reasons that go without saying

@@ -16,7 +16,7 @@ from scalesweep.record.ranking import By, order_of, sort_key
 from scalesweep.record.seeds import Seeds, seeds
 from scalesweep.record.table import Entry, Ranking, columns, entries, flat
 from scalesweep.report import words
-from scalesweep.report.select import Keys, Selection, downwards, ordered
+from scalesweep.report.select import COMPOSED, Keys, Selection, downwards, ordered
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet reads a cell that begins so as a formula
 EVERY = Selection()
@@ -62,6 +62,9 @@ def leaderboard_csv(
     writer.writerow([_cell(name) for name in (*head, *names)])
     keys = Keys(*several)
     for name in shown:
+        if name in COMPOSED:
+            hint = "--csv has rung and fidelity in place of reached; run is its first column where there are several sweeps"
+            raise UserError(f"--columns: {name!r} is a column of the table alone", hint)
         keys.check(name, "--columns")
     others = {name: keys.getter(name) for name in shown}
     for line in board(several, by, limit, selection).lines:

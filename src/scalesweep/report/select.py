@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from scalesweep.errors import UserError, nearest
 from scalesweep.record import Record, Trial
-from scalesweep.record.table import FIELDS, Entry, metric_names
+from scalesweep.record.table import FIELDS, Entry, entries, metric_names
 from scalesweep.spec.metrics import goal_of
 
 Item = TypeVar("Item")
@@ -29,7 +29,14 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-SHAPE = "an expression is KEY OP VALUE [and …], as in 'lora_rank>=16 and unfreezing=gradual'; OP is one of = != < <= > >="
+SHAPE = (
+    "an expression is KEY OP VALUE [and …]; OP is one of = != < <= > >=; quote it for the shell: "
+    "--where 'lora_rank>=16 and unfreezing=gradual'"
+)
+ERROR, TIED, FRONT, SEEDS = "±", "≈", "★", "seeds"  # in the table
+SIGNS = {"rank": "#", "standard_error": ERROR, "tied_with_first": TIED, "pareto": FRONT, "repeats": SEEDS}
+COMPOSED = ("run", "reached")  # columns that are no keys
+VALUES = 12  # of a key that a hint lists
 
 
 class Keys:
@@ -37,7 +44,7 @@ class Keys:
 
     def __init__(self, *records: Record) -> None:
         trials = [trial for record in records for trial in record.trials.values()]
-        self._drawn = {name for trial in trials for name in trial.params}
+        self._drawn = dict.fromkeys(name for trial in trials for name in trial.params)
         self.metrics = list(dict.fromkeys(name for record in records for name in metric_names(record)))
         self.fields = [name for name in FIELDS if name not in NESTED]
         self._known = {*self.fields, *self.metrics, *self._drawn, *(name for trial in trials for name in trial.config)}
@@ -48,9 +55,20 @@ class Keys:
     def check(self, key: str, option: str) -> None:
         """Raises UserError, with the nearest spelling, for a key that no trial has."""
         if key not in self:
-            near = nearest(key, self._known)
-            known = f"keys: {', '.join([*self.fields, *self.metrics])}, and the trials' settings"
-            raise UserError(f"{option}: no trial has {key!r}", f"did you mean {near!r}? {known}" if near else known)
+            near = next((name for name, sign in SIGNS.items() if sign == key), nearest(key, self._known))
+            fields = [f"{name} ({SIGNS[name]})" if name in SIGNS else name for name in self.fields]
+            rest = [name for name in self._known if name not in {*self.fields, *self.metrics, *self._drawn}]
+            kinds = {
+                "fields": fields,
+                "metrics": self.metrics,
+                "searched settings": self._drawn,
+                "other settings": sorted(rest),
+            }
+            lines = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+            lines += [f"columns of the table alone: {', '.join(COMPOSED)}"] * (option == "--columns")
+            raise UserError(
+                f"{option}: no trial has {key!r}", "\n      ".join([f"did you mean {near!r}?"] * bool(near) + lines)
+            )
 
     def getter(self, key: str) -> Callable[[Entry, Trial], Any]:
         """The function that returns the value of a known key; None where a trial has none, as a parameter that doesn't exist in it."""
@@ -124,6 +142,24 @@ class Selection:
                 values = [value(entry, record.trials[entry["trial"]]) for entry in entries]
                 entries = ordered(entries, values, downwards(record, self.sort))
         return entries
+
+
+def unmet(records: Sequence[Record], where: Sequence[Comparison]) -> str:
+    """The values that the trials have of each key that a `KEY=VALUE` compares with none of them; empty if there is no such key."""
+    keys, found = Keys(*records), []
+    told = [(entry, record.trials[entry["trial"]]) for record in records for entry in entries(record, None, errors=False)]
+    for one in where:
+        value = keys.getter(one.key)
+        had = [had for pair in told if (had := value(*pair)) is not None]
+        if one.sign in ("=", "==") and not any(map(one.holds, had)):
+            numbers = [number for number in had if isinstance(number, int | float) and not isinstance(number, bool)]
+            shown = sorted({{True: "yes", False: "no"}.get(text, str(text)) for text in had if isinstance(text, str | bool)})
+            shown = shown[:VALUES] + ["…"] * (len(shown) > VALUES)
+            if numbers:
+                shown.append(" … ".join(f"{end:.4g}" for end in dict.fromkeys((min(numbers), max(numbers)))))
+            values = f"its values are {', '.join(shown)}" if shown else "no trial has a value of it"
+            found.append(f"No trial has {one.key}{one.sign}{one.text}: {values}.")
+    return " ".join(found)
 
 
 def parsed(text: str) -> list[Comparison]:

@@ -83,7 +83,7 @@ def open_variants(
     kind = _kind_of(curves)
     told = [_settings(text) for text in against]
     foreign = kind == "table"
-    specs = [load_sweep(spec_path, [*overrides, *settings], foreign=foreign) for settings in ((), *told)]
+    specs = [load_sweep(spec_path, overrides, foreign=foreign, against=settings) for settings in ((), *told)]
     _ = specs[0].goal  # an unknown one is refused before the curves are read
     # The curves are read once for all sweeps.
     content: Any = None

@@ -40,7 +40,13 @@ _BOUNDS = {
 }
 
 
-def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = False, also: Checks | None = None) -> SweepSpec:
+def load_sweep(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    foreign: bool = False,
+    also: Checks | None = None,
+    against: Sequence[str] = (),
+) -> SweepSpec:
     """Read a sweep file and the search space it names.
 
     Args:
@@ -50,6 +56,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = 
             (the table's columns, with any name and range). `model_size` may take any words; a number becomes text. `task`,
             `data` and `ladder` are optional; placeholders replace them. All other checks apply.
         also: further checks of the typed sweep, so that one error reports their problems too.
+        against: further overrides, which errors name by the option `--against`.
 
     Raises:
         SpecError: with file, line, key and remedy of every problem.
@@ -59,10 +66,11 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = 
     if not isinstance(document.data, dict):
         hint = "sweeps/quickstart.yaml is an example"
         raise SpecError([Problem("a sweep file must be a mapping of keys", file=str(path), line=1, hint=hint)])
-    of_space = [override for override in overrides if override.startswith("search_space.")]
-    for override in overrides:
-        if override not in of_space:
-            _override(document, override)
+    written = [*(("--set", override) for override in overrides), *(("--against", override) for override in against)]
+    of_space = [one for one in written if one[1].startswith("search_space.")]
+    for option, override in written:
+        if (option, override) not in of_space:
+            _override(document, override, option)
     space_document = None
     if isinstance(reference := document.data.get("search_space"), str):
         file, shown = path.parent / reference, os.path.normpath(path.parent / reference)
@@ -70,8 +78,8 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), foreign: bool = 
             raise SpecError([document.problem(("search_space",), f"{shown} not found", neighbours(Path(shown)))])
         space_document = read_yaml(file, "search space", shown)
     inside = document if space_document is None else Document(space_document.file, {"search_space": space_document.data})
-    for override in of_space:
-        _override(inside, override)
+    for option, override in of_space:
+        _override(inside, override, option)
     if space_document is not None:
         space_document.overrides |= {path[1:]: override for path, override in inside.overrides.items()}
     return _build(document, space_document, foreign, also)
@@ -91,30 +99,31 @@ def sweep_from_dict(data: dict[str, Any], foreign: bool = False, overrides: Sequ
     return _build(document, space_document, foreign)
 
 
-def _override(document: Document, override: str) -> None:
+def _override(document: Document, override: str, option: str = "--set") -> None:
+    written = f"{option} {override}"
     key, separator, text = override.partition("=")
     if not separator or not all(key.split(".")):
-        raise UserError(f"--set {override}: this is not KEY=VALUE", hint="write for example --set budget.gpu_hours=40")
+        raise UserError(f"{written}: this is not KEY=VALUE", hint=f"write for example {option} budget.gpu_hours=40")
     if not text.strip():  # perhaps a variable of the shell that is not set
-        raise UserError(f"--set {override}: the value is missing", hint=f"write --set {key}=null to remove the key")
+        raise UserError(f"{written}: the value is missing", hint=f"write {option} {key}=null to remove the key")
     try:
-        value = parse_yaml(text, f"--set {override}").data
+        value = parse_yaml(text, written).data
     except SpecError as error:  # the line is always 1
         raise SpecError([replace(problem, line=None) for problem in error.problems]) from None
     target = document.data
     *parents, last = path = tuple(key.split("."))
     for depth, parent in enumerate(parents, start=1):
         if parent not in target:
-            document.overrides[path[:depth]] = override  # the file has no line of it
+            document.overrides[path[:depth]] = written  # the file has no line of it
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
-            hint = "--set changes keys of mappings only; set the whole value instead"
-            raise UserError(f"--set {override}: {parent} is {_shown(target)}, not a mapping", hint=hint)
+            hint = f"{option} changes keys of mappings only; set the whole value instead"
+            raise UserError(f"{written}: {parent} is {_shown(target)}, not a mapping", hint=hint)
     if value is None and (last in target or last in _known_keys(tuple(parents))):
         target.pop(last, None)  # back to its default
     else:
         target[last] = value
-    document.overrides[path] = override
+    document.overrides[path] = written
 
 
 def _placeholders(data: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import yaml
 from scalesweep.errors import Problem, SpecError, nearest
 
 KeyPath = tuple[str | int, ...]
-OVERRIDE = 80  # characters of a `--set` that an error shows
+OVERRIDE = 86  # characters of a `--set KEY=VALUE` that an error shows
 
 
 def key_text(path: KeyPath) -> str:
@@ -29,7 +29,7 @@ def key_text(path: KeyPath) -> str:
 
 @dataclass
 class Document:
-    """A parsed file: plain data, the line of every key path, and the `--set` overrides."""
+    """A parsed file: plain data, the line of every key path, and the overrides as they were written: `--set KEY=VALUE`."""
 
     file: str
     data: Any
@@ -46,7 +46,7 @@ class Document:
         for depth in range(len(path), 0, -1):
             if (override := self.overrides.get(path[:depth])) is not None:
                 shown = override if len(override) <= OVERRIDE else f"{override[: OVERRIDE - 1]}…"
-                return Problem(message=message, key=key_text(path), file=f"--set {shown}", hint=hint)
+                return Problem(message=message, key=key_text(path), file=shown, hint=hint)
         return Problem(message=message, key=key_text(path), file=self.file, line=self.line(path), hint=hint)
 
 

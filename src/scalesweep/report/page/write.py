@@ -27,6 +27,7 @@ from scalesweep.report.page.data import page_data
 from scalesweep.storage import UrlPath
 
 SCRIPTS = ("text.js", "charts.js", "figures.js", "law.js", "table.js", "page.js")
+ENDINGS = (".html", ".htm")
 PAGE = "report.html"  # in the run folder, written when a sweep ends
 TITLE_LENGTH = 100
 HEAD_BYTES = 64  # of a file, by which its kind is told
@@ -42,9 +43,12 @@ def write_page(records: Sequence[Record], path: Path | UrlPath) -> None:
     """Write the page of these sweeps.
 
     Raises:
-        UserError: `path` is a folder, lies in none, or is a file of another kind.
+        UserError: `path` has another ending or is a folder, lies in none, or is a file of another kind.
         OSError: the file can't be written.
     """
+    if not path.name.lower().endswith(ENDINGS) and not (isinstance(path, Path) and path.is_dir()):
+        hint = f"write a name that ends in {' or '.join(ENDINGS)}, for example {PAGE}"
+        raise UserError(f"{path}: the page is an HTML file", hint)
     if isinstance(path, Path) and path.is_dir():
         raise UserError(f"{path} is a folder", f"name the file too, for example {path / PAGE}")
     if isinstance(path, Path) and not path.parent.is_dir():
