@@ -251,6 +251,14 @@ def test_a_space_with_fewer_configurations_than_trials_bounds_the_trials(
     assert "none is trained twice, but for 1 of search.points_to_evaluate, so the sweep ends after 7" in printed(
         made, capsys, monkeypatch
     )
+    space["parameters"]["weight_decay"] = {"min": 0.0, "max": 0.2}
+    points += [{"model_size": "L2", "num_gpus": gpus} for gpus in (1, 2)]  # the weight decay is drawn
+    assert "about one of 3 trials passes each rung\n" in text
+    forecast = early("steps", 4, 12) | {"variant": "promotion", "survival": "forecast"}
+    made = plan(search_space=space, search={"points_to_evaluate": points}, early_terminate=forecast)
+    text = printed(made, capsys, monkeypatch)
+    assert "tried first: 4 points of search.points_to_evaluate; 1 of them trains the same as an earlier one" in text
+    assert "about one of 3 trials passes each rung, and more where its order differs from that at the end" in text
     assert plan().configurations is None
     assert plan().cost.trials == 6
 

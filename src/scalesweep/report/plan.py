@@ -62,7 +62,9 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
         beyond = f", so the sweep ends after {most:,}, below its run_cap" if most < (spec.budget.run_cap or 0) else ""
         console.print(f"the space holds {counted(held, 'configuration')}; none is trained twice{but}{beyond}", style="dim")
     if points := spec.search.points_to_evaluate:
-        console.print(f"tried first: {counted(len(points), 'point')} of search.points_to_evaluate", style="dim")
+        again = listed_again(spec, whole=True) if held is None else 0  # else they are counted above
+        same = f"; {again:,} of them train{'s' * (again == 1)} the same as an earlier one" if again else ""
+        console.print(f"tried first: {counted(len(points), 'point')} of search.points_to_evaluate{same}", style="dim")
     fixed = ", ".join(f"{name} {value}" for name, value in plan["defaults"].items() if value is not None)
     console.print(f"not searched, at their defaults: {fixed}", style="dim")
 
@@ -72,7 +74,9 @@ def print_plan(spec: SweepSpec, plan: dict[str, Any]) -> None:
     console.print()
     labelled("rungs", f"{levels} {words.unit(early.time_attr)}; a trial ends at {ends}")
     if plan["rungs"]["levels"]:
-        labelled("", f"about one of {early.reduction_factor:g} trials passes each rung")
+        more = ", and more where its order differs from that at the end"
+        grows = (early.survival, early.variant) == ("forecast", "promotion")
+        labelled("", f"about one of {early.reduction_factor:g} trials passes each rung{more if grows else ''}")
     labelled("data", "\n".join(_data_lines(plan["data"], TASKS[spec.task].rows)))
     for note in plan["data"]["notes"]:
         labelled("", note, "dim")

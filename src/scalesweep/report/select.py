@@ -152,14 +152,21 @@ def unmet(records: Sequence[Record], where: Sequence[Comparison]) -> str:
         value = keys.getter(one.key)
         had = [had for pair in told if (had := value(*pair)) is not None]
         if one.sign in ("=", "==") and not any(map(one.holds, had)):
-            numbers = [number for number in had if isinstance(number, int | float) and not isinstance(number, bool)]
-            shown = sorted({{True: "yes", False: "no"}.get(text, str(text)) for text in had if isinstance(text, str | bool)})
+            numbers = [number for number in had if not _worded(number)]
+            shown = sorted(
+                {text if isinstance(text, str) else "no" if text is False else "yes" for text in had if _worded(text)}
+            )
             shown = shown[:VALUES] + ["…"] * (len(shown) > VALUES)
             if numbers:
                 shown.append(" … ".join(f"{end:.4g}" for end in dict.fromkeys((min(numbers), max(numbers)))))
             values = f"its values are {', '.join(shown)}" if shown else "no trial has a value of it"
             found.append(f"No trial has {one.key}{one.sign}{one.text}: {values}.")
     return " ".join(found)
+
+
+def _worded(value: object) -> bool:
+    """Whether a value is a word, or yes or no."""
+    return isinstance(value, str | bool)
 
 
 def parsed(text: str) -> list[Comparison]:

@@ -101,10 +101,24 @@ def influential(spec: SweepSpec, params: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def listed_again(spec: SweepSpec) -> int:
-    """The number of listed points that train the same as an earlier one, such as one with another GPU count."""
-    listed = [identity(spec, point) for point in spec.search.points_to_evaluate]
+def listed_again(spec: SweepSpec, whole: bool = False) -> int:
+    """The number of listed points that train the same as an earlier one, such as one with another GPU count. At most: the sampler
+    may complete points that leave something open to different ones. `whole` counts none of these."""
+    listed = [identity(spec, point) for point in spec.search.points_to_evaluate if not (whole and _leaves_open(spec, point))]
     return len(listed) - len(set(listed))
+
+
+def _leaves_open(spec: SweepSpec, point: Mapping[str, Any]) -> bool:
+    """Whether a listed point leaves a choice that changes the result."""
+    known = dict(point)
+    for name, parameter in spec.search_space.ordered():
+        if name in known or not parameter.holds(known):
+            continue
+        values = list(_values(spec, name, parameter, known))
+        if name not in without_influence(spec) and (len(values) > 1 or ANY in values):
+            return True
+        known[name] = values[0]
+    return False
 
 
 def points(spec: SweepSpec) -> Iterator[dict[str, Any]]:

@@ -359,7 +359,8 @@ class EarlyTerminateSpec(Strict):
     reduction_factor: float = Field(
         3,
         gt=1,
-        description="number of trials of which about one passes a rung. Rungs are at `grace_period` × `reduction_factor`^k.",
+        description="number of trials of which about one passes a rung. With `survival: forecast` and `variant: promotion`, more pass "
+        "where a rung's order differs from that at the end. Rungs are at `grace_period` × `reduction_factor`^k.",
     )
     variant: Variant = Field(
         "promotion", description="fate of a trial that does not pass a rung: it stops for good, or it waits there"
