@@ -79,8 +79,8 @@ def cli() -> None:
       scalesweep choose      sweeps/models.yaml        predict the best checkpoint to start from
       scalesweep publish     runs/quickstart          make its W&B runs from the record
 
-    Exit codes: 0 done; 2 error in your input; 3 the sweep ended without a usable trial; 4 a cluster, disk or hub
-    failed; 130 interrupted (`resume` continues a sweep).
+    Exit codes: 0 done; 2 error in your input; 3 nothing usable came of it: no usable trial or model, a difference
+    found, or a fit, choice or budget plan refused; 4 a cluster, disk or hub failed; 130 interrupted (`resume` continues a sweep).
     """
 
 

@@ -3,7 +3,7 @@
 ScalesweepError            exit code 1 (never raised itself)
 ├── UserError              2: the user's input is wrong
 │   └── SpecError             one or more problems in a sweep file or a search space
-├── NothingUsableError     3: the sweep ended without a usable trial
+├── NothingUsableError     3: nothing usable came of a sweep or a training
 └── OutsideError           4: a cluster, a disk or a hub failed
 """
 
@@ -19,7 +19,7 @@ EXIT_CODES = {
     0: "The command did what it was asked.",
     1: "The command met a bug of scalesweep. A traceback is shown.",
     2: "The input is at fault: a file, an option, or the state of the run folder.",
-    3: "The sweep ended without a usable trial, `adapt` found nothing better than the old model, `simulate --replay` or `reproduce` "
+    3: "The sweep ended without a usable trial, the training of `run` failed or diverged, `adapt` found nothing better than the old model, `simulate --replay` or `reproduce` "
     "found a difference, `scaling` refused to fit, `choose` can't tell, or `plan --from` needs another sweep first.",
     4: "Something outside failed: a cluster, a disk or a hub.",
     130: "The command was interrupted. `resume` continues a sweep; `promote`, `reproduce` and `adapt` continue themselves.",
