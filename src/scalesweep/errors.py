@@ -19,8 +19,9 @@ EXIT_CODES = {
     0: "The command did what it was asked.",
     1: "The command met a bug of scalesweep. A traceback is shown.",
     2: "The input is at fault: a file, an option, or the state of the run folder.",
-    3: "The sweep ended without a usable trial, the training of `run` failed or diverged, `adapt` found nothing better than the old model, `simulate --replay` or `reproduce` "
-    "found a difference, `scaling` refused to fit, `choose` can't tell, or `plan --from` needs another sweep first.",
+    3: "The sweep ended without a usable trial, the training of `run` failed or diverged, `adapt` found nothing better than the "
+    "old model, `simulate --replay` or `reproduce` found a difference, `scaling` refused to fit, `choose` can't tell, or "
+    "`plan --from` needs another sweep first.",
     4: "Something outside failed: a cluster, a disk or a hub.",
     130: "The command was interrupted. `resume` continues a sweep; `promote`, `reproduce` and `adapt` continue themselves.",
     141: "The reader of the output closed it, as `| head` does.",

@@ -218,7 +218,7 @@ def test_what_is_no_run_folder_gets_a_clear_error(tmp_path: Path) -> None:
         read_record(tmp_path / "torn")
     (tmp_path / "torn" / "sweep.json").write_text(json.dumps(MANIFEST))
     for read in (read_record, RecordWriter):
-        with pytest.raises(UserError, match=r"torn/record\.jsonl is missing, which holds the trials of the sweep"):
+        with pytest.raises(UserError, match=r"torn/record\.jsonl, which holds the trials of the sweep, is missing"):
             read(tmp_path / "torn")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "sweep.json").write_text(json.dumps(MANIFEST))

@@ -119,7 +119,7 @@ def read_events(run_dir: Path | UrlPath) -> list[dict[str, Any]]:
     elif path.exists():
         content = path.read_bytes()
     else:
-        raise UserError(f"{path} is missing, which holds the trials of the sweep", "restore it from a copy")
+        raise UserError(f"{path}, which holds the trials of the sweep, is missing", "restore it from a copy")
     events = []
     for number, line in enumerate(
         content.split(b"\n")[:-1], start=1
