@@ -106,8 +106,17 @@ def summary(found: Results, failed: int) -> dict[str, Any]:
         setting.label: {other: found.against(other, names, _under(setting)) for other in others} for setting in found.settings
     }
     told["by_family"] = by_family
+    held = {name: of for name in names if (of := _forecasts_held(found, name))}
+    told["forecasts_held"] = [round(float(value), 3) for value in np.mean(list(held.values()), axis=0)] if held else None
+    told["forecasts_held_by_family"] = held
     told["methods"] = {method.name: _method_figures(found, method.name) for method in found.methods}
     return told
+
+
+def _forecasts_held(found: Results, family: str) -> list[float] | None:
+    """The shares of final values that the forecasts' intervals hold, of all trials and of the best ten: means over our runs."""
+    runs = [row["forecasts_held"] for row in found.usual_rows(family, OURS) if row["forecasts_held"]]
+    return [round(float(value), 3) for value in np.mean(runs, axis=0)] if runs else None
 
 
 def _method_figures(found: Results, method: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ NOTHING = 1.0  # regret without a pick or with a diverged one: that of the media
 GOOD = 0.05  # regret that counts as found, for the illustration in GPU hours
 RESAMPLES = 1000
 LOW, HIGH = 5, 95  # percentiles of intervals
+NORMAL_95 = 1.96  # standard deviations to either side that hold 95 % of a normal distribution
 
 
 def filled(regrets: Sequence[Sequence[float | None]]) -> np.ndarray:

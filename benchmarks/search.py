@@ -193,6 +193,7 @@ def run(job: Job) -> dict[str, Any]:
             if is_rival(job.method):
                 driver.cost_of = metered.cost
             done = simulate(metered, metered, cluster, clock, budget, job.stream)
+            held = {} if is_rival(job.method) else {"forecasts_held": _held(driver, source)}
     except Exception:  # noqa: BLE001 — a failure of another tool is a result, and the other tools continue
         return {**head, "error": traceback.format_exc()}
     regret = [float(f"{value:.6g}") if math.isfinite(value) else None for value in done.regret]
@@ -210,7 +211,20 @@ def run(job: Job) -> dict[str, Any]:
         "cut": metered.cut,
         "cap_seconds": job.cap_seconds,
         "regret": regret,
+        **held,
     }
+
+
+def _held(driver: SweepDriver, source: Source) -> list[float] | None:
+    """The share of the trials below `max_t` whose final value lies in the 95 % interval of their forecast at the end of the run:
+    of all, and of the ten with the best forecasts. None without such a trial."""
+    outlook, record = driver.conductor.proposer.outlook, driver.record
+    found = []
+    for name, of in sorted(outlook.expected().items(), key=lambda item: item[1].mean):
+        final = outlook.spec.loss_sign * source.final(record.trials[name].params)
+        if of.sd and math.isfinite(final):
+            found.append(abs(final - of.mean) <= figures.NORMAL_95 * of.sd)
+    return [round(float(np.mean(held)), 4) for held in (found, found[:10])] if found else None
 
 
 # ---- many runs ------------------------------------------------------------------------------------------------------------

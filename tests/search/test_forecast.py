@@ -132,6 +132,16 @@ def test_a_forecast_learns_what_is_still_to_gain() -> None:
     assert (whole[0], none[0]) == (last[0], 0.0), "what has ended is known"
 
 
+def test_an_interval_holds_where_a_trial_gains_more_than_its_settings_explain_at_every_rung() -> None:
+    rng = np.random.default_rng(2)
+    gains = 0.5 + 0.1 * rng.standard_normal((300, 1)) + 0.02 * rng.standard_normal((300, 4))
+    losses = np.column_stack([start := 9 + rng.standard_normal(300), start[:, None] - np.cumsum(gains, axis=1)])
+    seen = losses.copy()
+    seen[100:, 1:] = np.nan
+    mean, sd = Forecast(seen, np.zeros((300, 0))).at_end(np.zeros(200, int), losses[100:, 0], np.zeros((200, 0)))
+    assert 0.9 < np.mean(np.abs(mean - losses[100:, -1]) < 1.96 * sd) < 0.99
+
+
 def test_a_forecast_is_the_posterior_of_a_linear_model() -> None:
     """By scikit-learn's ridge regression, whose penalty is the ratio of the noise to the prior's variance."""
     rng = np.random.default_rng(1)

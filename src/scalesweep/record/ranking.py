@@ -10,7 +10,7 @@ from scalesweep.record.schema import Record, State, Trial
 from scalesweep.record.seeds import Seeds, seeds
 
 By = Literal["forecast", "rung", "metric"]
-CAUTION = 0.5  # standard deviations by which the first trial may disappoint
+CAUTION = 0.25  # standard deviations by which the first trial may disappoint
 
 
 @dataclass(frozen=True)

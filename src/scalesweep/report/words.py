@@ -35,7 +35,7 @@ STATES = {
 def order(by: By, record: Record) -> str:
     """The order of the leaderboard."""
     return {
-        "forecast": f"by the {record.metric} expected at the end, made worse by half its standard deviation",
+        "forecast": f"by the {record.metric} expected at the end, made worse by a quarter of its standard deviation",
         "rung": f"by rung, then {record.metric} there",
         "metric": f"by the best {record.metric} at any report",
     }[by]

@@ -1,7 +1,8 @@
 """The forecast: the loss of a trial at `max_t`, from its loss at a level, which is a rung or half way to the next one.
 
 For each transition from a level to the next one, a Bayesian ridge regression predicts the drop of the loss from the loss at the
-level and from the trial's settings. The drops of all transitions ahead of a trial add up, and so do their variances.
+level and from the trial's settings. The drops of all transitions ahead of a trial add up. So do their standard deviations, because
+what one transition misses of a trial, the next ones mostly miss too.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ CLIP = 3.0  # spreads from the centre, beyond which a loss at a rung counts as t
 LARGEST = 100.0  # spreads of the rung, beyond which a drop counts as this large: a trial that nearly diverges may lose 1e12
 OUTLIER = 6.0  # median absolute deviations from the median, beyond which a drop counts as this large
 # Prior standard deviations, in spreads of the level or of the drops, whichever is larger: of the mean drop, of the slope on the
-# loss at the level, of all settings together. From one rung to the next they are 1, 0.5, 0.5 and, of the noise, 0.5. Two levels
-# make that way, each with half of the variance.
+# loss at the level, of all settings together. Two levels make the way from one rung to the next. Were their errors independent,
+# these would be 1, 0.5, 0.5 and, of the noise, 0.5 for that way.
 MEAN_SD, SLOPE_SD, SETTINGS_SD = 0.5**0.5, 0.5**1.5, 0.5**1.5
 NOISE_SD, NOISE_WEIGHT = 0.5**1.5, 4.0  # prior noise of a drop, in spreads; its weight, in observations
 CARRIED = 0.5**0.5  # share of the drop of one transition that the next one is expected to have
@@ -70,15 +71,15 @@ class Forecast:
             loss: the loss there, float [n].
             settings: float [n, settings].
         """
-        mean, variance = loss.astype(float), np.zeros(len(loss))
+        mean, sd = loss.astype(float), np.zeros(len(loss))
         for number, transition in enumerate(self.transitions):
             on = rung <= number
             if on.any():
                 rows = transition.rows(mean[on], settings[on])
                 mean[on] -= transition.spread * (rows @ transition.weights)
                 spread = np.einsum("ij,jk,ik->i", rows, transition.covariance, rows)
-                variance[on] += transition.spread**2 * (transition.noise + spread)
-        return mean, np.sqrt(variance)
+                sd[on] += transition.spread * np.sqrt(transition.noise + spread)
+        return mean, sd
 
 
 def _better_half(losses: np.ndarray, centre: float, spread: float) -> tuple[float, float]:

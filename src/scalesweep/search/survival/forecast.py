@@ -14,7 +14,7 @@ SURE = 0.8  # agreement of a rung with the end, from which the share is 1 ÷ red
 
 
 class Rule(BaseRule):
-    """Compares trials by their expected loss at `max_t` minus one standard deviation, so that what is uncertain gets its chance.
+    """Compares trials by their expected loss at `max_t`.
 
     The share that continues from a rung depends on the rung's agreement with the end. Where the two orders have little in common,
     stopping there would be guessing, and more trials continue.
@@ -54,8 +54,7 @@ class Rule(BaseRule):
         return best[1], sum(score < best for score in scores.values())
 
     def _scores(self, points: Mapping[str, Point]) -> dict[str, tuple[float, str]]:
-        """The forecast of each trial at a rung minus one standard deviation, and its name."""
+        """The forecast of each trial at a rung, and its name."""
         assert self.outlook is not None
         expected = self.outlook.expected()
-        found = ((name, expected.get(name, UNKNOWN)) for name in points)
-        return {name: (forecast.mean - forecast.sd, name) for name, forecast in found}
+        return {name: (expected.get(name, UNKNOWN).mean, name) for name in points}
