@@ -66,9 +66,9 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
     return swept(tmp_path_factory.mktemp("errors") / "run")
 
 
-def text_at(record: Record, width: int) -> str:
+def text_at(record: Record, width: int, limit: int | None = None) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False, color_system=None)
-    console.print(render_leaderboard(record, width=width))
+    console.print(render_leaderboard(record, width=width, limit=limit))
     return console.file.getvalue()
 
 
@@ -103,6 +103,9 @@ def test_the_line_is_under_the_trials_that_cannot_be_told_apart(record: Record, 
     assert "± standard error" in " ".join(lines)
     assert max(map(len, lines)) <= width
     assert "≈ can't be told apart from the first" in " ".join(" ".join(lines).split())
+    cut = text_at(record, width, limit=2)
+    assert cut.count("────") < text_at(record, width, limit=3).count("────"), "no line where the limit cuts the ties"
+    assert "more of them follow below these rows" in " ".join(cut.split())
 
 
 def test_the_findings_name_the_cheapest_and_the_smallest_of_the_ties(record: Record) -> None:

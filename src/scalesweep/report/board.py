@@ -56,10 +56,17 @@ def render_leaderboard(
     kept, common, left_out = (filled, [], []) if shown else fitting(filled, width)
     ties = [index for index, line in enumerate(trials) if line.entry["tied_with_first"]]
     ranked, whole = len(several) == 1 and not selection.sort, len(several) == 1 and selection == EVERY and not shown
-    table = Rows(kept, trials, ties[-1] if ties and ranked else None)
+    hidden = {name for ranking in made.rankings for name, sure in ranking.sure.items() if sure.tied}
+    hidden -= {line.trial.name for line in trials}
+    below = ranked and not (hidden and ties and ties[-1] == len(trials) - 1)  # else the limit cuts the tied ones
+    table = Rows(kept, trials, ties[-1] if ties and below else None)
     legend = _legend(several, order, selection, made.selected - len(trials), kept, common, left_out)
     if ties and any(one.column.key == "tied_with_first" for one in kept):
-        where = "; the line is below the last" if ranked else ""
+        where = (
+            "; the line is below the last"
+            if below
+            else "; more of them follow below these rows" * (ranked and not selection.where)
+        )
         legend.append(f"{TIED} {TIES}{where}.")
     if order != "metric" and (further := [line for line in trials if line.over or line.trial.state.ended]):
         last = [(line.trial.name, words.later(line.trial, line.record)) for line in further]
