@@ -105,7 +105,7 @@ def test_the_line_is_under_the_trials_that_cannot_be_told_apart(record: Record, 
     assert "≈ can't be told apart from the first" in " ".join(" ".join(lines).split())
     cut = text_at(record, width, limit=2)
     assert cut.count("────") < text_at(record, width, limit=3).count("────"), "no line where the limit cuts the ties"
-    assert "more of them follow below these rows" in " ".join(cut.split())
+    assert "more such trials follow" in " ".join(cut.split())
 
 
 def test_the_findings_name_the_cheapest_and_the_smallest_of_the_ties(record: Record) -> None:

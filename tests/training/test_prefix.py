@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from jobs import job, reports
+from scalesweep.training import prefix
 from scalesweep.training.job import TrialJob
 from scalesweep.training.loop import Trainer, train
 from tiny_models import save_tiny
@@ -162,6 +163,25 @@ def test_a_final_run_reads_what_the_sweep_made_and_fills_only_what_it_will_read_
     uncached, without = run(job({**config, "max_t": 60, "prefix_cache": "off"}, sweep=spec, **both))
     same_losses(long, uncached, 1e-3)
     assert filling.clock.flops < 0.7 * without.clock.flops
+
+
+def test_a_gpu_recomputes_what_it_reads_slower_and_a_cpu_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for exactly in (True, False):  # as on a CPU, as on a GPU
+        monkeypatch.setattr(prefix, "_verdicts", {})
+        monkeypatch.setattr(prefix, "_tallies", tallies := {})
+        trainer = Trainer(job({**CONFIG, "unfreezing": "head"}, sweep=tiny_sweep()))
+        assert trainer.prefix is not None
+        trainer.prefix.exactly = exactly
+        trainer.train_step()
+        (key,) = tallies
+        tallies[key] = prefix.Tally(computed=10**6, read=10**6, computing=0.1, reading=100.0)
+        trainer.train_step()
+        assert any("reading it takes longer" in verdict for verdict in prefix._verdicts.values()) == (not exactly)
+        trainer.train_step()
+        assert [note.endswith("reading it takes longer than computing it") for note in trainer.prefix.notes] == [True] * (
+            not exactly
+        )
+        trainer.close()
 
 
 def test_an_interrupted_run_resumes_onto_the_same_cache(tmp_path: Path) -> None:

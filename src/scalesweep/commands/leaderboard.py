@@ -108,13 +108,16 @@ def leaderboard(
     if as_json:
         boards = [leaderboard_json(record, by, limit, selection) for record in records]
         print_json(boards[0] if len(boards) == 1 else boards)
+        empty = not any(one["trials"] for one in boards)
     elif as_csv:
-        click.echo(leaderboard_csv(records, by, limit, selection, shown), nl=False)
-    if as_json or as_csv:
-        if why := unmet(records, selection.where):
-            say(f"note: {why}")
+        text = leaderboard_csv(records, by, limit, selection, shown)
+        click.echo(text, nl=False)
+        empty = text.count("\n") == 1  # the header
     else:
         print_leaderboard(records, by, limit or (ROWS if sys.stdout.isatty() else None), selection, shown)
+        return
+    if empty and (why := unmet(records, selection.where)):
+        say(f"note: {why}")
 
 
 def follow(

@@ -112,10 +112,10 @@ class Blocks:
 def absent(folder: Path | UrlPath, places: Iterable[Mapping[str, Any]]) -> list[str]:
     """The files that `places` name and that are not in the run folder."""
     files = {place[part]["file"] for place in places for part in ("found", "data")}
-    inside = {str(PurePosixPath(file).parent) for file in files}
-    if isinstance(folder, UrlPath):
-        files -= {f"{parent}/{name}" for parent in inside for name in (folder / parent).names()}
-    return sorted(file for file in files if isinstance(folder, UrlPath) or not (folder / file).exists())
+    if not isinstance(folder, UrlPath):
+        return sorted(file for file in files if not (folder / file).exists())
+    parents = {str(PurePosixPath(file).parent) for file in files}  # one listing is faster than a request for each object
+    return sorted(files - {f"{parent}/{name}" for parent in parents for name in (folder / parent).names()})
 
 
 def read_evaluations(folder: Path | UrlPath, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Evaluation]:

@@ -62,11 +62,7 @@ def render_leaderboard(
     table = Rows(kept, trials, ties[-1] if ties and below else None)
     legend = _legend(several, order, selection, made.selected - len(trials), kept, common, left_out)
     if ties and any(one.column.key == "tied_with_first" for one in kept):
-        where = (
-            "; the line is below the last"
-            if below
-            else "; more of them follow below these rows" * (ranked and not selection.where)
-        )
+        where = "; the line is below the last" if below else "; more such trials follow" * (ranked and not selection.where)
         legend.append(f"{TIED} {TIES}{where}.")
     if order != "metric" and (further := [line for line in trials if line.over or line.trial.state.ended]):
         last = [(line.trial.name, words.later(line.trial, line.record)) for line in further]

@@ -154,7 +154,7 @@ def _values(rows: list[Row], leaders: list[Row], axes: list[Axis], found: list[E
             counts = sorted(((used.count(value), value) for value in dict.fromkeys(used)), key=lambda one: -one[0])
             facts[axis.name] = {str(value): number for number, value in counts}
             parts.append(f"{axis.name} {words.several([f'{axis.shown(value)} ({number})' for number, value in counts])}")
-    which = f"{len(good)} trials that can't be told apart" if tied else f"{len(good)} best trials"
+    which = f"{len(good)} leading trials, which can't be told apart," if tied else f"{len(good)} best trials"
     text = f"The {which} have {'; '.join(parts)}."
     yield Finding("values", text, {"trials": [row.trial.name for row in good], "values": facts})
 

@@ -201,6 +201,10 @@ class PrefixCache:
         tally = _tallies.setdefault(self._key(cut), Tally())
         tally.read += int(part.lengths[indices[present]].sum())
         tally.reading += time.perf_counter() - began
+        # A CPU reads even what it would compute faster: bit-equal results count for more than a tiny model's time.
+        known = not self.exactly and min(tally.computed, tally.read) >= TALLY_TOKENS
+        if known and tally.reading / tally.read > tally.computing / tally.computed:
+            _verdicts[self._key(cut)] = "reading it takes longer than computing it"
         missing = indices[~present]
         if not len(missing) or not self.fill:
             return None if len(missing) else values
@@ -222,10 +226,6 @@ class PrefixCache:
         for row in np.flatnonzero(~present):
             states = computed[int(indices[row])]
             values[row, : len(states)] = states
-        # A CPU reads even what it would compute faster: bit-equal results count for more than a tiny model's time.
-        known = not self.exactly and min(tally.computed, tally.read) >= TALLY_TOKENS
-        if known and tally.reading / tally.read > tally.computing / tally.computed:
-            _verdicts[self._key(cut)] = "reading it takes longer than computing it"
         return values
 
     def _fill(self, part: TokenizedSplit, passes: Sequence[np.ndarray], cut: int) -> dict[int, np.ndarray]:
